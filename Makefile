@@ -1,0 +1,40 @@
+# The first interpreter that is Python 3.11 or newer and can create a virtual environment.
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv train test lint clean
+
+help:
+	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
+	@echo 'make test                lint, type-check and run the tests'
+	@echo 'make lint                lint and type-check only'
+	@echo 'make venv                create .venv and install the package and its tools into it'
+	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'No Python >= 3.11 with the venv module was found; set PYTHON=/path/to/python' >&2; exit 1; }
+	@echo 'Installing iwbc and its dependencies into .venv (about a minute) ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(STAMP)
+	$(BIN)/python -m iwbc.train env=hopper $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find iwbc tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

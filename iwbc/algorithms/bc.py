@@ -1,0 +1,44 @@
+"""Behaviour cloning, and all that differs from it by the minibatches alone.
+
+    max_θ  E_{D+}[log π_θ(a|s)]
+
+The curation weight R_i of a trajectory is the probability with which the sampler draws it, so the same update is BC
+(R = 1), filtered BC (R = 1[G ≥ c], the paper's SFT), SFT(Q) (R = Σ_c 1[G ≥ c]) and return-weighted BC (R ∝ exp(G/β)).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from iwbc.data.sampling import Minibatch
+from iwbc.networks import Adam
+from iwbc.policies import Policy
+
+
+class BehaviourCloning:
+    """State: the policy and its optimiser."""
+
+    kappa = 1.0  # only scales the log ratio in the reported bounds
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.adam = Adam(policy.parameters)
+
+    def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
+        """One gradient step; the loss of each seed, [S]."""
+        loss = -self.policy.log_prob(batch.observations, batch.actions).mean(-1)
+        self.adam.minimise(loss, learning_rate)
+        return loss.detach()
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the algorithm itself has to tell at a logging step, [S] each: nothing."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes."""
+        return {"policy": self.policy.parameters.flat, **self.adam.state()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+        self.policy.parameters.flat.copy_(state["policy"])
+        self.adam.load(state)

@@ -1,0 +1,86 @@
+"""Curation: from returns or success labels to one weight per trajectory (0 = dropped). All in double precision.
+
+Percentiles are over trajectories, with linear interpolation; a trajectory is kept when G_i ≥ c, so ties at c are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+
+Weights = npt.NDArray[np.float64]
+
+
+def all_trajectories(returns: Weights) -> Weights:
+    """R = 1 for every trajectory: plain behaviour cloning."""
+    return np.ones(len(returns))
+
+
+def top_fraction(returns: Weights, fraction: float) -> Weights:
+    """R = 1[G ≥ percentile(G, 100 (1 − fraction))]."""
+    return (returns >= np.percentile(returns, 100.0 * (1.0 - fraction))).astype(np.float64)
+
+
+def quality_levels(returns: Weights, percentiles: Sequence[float]) -> Weights:
+    """R = Σ_c 1[G ≥ c]: how many of the levels a trajectory passes, whatever the order they are given in (the paper's Q)."""
+    levels = np.percentile(returns, np.asarray(percentiles, np.float64))
+    return (returns[:, None] >= levels[None, :]).sum(1).astype(np.float64)
+
+
+def threshold(returns: Weights, minimum: float) -> Weights:
+    """R = 1[G ≥ minimum]."""
+    return (returns >= minimum).astype(np.float64)
+
+
+def success(successes: npt.NDArray[np.bool_]) -> Weights:
+    """R = 1 where the trajectory is labelled a success."""
+    return successes.astype(np.float64)
+
+
+def return_weighted(returns: Weights, temperature: float) -> Weights:
+    """R ∝ exp((G − max G) / (β · std G)), β the temperature; all equal where the returns do not vary."""
+    spread = temperature * returns.std()
+    if spread == 0.0:
+        return np.ones(len(returns))
+    return np.exp((returns - returns.max()) / spread)
+
+
+def curate(trajectories: Trajectories, curation: object) -> Weights:
+    """The weight R_i of each trajectory, [n], under one of config.py's curations.
+
+    Raises UserError where nothing is kept, or success labels are asked for and missing.
+    """
+    from iwbc import config
+
+    returns = trajectories.returns
+    match curation:
+        case config.All():
+            weights = all_trajectories(returns)
+        case config.TopFraction(fraction=fraction):
+            weights = top_fraction(returns, fraction)
+        case config.QualityLevels(percentiles=percentiles):
+            weights = quality_levels(returns, percentiles)
+        case config.Threshold(minimum=minimum):
+            weights = threshold(returns, minimum)
+        case config.Success():
+            if trajectories.successes is None:
+                raise UserError(
+                    f"curation=success: dataset {trajectories.info.id} has no success labels "
+                    "(`success` or `is_success` in its infos); choose another curation, such as top_fraction"
+                )
+            weights = success(trajectories.successes)
+        case config.ReturnWeighted(temperature=temperature):
+            weights = return_weighted(returns, temperature)
+        case _:
+            raise TypeError(f"not a curation: {curation!r}")
+    if not weights.any():
+        raise UserError(
+            f"curation: keeps none of the {len(trajectories)} trajectories of {trajectories.info.id} "
+            f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
+        )
+    return weights

@@ -1,0 +1,78 @@
+"""The behaviour policies shipped with the package: snapshots of SAC's actor over the course of its training.
+
+One safetensors file per environment, all snapshots stacked, in half precision; `benchmarks/behaviours_*.py` made them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+from iwbc.errors import UserError
+
+FOLDER = Path(__file__).parent / "behaviours"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A stochastic policy: tanh of a Gaussian with state-dependent mean and standard deviation, actions in ±1."""
+
+    layers: tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
+    mean: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    log_std: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+    def sample(self, observations: npt.NDArray[np.floating], generator: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Actions [n, act] drawn for observations [n, obs]."""
+        hidden = observations.astype(np.float32)
+        for weight, bias in self.layers:
+            hidden = np.maximum(hidden @ weight + bias, 0.0)
+        mean = hidden @ self.mean[0] + self.mean[1]
+        std = np.exp(np.clip(hidden @ self.log_std[0] + self.log_std[1], -20.0, 2.0))
+        return np.tanh(mean + std * generator.standard_normal(mean.shape, np.float32))
+
+
+@dataclass(frozen=True)
+class Behaviours:
+    """All snapshots of one environment. `steps` [K] is when each was taken, `returns` [K] what it earns (mean return of
+    sampled actions); `medium` and `expert` are the snapshots that the tiers of those names are made with; snapshot 0 is
+    the untrained policy."""
+
+    env_id: str
+    steps: tuple[int, ...]
+    returns: tuple[float, ...]
+    medium: int
+    expert: int
+    training: str
+
+    def load(self, snapshot: int) -> Behaviour:
+        """The policy of one snapshot."""
+        with safe_open(_file(self.env_id), framework="numpy") as file:
+            names = set(file.keys())
+
+            def layer(key: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+                weight, bias = (file.get_slice(f"{part}{key}")[snapshot] for part in ("weight", "bias"))
+                return weight.astype(np.float32), bias.astype(np.float32)
+
+            hidden = sum(name.removeprefix("weight").isdigit() for name in names)
+            return Behaviour(tuple(layer(str(i)) for i in range(hidden)), layer("_mean"), layer("_log_std"))
+
+
+def _file(env_id: str) -> Path:
+    return FOLDER / f"{env_id.split('-v')[0].lower()}.safetensors"
+
+
+@lru_cache
+def behaviours(env_id: str) -> Behaviours:
+    """The shipped behaviours of an environment. Raises UserError where there are none."""
+    if not _file(env_id).exists():
+        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
+        raise UserError(f"environment {env_id}: no behaviour policies are shipped for it (there are: {known})")
+    with safe_open(_file(env_id), framework="numpy") as file:
+        fields = json.loads(file.metadata()["behaviours"])
+    return Behaviours(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})

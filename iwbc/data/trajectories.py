@@ -1,0 +1,82 @@
+"""The one in-memory form of a dataset: trajectories packed end to end, with offsets and without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.scores import ReferenceScores
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One trajectory as a dataset source yields it, before it is checked and packed.
+
+    Shapes: observations [T, obs], final_observation [obs], actions [T, act], rewards [T].
+    `terminated` is True where the environment ended the episode and False where it was cut (a time limit, or the end
+    of the data). `success` is None where the source has no label.
+    """
+
+    observations: npt.NDArray[np.floating]
+    final_observation: npt.NDArray[np.floating]
+    actions: npt.NDArray[np.floating]
+    rewards: npt.NDArray[np.floating]
+    terminated: bool
+    success: bool | None = None
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset besides its arrays.
+
+    `env_id` is the Gymnasium environment it came from (None if unknown) and `env_kwargs` what that is made with;
+    `action_low` and `action_high` are the bounds of the action space (infinite where there are none);
+    `reference_scores` normalise returns (None where nothing is known).
+    """
+
+    id: str
+    env_id: str | None
+    env_kwargs: dict[str, object]
+    action_low: list[float]
+    action_high: list[float]
+    reference_scores: ReferenceScores | None
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """n trajectories with N steps in all. Trajectory i owns the rows offsets[i] : offsets[i + 1].
+
+    Shapes: observations [N, obs], actions [N, act], rewards [N], final_observations [n, obs] (the observation after
+    each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None. Float arrays are float32
+    and may be memory-mapped. `content_hash` is the SHA-256 of all of them.
+    """
+
+    info: DatasetInfo
+    content_hash: str
+    observations: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float32]
+    final_observations: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.int64]
+    terminated: npt.NDArray[np.bool_]
+    successes: npt.NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def steps(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """T_i: steps per trajectory, [n]."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def returns(self) -> npt.NDArray[np.float64]:
+        """G_i: undiscounted return per trajectory, [n], summed in double precision."""
+        return np.add.reduceat(self.rewards, self.offsets[:-1], dtype=np.float64)

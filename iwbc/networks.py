@@ -1,0 +1,108 @@
+"""S independent networks as one batch: every parameter of all of them lies in one flat buffer.
+
+Seeds are rows, so one batched matrix product serves all seeds, and an optimiser or an average over parameters is one
+operation on one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A named parameter of each network: its shape and how it starts, U(−bound, bound) (a constant 0 for bound 0)."""
+
+    name: str
+    shape: tuple[int, ...]
+    bound: float = 0.0
+
+
+def mlp_shapes(sizes: Sequence[int], prefix: str = "") -> list[Shape]:
+    """Weights and biases of a multi-layer perceptron with layer sizes `sizes`, initialised as torch.nn.Linear does."""
+    shapes = []
+    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        bound = 1.0 / math.sqrt(inputs)
+        shapes.append(Shape(f"{prefix}weight{i}", (inputs, outputs), bound))
+        shapes.append(Shape(f"{prefix}bias{i}", (1, outputs), bound))
+    return shapes
+
+
+class Parameters:
+    """The parameters of S networks: `flat` [S, P], and by name as views of it [S, *shape]. `gradient` lies alike."""
+
+    def __init__(self, shapes: Sequence[Shape], seeds: int, device: str | torch.device = "cpu") -> None:
+        self.shapes = tuple(shapes)
+        size = sum(math.prod(shape.shape) for shape in shapes)
+        self.flat = torch.zeros(seeds, size, device=device)
+        self.gradient = torch.zeros_like(self.flat)
+        self._leaves: dict[str, Tensor] = {}
+        for name, values, gradient in zip(
+            (shape.name for shape in shapes), self._views(self.flat), self._views(self.gradient), strict=True
+        ):
+            leaf = values.detach().requires_grad_()
+            leaf.grad = gradient
+            self._leaves[name] = leaf
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        views, start = [], 0
+        for shape in self.shapes:
+            size = math.prod(shape.shape)
+            views.append(flat[:, start : start + size].view(-1, *shape.shape))
+            start += size
+        return views
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._leaves[name]
+
+    def initialise(self, seed_row: int, generator: torch.Generator) -> None:
+        """Draw one network's starting values."""
+        for shape, view in zip(self.shapes, self._views(self.flat), strict=True):
+            start = (torch.rand(shape.shape, generator=generator) * 2.0 - 1.0) * shape.bound
+            view[seed_row].copy_(start)
+
+    def named(self) -> dict[str, Tensor]:
+        """Every parameter by name, [S, *shape], without gradient."""
+        return {shape.name: view for shape, view in zip(self.shapes, self._views(self.flat), strict=True)}
+
+
+def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "") -> Tensor:
+    """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]."""
+    layers = sum(shape.name.startswith(f"{prefix}weight") for shape in parameters.shapes)
+    hidden = inputs
+    for i in range(layers):
+        hidden = torch.baddbmm(parameters[f"{prefix}bias{i}"], hidden, parameters[f"{prefix}weight{i}"])
+        if i < layers - 1:
+            hidden = hidden.relu()
+    return hidden
+
+
+class Adam:
+    """Adam on all networks at once (Kingma & Ba 2015), as one fused operation on the flat buffer."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        parameters.flat.grad = parameters.gradient
+        self.optimiser = torch.optim.Adam([parameters.flat], fused=True)
+
+    def minimise(self, losses: Tensor, learning_rate: float) -> None:
+        """One step down the gradient of each network's own loss; `losses` is [S]."""
+        self.parameters.gradient.zero_()
+        losses.sum().backward()
+        self.optimiser.param_groups[0]["lr"] = learning_rate
+        self.optimiser.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors (empty before the first step)."""
+        return {f"adam_{name}": value for name, value in self.optimiser.state.get(self.parameters.flat, {}).items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+        own = {name.removeprefix("adam_"): value.clone() for name, value in state.items() if name.startswith("adam_")}
+        if own:
+            self.optimiser.state[self.parameters.flat] = own

@@ -1,0 +1,93 @@
+"""The method's equations as pure functions (Qin & Springenberg, arXiv 2507.12856).
+
+Notation: ℓ_i(π) = (1/T_i) Σ_t log π(a_t|s_t), in nats per step; ρ = log π_q − log π_ref, of a step or, as a mean over
+steps, of a trajectory; κ the temperature of the weights; R_i a trajectory's curation weight. The last axis of every
+tensor runs over what is weighted; leading axes (seeds) broadcast. No gradient flows through a weight: pass detached
+tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def trajectory_weights(mean_log_ratio: Tensor, kappa: float, maximum: float) -> Tensor:
+    """w_i = clip(exp(κ (ℓ_i(π_q) − ℓ_i(π_ref))), 0, w_max). κ = T_i is exact importance sampling, κ = 0 filtered BC."""
+    return torch.exp(kappa * mean_log_ratio).clamp(max=maximum)
+
+
+def clipped_product_weights(clipped_log_ratio_sum: Tensor, minimum: float, maximum: float) -> Tensor:
+    """w_i = clip(Π_t clip(π_q/π_ref, a_min, a_max), β_min, β_max), from the sums of `clip_log_ratio`ed steps."""
+    return torch.exp(clipped_log_ratio_sum).clamp(minimum, maximum)
+
+
+def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
+    """log clip(π_q/π_ref, a_min, a_max) of a step's log ratio."""
+    import math
+
+    return log_ratio.clamp(math.log(minimum), math.log(maximum))
+
+
+def step_weights(log_ratio: Tensor, kappa: float, minimum: float, maximum: float) -> Tensor:
+    """w_t = clip(exp(κ ρ_t), β_min, β_max)."""
+    return torch.exp(kappa * log_ratio).clamp(minimum, maximum)
+
+
+def self_normalise(weights: Tensor) -> Tensor:
+    """Weights with mean 1 over the last axis: w_i / ((1/n) Σ_j w_j)."""
+    return weights / weights.mean(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def weighted_log_likelihood(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """(1/n) Σ w log π_θ over the last axis: E_{D+}[(q/π_ref) log π_θ], whose gradient is importance-weighted BC's."""
+    return (weights * log_prob).mean(-1)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(Σ w)² / Σ w² over the last axis: how many equal weights would be as informative."""
+    return weights.sum(-1).square() / weights.square().sum(-1)
+
+
+def reference_bound(reward: Tensor, policy_ratio: Tensor) -> Tensor:
+    """E_ref[R (1 + log π_θ/π_ref)] ≤ J, `policy_ratio` = log π_θ − log π_ref of a trajectory; tight at π_θ = π_ref."""
+    return (reward * (1.0 + policy_ratio)).mean(-1)
+
+
+def proposal_bound(reward: Tensor, weights: Tensor, policy_ratio: Tensor) -> Tensor:
+    """E_ref[(q/π_ref) R (1 + log π_θ/q)] ≤ J, `weights` = q/π_ref, `policy_ratio` = log π_θ − log q; tight at q = π_θ."""
+    return (weights * reward * (1.0 + policy_ratio)).mean(-1)
+
+
+def td_lambda_returns(
+    rewards: Tensor, values: Tensor, final_values: Tensor, offsets: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """TD(λ) returns of packed trajectories: G_t = r_t + γ ((1 − λ) V(s_{t+1}) + λ G_{t+1}).
+
+    Shapes: rewards [N], values [S, N] = V(s_t), final_values [S, n] = V of the observation after the last step (0 where
+    the environment ended the episode), offsets [n + 1]. Returns [S, N]. (Sutton & Barto, §12.1; Peng et al. 2019.)
+    """
+    lengths = offsets.diff()
+    # Trajectories in order of length, longest first: those still running at time t are then a prefix.
+    order = lengths.argsort(descending=True)
+    starts, lengths = offsets[:-1][order], lengths[order]
+    longest = int(lengths[0])
+    running = torch.searchsorted(-lengths, -torch.arange(longest, device=lengths.device)).tolist()  # #{i: T_i > t}
+    targets = torch.empty_like(values)
+    following = final_values[:, order].clone()  # G_{t+1}, which is V at the end
+    next_value = following.clone()  # V(s_{t+1})
+    for t in range(longest - 1, -1, -1):
+        rows = starts[: running[t]] + t
+        mixed = (1.0 - lam) * next_value[:, : running[t]] + lam * following[:, : running[t]]
+        target = rewards[rows] + gamma * mixed
+        targets[:, rows] = target
+        following[:, : running[t]] = target
+        next_value[:, : running[t]] = values[:, rows]
+    return targets
+
+
+def advantage_weights(advantages: Tensor, temperature: float, maximum: float) -> Tensor:
+    """AWR: min(exp(Â / β), w_max), Â the advantages standardised over the last axis (Peng et al. 2019)."""
+    mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, correction=0, keepdim=True)
+    standardised = (advantages - mean) / std.clamp_min(1e-8)
+    return torch.exp(standardised / temperature).clamp(max=maximum)

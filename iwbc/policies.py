@@ -1,0 +1,183 @@
+"""Gaussian policies over continuous actions, batched over seeds.
+
+A policy carries everything it needs to act: layer sizes, the action range, the observation normaliser. Saved as one
+safetensors file, it can be rebuilt without any of the code's defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from iwbc.errors import UserError
+from iwbc.networks import Parameters, Shape, mlp, mlp_shapes
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+# atanh(±1) is infinite; the nearest float32 to 1 − 1e-6 keeps |u| below 7.3.
+_SQUASH_LIMIT = 1.0 - 1e-6
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """All that defines a policy besides its parameters.
+
+    kind: "tanh_mean" (mean = tanh(net), a Normal that is not squashed) or "squashed" (tanh of a Normal).
+    std: "global" (one per action) or "state" (a second output of the network); its log is clamped to log_std_bounds.
+    Actions are scaled from ±1 to action_low … action_high. Observations become (o − mean) / std where those are given.
+    """
+
+    kind: str
+    std: str
+    hidden: tuple[int, ...]
+    log_std_bounds: tuple[float, float]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    observation_size: int
+    observation_mean: tuple[float, ...] | None = None
+    observation_std: tuple[float, ...] | None = None
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action_low)
+
+
+class Policy:
+    """S policies of one spec (one per seed): observations [S, B, obs] → distributions over actions [S, B, act]."""
+
+    def __init__(self, spec: PolicySpec, seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
+        self.spec, self.seeds = spec, tuple(seeds)
+        outputs = spec.action_size * (2 if spec.std == "state" else 1)
+        shapes = mlp_shapes((spec.observation_size, *spec.hidden, outputs))
+        if spec.std == "global":
+            shapes.append(Shape("log_std", (1, spec.action_size)))
+        self.parameters = Parameters(shapes, len(seeds), device)
+        low, high = (torch.tensor(bound, device=device) for bound in (spec.action_low, spec.action_high))
+        self._middle, self._half_range = (low + high) / 2.0, (high - low) / 2.0
+        self._log_scale = float(self._half_range.log().sum())
+        self._unit_actions = bool((low == -1.0).all() and (high == 1.0).all())
+        self._normaliser: tuple[Tensor, Tensor] | None = None
+        if spec.observation_mean is not None and spec.observation_std is not None:
+            self._normaliser = (
+                torch.tensor(spec.observation_mean, device=device),
+                torch.tensor(spec.observation_std, device=device),
+            )
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Starting parameters, one generator per seed."""
+        for row, generator in enumerate(generators):
+            self.parameters.initialise(row, generator)
+
+    def copy(self) -> Policy:
+        """An independent policy with the same parameters."""
+        twin = Policy(self.spec, self.seeds, self.parameters.flat.device)
+        twin.parameters.flat.copy_(self.parameters.flat)
+        return twin
+
+    def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed)."""
+        if self._normaliser is not None:
+            observations = (observations - self._normaliser[0]) / self._normaliser[1]
+        output = mlp(self.parameters, observations)
+        if self.spec.std == "state":
+            mean, log_std = output.chunk(2, dim=-1)
+        else:
+            mean, log_std = output, self.parameters["log_std"]
+        if self.spec.kind == "tanh_mean":
+            mean = mean.tanh()
+        return mean, log_std.clamp(*self.spec.log_std_bounds)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """log π(a|s) in nats: observations [S, B, obs] and actions [S, B, act] → [S, B].
+
+        Squashed: log N(atanh a) − Σ log(1 − a²), with a first moved inside ±(1 − 1e-6), so that actions at the bounds
+        have a finite log-likelihood and gradient.
+        """
+        mean, log_std = self._distribution(observations)
+        units = actions if self._unit_actions else (actions - self._middle) / self._half_range
+        log_jacobian: Tensor | float = self._log_scale
+        if self.spec.kind == "squashed":
+            units = units.clamp(-_SQUASH_LIMIT, _SQUASH_LIMIT).atanh()
+            # log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not underflow.
+            log_jacobian = log_jacobian + (2.0 * (math.log(2.0) - units - F.softplus(-2.0 * units))).sum(-1)
+        deviation = (units - mean) * torch.exp(-log_std)
+        log_density = -0.5 * deviation.square().sum(-1) - log_std.sum(-1) - self.spec.action_size * _HALF_LOG_2PI
+        return log_density - log_jacobian
+
+    def _to_action_range(self, units: Tensor) -> Tensor:
+        return units if self._unit_actions else self._middle + self._half_range * units
+
+    @torch.no_grad()
+    def mean_action(self, observations: Tensor) -> Tensor:
+        """The mean action (squashed: tanh of the Normal's mean), [S, B, obs] → [S, B, act]."""
+        mean, _ = self._distribution(observations)
+        return self._to_action_range(mean.tanh() if self.spec.kind == "squashed" else mean)
+
+    @torch.no_grad()
+    def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions drawn from the policy, [S, B, obs] → [S, B, act]; a tanh-mean policy may draw beyond the bounds."""
+        mean, log_std = self._distribution(observations)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        units = mean + log_std.exp() * noise
+        return self._to_action_range(units.tanh() if self.spec.kind == "squashed" else units)
+
+    def predict(
+        self,
+        observation: npt.NDArray[np.floating],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
+        """Stable-Baselines3's interface: observation [obs] or [B, obs] → (action [act] or [B, act], state).
+
+        Actions are clipped to the action space. Acts as the first of the seeds; `select` picks another. Policies have no
+        memory: `state` and `episode_start` are returned and ignored.
+        """
+        batch = torch.as_tensor(np.atleast_2d(observation), dtype=torch.float32, device=self.parameters.flat.device)
+        one = self if len(self.seeds) == 1 else self.select(self.seeds[0])
+        if deterministic:
+            action = one.mean_action(batch[None])[0]
+        else:
+            if not hasattr(self, "_predict_generator"):
+                self._predict_generator = torch.Generator().manual_seed(self.seeds[0])
+            action = one.sample(batch[None], self._predict_generator)[0]
+        clipped = np.clip(action.cpu().numpy(), self.spec.action_low, self.spec.action_high).astype(np.float32)
+        return (clipped if np.ndim(observation) > 1 else clipped[0]), state
+
+    def select(self, seed: int) -> Policy:
+        """The policy of one seed."""
+        one = Policy(self.spec, (seed,), self.parameters.flat.device)
+        one.parameters.flat.copy_(self.parameters.flat[self.seeds.index(seed)])
+        return one
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name, each [S, *shape], contiguous on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.parameters.named().items()}
+
+    def metadata(self) -> dict[str, str]:
+        """The spec and seeds, as safetensors metadata."""
+        return {"policy": json.dumps({"spec": asdict(self.spec), "seeds": self.seeds})}
+
+
+def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
+    """Rebuild a saved policy from its file alone. Raises UserError where the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads(file.metadata()["policy"])
+            spec = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["spec"].items()}
+            policy = Policy(PolicySpec(**spec), fields["seeds"], device)
+            for name, view in policy.parameters.named().items():
+                view.copy_(file.get_tensor(name))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"policy {path}: cannot be read ({error})") from None
+    return policy

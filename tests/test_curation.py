@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from helpers import make_trajectories, quick
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iwbc import config, curation
+from iwbc.errors import UserError
+
+TEN = np.arange(1.0, 11.0)
+
+
+def test_quality_levels_interpolate_linearly_between_trajectories() -> None:
+    # Percentile p of 1 … 10 is 1 + 0.09 p: 90 → 9.1, 50 → 5.5, 0 → 1, 100 → 10.
+    assert curation.quality_levels(TEN, [90.0]).tolist() == [0] * 9 + [1]
+    assert curation.quality_levels(TEN, [50.0, 90.0]).tolist() == [0] * 5 + [1] * 4 + [2]
+    assert curation.quality_levels(TEN, [0.0, 100.0]).tolist() == [1] * 9 + [2]
+    # Percentile 25 of (0, 10, 20) is 5, half-way between the first two.
+    assert curation.quality_levels(np.array([0.0, 10.0, 20.0]), [25.0]).tolist() == [0, 1, 1]
+
+
+def test_default_levels_of_a_hundred_and_one_trajectories() -> None:
+    multiplicities = curation.quality_levels(np.arange(101.0), [90.0, 95.0, 98.0])
+    assert multiplicities.tolist() == [0] * 90 + [1] * 5 + [2] * 3 + [3] * 3
+
+
+def test_ties_at_the_level_are_kept() -> None:
+    returns = np.array([1.0, 2.0, 2.0, 2.0])
+    assert curation.quality_levels(returns, [50.0, 98.0]).tolist() == [0, 2, 2, 2]
+    assert curation.top_fraction(returns, 0.1).tolist() == [0, 1, 1, 1]
+    assert curation.top_fraction(np.full(5, 0.1), 0.1).tolist() == [1] * 5
+    assert curation.threshold(returns, 2.0).tolist() == [0, 1, 1, 1]
+
+
+@quick
+@given(
+    st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=40),
+    st.lists(st.floats(0.0, 100.0), min_size=1, max_size=5).flatmap(lambda p: st.tuples(st.just(p), st.permutations(p))),
+)
+def test_multiplicities_do_not_depend_on_the_order_of_the_levels(
+    returns: list[float], levels: tuple[list[float], list[float]]
+) -> None:
+    given_order, shuffled = levels
+    multiplicities = curation.quality_levels(np.array(returns), given_order)
+    assert multiplicities.tolist() == curation.quality_levels(np.array(returns), shuffled).tolist()
+    assert multiplicities[np.argmax(returns)] == multiplicities.max() <= len(given_order)
+
+
+@quick
+@given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=40))
+def test_multiplicities_never_fall_with_the_return(returns: list[float]) -> None:
+    ordered = np.sort(np.array(returns))
+    assert (np.diff(curation.quality_levels(ordered, [98.0, 50.0, 90.0])) >= 0).all()
+
+
+def test_top_fraction() -> None:
+    assert curation.top_fraction(TEN, 0.1).tolist() == [0] * 9 + [1]
+    assert curation.top_fraction(TEN[::-1], 0.3).tolist() == [1] * 3 + [0] * 7
+    assert curation.top_fraction(TEN, 1.0).tolist() == [1] * 10
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_top_fraction_keeps_a_trajectory_exactly_at_the_level(tenths: int) -> None:
+    # Of 0 … 10, the percentile 100 − 10 k is 10 − k exactly.
+    assert curation.top_fraction(np.arange(11.0), tenths / 10).sum() == tenths + 1
+
+
+def test_threshold_and_all() -> None:
+    assert curation.threshold(TEN, 9.5).tolist() == [0] * 9 + [1]
+    assert curation.all_trajectories(TEN).tolist() == [1] * 10
+
+
+def test_return_weighted_by_hand() -> None:
+    # Standard deviation 2 (over n); with temperature 0.5 the scale is 1.
+    weights = curation.return_weighted(np.array([1.0, 5.0, 1.0, 5.0]), 0.5)
+    assert weights.tolist() == pytest.approx([math.exp(-4), 1.0, math.exp(-4), 1.0])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e8])
+def test_return_weighted_of_constant_returns_is_one(value: float) -> None:
+    assert curation.return_weighted(np.full(7, value), 0.3).tolist() == [1.0] * 7
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (config.All("all"), [1, 1, 1, 1]),
+        (config.TopFraction("top_fraction", 0.25), [0, 0, 0, 1]),
+        (config.QualityLevels("quality_levels", [0.0, 50.0]), [1, 1, 2, 2]),
+        (config.Threshold("threshold", 8.0), [0, 1, 1, 1]),
+        (config.Success("success"), [1, 0, 0, 1]),
+    ],
+)
+def test_curate_dispatches(chosen: object, expected: list[int]) -> None:
+    trajectories = make_trajectories([4.0, 8.0, 12.0, 16.0], [4, 2, 8, 1], successes=[True, False, False, True])
+    assert curation.curate(trajectories, chosen).tolist() == expected
+
+
+def test_curate_return_weighted() -> None:
+    trajectories = make_trajectories([0.0, 8.0])
+    weights = curation.curate(trajectories, config.ReturnWeighted("return_weighted", 2.0))
+    assert weights.tolist() == pytest.approx([math.exp(-1), 1.0])
+
+
+def test_missing_success_labels_are_an_error() -> None:
+    with pytest.raises(UserError, match="toy/data-v0 has no success labels") as caught:
+        curation.curate(make_trajectories([1.0, 2.0]), config.Success("success"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chosen", [config.Threshold("threshold", 100.0), config.Success("success")])
+def test_an_empty_selection_is_an_error(chosen: object) -> None:
+    trajectories = make_trajectories([1.0, 2.0, 4.0], successes=[False] * 3)
+    with pytest.raises(UserError, match=r"keeps none of the 3 trajectories of toy/data-v0 .*from 1\.0 to 4\.0") as caught:
+        curation.curate(trajectories, chosen)
+    assert "\n" not in str(caught.value)
+
+
+def test_something_else_is_not_a_curation() -> None:
+    with pytest.raises(TypeError, match="not a curation"):
+        curation.curate(make_trajectories([1.0]), "top_fraction")

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_trajectories
+
+from iwbc.data.sampling import BLOCK, Minibatch, StepSampler, generator
+
+LENGTHS = [1, 4, 2, 8, 5]
+WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0, 0.5])
+DATA = make_trajectories([1.0] * len(LENGTHS), LENGTHS)
+
+
+def sampler(averaging: str = "trajectory", seeds: tuple[int, ...] = (0,), batch_size: int = 64, stream: int = 1) -> StepSampler:
+    return StepSampler(DATA, WEIGHTS, averaging, seeds, batch_size, stream)
+
+
+def assert_same(one: Minibatch, other: Minibatch) -> None:
+    for field in ("observations", "actions", "trajectory", "row"):
+        torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=0)
+
+
+def row_probabilities(averaging: str) -> np.ndarray:
+    mass = WEIGHTS * (np.array(LENGTHS) if averaging == "transition" else 1.0)
+    return np.repeat(mass / mass.sum() / LENGTHS, LENGTHS)
+
+
+@pytest.mark.parametrize("averaging", ["trajectory", "transition"])
+def test_rows_are_drawn_with_their_probabilities(averaging: str) -> None:
+    draws = sampler(averaging, batch_size=128)
+    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    counts = np.bincount(rows, minlength=DATA.steps)
+    expected = row_probabilities(averaging) * len(rows)
+    possible = expected > 0
+    assert (counts[~possible] == 0).all()  # a trajectory of weight 0 is never drawn
+    statistic = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    freedom = possible.sum() - 1
+    assert statistic < freedom + 4.0 * np.sqrt(2.0 * freedom)
+
+
+def test_with_transition_averaging_and_equal_weights_all_steps_count_the_same() -> None:
+    draws = StepSampler(DATA, np.ones(len(LENGTHS)), "transition", (0,), 128, 1)
+    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    counts = np.bincount(rows, minlength=DATA.steps)
+    np.testing.assert_allclose(counts / len(rows), 1.0 / DATA.steps, rtol=0.15)
+
+
+def test_the_minibatch_mean_is_an_unbiased_estimate() -> None:
+    values = np.random.default_rng(3).normal(size=DATA.steps)
+    means = np.add.reduceat(values, DATA.offsets[:-1]) / DATA.lengths
+    expected = (WEIGHTS * means).sum() / WEIGHTS.sum()
+    draws = sampler(batch_size=32, seeds=(0, 1, 2))
+    estimates = np.stack([values[draws.batch(step).row.numpy()].mean(-1) for step in range(4 * BLOCK)])
+    error = estimates.mean() - expected
+    assert abs(error) < 4.0 * estimates.std() / np.sqrt(estimates.size)
+
+
+def test_a_minibatch_is_consistent_with_the_data() -> None:
+    batch = sampler(seeds=(4, 9), batch_size=16).batch(3)
+    assert batch.observations.shape == (2, 16, 3)
+    assert batch.actions.shape == (2, 16, 2)
+    rows = batch.row.numpy()
+    np.testing.assert_array_equal(batch.observations.numpy(), DATA.observations[rows])
+    np.testing.assert_array_equal(batch.actions.numpy(), DATA.actions[rows])
+    kept = np.flatnonzero(WEIGHTS)[batch.trajectory.numpy()]
+    np.testing.assert_array_equal(kept, np.searchsorted(DATA.offsets, rows, side="right") - 1)
+
+
+def test_a_seed_sees_the_same_minibatches_alone_or_beside_others() -> None:
+    together = sampler(seeds=(7, 0, 3))
+    for position, seed in enumerate((7, 0, 3)):
+        alone = sampler(seeds=(seed,))
+        for step in (0, 1, BLOCK, 3 * BLOCK + 5):
+            batch, single = together.batch(step), alone.batch(step)
+            for field in ("observations", "actions", "trajectory", "row"):
+                assert torch.equal(getattr(batch, field)[position], getattr(single, field)[0])
+
+
+def test_drawing_can_start_at_any_step() -> None:
+    steps = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17]
+    onward = sampler(seeds=(1, 2))
+    batches = {step: onward.batch(step) for step in range(max(steps) + 1)}
+    for step in steps:
+        assert_same(sampler(seeds=(1, 2)).batch(step), batches[step])
+    assert_same(onward.batch(1), batches[1])  # and go back
+
+
+def test_steps_seeds_and_streams_differ() -> None:
+    batch = sampler(seeds=(0, 1)).batch(0)
+    assert not torch.equal(batch.row[0], batch.row[1])
+    assert not torch.equal(batch.row, sampler(seeds=(0, 1)).batch(1).row)
+    assert not torch.equal(batch.row, sampler(seeds=(0, 1)).batch(BLOCK).row)
+    assert not torch.equal(batch.row, sampler(seeds=(0, 1), stream=2).batch(0).row)
+
+
+def test_generators_are_a_function_of_their_entropy() -> None:
+    def draw(*entropy: int) -> list[float]:
+        return torch.rand(4, generator=generator(*entropy)).tolist()
+
+    assert draw(1, 2) == draw(1, 2)
+    assert draw(1, 2) != draw(2, 1)
+    assert draw(1, 2) != draw(1, 3)
+    assert draw(1, 2) != draw(1, 2, 3)
+
+
+def test_zero_weight_at_either_end_is_never_drawn() -> None:
+    weights = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
+    draws = StepSampler(DATA, weights, "trajectory", (0,), 256, 1)
+    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    trajectories = np.searchsorted(DATA.offsets, rows, side="right") - 1
+    assert set(trajectories.tolist()) == {1, 3}
