@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc.errors import UserError
@@ -319,7 +319,6 @@ class Config:
     threads: int | None
     log_every: int
     checkpoint_every: int
-    experiment: str | None = field(default=None)
 
     def check(self) -> None:
         for part in (self.dataset, self.curation, self.algo, self.policy, self.reference, self.eval, self.logger):
@@ -394,9 +393,24 @@ def _one_line(error: Exception) -> str:
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as nested plain dicts and lists."""
-    import dataclasses
-
-    return dataclasses.asdict(config)
+    return asdict(config)
 
 
-__all__ = ["Config", "DictConfig", "ListConfig", "to_plain", "validate"]
+def method_name(config: Config) -> str:
+    """The method's name in tables: the algorithm, and what of its curation and weights tells it from its relatives."""
+    algo, curation = config.algo, config.curation
+    match curation:
+        case TopFraction(fraction=fraction):
+            kept = f" {100 * fraction:g} %"
+        case QualityLevels():
+            kept = "(Q)"
+        case All() | ReturnWeighted():
+            kept = ""
+        case _:
+            kept = f" {curation.name}"
+    if isinstance(algo, IWBC):
+        level = "" if algo.weights.level == "trajectory" else f" {algo.weights.level.replace('_', ' ')}"
+        return f"iw-BC{kept}{level}"
+    if algo.name == "filtered_bc" and kept == "(Q)":
+        return "SFT(Q)"
+    return {"bc": "BC", "filtered_bc": "filtered BC", "rwr": "RWR", "awr": "AWR"}[algo.name] + kept

@@ -23,7 +23,7 @@ def all_trajectories(returns: Weights) -> Weights:
 
 def top_fraction(returns: Weights, fraction: float) -> Weights:
     """R = 1[G ≥ percentile(G, 100 (1 − fraction))]."""
-    return (returns >= np.percentile(returns, 100.0 * (1.0 - fraction))).astype(np.float64)
+    return (returns >= np.percentile(returns, 100.0 - 100.0 * fraction)).astype(np.float64)
 
 
 def quality_levels(returns: Weights, percentiles: Sequence[float]) -> Weights:

@@ -8,6 +8,8 @@ tensors.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,6 @@ def clipped_product_weights(clipped_log_ratio_sum: Tensor, minimum: float, maxim
 
 def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
     """log clip(π_q/π_ref, a_min, a_max) of a step's log ratio."""
-    import math
-
     return log_ratio.clamp(math.log(minimum), math.log(maximum))
 
 

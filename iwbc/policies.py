@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from iwbc import config
+from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.networks import Parameters, Shape, mlp, mlp_shapes
 
@@ -50,6 +52,33 @@ class PolicySpec:
     @property
     def action_size(self) -> int:
         return len(self.action_low)
+
+
+def policy_spec(settings: config.Policy, trajectories: Trajectories) -> PolicySpec:
+    """The spec of a policy for a dataset: its sizes, its action range and, where asked for, its observation normaliser.
+
+    An action bound that is infinite gives no range to scale to: the range of the data's own actions takes its place.
+    """
+    info = trajectories.info
+    low, high = np.asarray(info.action_low), np.asarray(info.action_high)
+    unbounded = ~(np.isfinite(low) & np.isfinite(high))
+    if unbounded.any():
+        data_low, data_high = trajectories.actions.min(0), trajectories.actions.max(0)
+        constant = data_high <= data_low
+        low = np.where(unbounded, np.where(constant, data_low - 1.0, data_low), low)
+        high = np.where(unbounded, np.where(constant, data_high + 1.0, data_high), high)
+    mean, std = trajectories.observation_statistics if settings.normalise_observations else (None, None)
+    return PolicySpec(
+        kind=settings.kind,
+        std=settings.std,
+        hidden=tuple(settings.hidden),
+        log_std_bounds=(settings.log_std_min, settings.log_std_max),
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        observation_size=trajectories.observations.shape[1],
+        observation_mean=None if mean is None else tuple(mean.tolist()),
+        observation_std=None if std is None else tuple(std.tolist()),
+    )
 
 
 class Policy:
@@ -177,7 +206,10 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
             spec = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["spec"].items()}
             policy = Policy(PolicySpec(**spec), fields["seeds"], device)
             for name, view in policy.parameters.named().items():
-                view.copy_(file.get_tensor(name))
+                saved = file.get_tensor(name)
+                if saved.shape != view.shape:
+                    raise ValueError(f"{name} has shape {tuple(saved.shape)}, its spec says {tuple(view.shape)}")
+                view.copy_(saved)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return policy

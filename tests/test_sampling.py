@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import make_trajectories
 
+from iwbc.data.curated import Curated
 from iwbc.data.sampling import BLOCK, Minibatch, StepSampler, generator
 
 LENGTHS = [1, 4, 2, 8, 5]
@@ -13,7 +14,7 @@ DATA = make_trajectories([1.0] * len(LENGTHS), LENGTHS)
 
 
 def sampler(averaging: str = "trajectory", seeds: tuple[int, ...] = (0,), batch_size: int = 64, stream: int = 1) -> StepSampler:
-    return StepSampler(DATA, WEIGHTS, averaging, seeds, batch_size, stream)
+    return StepSampler(Curated(DATA, WEIGHTS, averaging), seeds, batch_size, stream)
 
 
 def assert_same(one: Minibatch, other: Minibatch) -> None:
@@ -40,7 +41,7 @@ def test_rows_are_drawn_with_their_probabilities(averaging: str) -> None:
 
 
 def test_with_transition_averaging_and_equal_weights_all_steps_count_the_same() -> None:
-    draws = StepSampler(DATA, np.ones(len(LENGTHS)), "transition", (0,), 128, 1)
+    draws = StepSampler(Curated(DATA, np.ones(len(LENGTHS)), "transition"), (0,), 128, 1)
     rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
     counts = np.bincount(rows, minlength=DATA.steps)
     np.testing.assert_allclose(counts / len(rows), 1.0 / DATA.steps, rtol=0.15)
@@ -106,7 +107,7 @@ def test_generators_are_a_function_of_their_entropy() -> None:
 
 def test_zero_weight_at_either_end_is_never_drawn() -> None:
     weights = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
-    draws = StepSampler(DATA, weights, "trajectory", (0,), 256, 1)
+    draws = StepSampler(Curated(DATA, weights, "trajectory"), (0,), 256, 1)
     rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
     trajectories = np.searchsorted(DATA.offsets, rows, side="right") - 1
     assert set(trajectories.tolist()) == {1, 3}

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,5 +75,5 @@ def behaviours(env_id: str) -> Behaviours:
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
         raise UserError(f"environment {env_id}: no behaviour policies are shipped for it (there are: {known})")
     with safe_open(_file(env_id), framework="numpy") as file:
-        fields = json.loads(file.metadata()["behaviours"])
-    return Behaviours(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        fields: dict[str, Any] = json.loads(file.metadata()["behaviours"])
+    return Behaviours(**fields | {key: tuple(fields[key]) for key in ("steps", "returns")})

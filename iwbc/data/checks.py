@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,17 +12,40 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
 
 
-def check_episode(
-    episode: Episode, info: DatasetInfo, index: int, observation_shape: tuple[int, ...], action_shape: tuple[int, ...]
-) -> None:
-    """Raise UserError, naming dataset, episode and field, unless the episode is whole, finite and of the given shapes."""
+def checked(episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False) -> Iterator[Episode]:
+    """The episodes as they come, each checked; what only the whole dataset can show is checked after the last one.
+
+    Actions outside the action space are refused, or clipped to it with `clip_actions`.
+    Raises UserError naming dataset, episode and field where an episode is not fit to train on.
+    """
+    bounds = ActionBounds(info)
+    count, labelled, observation_shape = 0, 0, None
+    for count, episode in enumerate(episodes, start=1):
+        # The first episode says how wide an observation is; the action space says how wide an action is.
+        observation_shape = observation_shape or episode.observations.shape[1:]
+        check_episode(episode, info, count - 1, observation_shape)
+        labelled += episode.success is not None
+        if clip_actions:
+            yield dataclasses.replace(episode, actions=bounds.clip(episode.actions))
+        else:
+            bounds.watch(episode.actions)
+            yield episode
+    if not count:
+        raise UserError(f"dataset {info.id}: it holds no episodes")
+    if labelled not in (0, count):
+        raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
+    bounds.check()
+
+
+def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_shape: tuple[int, ...]) -> None:
+    """Raise UserError, naming dataset, episode and field, unless the episode is whole, finite and of the right shapes."""
 
     def fail(field: str, problem: str) -> None:
         raise UserError(f"dataset {info.id}, episode {index}, {field}: {problem}")
 
     fields: dict[str, tuple[npt.NDArray[np.floating], tuple[int, ...]]] = {
         "observations": (episode.observations, observation_shape),
-        "actions": (episode.actions, action_shape),
+        "actions": (episode.actions, (len(info.action_low),)),
         "rewards": (episode.rewards, ()),
         "final observation": (episode.final_observation[None], observation_shape),
     }
@@ -27,19 +53,23 @@ def check_episode(
     if steps == 0:
         fail("actions", "the episode is empty (0 steps)")
     for name, (array, row_shape) in fields.items():
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
+        if array.dtype.kind not in "fiub":
             fail(name, f"must be numbers, not {array.dtype}")
         if array.shape[1:] != row_shape:
-            fail(name, f"has shape {array.shape[1:]} per step, the episodes before it {row_shape}")
+            wanted = "the action space says" if name == "actions" else "the episodes before it have" if index else "expected"
+            fail(name, f"has shape {array.shape[1:]} per step, {wanted} {row_shape}")
         if name != "final observation" and len(array) != steps:
             fail(name, f"has {len(array)} rows for {steps} actions")
-        if not np.isfinite(array).all():
-            step = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(1))[0, 0])
-            fail(name, f"holds NaN or infinity, first at step {step}")
+        finite = np.isfinite(array)
+        if not finite.all():
+            step = int(np.argwhere(~finite.reshape(len(array), -1).all(1))[0, 0])
+            fail(name, "holds NaN or infinity" + (f", first at step {step}" if name != "final observation" else ""))
         if np.abs(array).max(initial=0) > np.finfo(np.float32).max:
             fail(name, "holds values beyond the range of float32")
-    if len(action_shape) != 1 or len(observation_shape) != 1:
-        fail("observations", f"observations and actions must be vectors, not of shape {observation_shape} and {action_shape}")
+    if len(observation_shape) != 1 or observation_shape[0] == 0:
+        fail("observations", f"must be vectors, not of shape {observation_shape}")
+    if not info.action_low:
+        fail("actions", "the action space has no dimensions")
 
 
 class ActionBounds:
@@ -50,15 +80,14 @@ class ActionBounds:
         self.low, self.high = np.asarray(info.action_low), np.asarray(info.action_high)
         self.outside, self.total, self.farthest = 0, 0, 0.0
 
-    def watch(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Count the actions [T, act] outside the bounds (beyond float32's rounding) and return them as they are."""
+    def watch(self, actions: npt.NDArray[np.floating]) -> None:
+        """Count the actions [T, act] outside the bounds, beyond float32's rounding."""
         excess = np.maximum(self.low - actions, actions - self.high)
         # A bound stored in float32 differs from the same number in float64 by its rounding, which is no fault.
         outside = excess > 1e-6 * np.maximum(1.0, np.abs(actions))
         self.outside += int(outside.any(axis=-1).sum())
         self.total += len(actions)
         self.farthest = max(self.farthest, float(excess.max()))
-        return actions
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """The actions [T, act] moved to the nearest ones inside the bounds."""
@@ -69,5 +98,5 @@ class ActionBounds:
         if self.outside:
             raise UserError(
                 f"dataset {self.id}, actions: {self.outside:,} of {self.total:,} lie outside the action space, by up to "
-                f"{self.farthest:.3g}; correct the data, or clip it with dataset.clip_actions=true"
+                f"{self.farthest:.3g}; correct the data, or clip it with the option clip_actions=true"
             )

@@ -1,6 +1,14 @@
 """Generated datasets: D4RL's tiers, rolled out from the shipped behaviour policies into local Minari datasets.
 
     python -m iwbc.data.generate env=hopper tier=medium-replay steps=200000 seed=0
+
+env    hopper, halfcheetah or walker2d (or Hopper-v5, …)
+tier   random, medium, medium-replay, medium-expert or expert
+steps  how many, at least: whole episodes are kept (default 200000)
+seed   the same seed gives the same bytes, on any number of cores (default 0)
+
+The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/<tier>-v0; another size or
+seed than the default becomes part of its name. Ctrl-C leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -8,27 +16,23 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from iwbc import __version__
 from iwbc.data.behaviours import Behaviours, behaviours
+from iwbc.data.commands import Option, one_of, parse, run, whole
+from iwbc.data.locks import only_one
 from iwbc.data.minari_source import dataset_folder
+from iwbc.data.minari_writer import write_minari
 from iwbc.data.tiers import DEFAULT_STEPS, TIERS, dataset_id
-from iwbc.data.trajectories import Episode
+from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
 from iwbc.scores import d4rl_scores
-
-
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
 # is the same whichever process does it, so a dataset does not depend on the number of cores.
@@ -105,37 +109,57 @@ def play_unit(unit: Unit) -> list[Episode]:
 
 
 def ensure(env_id: str, tier: str, steps: int = DEFAULT_STEPS, seed: int = 0) -> str:
-    """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first."""
+    """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
+
+    Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
+    """
     name = dataset_id(env_id, tier, steps, seed)
     folder = dataset_folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock", name):
             if not folder.exists():
                 _generate(name, env_id, tier, steps, seed)
     return name
 
 
 def _generate(name: str, env_id: str, tier: str, steps: int, seed: int) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from iwbc.environments import make_env
 
     source = behaviours(env_id)
-    units = plan(source, tier, steps, seed)
-    episodes: list[Episode] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns) as progress, _workers(len(units)) as workers:
-        task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
-        for unit, result in zip(units, workers.map(play_unit, units), strict=True):
-            episodes += result
-            progress.advance(task, unit.steps)
-    write_minari(
-        name,
-        iter(episodes),
+    space: Any = make_env(env_id).action_space
+    info = DatasetInfo(
+        id=name,
         env_id=env_id,
-        algorithm_name="SAC",
-        description=f"D4RL-style {tier} tier of {env_id}, rolled out from snapshots of a SAC policy ({source.training}); "
-        f"{steps:,} steps asked for, seed {seed}.",
+        env_kwargs={},
+        action_low=space.low.tolist(),
+        action_high=space.high.tolist(),
+        reference_scores=d4rl_scores(env_id),
     )
+    # Closed by hand: on Ctrl-C the workers must end now, and not when the generator happens to be collected.
+    with contextlib.closing(_play(name, plan(source, tier, steps, seed))) as episodes:
+        write_minari(
+            info,
+            episodes,
+            algorithm_name="SAC",
+            description=f"D4RL-style {tier} tier of {env_id}, rolled out from snapshots of a SAC policy ({source.training}); "
+            f"{steps:,} steps asked for, seed {seed}.",
+        )
+
+
+def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
+    """The units' episodes, in order, played on all cores."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(len(units)) as workers:
+        task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
+        try:
+            for unit, episodes in zip(units, workers.map(play_unit, units), strict=True):
+                yield from episodes
+                progress.advance(task, unit.steps)
+        except BrokenExecutor:
+            raise UserError(f"dataset {name}: a worker process was killed (out of memory?); nothing was written") from None
 
 
 @contextlib.contextmanager
@@ -143,99 +167,39 @@ def _workers(units: int) -> Iterator[ProcessPoolExecutor]:
     # Spawned, not forked: a fork would inherit the locks of whatever threads this process runs.
     context = multiprocessing.get_context("spawn")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(min(cores, units), mp_context=context, initializer=_one_thread)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(cores, units), mp_context=context, initializer=_prepare_worker)
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def _one_thread() -> None:
+def _prepare_worker() -> None:
     import threadpoolctl
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     threadpoolctl.threadpool_limits(1)
 
 
-def write_minari(
-    name: str,
-    episodes: Iterator[Episode],
-    *,
-    env_id: str | None,
-    description: str,
-    algorithm_name: str | None = None,
-    observation_space: Any = None,
-    action_space: Any = None,
-) -> None:
-    """Write episodes as a local Minari dataset, which appears under its id whole or not at all."""
-    import gymnasium as gym
-    from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_storage import MinariStorage
-    from minari.namespace import create_namespace, list_local_namespaces
-
-    from iwbc.environments import make_env
-
-    folder = dataset_folder(name)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    env = make_env(env_id) if env_id else None
-    spec = env.spec if env else None
-    scores = d4rl_scores(env_id)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = MinariStorage.new(
-                building / "data",
-                observation_space=observation_space or env.observation_space,  # type: ignore[union-attr]
-                action_space=action_space or env.action_space,  # type: ignore[union-attr]
-                env_spec=spec,
-            )
-            metadata: dict[str, Any] = {
-                "dataset_id": name,
-                "minari_version": _minari_version(),
-                "description": description,
-                "author": {"iwbc"},
-                "code_permalink": f"https://pypi.org/project/iwbc/{__version__}/",
-                "requirements": [f"gymnasium[mujoco]=={gym.__version__}"] if env_id else [],
-            }
-            if spec is not None:
-                metadata["eval_env_spec"] = spec.to_json()
-            if algorithm_name:
-                metadata["algorithm_name"] = algorithm_name
-            if scores:
-                metadata |= {
-                    "ref_min_score": scores.random,
-                    "ref_max_score": scores.expert,
-                    "reference_scores_source": scores.source,
-                }
-            storage.update_metadata(metadata)
-            storage.update_episodes(_buffer(EpisodeBuffer, episode) for episode in episodes)
-            namespace = name.rpartition("/")[0]
-            if namespace and namespace not in list_local_namespaces():
-                create_namespace(namespace)
-        os.replace(building, folder)
-    except OSError as error:
-        raise UserError(f"dataset {name}: could not be written to {folder.parent} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def main(arguments: Sequence[str]) -> None:
+    options = {
+        "env": Option(),
+        "tier": Option(lambda text: one_of(*TIERS)(text.replace("_", "-"))),
+        "steps": Option(whole(1), DEFAULT_STEPS),
+        "seed": Option(whole(0), 0),
+    }
+    chosen = parse(arguments, options)
+    env_id = behaviours(chosen["env"]).env_id
+    if "-v" in chosen["env"] and chosen["env"] != env_id:
+        raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
+    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"])
+    print(f"{made} is in {dataset_folder(made)}")
 
 
-def _buffer(kind: Any, episode: Episode) -> Any:
-    steps = len(episode.rewards)
-    ends = np.zeros((2, steps), np.bool_)
-    ends[0 if episode.terminated else 1, -1] = True
-    infos = None if episode.success is None else {"success": np.full(steps + 1, episode.success)}
-    return kind(
-        observations=np.concatenate([episode.observations, episode.final_observation[None]]),
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=ends[0],
-        truncations=ends[1],
-        infos=infos,
-    )
-
-
-def _minari_version() -> str:
-    from importlib.metadata import version
-
-    return version("minari")
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -22,11 +23,20 @@ _READER = 1
 _SUCCESS_KEYS = ("success", "is_success")
 
 
-def dataset_folder(dataset_id: str) -> Path:
-    """Where Minari keeps this dataset: a folder under MINARI_DATASETS_PATH (default ~/.minari/datasets)."""
+def dataset_folder(dataset_id: str | None = None) -> Path:
+    """Where Minari keeps this dataset: a folder under MINARI_DATASETS_PATH (default ~/.minari/datasets); that folder
+    itself without an id. Raises UserError for an id that is not one of Minari's."""
+    from minari.dataset.minari_dataset import DATASET_ID_RE
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    return Path(get_dataset_path(dataset_id))
+    match = DATASET_ID_RE.fullmatch(dataset_id or "")
+    if dataset_id is not None and not (match and match["version"]):
+        raise UserError(f"dataset {dataset_id}: not an id; ids look like mujoco/hopper/medium-v0: (namespace/)name-vN")
+    try:
+        return Path(get_dataset_path(dataset_id))
+    except OSError as error:
+        where = os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")
+        raise UserError(f"MINARI_DATASETS_PATH={where}: cannot be used ({error.strerror})") from None
 
 
 def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") -> Trajectories:
@@ -42,9 +52,7 @@ def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") 
         raise UserError(f"dataset {dataset_id}: not found under {folder.parent}")
     files = [path for path in data.rglob("*") if path.is_file()]
     fingerprint = fingerprint_of(files, _READER, clip_actions, unfinished)
-    return load_or_pack(
-        folder / "packed", fingerprint, lambda: _read(dataset_id, data, unfinished), clip_actions=clip_actions
-    )
+    return load_or_pack(folder / "packed", fingerprint, lambda: _read(dataset_id, data, unfinished), clip_actions=clip_actions)
 
 
 def remove(dataset_id: str) -> None:
@@ -118,9 +126,7 @@ def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episod
                     f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
                     "rewards; Minari episodes have one observation more than steps"
                 )
-            yield Episode(
-                observations[:-1], observations[-1], data.actions, data.rewards, terminated, _success(data.infos)
-            )
+            yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, _success(data.infos))
     except (OSError, KeyError, RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
             f"dataset {dataset_id}: damaged after episode {index} ({error}); delete and download or make it again"
@@ -135,7 +141,7 @@ def _flatten(space: gym.Space, values: Any) -> np.ndarray:
         return np.concatenate([_flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
     if isinstance(space, gym.spaces.Box):
         return np.asarray(values).reshape(len(values), -1)
-    return np.stack([gym.spaces.flatten(space, value) for value in values])
+    return np.stack([np.asarray(gym.spaces.flatten(space, value)) for value in values])
 
 
 def _success(infos: dict[str, Any] | None) -> bool | None:

@@ -6,6 +6,7 @@ final name only when it is whole. Nothing in it can execute code: plain arrays a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,20 +15,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from iwbc.data.checks import ActionBounds, check_episode
+from iwbc.data.checks import checked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores
 
-FORMAT = 1
+FORMAT = 2
 _META = "packed.json"
-_FIELDS = ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes")
 
 
 class _ArrayStream:
@@ -36,9 +36,8 @@ class _ArrayStream:
     NumPy pads the header for a growing first axis, so that it can be written again in place when the length is known.
     """
 
-    def __init__(self, path: Path, dtype: npt.DTypeLike, row_shape: tuple[int, ...]) -> None:
-        self.dtype, self.row_shape, self.rows = np.dtype(dtype), row_shape, 0
-        self.file = path.open("wb")
+    def __init__(self, file: BinaryIO, dtype: npt.DTypeLike, row_shape: tuple[int, ...]) -> None:
+        self.file, self.dtype, self.row_shape, self.rows = file, np.dtype(dtype), row_shape, 0
         self.digest = hashlib.sha256()
         self._write_header()
 
@@ -52,89 +51,89 @@ class _ArrayStream:
         self.digest.update(block.data)
         self.rows += len(block)
 
-    def close(self) -> str:
+    def finish(self) -> str:
         """Write the final header; the SHA-256 of the array's bytes and shape."""
         self.file.seek(0)
         self._write_header()
-        self.file.close()
         self.digest.update(repr((self.dtype.str, self.rows, self.row_shape)).encode())
         return self.digest.hexdigest()
 
 
-def pack(
-    episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerprint: str, clip_actions: bool = False
-) -> None:
+def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerprint: str, clip_actions: bool = False) -> None:
     """Check and write `episodes` into `folder`, which appears whole or not at all.
 
     Actions outside the action space are refused, or clipped to it with `clip_actions`.
-    Raises UserError naming dataset, episode and field where an episode is not fit to train on.
+    Raises UserError naming dataset, episode and field where an episode is not fit to train on, and where the folder
+    cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building: Path | None = None
     try:
-        meta = _write(episodes, info, building, clip_actions)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        meta = _write(checked(episodes, info, clip_actions), info, building)
         meta["fingerprint"] = fingerprint
         (building / _META).write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
+    except OSError as error:
+        raise UserError(
+            f"dataset {info.id}: its packed cache could not be written to {folder} ({error.strerror or error})"
+        ) from None
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, clip_actions: bool) -> dict[str, Any]:
+def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict[str, Any]:
     streams: dict[str, _ArrayStream] = {}
-    bounds = ActionBounds(info)
-    offset, labelled = 0, 0
-    count = 0
-    for count, episode in enumerate(episodes, start=1):
-        if not streams:
-            shapes = {"observations": episode.observations.shape[1:], "actions": episode.actions.shape[1:]}
-            for name in ("observations", "actions", "rewards", "final_observations"):
-                row_shape = shapes.get(name.removeprefix("final_"), ())
-                streams[name] = _ArrayStream(folder / f"{name}.npy", np.float32, row_shape)
-            streams["offsets"] = _ArrayStream(folder / "offsets.npy", np.int64, ())
-            streams["terminated"] = _ArrayStream(folder / "terminated.npy", np.bool_, ())
-            streams["successes"] = _ArrayStream(folder / "successes.npy", np.bool_, ())
-            streams["offsets"].append(np.array([0]))
-            observation_shape, action_shape = shapes["observations"], shapes["actions"]
-        check_episode(episode, info, count - 1, observation_shape, action_shape)
-        streams["observations"].append(episode.observations)
-        streams["final_observations"].append(episode.final_observation[None])
-        streams["actions"].append(bounds.clip(episode.actions) if clip_actions else bounds.watch(episode.actions))
-        streams["rewards"].append(episode.rewards)
-        offset += len(episode.rewards)
-        streams["offsets"].append(np.array([offset]))
-        streams["terminated"].append(np.array([episode.terminated]))
-        streams["successes"].append(np.array([bool(episode.success)]))
-        labelled += episode.success is not None
-    if not count:
-        raise UserError(f"dataset {info.id}: it holds no episodes")
-    if labelled not in (0, count):
-        raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
-    bounds.check()
-    digests = {name: stream.close() for name, stream in streams.items()}
-    if not labelled:
-        (folder / "successes.npy").unlink()
-        del digests["successes"]
+    with contextlib.ExitStack() as open_files:
+
+        def stream(name: str, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
+            streams[name] = _ArrayStream(open_files.enter_context((folder / f"{name}.npy").open("wb")), dtype, row_shape)
+
+        offset, labelled = 0, False
+        for episode in episodes:
+            if not streams:
+                stream("observations", np.float32, episode.observations.shape[1:])
+                stream("actions", np.float32, episode.actions.shape[1:])
+                stream("rewards", np.float32)
+                stream("final_observations", np.float32, episode.observations.shape[1:])
+                stream("offsets", np.int64)
+                stream("terminated", np.bool_)
+                labelled = episode.success is not None
+                if labelled:
+                    stream("successes", np.bool_)
+                streams["offsets"].append(np.array([0]))
+            streams["observations"].append(episode.observations)
+            streams["final_observations"].append(episode.final_observation[None])
+            streams["actions"].append(episode.actions)
+            streams["rewards"].append(episode.rewards)
+            offset += len(episode.rewards)
+            streams["offsets"].append(np.array([offset]))
+            streams["terminated"].append(np.array([episode.terminated]))
+            if labelled:
+                streams["successes"].append(np.array([bool(episode.success)]))
+        digests = {name: stream.finish() for name, stream in streams.items()}
     content_hash = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    return {"format": FORMAT, "content_hash": content_hash, "info": dataclasses.asdict(info)}
+    return {"format": FORMAT, "content_hash": content_hash, "labelled": labelled, "info": dataclasses.asdict(info)}
 
 
 def open_packed(folder: Path) -> Trajectories:
-    """The trajectories packed in `folder`, memory-mapped."""
+    """The trajectories packed in `folder`, memory-mapped. Raises OSError, EOFError, ValueError, KeyError or TypeError
+    where the folder is missing or damaged."""
     meta = json.loads((folder / _META).read_text())
     info = dict(meta["info"])
     if info["reference_scores"] is not None:
         info["reference_scores"] = ReferenceScores(**info["reference_scores"])
     # Copy-on-write maps: never written to, but PyTorch warns of tensors over read-only memory.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _FIELDS[:-1]}
-    successes = folder / "successes.npy"
-    return Trajectories(
-        info=DatasetInfo(**info),
-        content_hash=meta["content_hash"],
-        successes=np.load(successes, allow_pickle=False) if successes.exists() else None,
-        **{name: array if array.ndim > 1 or name == "rewards" else np.array(array) for name, array in arrays.items()},
-    )
+    arrays: dict[str, Any] = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        for name in ("observations", "actions", "rewards", "final_observations")
+    }
+    small = ("offsets", "terminated", "successes") if meta["labelled"] else ("offsets", "terminated")
+    arrays |= {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in small}
+    arrays.setdefault("successes", None)
+    return Trajectories(info=DatasetInfo(**info), content_hash=meta["content_hash"], **arrays)
 
 
 def load_or_pack(
@@ -162,7 +161,7 @@ def _is_current(folder: Path, fingerprint: str) -> bool:
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return False
         open_packed(folder)  # a truncated array cannot be mapped
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return False
     return True
 

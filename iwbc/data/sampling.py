@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iwbc.data.trajectories import Trajectories
+from iwbc.data.curated import Curated
 
 # Steps drawn at once. Each block has a generator of its own, so that drawing can start at any step.
 BLOCK = 256
@@ -41,20 +41,17 @@ class StepSampler:
 
     def __init__(
         self,
-        trajectories: Trajectories,
-        weights: np.ndarray,
-        averaging: str,
+        curated: Curated,
         seeds: Sequence[int],
         batch_size: int,
         stream: int,
         device: str | torch.device = "cpu",
     ) -> None:
-        kept = np.flatnonzero(weights)
-        mass = weights[kept] * (trajectories.lengths[kept] if averaging == "transition" else 1.0)
-        cumulative = np.cumsum(mass / mass.sum())
+        cumulative = np.cumsum(curated.probabilities)
         self._cumulative = torch.from_numpy(cumulative / cumulative[-1])
-        self._starts = torch.from_numpy(trajectories.offsets[kept])
-        self._lengths = torch.from_numpy(trajectories.lengths[kept])
+        trajectories = curated.trajectories
+        self._starts = torch.from_numpy(trajectories.offsets[curated.kept])
+        self._lengths = torch.from_numpy(curated.lengths)
         self.seeds, self.batch_size, self.stream, self.device = tuple(seeds), batch_size, stream, device
         self._observations = torch.from_numpy(trajectories.observations).to(device)
         self._actions = torch.from_numpy(trajectories.actions).to(device)

@@ -80,3 +80,18 @@ class Trajectories:
     def returns(self) -> npt.NDArray[np.float64]:
         """G_i: undiscounted return per trajectory, [n], summed in double precision."""
         return np.add.reduceat(self.rewards, self.offsets[:-1], dtype=np.float64)
+
+    @cached_property
+    def observation_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and standard deviation of every observation entry over all steps, [obs] each; a constant entry gets std 1."""
+        # Merged block by block (Chan et al. 1983), so that a memory-mapped dataset is not copied.
+        mean, squares, count = np.zeros(self.observations.shape[1]), np.zeros(self.observations.shape[1]), 0
+        for start in range(0, self.steps, 65536):
+            block = self.observations[start : start + 65536].astype(np.float64)
+            block_mean = block.mean(0)
+            squares += ((block - block_mean) ** 2).sum(0)
+            squares += (block_mean - mean) ** 2 * (count * len(block) / (count + len(block)))
+            count += len(block)
+            mean += (block_mean - mean) * (len(block) / count)
+        std = np.sqrt(squares / count)
+        return mean, np.where(std < 1e-6, 1.0, std)

@@ -1,0 +1,64 @@
+"""A dataset under a curation: the trajectories that are kept, with their weights, and a place for per-step values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.data.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class Curated:
+    """Trajectories with a curation weight R_i each (`curation_weights` [n], 0 = dropped); K are kept, with M steps in all.
+
+    `averaging` is "trajectory" (every trajectory counts by its weight, whatever its length) or "transition" (every step
+    counts by its trajectory's weight). Values per kept step lie end to end, trajectory after trajectory; `offsets`
+    [K + 1] are where each one starts.
+    """
+
+    trajectories: Trajectories
+    curation_weights: npt.NDArray[np.float64]
+    averaging: str
+
+    @cached_property
+    def kept(self) -> npt.NDArray[np.int64]:
+        """The kept trajectories' indices in the dataset, [K]."""
+        return np.flatnonzero(self.curation_weights)
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """The share of each kept trajectory in the objective: R_i, times T_i when averaging over transitions, [K]."""
+        mass = self.curation_weights[self.kept] * (self.lengths if self.averaging == "transition" else 1.0)
+        return mass / mass.sum()
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """T_i of the kept trajectories, [K]."""
+        return self.trajectories.lengths[self.kept]
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Where each kept trajectory's steps start among the kept steps, [K + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @property
+    def steps(self) -> int:
+        """M: the number of kept steps."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def shift(self) -> npt.NDArray[np.int64]:
+        """What to add to a step's row in the dataset to get its place among the kept steps, by kept trajectory, [K]."""
+        return self.offsets[:-1] - self.trajectories.offsets[self.kept]
+
+    def chunks(self, size: int = 8192) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        """All kept steps in order, `size` at a time: where they lie among the kept steps, and their rows in the dataset."""
+        for start in range(0, self.steps, size):
+            places = np.arange(start, min(start + size, self.steps))
+            trajectory = np.searchsorted(self.offsets, places, side="right") - 1
+            yield slice(start, start + len(places)), places - self.shift[trajectory]

@@ -1,0 +1,27 @@
+"""One process at a time, with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from iwbc.errors import UserError
+
+
+@contextlib.contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` of the dataset `what`; other processes wait. Raises UserError where it cannot be made."""
+    try:
+        lock = FileLock(path)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"dataset {what}: {path.parent} cannot be written to ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        # Unlinked while held: whoever waits finds its inode gone and starts over with a new file.
+        path.unlink(missing_ok=True)
+        lock.release()

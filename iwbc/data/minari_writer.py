@@ -1,0 +1,131 @@
+"""Episodes → a local Minari dataset, which appears under its id whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from iwbc import __version__
+from iwbc.data.checks import checked
+from iwbc.data.minari_source import dataset_folder
+from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.errors import UserError
+
+
+def write_minari(
+    info: DatasetInfo,
+    episodes: Iterable[Episode],
+    *,
+    description: str,
+    algorithm_name: str | None = None,
+    clip_actions: bool = False,
+) -> None:
+    """Check `episodes`, one by one as they come, and write them as the dataset `info.id` (HDF5).
+
+    Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written.
+    """
+    from minari.dataset.minari_storage import MinariStorage
+
+    folder = dataset_folder(info.id)
+    if folder.exists():
+        raise UserError(f"dataset {info.id}: is there already; delete it (minari delete {info.id}) or choose another id")
+    building: Path | None = None
+    try:
+        # Beside the outermost namespace, so that a failure leaves no empty namespaces; hidden, so Minari overlooks it.
+        building = Path(tempfile.mkdtemp(prefix=".writing-", dir=dataset_folder()))
+        building.chmod(0o755)  # mkdtemp's own are for the user alone
+        whole = checked(episodes, info, clip_actions)
+        first = next(whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
+            env = _environment(info, first)
+            width, dtype = first.observations.shape[1], np.dtype(first.observations.dtype)
+            plain = env is not None and isinstance(env.observation_space, gym.spaces.Box)
+            low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
+            storage = MinariStorage.new(
+                building / "data",
+                observation_space=env.observation_space if env and plain else gym.spaces.Box(-np.inf, np.inf, (width,), dtype),
+                action_space=env.action_space if env else gym.spaces.Box(low, high, dtype=np.float32),
+                env_spec=env.spec if env else None,
+            )
+            storage.update_metadata(_metadata(info, env, description, algorithm_name))
+            storage.update_episodes(_buffer(episode) for episode in itertools.chain([first], whole))
+            _make_namespace(info.id.rpartition("/")[0])
+        os.replace(building, folder)
+    # h5py reports a full disk as either, depending on what it was writing.
+    except (OSError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+        raise UserError(f"dataset {info.id}: could not be written to {folder} ({reason})") from None
+    finally:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
+    if info.env_id is None:
+        return None
+    from iwbc.environments import make_env
+
+    env = make_env(info.env_id, info.env_kwargs)
+    width, given = gym.spaces.flatdim(env.observation_space), first.observations.shape[1]
+    if width != given:
+        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {width}")
+    return env
+
+
+def _metadata(info: DatasetInfo, env: gym.Env[Any, Any] | None, description: str, algorithm_name: str | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "dataset_id": info.id,
+        "minari_version": version("minari"),
+        "description": description,
+        "author": {"iwbc"},
+        "code_permalink": f"https://pypi.org/project/iwbc/{__version__}/",
+        "requirements": [f"gymnasium[mujoco]=={gym.__version__}"] if env else [],
+    }
+    if env is not None and env.spec is not None:
+        metadata["eval_env_spec"] = env.spec.to_json()
+    if algorithm_name:
+        metadata["algorithm_name"] = algorithm_name
+    if info.reference_scores:
+        metadata |= {
+            "ref_min_score": info.reference_scores.random,
+            "ref_max_score": info.reference_scores.expert,
+            "reference_scores_source": info.reference_scores.source,
+        }
+    return metadata
+
+
+def _make_namespace(namespace: str) -> None:
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    if namespace and namespace not in list_local_namespaces():
+        with contextlib.suppress(ValueError):  # another process has just made it
+            create_namespace(namespace)
+
+
+def _buffer(episode: Episode) -> Any:
+    from minari.data_collector import EpisodeBuffer
+
+    steps = len(episode.rewards)
+    ends = np.zeros((2, steps), np.bool_)
+    ends[0 if episode.terminated else 1, -1] = True
+    success = None if episode.success is None else {"success": np.full(steps + 1, episode.success)}
+    return EpisodeBuffer(
+        observations=np.concatenate([episode.observations, episode.final_observation[None]]),  # type: ignore[arg-type]
+        actions=episode.actions,  # type: ignore[arg-type]
+        rewards=episode.rewards,  # type: ignore[arg-type]
+        terminations=ends[0],  # type: ignore[arg-type]
+        truncations=ends[1],  # type: ignore[arg-type]
+        infos=success,
+    )

@@ -1,0 +1,56 @@
+"""What is watched while training, whatever the algorithm: log-likelihoods of kept and of dropped trajectories, and how
+far the policy has moved from the reference on both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iwbc.data.curated import Curated
+from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.objectives import reference_bound
+from iwbc.policies import Policy
+from iwbc.training import Stream
+
+# Steps per seed and set: the standard error of a mean log ratio is then about 1/20 of its spread.
+_STEPS = 512
+
+
+class Diagnostics:
+    """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods."""
+
+    def __init__(
+        self, curated: Curated, reference: Policy | None, seeds: Sequence[int], device: str | torch.device = "cpu"
+    ) -> None:
+        dropped = (curated.curation_weights == 0).astype(np.float64)
+        sets = {"kept": curated, **({"dropped": replace(curated, curation_weights=dropped)} if dropped.any() else {})}
+        self._probes: dict[str, Minibatch] = {
+            name: StepSampler(one, seeds, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
+        }
+        self._reference = {name: _log_prob(reference, probe) for name, probe in self._probes.items()} if reference else {}
+
+    def measure(self, policy: Policy, kappa: float) -> dict[str, Tensor]:
+        """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of both sets, and the lower bound at the reference.
+
+        The bound is κ-tempered and in units of the kept trajectories' reward: E_{D+}[1 + κ (ℓ(π_θ) − ℓ(π_ref))], 1 at
+        π_θ = π_ref. [S] each; without a reference there are no drifts and no bound.
+        """
+        found: dict[str, Tensor] = {}
+        for name, probe in self._probes.items():
+            log_prob = _log_prob(policy, probe)
+            found[f"log_prob_{name}"] = log_prob.mean(-1)
+            if name in self._reference:
+                log_ratio = log_prob - self._reference[name]
+                found[f"drift_{name}"] = log_ratio.mean(-1)
+                if name == "kept":
+                    found["reference_bound"] = reference_bound(torch.ones_like(log_ratio), kappa * log_ratio)
+        return found
+
+
+@torch.no_grad()
+def _log_prob(policy: Policy, probe: Minibatch) -> Tensor:
+    return policy.log_prob(probe.observations, probe.actions)

@@ -1,0 +1,57 @@
+"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [out=episodes.csv]
+
+With the run's own number of episodes and evaluation seed, it repeats the run's final evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iwbc.data.commands import Option, parse, run, whole
+
+_OPTIONS = {
+    "run": Option(Path),
+    "episodes": Option(whole(1), None),
+    "seed": Option(whole(0), None),
+    "out": Option(Path, None),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Play the last policy of a run folder and print the table."""
+    given = parse(arguments, _OPTIONS)
+
+    from rich.console import Console
+
+    from iwbc.errors import UserError
+    from iwbc.evaluation import Evaluator
+    from iwbc.files import write_csv
+    from iwbc.results import results_table, totals
+    from iwbc.runs import RunFolder
+    from iwbc.scores import ReferenceScores
+
+    folder = RunFolder(given["run"])
+    config = folder.config()
+    summary = folder.summary()
+    if summary is None:
+        raise UserError(f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}")
+    if summary["env_id"] is None:
+        raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
+    episodes = given["episodes"] or config.eval.episodes
+    seed = config.eval.seed if given["seed"] is None else given["seed"]
+    policy = folder.policy()
+    scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
+    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed)
+    console = Console()
+    with console.status(f"Playing {episodes} episodes of {summary['env_id']}"):
+        evaluation = evaluator.evaluate(policy, episodes)
+    evaluator.close()
+    if given["out"] is not None:
+        write_csv(given["out"], evaluation.rows("repeated", config.algo.steps, scores))
+    rows = {summary["method"]: totals(evaluation, scores)}
+    console.print(results_table(rows, summary["env_id"], summary["seeds"], scores))
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

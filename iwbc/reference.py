@@ -1,0 +1,99 @@
+"""The reference policy π_ref: behaviour cloning on all data, trained once, frozen, and cached by content.
+
+An entry's name is the hash of everything it depends on: the dataset's content, the policy's spec, the recipe, the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import track
+
+from iwbc import config
+from iwbc.algorithms.bc import BehaviourCloning
+from iwbc.data.curated import Curated
+from iwbc.data.sampling import StepSampler
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.files import cache_folder, write_tensors
+from iwbc.policies import Policy, PolicySpec, load_policy
+from iwbc.training import Stream, fit, initial_policy
+
+# Bump when the same inputs give another reference than before.
+_FORMAT = 1
+
+
+def reference_policy(
+    trajectories: Trajectories,
+    spec: PolicySpec,
+    recipe: config.Reference,
+    seeds: Sequence[int],
+    device: str | torch.device,
+    console: Console,
+) -> Policy:
+    """The reference policies of `seeds`, from the cache; those not there are trained together first."""
+    paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
+    lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        found = {seed: _read(path, spec, seed, console) for seed, path in paths.items()}
+        missing = [seed for seed, policy in found.items() if policy is None]
+        if missing:
+            trained = _train(trajectories, spec, recipe, missing, device)
+            for seed in missing:
+                one = trained.select(seed)
+                write_tensors(paths[seed], one.tensors(), {**one.metadata(), "sha256": _digest(one)})
+                found[seed] = one
+    policy = Policy(spec, seeds, device)
+    for row, one in enumerate(found.values()):
+        assert one is not None
+        policy.parameters.flat[row].copy_(one.parameters.flat[0])
+    return policy
+
+
+def _train(
+    trajectories: Trajectories, spec: PolicySpec, recipe: config.Reference, seeds: Sequence[int], device: str | torch.device
+) -> Policy:
+    algorithm = BehaviourCloning(initial_policy(spec, seeds, device))
+    everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
+    sampler = StepSampler(everything, seeds, recipe.batch_size, Stream.REFERENCE, device)
+    for _ in track(fit(algorithm, sampler, recipe), "Reference policy", total=recipe.steps):
+        pass
+    return algorithm.policy
+
+
+def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: config.Reference, seed: int | None) -> Path:
+    contents = [_FORMAT, trajectories.content_hash, asdict(spec), asdict(recipe), seed]
+    name = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "references" / f"{name}.safetensors"
+
+
+def _read(path: Path, spec: PolicySpec, seed: int, console: Console) -> Policy | None:
+    """The cached policy, or None where there is none or what is there is damaged."""
+    if not path.exists():
+        return None
+    try:
+        policy = load_policy(path)
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            intact = file.metadata().get("sha256") == _digest(policy)
+    except UserError:
+        intact = False
+    if not intact or policy.spec != spec or policy.seeds != (seed,):
+        console.print(f"The cached reference policy {path.name[:12]}… is damaged; it is trained again.")
+        path.unlink()
+        return None
+    return policy
+
+
+def _digest(policy: Policy) -> str:
+    return hashlib.sha256(policy.parameters.flat.cpu().numpy().tobytes()).hexdigest()

@@ -1,0 +1,202 @@
+"""Run and sweep folders → runs: what each one was, and how every evaluation episode went."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.errors import UserError
+from iwbc.scores import ReferenceScores
+
+_FORMAT = 1
+_REMEDY = "train this run again, or leave its folder out"
+
+
+class Episode(NamedTuple):
+    """One row of evaluations.csv; `score` is None where there are no reference returns."""
+
+    phase: str
+    step: int
+    seed: int
+    episode: int
+    total: float
+    length: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run is scored on: a dataset, the environment its policy is evaluated in, and how returns become scores."""
+
+    dataset: str
+    content_hash: str
+    env_id: str | None
+    env_kwargs: str
+    normalisation: ReferenceScores | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `name` is its folder, told from the other runs' folders."""
+
+    folder: Path
+    name: str
+    method: str
+    task: Task
+    seeds: tuple[int, ...]
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    episodes: tuple[Episode, ...]
+
+    def final(self, seed: int) -> list[Episode]:
+        """The final episodes of one seed, which the last policy played."""
+        return [episode for episode in self.episodes if episode.phase == "final" and episode.seed == seed]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run that failed, or has not finished."""
+
+    name: str
+    status: str
+    reason: str
+
+
+def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Missing]]:
+    """Every run in the folders and below, each once, by name. Raises UserError, naming the file, for a damaged run."""
+    found = sorted({folder for given in folders for folder in _run_folders(given)})
+    if not found:
+        raise UserError(f"{', '.join(map(str, folders))}: no run folder there or below (none holds summary.json or config.yaml)")
+    parent = os.path.commonpath([folder.parent for folder in found])
+    runs, missing = [], []
+    for folder in found:
+        result = _read(folder, os.path.relpath(folder, parent))
+        (runs if isinstance(result, Run) else missing).append(result)  # type: ignore[arg-type]
+    return runs, missing
+
+
+def _run_folders(given: Path) -> Iterator[Path]:
+    if not given.is_dir():
+        raise UserError(f"{given}: {'not a folder' if given.exists() else 'no such folder'}; give run or sweep folders")
+    for place, folders, files in os.walk(given.resolve()):
+        if {"summary.json", "failure.json", "config.yaml"} & set(files):
+            yield Path(place)
+            folders.clear()  # what lies in a run folder belongs to that run
+        folders[:] = [name for name in folders if not name.startswith(".")]
+
+
+def _read(folder: Path, name: str) -> Run | Missing:
+    if (folder / "summary.json").exists():
+        summary = _json(folder / "summary.json")
+        if summary.get("format") != _FORMAT:
+            raise UserError(f"{folder / 'summary.json'}: format {summary.get('format')}; this version reads format {_FORMAT}")
+        if summary.get("status") == "finished":
+            return _finished(folder, name, summary)
+        return Missing(name, "unfinished", f"its status is {summary.get('status')}")
+    if (folder / "failure.json").exists():
+        failure = _json(folder / "failure.json")
+        overrides = " ".join(map(str, failure.get("overrides") or []))
+        reason = str(failure.get("error", "no reason given"))
+        return Missing(name, "failed", f"{reason} ({overrides})" if overrides else reason)
+    return Missing(name, "unfinished", "interrupted or still running: it has no summary.json")
+
+
+def _finished(folder: Path, name: str, summary: dict[str, Any]) -> Run:
+    path = folder / "summary.json"
+    try:
+        bounds = summary["normalisation"]
+        scores = ReferenceScores(float(bounds["random"]), float(bounds["expert"]), str(bounds["source"])) if bounds else None
+        env_id = None if summary["env_id"] is None else str(summary["env_id"])
+        env_kwargs = json.dumps(summary.get("env_kwargs") or {}, sort_keys=True)
+        task = Task(str(summary["dataset"]["id"]), str(summary["dataset"]["content_hash"]), env_id, env_kwargs, scores)
+        seeds = tuple(int(seed) for seed in summary["seeds"])
+        method = str(summary["method"])
+        finals = {int(result["seed"]): result.get("final") for result in summary["results"]}
+        if set(finals) != set(seeds):
+            raise ValueError(f"it has results of seeds {sorted(finals)}, but trained {sorted(seeds)}")
+        expected = {seed: (int(final["episodes"]), float(final["return_mean"])) for seed, final in finals.items() if final}
+    except KeyError as error:
+        raise UserError(f"{path}: damaged, {error} is missing; {_REMEDY}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, {error}; {_REMEDY}") from None
+    run = Run(folder, name, method, task, seeds, _config(folder / "config.yaml"), summary, tuple(_episodes(folder)))
+    for seed, (count, mean) in expected.items():
+        totals = [episode.total for episode in run.final(seed)]
+        if len(totals) != count or not math.isclose(float(np.mean(totals)), mean, rel_tol=1e-6, abs_tol=1e-6):
+            raise UserError(
+                f"{folder / 'evaluations.csv'}: the final episodes of seed {seed} are not those that summary.json sums up; {_REMEDY}"
+            )
+    return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged, not readable as JSON ({error}); {_REMEDY}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged, it holds no object; {_REMEDY}")
+    return value
+
+
+def _config(path: Path) -> dict[str, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        # Not resolved: a run folder holds plain values, and an interpolation could read this machine's environment.
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: damaged or missing ({str(error).splitlines()[0]}); {_REMEDY}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: damaged, it holds no settings; {_REMEDY}")
+    return {str(key): value for key, value in config.items()}
+
+
+def _episodes(folder: Path) -> Iterator[Episode]:
+    path = folder / "evaluations.csv"
+    if not path.exists():  # a run without an environment has none; `_finished` notices any that are missing
+        return
+    for line, row in enumerate(_rows(path), start=2):
+        try:
+            score = float(row["score"]) if row.get("score") else None
+            yield Episode(
+                row["phase"],
+                int(row["step"]),
+                int(row["seed"]),
+                int(row["episode"]),
+                float(row["return"]),
+                int(row["length"]),
+                score,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {line}: damaged ({error}); {_REMEDY}") from None
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
+
+
+def read_numbers(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of metrics.csv or curation.csv; NaN where a row has no number. Empty where there is no such file."""
+    if not path.exists():
+        return {}
+    rows = _rows(path)
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None

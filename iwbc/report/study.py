@@ -1,0 +1,186 @@
+"""Runs → a grid of methods × datasets. Runs with other settings or other data are never put into one place silently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from iwbc.data.tiers import TIERS
+from iwbc.errors import UserError
+from iwbc.report.collect import Episode, Run, Task
+
+# The order of columns in tables; a method stands with the longest of these names that its own begins with.
+_ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")
+
+# Settings that do not change what a run's final score means. `env` and `dataset` are part of the task instead.
+_IRRELEVANT = re.compile(
+    r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
+    r"|eval\.(every|periodic_episodes)"
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One seed's final episodes in one run."""
+
+    run: Run
+    seed: int
+    episodes: tuple[Episode, ...]
+
+    @property
+    def mean_return(self) -> float:
+        return float(np.mean([episode.total for episode in self.episodes]))
+
+    @property
+    def mean_score(self) -> float:
+        """NaN where there are no reference returns."""
+        return float(np.mean([np.nan if episode.score is None else episode.score for episode in self.episodes]))
+
+
+@dataclass
+class Study:
+    """The grid: `cells[task, method]` holds a result per seed, in order; `runs[task, method]` the runs they come from."""
+
+    methods: list[str] = field(default_factory=list)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    cells: dict[tuple[str, str], list[Result]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], list[Run]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def baseline(self) -> str | None:
+        """The filtered BC that others are compared with: the only one, or else the one that keeps 10 %."""
+        candidates = [method for method in self.methods if method.startswith("filtered BC")]
+        return candidates[0] if len(candidates) == 1 else next((m for m in candidates if m == "filtered BC 10 %"), None)
+
+
+def arrange(runs: Sequence[Run]) -> Study:
+    """The grid of the runs. Raises UserError where two runs with the same settings, data and seed disagree."""
+    study = Study()
+    task_names = _task_names({run.task for run in runs})
+    methods = {id(run): name for run, name in _method_names(runs, study.notes)}
+    study.methods = sorted(set(methods.values()), key=_method_order)
+    study.tasks = dict(sorted(((name, task) for task, name in task_names.items()), key=lambda item: _task_order(item[0])))
+    for run in runs:
+        place = task_names[run.task], methods[id(run)]
+        study.runs.setdefault(place, []).append(run)
+        for seed in run.seeds:
+            if final := run.final(seed):
+                _add(study, place, Result(run, seed, tuple(final)))
+    for results in study.cells.values():
+        results.sort(key=lambda result: result.seed)
+    return study
+
+
+def _add(study: Study, place: tuple[str, str], result: Result) -> None:
+    results = study.cells.setdefault(place, [])
+    for other in results:
+        if other.seed != result.seed:
+            continue
+        task, method = place
+        if [(e.total, e.length) for e in other.episodes] != [(e.total, e.length) for e in result.episodes]:
+            raise UserError(
+                f"{other.run.folder} and {result.run.folder}: both are {method} on {task} with seed {result.seed} "
+                "and the same settings, but their results differ; give only one of them"
+            )
+        study.notes.append(
+            f"Seed {result.seed} of {method} on {task} is in {other.run.name} and, with the same results, in "
+            f"{result.run.name}; it counts once."
+        )
+        return
+    results.append(result)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def _task_names(tasks: set[Task]) -> dict[Task, str]:
+    """The dataset's id; where several tasks share it, with all that tells them apart."""
+    names = {}
+    for task in tasks:
+        same = [other for other in tasks if other.dataset == task.dataset]
+        extra = []
+        if len({other.content_hash for other in same}) > 1:
+            extra.append(f"content {task.content_hash[:8]}")
+        if len({(other.env_id, other.env_kwargs) for other in same}) > 1:
+            kwargs = f" with {task.env_kwargs}" if task.env_kwargs != "{}" else ""
+            extra.append(f"evaluated in {task.env_id}{kwargs}" if task.env_id else "not evaluated")
+        if len({other.normalisation for other in same}) > 1:
+            bounds = task.normalisation
+            extra.append(f"scores from {bounds.random:g} to {bounds.expert:g}, {bounds.source}" if bounds else "no scores")
+        names[task] = f"{task.dataset} ({', '.join(extra)})" if extra else task.dataset
+    return names
+
+
+def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]]:
+    """Each run's column: the method's name, with every setting that differs between its runs on some one dataset.
+
+    A setting that only differs between datasets was chosen for each of them: it is noted, and the column stays one.
+    """
+    named = []
+    for method in sorted({run.method for run in runs}):
+        own = [(run, _settings(run.config)) for run in runs if run.method == method]
+        within = [_differing([s for run, s in own if run.task == task]) for task in {run.task for run, _ in own}]
+        keys = sorted(set().union(*within))
+        columns: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
+        for run, settings in own:
+            label = ", ".join(f"{_short(key, settings)}={_text(settings.get(key))}" for key in keys)
+            columns.setdefault(f"{method} ({label})" if label else method, []).append((run, settings))
+        for column, members in columns.items():
+            named += [(run, column) for run, _ in members]
+            for key in sorted(_differing([settings for _, settings in members])):
+                values = sorted({(run.task.dataset, _text(settings.get(key))) for run, settings in members})
+                listed = "; ".join(f"{value} on {dataset}" for dataset, value in values)
+                notes.append(f"{column} was not run with the same settings on every dataset: {key} = {listed}.")
+    return named
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run's final score depends on, by dotted key."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif not _IRRELEVANT.fullmatch(prefix):
+            flat[prefix] = value
+
+    walk("", config)
+    if flat.get("algo.start") == "scratch":  # the reference policy then plays no part
+        flat = {key: value for key, value in flat.items() if not key.startswith("reference.")}
+    return flat
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
+    keys = set().union(*settings)
+    return {key for key in keys if len({_text(one.get(key)) for one in settings}) > 1}
+
+
+def _short(key: str, settings: Mapping[str, Any]) -> str:
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in settings) == 1 else key
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "unset" if value is None else str(value)
+
+
+def _method_order(name: str) -> tuple[int, list[Any]]:
+    fitting = [known for known in _ORDER if name.startswith(known)]
+    return (_ORDER.index(max(fitting, key=len)) if fitting else len(_ORDER), _natural(name))
+
+
+def _task_order(name: str) -> tuple[str, int, list[Any]]:
+    """By environment, then from random to expert."""
+    family, _, level = name.rpartition("/")
+    tier = re.sub(r"-v\d+.*", "", level)
+    return (family, TIERS.index(tier) if tier in TIERS else len(TIERS), _natural(name))
+
+
+def _natural(text: str) -> list[Any]:
+    """A sorting key that puts 2 before 10."""
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]

@@ -1,0 +1,132 @@
+"""Train a policy:  python -m iwbc.train env=hopper            (--help lists the groups and examples)
+
+Continue one that was interrupted:  python -m iwbc.train resume=FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Only what composing a configuration needs: an error in it must show at once.
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iwbc.config import Config, validate
+from iwbc.errors import Interrupted, UserError
+
+def config_folder() -> str:
+    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return str(installed if installed.exists() else package.parent / "conf")
+
+
+def main() -> None:
+    """The command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
+    # Hydra would print its errors itself, over several lines, and exit with code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    OmegaConf.register_new_resolver("job_key", job_key, replace=True)
+    try:
+        arguments = sys.argv[1:]
+        if arguments and arguments[0].startswith("resume="):
+            _resume(arguments)
+        else:
+            hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
+    except UserError as error:
+        _exit(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(_explain(error), 2)
+    except Interrupted as error:
+        _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
+    except KeyboardInterrupt:
+        _exit("Interrupted before training began; the same command starts again.", 130)
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message as one line, with the names that come closest to a key that does not exist."""
+    import difflib
+
+    message = " ".join(str(error).split("Config search path")[0].split())
+    if not message.startswith("Could not override '"):
+        return message
+    key = message.split("'")[1]
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        keys = _keys(hydra.compose("train"))
+    near = difflib.get_close_matches(key, keys, n=3) or [name for name in keys if name.split(".")[-1] == key.split(".")[-1]]
+    return f"{key}: no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "; --cfg job lists them all")
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    found = []
+    for key in config:
+        name = f"{prefix}{key}"
+        found += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
+    return found
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def job_key(*, _root_: DictConfig) -> str:
+    """A hash of the whole job's configuration, so that a sweep's folder is found again by a second sweep."""
+    import hashlib
+    import json
+
+    job = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    plain = OmegaConf.to_container(job, resolve=True)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _job(composed: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        _run(validate(composed), folder)
+    except UserError as error:
+        _remove_if_empty(folder)
+        _exit(str(error), 2)
+
+
+def _resume(arguments: list[str]) -> None:
+    from iwbc.runs import RunFolder
+
+    if len(arguments) > 1:
+        raise UserError(f"resume: takes no further settings (got {' '.join(arguments[1:])}); the run folder holds them all")
+    folder = Path(arguments[0].removeprefix("resume="))
+    _run(RunFolder(folder).config(), folder)
+
+
+def _run(config: Config, folder: Path) -> None:
+    from rich.console import Console
+
+    from iwbc.pipeline import run
+    from iwbc.results import show
+
+    console = Console()
+    try:
+        summary = run(config, folder, console)
+    except Interrupted:
+        raise Interrupted(_shown(folder)) from None
+    show(summary, console)
+    console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+
+
+def _shown(folder: Path) -> str:
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes the folder before it asks; a refused run leaves none."""
+    while folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+if __name__ == "__main__":
+    main()
