@@ -121,9 +121,9 @@ def main() -> None:
             buffer_size=1_000_000,
             seed=arguments.seed,
         )
-    model.learn(
-        arguments.steps - model.num_timesteps, callback=Recorder(folder, seconds_before), reset_num_timesteps=False, log_interval=None
-    )
+    recorder = Recorder(folder, seconds_before)
+    steps = arguments.steps - model.num_timesteps
+    model.learn(steps, callback=recorder, reset_num_timesteps=False, log_interval=None)
     save_checkpoint(model, folder)
 
 

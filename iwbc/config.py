@@ -361,7 +361,7 @@ def validate(composed: DictConfig) -> Config:
             "algo": _kind(plain, "algo", "name", _ALGORITHMS),
         }
         parts = {name: _typed(kind, plain.pop(name), name) for name, kind in kinds.items()}
-        config = _typed(Config, plain | {name: None for name in kinds}, "")
+        config = _typed(Config, plain | dict.fromkeys(kinds), "")
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error)) from None
     for name, part in parts.items():

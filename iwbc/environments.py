@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,8 @@ def _mujoco_warning(message: str | bytes) -> None:
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
     """One environment of a name registered with Gymnasium. Raises UserError where it is not installed."""
     try:
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module("mujoco").set_mju_user_warning(_mujoco_warning)
-        except ImportError:
-            pass
         return gym.make(env_id, disable_env_checker=True, **(env_kwargs or {}))
     except (gym.error.Error, ImportError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -67,14 +66,14 @@ def play(
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
 
     def vector(observation: Any) -> npt.NDArray[np.floating]:
-        return observation if plain else gym.spaces.flatten(space, observation)
+        return np.asarray(observation if plain else gym.spaces.flatten(space, observation))
 
     current = np.stack([vector(env.reset(seed=seed)[0]) for env, seed in zip(envs, seeds, strict=True)])
     active = np.arange(len(envs))
     low, high = envs[0].action_space.low, envs[0].action_space.high  # type: ignore[attr-defined]
     while len(active):
         actions = act(current)[active]
-        results = [envs[i].step(action) for i, action in zip(active, np.clip(actions, low, high), strict=True)]
+        results = [envs[int(i)].step(action) for i, action in zip(active, np.clip(actions, low, high), strict=True)]
         following = np.stack([vector(result[0]) for result in results])
         step = Step(
             active=active,

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     config = folder.config()
     summary = folder.summary()
     if summary is None:
-        raise UserError(f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}")
+        raise UserError(
+            f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}"
+        )
     if summary["env_id"] is None:
         raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
     episodes = given["episodes"] or config.eval.episodes

@@ -56,9 +56,7 @@ class Evaluator:
 
     def check_spaces(self, observation_size: int, action_size: int, dataset_id: str) -> None:
         """Raise UserError unless the environment's observations and actions have the dataset's sizes."""
-        sizes = [
-            int(gym.spaces.flatdim(space)) for space in (self._envs[0].observation_space, self._envs[0].action_space)
-        ]
+        sizes = [int(gym.spaces.flatdim(space)) for space in (self._envs[0].observation_space, self._envs[0].action_space)]
         if sizes != [observation_size, action_size]:
             raise UserError(
                 f"env {self.env_id}: has {sizes[0]} observations and {sizes[1]} actions, dataset {dataset_id} has "

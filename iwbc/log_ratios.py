@@ -47,12 +47,12 @@ class RunningLogRatios:
     State: `table` [S, M], `means` [S, K] of the table, `lag` [S, K]. All start at 0, which is exact at π_θ = π_ref.
     """
 
-    # The weight of one new residual in a trajectory's running average.
-    _RATE = 0.05
-
     def __init__(self, curated: Curated, seeds: int, device: torch.device) -> None:
         self._shift = torch.from_numpy(curated.shift).to(device)
         self._lengths = torch.from_numpy(curated.lengths).to(device)
+        # A residual's weight in the running average, so that the average reaches back about one pass over the trajectory:
+        # as long as the table's own entries are old.
+        self._rates = 1.0 / (self._lengths + 1.0)
         self.table = torch.zeros(seeds, curated.steps, device=device)
         self.means = torch.zeros(seeds, len(curated.kept), dtype=torch.float64, device=device)
         self.lag = torch.zeros_like(self.means)
@@ -74,7 +74,7 @@ class RunningLogRatios:
         self.means += zeros.scatter_add(1, batch.trajectory, residual * once) / self._lengths
         count = zeros.scatter_add(1, batch.trajectory, torch.ones_like(residual))
         average = zeros.scatter_add(1, batch.trajectory, residual) / count.clamp(min=1.0)
-        self.lag += (1.0 - (1.0 - self._RATE) ** count) * (average - self.lag)
+        self.lag += (1.0 - (1.0 - self._rates) ** count) * (average - self.lag)
 
     def estimate(self) -> Tensor:
         """The estimate of g̅_i, [S, K]."""
@@ -88,4 +88,3 @@ class RunningLogRatios:
         """Continue from a `state()`."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
-

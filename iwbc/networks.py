@@ -6,6 +6,7 @@ operation on one tensor.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Shape:
 def mlp_shapes(sizes: Sequence[int], prefix: str = "") -> list[Shape]:
     """Weights and biases of a multi-layer perceptron with layer sizes `sizes`, initialised as torch.nn.Linear does."""
     shapes = []
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         bound = 1.0 / math.sqrt(inputs)
         shapes.append(Shape(f"{prefix}weight{i}", (inputs, outputs), bound))
         shapes.append(Shape(f"{prefix}bias{i}", (1, outputs), bound))
@@ -41,13 +42,10 @@ class Parameters:
         size = sum(math.prod(shape.shape) for shape in shapes)
         self.flat = torch.zeros(seeds, size, device=device)
         self.gradient = torch.zeros_like(self.flat)
-        self._leaves: dict[str, Tensor] = {}
-        for name, values, gradient in zip(
-            (shape.name for shape in shapes), self._views(self.flat), self._views(self.gradient), strict=True
-        ):
-            leaf = values.detach().requires_grad_()
-            leaf.grad = gradient
-            self._leaves[name] = leaf
+        self._leaves = {
+            shape.name: view.detach().requires_grad_() for shape, view in zip(shapes, self._views(self.flat), strict=True)
+        }
+        self._gradients = self._views(self.gradient)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         views, start = [], 0
@@ -59,6 +57,12 @@ class Parameters:
 
     def __getitem__(self, name: str) -> Tensor:
         return self._leaves[name]
+
+    def differentiate(self, losses: Tensor) -> None:
+        """Put the gradient of each network's own loss into `gradient`; `losses` is [S]."""
+        # Not backward(): accumulating into views of a flat buffer is against autograd's layout contract.
+        found = torch.autograd.grad(losses.sum(), list(self._leaves.values()))
+        torch._foreach_copy_(self._gradients, list(found))
 
     def initialise(self, seed_row: int, generator: torch.Generator) -> None:
         """Draw one network's starting values."""
@@ -92,8 +96,7 @@ class Adam:
 
     def minimise(self, losses: Tensor, learning_rate: float) -> None:
         """One step down the gradient of each network's own loss; `losses` is [S]."""
-        self.parameters.gradient.zero_()
-        losses.sum().backward()
+        self.parameters.differentiate(losses)
         self.optimiser.param_groups[0]["lr"] = learning_rate
         self.optimiser.step()
 

@@ -53,9 +53,9 @@ def reference_policy(
                 write_tensors(paths[seed], one.tensors(), {**one.metadata(), "sha256": _digest(one)})
                 found[seed] = one
     policy = Policy(spec, seeds, device)
-    for row, one in enumerate(found.values()):
-        assert one is not None
-        policy.parameters.flat[row].copy_(one.parameters.flat[0])
+    for row, cached in enumerate(found.values()):
+        assert cached is not None
+        policy.parameters.flat[row].copy_(cached.parameters.flat[0])
     return policy
 
 

@@ -1,12 +1,12 @@
 """What a run folder holds, written atomically and read back.
 
-    config.yaml         the resolved configuration
-    metrics.csv         a row per logged step and seed
-    evaluations.csv     a row per episode, with its phase: reference, periodic or final
-    curation.csv        the histogram of returns: all trajectories and those kept
-    policy.safetensors  the last policy of every seed with all that is needed to rebuild it
-    summary.json        results, dataset, times, versions; there only when the run is finished
-    checkpoint.safetensors   there only while it is not
+config.yaml         the resolved configuration
+metrics.csv         a row per logged step and seed
+evaluations.csv     a row per episode, with its phase: reference, periodic or final
+curation.csv        the histogram of returns: all trajectories and those kept
+policy.safetensors  the last policy of every seed with all that is needed to rebuild it
+summary.json        results, dataset, times, versions; there only when the run is finished
+checkpoint.safetensors   there only while it is not
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iwbc.config import Config, validate
 from iwbc.errors import Interrupted, UserError
 
+
 def config_folder() -> str:
     """Where conf/ lies: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parent
@@ -63,7 +64,7 @@ def _explain(error: Exception) -> str:
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     found = []
-    for key in config:
+    for key in map(str, config):
         name = f"{prefix}{key}"
         found += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
     return found
@@ -79,7 +80,7 @@ def job_key(*, _root_: DictConfig) -> str:
     import hashlib
     import json
 
-    job = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     plain = OmegaConf.to_container(job, resolve=True)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import settings
@@ -70,3 +72,21 @@ def make_episode(
         terminated=terminated,
         success=success,
     )
+
+
+def seven_steps(**changes: Any) -> dict[str, Any]:
+    """Arrays of an episode that terminates after 3 steps, one that is cut after 2, and 2 steps without an end."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        "observations": rng.normal(size=(7, 4)),
+        "actions": rng.uniform(-1, 1, size=(7, 2)),
+        "rewards": np.arange(7.0),
+        "terminations": np.array([0, 0, 1, 0, 0, 0, 0], bool),
+        "truncations": np.array([0, 0, 0, 0, 1, 0, 0], bool),
+    }
+    return arrays | changes
+
+
+def everything(folder: Path) -> list[str]:
+    """All that lies in a folder, however deep."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

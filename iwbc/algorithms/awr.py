@@ -28,9 +28,7 @@ class AdvantageWeightedRegression:
 
     kappa = 1.0  # only scales the log ratio in the reported bound
 
-    def __init__(
-        self, policy: Policy, curated: Curated, settings: AWR, value_generators: Sequence[torch.Generator]
-    ) -> None:
+    def __init__(self, policy: Policy, curated: Curated, settings: AWR, value_generators: Sequence[torch.Generator]) -> None:
         device, seeds = policy.parameters.flat.device, len(policy.seeds)
         self.policy, self.settings, self.curated = policy, settings, curated
         self.adam = Adam(policy.parameters)
@@ -79,9 +77,7 @@ class AdvantageWeightedRegression:
         for places, rows in self.curated.chunks():
             values[:, places] = self._values_of(data.observations[rows])
         final_values = self._values_of(data.final_observations[kept]) * self._continues
-        self.targets = td_lambda_returns(
-            self._rewards, values, final_values, self._offsets, settings.gamma, settings.lam
-        )
+        self.targets = td_lambda_returns(self._rewards, values, final_values, self._offsets, settings.gamma, settings.lam)
         self.weights = advantage_weights(self.targets - values, settings.temperature, settings.maximum)
 
     def _values_of(self, observations: npt.NDArray[np.float32]) -> Tensor:

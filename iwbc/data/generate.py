@@ -116,7 +116,7 @@ def ensure(env_id: str, tier: str, steps: int = DEFAULT_STEPS, seed: int = 0) ->
     name = dataset_id(env_id, tier, steps, seed)
     folder = dataset_folder(name)
     if not folder.exists():
-        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock", name):
+        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock"):
             if not folder.exists():
                 _generate(name, env_id, tier, steps, seed)
     return name

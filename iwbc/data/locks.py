@@ -12,13 +12,14 @@ from iwbc.errors import UserError
 
 
 @contextlib.contextmanager
-def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` of the dataset `what`; other processes wait. Raises UserError where it cannot be made."""
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; other processes wait. Raises UserError where it cannot be made."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         lock.acquire()
     except OSError as error:
-        raise UserError(f"dataset {what}: {path.parent} cannot be written to ({error.strerror or error})") from None
+        raise UserError(f"{path.parent}: cannot be written to ({error.strerror or error})") from None
     try:
         yield
     finally:

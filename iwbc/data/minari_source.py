@@ -13,7 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from iwbc.data.packed import fingerprint_of, load_or_pack
+from iwbc.data.packed import cache_folder, fingerprint_of, load_or_pack
+from iwbc.data.progress import tracked
+from iwbc.data.spaces import ordered
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
@@ -21,6 +23,8 @@ from iwbc.scores import ReferenceScores, d4rl_scores
 # Bump when reading the same files gives other episodes than before.
 _READER = 1
 _SUCCESS_KEYS = ("success", "is_success")
+# What h5py, pyarrow and Minari raise on files that are not as they should be.
+_DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def dataset_folder(dataset_id: str | None = None) -> Path:
@@ -40,19 +44,34 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
 
 
 def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") -> Trajectories:
-    """Load a local Minari dataset through its packed cache, which lies beside the data.
+    """Load a Minari dataset through its packed cache, which lies beside the data; download it first if need be.
 
     `unfinished` says what becomes of episodes that neither terminate nor truncate: "keep" or "drop".
-    Raises UserError where the dataset is missing, damaged, or not one of vectors (flattened if need be) and
-    continuous actions.
+    Raises UserError where the dataset is missing and cannot be had, damaged, or not one of vectors (flattened if need
+    be) and continuous actions.
     """
     folder = dataset_folder(dataset_id)
+    if not folder.exists():
+        _obtain(dataset_id)
     data = folder / "data"
-    if not (data / "metadata.json").exists():
-        raise UserError(f"dataset {dataset_id}: not found under {folder.parent}")
+    if not (data / "metadata.json").is_file():
+        raise UserError(f"dataset {dataset_id}: {data} holds no dataset; delete {folder} and download or make it again")
     files = [path for path in data.rglob("*") if path.is_file()]
-    fingerprint = fingerprint_of(files, _READER, clip_actions, unfinished)
-    return load_or_pack(folder / "packed", fingerprint, lambda: _read(dataset_id, data, unfinished), clip_actions=clip_actions)
+    options = (clip_actions and "clipped", unfinished == "drop" and "finished")
+    return load_or_pack(
+        cache_folder(folder, "packed", *options),
+        fingerprint_of(files, _READER),
+        lambda: _read(dataset_id, data, unfinished),
+        clip_actions=clip_actions,
+    )
+
+
+def _obtain(dataset_id: str) -> None:
+    if dataset_id.startswith("iwbc/"):
+        raise UserError(f"dataset {dataset_id}: has not been generated here; see python -m iwbc.data.generate --help")
+    from iwbc.data.minari_download import download
+
+    download(dataset_id)
 
 
 def remove(dataset_id: str) -> None:
@@ -65,6 +84,8 @@ def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episod
         metadata = json.loads((data / "metadata.json").read_text())
     except ValueError as error:
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged ({error}); download or make it again") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"dataset {dataset_id}: its metadata.json is damaged (not an object); download or make it again")
     # Minari would otherwise build the environment that the file names to find its spaces, which runs what the file says.
     for space in ("observation_space", "action_space"):
         if space not in metadata:
@@ -76,13 +97,16 @@ def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episod
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = MinariDataset(data)
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"dataset {dataset_id}: cannot be opened ({error}); download or make it again") from None
+    except _DAMAGE as error:
+        raise UserError(f"dataset {dataset_id}: cannot be opened ({_line(error)}); download or make it again") from None
+    if dataset.total_episodes == 0:
+        raise UserError(f"dataset {dataset_id}: it holds no episodes")
     actions, observations = dataset.action_space, dataset.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
         raise UserError(f"dataset {dataset_id}, actions: need a vector of continuous actions (a 1-D Box), not {actions}")
-    if not observations.is_np_flattenable:
-        raise UserError(f"dataset {dataset_id}, observations: {observations} cannot be flattened to a vector")
+    reason = _not_a_vector(observations)
+    if reason:
+        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
     info = DatasetInfo(
         id=dataset_id,
         **_environment(metadata),
@@ -111,11 +135,12 @@ def _reference_scores(metadata: dict[str, Any]) -> ReferenceScores | None:
 
 
 def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episode]:
-    space = dataset.observation_space
+    space = ordered(dataset.observation_space)
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     index = -1
     try:
-        for index, data in enumerate(dataset.iterate_episodes()):
+        whole = tracked(dataset.iterate_episodes(), f"Reading {dataset_id}", dataset.total_episodes)
+        for index, data in enumerate(whole):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if unfinished == "drop" and not (terminated or truncated):
                 continue
@@ -127,10 +152,21 @@ def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episod
                     "rewards; Minari episodes have one observation more than steps"
                 )
             yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, _success(data.infos))
-    except (OSError, KeyError, RuntimeError, ValueError, AssertionError) as error:
+    except _DAMAGE as error:
         raise UserError(
-            f"dataset {dataset_id}: damaged after episode {index} ({error}); delete and download or make it again"
+            f"dataset {dataset_id}, episode {index + 1}: cannot be read ({_line(error)}); delete the dataset and download or "
+            "make it again"
         ) from None
+
+
+def _not_a_vector(space: gym.Space) -> str | None:
+    """Why the space's values cannot be flattened to vectors that an MLP can use, or None."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
+        return next(filter(None, map(_not_a_vector, parts)), None)
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
+        return f"images {space.shape} need a policy that sees"
+    return None if space.is_np_flattenable else f"{space} has no fixed size"
 
 
 def _flatten(space: gym.Space, values: Any) -> np.ndarray:
@@ -150,3 +186,7 @@ def _success(infos: dict[str, Any] | None) -> bool | None:
         if infos and key in infos:
             return bool(np.any(infos[key]))
     return None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

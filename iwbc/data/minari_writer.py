@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from iwbc.data.checks import checked
 from iwbc.data.minari_source import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
+
+_MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
 
 
 def write_minari(
@@ -60,7 +63,7 @@ def write_minari(
                 env_spec=env.spec if env else None,
             )
             storage.update_metadata(_metadata(info, env, description, algorithm_name))
-            storage.update_episodes(_buffer(episode) for episode in itertools.chain([first], whole))
+            storage.update_episodes(_buffers(itertools.chain([first], whole), building))
             _make_namespace(info.id.rpartition("/")[0])
         os.replace(building, folder)
     # h5py reports a full disk as either, depending on what it was writing.
@@ -112,6 +115,16 @@ def _make_namespace(namespace: str) -> None:
     if namespace and namespace not in list_local_namespaces():
         with contextlib.suppress(ValueError):  # another process has just made it
             create_namespace(namespace)
+
+
+def _buffers(episodes: Iterable[Episode], folder: Path) -> Iterator[Any]:
+    """The episodes as Minari takes them, as long as the disk has room for more."""
+    for episode in episodes:
+        size = episode.observations.nbytes + episode.actions.nbytes + episode.rewards.nbytes
+        # HDF5 crashes the process when the disk is full; told so before it is, it ends in good order.
+        if shutil.disk_usage(folder).free < _MARGIN + 2 * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield _buffer(episode)
 
 
 def _buffer(episode: Episode) -> Any:

@@ -15,13 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from iwbc.data.checks import checked
+from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores
@@ -146,9 +146,8 @@ def load_or_pack(
 
     Two processes that need the same cache at once build it once: the second waits for the first.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if not _is_current(folder, fingerprint):
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with only_one(folder.parent / f".{folder.name}.lock"):
             if not _is_current(folder, fingerprint):
                 episodes, info = build()
                 pack(episodes, info, folder, fingerprint, clip_actions)
@@ -166,7 +165,18 @@ def _is_current(folder: Path, fingerprint: str) -> bool:
     return True
 
 
+def cache_folder(parent: Path, name: str, *options: str | Literal[False] | None) -> Path:
+    """Where the cache called `name` goes: into `parent`, or, where that cannot be written, among the user's caches
+    (IWBC_CACHE, else XDG_CACHE_HOME/iwbc, else ~/.cache/iwbc). Each choice of options has a cache of its own."""
+    name = "-".join([name, *(option for option in options if option)])
+    if os.access(parent, os.W_OK):
+        return parent / name
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
+    key = hashlib.sha256(str(parent.resolve()).encode()).hexdigest()[:16]
+    return Path(os.environ.get("IWBC_CACHE") or user) / key / name
+
+
 def fingerprint_of(files: Iterable[Path], *options: object) -> str:
     """Changes whenever one of `files` is written to (name, size, modification time) or an option of reading them changes."""
-    parts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+    parts = [(path.parts[-2:], path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
     return hashlib.sha256(repr((parts, options)).encode()).hexdigest()

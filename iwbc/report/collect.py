@@ -46,12 +46,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `name` is its folder, told from the other runs' folders."""
+    """A finished run. `name` is its folder, told from the other runs' folders; `steps` its gradient steps."""
 
     folder: Path
     name: str
     method: str
     task: Task
+    steps: int
     seeds: tuple[int, ...]
     config: dict[str, Any]
     summary: dict[str, Any]
@@ -75,13 +76,12 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Missing]]:
     """Every run in the folders and below, each once, by name. Raises UserError, naming the file, for a damaged run."""
     found = sorted({folder for given in folders for folder in _run_folders(given)})
     if not found:
-        raise UserError(f"{', '.join(map(str, folders))}: no run folder there or below (none holds summary.json or config.yaml)")
+        raise UserError(
+            f"{', '.join(map(str, folders))}: no run folder there or below (none holds summary.json or config.yaml)"
+        )
     parent = os.path.commonpath([folder.parent for folder in found])
-    runs, missing = [], []
-    for folder in found:
-        result = _read(folder, os.path.relpath(folder, parent))
-        (runs if isinstance(result, Run) else missing).append(result)  # type: ignore[arg-type]
-    return runs, missing
+    read = [_read(folder, os.path.relpath(folder, parent)) for folder in found]
+    return [one for one in read if isinstance(one, Run)], [one for one in read if isinstance(one, Missing)]
 
 
 def _run_folders(given: Path) -> Iterator[Path]:
@@ -128,12 +128,17 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> Run:
         raise UserError(f"{path}: damaged, {error} is missing; {_REMEDY}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged, {error}; {_REMEDY}") from None
-    run = Run(folder, name, method, task, seeds, _config(folder / "config.yaml"), summary, tuple(_episodes(folder)))
+    config = _config(folder / "config.yaml")
+    try:
+        steps = int(config["algo"]["steps"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'config.yaml'}: damaged, algo.steps is missing; {_REMEDY}") from None
+    run = Run(folder, name, method, task, steps, seeds, config, summary, tuple(_episodes(folder)))
     for seed, (count, mean) in expected.items():
         totals = [episode.total for episode in run.final(seed)]
         if len(totals) != count or not math.isclose(float(np.mean(totals)), mean, rel_tol=1e-6, abs_tol=1e-6):
             raise UserError(
-                f"{folder / 'evaluations.csv'}: the final episodes of seed {seed} are not those that summary.json sums up; {_REMEDY}"
+                f"{folder / 'evaluations.csv'}: not the final episodes of seed {seed} that summary.json sums up; {_REMEDY}"
             )
     return run
 

@@ -132,9 +132,12 @@ def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]
         for column, members in columns.items():
             named += [(run, column) for run, _ in members]
             for key in sorted(_differing([settings for _, settings in members])):
-                values = sorted({(run.task.dataset, _text(settings.get(key))) for run, settings in members})
-                listed = "; ".join(f"{value} on {dataset}" for dataset, value in values)
-                notes.append(f"{column} was not run with the same settings on every dataset: {key} = {listed}.")
+                datasets: dict[str, set[str]] = {}
+                for run, own_settings in members:
+                    datasets.setdefault(_text(own_settings.get(key)), set()).add(run.task.dataset)
+                *few, most = sorted(datasets, key=lambda value: (len(datasets[value]), value))
+                listed = "; ".join(f"{value} on {', '.join(sorted(datasets[value]))}" for value in few)
+                notes.append(f"{column} was not run with the same {key} on every dataset: {listed}; {most} elsewhere.")
     return named
 
 

@@ -1,0 +1,83 @@
+"""Files of step arrays, one's own or D4RL's, to a local Minari dataset.
+
+    python -m iwbc.data.convert demo.npz id=my/robot/pick-v0
+    python -m iwbc.data.convert hopper_medium-v2.hdf5 id=d4rl/hopper/medium-v2
+
+The file is npz or HDF5 and holds N steps of episodes laid end to end (D4RL's names in brackets):
+
+observations       [N, obs]
+actions            [N, act]   floating-point
+rewards            [N]
+terminations       [N]        (terminals)   the environment ended the episode at this step
+truncations        [N]        (timeouts)    the episode was cut after this step, by a time limit for example
+next_observations  [N, obs]   optional; else an episode's last observation also stands for the one after its last action
+successes          [N] or one per episode, optional (infos/success, infos/is_success)
+
+id           the dataset's id, (namespace/)name-vN
+env_id       the Gymnasium environment to evaluate in (default: guessed from D4RL's file names; none: there is none)
+action_low   the bounds of the action space, one number or one per dimension, with commas
+action_high  (default: the environment's, or -1 and 1)
+unfinished   keep (default) or drop a last episode that neither terminates nor truncates
+clip_actions true moves actions outside the bounds to them; false (default) refuses them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iwbc.data.arrays import describe, episodes
+from iwbc.data.commands import Option, boolean, one_of, parse, run
+from iwbc.data.d4rl_source import choose_env_id
+from iwbc.data.files import open_steps
+from iwbc.data.minari_source import dataset_folder, load
+from iwbc.data.minari_writer import write_minari
+from iwbc.data.progress import tracked
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+
+
+def convert(
+    path: Path,
+    id: str,
+    *,
+    env_id: str | None = None,
+    action_low: Sequence[float] | None = None,
+    action_high: Sequence[float] | None = None,
+    unfinished: str = "keep",
+    clip_actions: bool = False,
+) -> Trajectories:
+    """Write the file's episodes as the local Minari dataset `id`, and load it."""
+    with open_steps(path) as steps:
+        info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)
+        ends = int((steps.terminations[:].astype(bool) | steps.truncations[:].astype(bool)).sum())
+        whole = tracked(episodes(steps, id, unfinished), f"Converting {path.name}", ends)
+        write_minari(info, whole, description=f"Converted from {path.name}.", clip_actions=clip_actions)
+    return load(id)
+
+
+def _bound(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError("must be a number, or several with commas between") from None
+
+
+def main(arguments: Sequence[str]) -> None:
+    paths = [argument for argument in arguments if "=" not in argument]
+    options = {
+        "id": Option(),
+        "env_id": Option(default=None),
+        "action_low": Option(_bound, None),
+        "action_high": Option(_bound, None),
+        "unfinished": Option(one_of("keep", "drop"), "keep"),
+        "clip_actions": Option(boolean, False),
+    }
+    if len(paths) != 1:
+        raise UserError(f"need one file to convert, not {len(paths)} (see --help)")
+    made = convert(Path(paths[0]), **parse([argument for argument in arguments if "=" in argument], options))
+    print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,60 @@
+"""D4RL's own HDF5 files (v2 layout) → packed trajectories.
+
+D4RL's `terminals` are terminations and its `timeouts` truncations; either ends an episode. `infos/success` or
+`infos/is_success` become success labels. Where a file has no `next_observations`, the observation after an episode's
+last action is unknown, and its last observation stands for it: states, actions and returns stay exact, and only value
+estimates at a cut see it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from iwbc.data.arrays import describe, episodes
+from iwbc.data.files import open_steps
+from iwbc.data.packed import cache_folder, fingerprint_of, load_or_pack
+from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.errors import UserError
+
+# Bump when reading the same file gives other episodes than before.
+_READER = 1
+_ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5", "ant": "Ant-v5"}
+
+
+def guess_env_id(path: Path) -> str | None:
+    """The environment that D4RL's file name stands for, such as Hopper-v5 for hopper_medium_replay-v2.hdf5."""
+    match = re.match(rf"({'|'.join(_ENVIRONMENTS)})[_-](random|medium|expert|full)", path.name)
+    return _ENVIRONMENTS[match[1]] if match else None
+
+
+def choose_env_id(path: Path, env_id: str | None) -> str | None:
+    """`env_id`, where None is a guess by the file's name and "none" is no environment."""
+    return guess_env_id(path) if env_id is None else None if env_id == "none" else env_id
+
+
+def load(path: str | Path, unfinished: str = "keep", clip_actions: bool = False, env_id: str | None = None) -> Trajectories:
+    """Load a file through its packed cache, which lies beside it (or among the user's caches, where it cannot be written).
+
+    `unfinished` says what becomes of a last episode without an end: "keep" or "drop". `env_id` is the environment of the
+    data, None to guess it from the file's name, "none" for none. Raises UserError where the file is not fit to train on.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    chosen = choose_env_id(path, env_id)
+
+    def build() -> tuple[Iterator[Episode], DatasetInfo]:
+        with open_steps(path) as steps:
+            info = describe(path.name, steps, chosen)
+
+        def read() -> Iterator[Episode]:
+            with open_steps(path) as steps:
+                yield from episodes(steps, path.name, unfinished)
+
+        return read(), info
+
+    options = (clip_actions and "clipped", unfinished == "drop" and "finished", env_id)
+    folder = cache_folder(path.parent, f"{path.name}.packed", *options)
+    return load_or_pack(folder, fingerprint_of([path], _READER), build, clip_actions=clip_actions)

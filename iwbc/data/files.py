@@ -1,0 +1,80 @@
+"""Files of step arrays, npz or HDF5, opened without unpickling anything. HDF5 arrays stay on disk until they are sliced.
+
+Names (D4RL's in brackets), N steps of episodes end to end:
+
+observations [N, obs], actions [N, act], rewards [N], terminations (terminals) [N], truncations (timeouts) [N];
+optional: next_observations [N, obs] and successes [N] or [episodes] (or infos/success, infos/is_success).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwbc.data.arrays import Steps
+from iwbc.errors import UserError
+
+_REQUIRED = {
+    "observations": ("observations",),
+    "actions": ("actions",),
+    "rewards": ("rewards",),
+    "terminations": ("terminations", "terminals"),
+    "truncations": ("truncations", "timeouts"),
+}
+_OPTIONAL = {
+    "next_observations": ("next_observations",),
+    "successes": ("successes", "infos/success", "infos/is_success"),
+}
+
+
+@contextlib.contextmanager
+def open_steps(path: Path) -> Iterator[Steps]:
+    """The arrays of a file, open for reading. Raises UserError where it is missing, damaged or lacks an array."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with contextlib.ExitStack() as files:
+        source = _open_npz(path, files) if path.suffix == ".npz" else _open_hdf5(path, files)
+        arrays: dict[str, Any] = {}
+        for field, names in (_REQUIRED | _OPTIONAL).items():
+            name = next((name for name in names if name in source), None)
+            if name is not None:
+                arrays[field] = _read(path, source, name)
+            elif field in _REQUIRED:
+                raise UserError(f"{path}: has no {' or '.join(names)}; the file holds {', '.join(sorted(source)) or 'nothing'}")
+        yield Steps(**arrays)
+
+
+def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:
+    try:
+        source = np.load(files.enter_context(path.open("rb")), allow_pickle=False)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is not a whole npz file ({error})") from None
+    if isinstance(source, np.ndarray):
+        raise UserError(f"{path}: holds one array without a name; save the arrays with numpy.savez")
+    return files.enter_context(source)
+
+
+def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
+    import h5py
+
+    try:
+        # Compressed chunks are read by slices that end inside them: the cache keeps them from being unpacked twice.
+        return files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
+    except OSError as error:
+        raise UserError(f"{path}: is not a whole HDF5 file ({error}); convert reads .npz and HDF5 files") from None
+
+
+def _read(path: Path, source: Any, name: str) -> Any:
+    try:
+        array = source[name]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}, {name}: cannot be read ({error})") from None
+    if not hasattr(array, "shape"):
+        raise UserError(f"{path}, {name}: must be an array, not a group of them")
+    return array

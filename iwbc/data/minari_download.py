@@ -1,0 +1,112 @@
+"""Minari's hosted datasets: fetched by Minari's own code, so that they appear under their ids whole or not at all.
+
+Minari downloads into the folder that MINARI_DATASETS_PATH names when its process starts, file by file. Here it runs in
+a process of its own, with a temporary folder in that place, whose datasets are then moved to where they belong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+from iwbc.data.locks import only_one
+from iwbc.data.minari_source import dataset_folder
+from iwbc.errors import UserError
+
+_TIMEOUT = 5.0  # seconds to wait for a first sign of the server
+
+
+def download(dataset_id: str) -> None:
+    """Download a dataset (and those that it combines) unless it is there. A second process waits for the first.
+
+    MINARI_REMOTE and HF_ENDPOINT are followed as Minari and Hugging Face follow them.
+    Raises UserError where the server cannot be reached or does not have the dataset.
+    """
+    from minari.storage.remotes import DEFAULT_REMOTE
+
+    folder, root = dataset_folder(dataset_id), dataset_folder()
+    remote = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
+    with only_one(root / f".{dataset_id.replace('/', '+')}.lock"):
+        if folder.exists():
+            return
+        reason = _unreachable() if remote.startswith("hf://") else None
+        if reason:
+            raise UserError(
+                f"dataset {dataset_id}: is not on this machine, and {remote} cannot be reached ({reason}); "
+                f"{_alternative(dataset_id)}with a network, run: minari download {dataset_id}"
+            )
+        with tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as temporary:
+            environment = os.environ | {"MINARI_DATASETS_PATH": temporary, "HF_HUB_DISABLE_TELEMETRY": "1"}
+            command = [sys.executable, "-m", "iwbc.data.minari_download", dataset_id]
+            # Progress bars go to the error stream, which is shared; what it prints is why it failed.
+            result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+            if result.returncode:
+                reason = result.stdout.strip() or f"exit code {result.returncode}"
+                raise UserError(f"dataset {dataset_id}: could not be downloaded from {remote} ({reason})")
+            _move(Path(temporary), root, dataset_id)
+
+
+def _unreachable() -> str | None:
+    """Why the Hugging Face Hub cannot be reached, or None."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return None  # it answers
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
+def _alternative(dataset_id: str) -> str:
+    match = re.fullmatch(r"mujoco/(hopper|halfcheetah|walker2d)/(medium|expert)-v\d+", dataset_id)
+    if not match:
+        return ""
+    return f"instead, train on the tier generated here (env={match[1]} dataset={match[2]}), or, "
+
+
+def _move(temporary: Path, root: Path, dataset_id: str) -> None:
+    found = [path.parent.parent for path in temporary.glob("**/data/metadata.json")]
+    if temporary / dataset_id not in found:
+        raise UserError(f"dataset {dataset_id}: the server sent no data for it")
+    for path in temporary.glob("**/namespace_metadata.json"):
+        target = root / path.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            os.replace(path, target)
+    # The one asked for comes last: once it is there, so are those that it combines.
+    for path in sorted(found, key=lambda path: path == temporary / dataset_id):
+        target = root / path.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.rmtree(path / ".cache", ignore_errors=True)  # the downloader's own
+            os.replace(path, target)
+
+
+def _fetch(dataset_id: str) -> None:
+    """In the process of its own: download into MINARI_DATASETS_PATH; on failure print one line and exit with code 1."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", message="We recommend")  # a newer version of the dataset
+            from minari import download_dataset
+
+            download_dataset(dataset_id)
+    except Exception as error:  # whatever it is, it ends this process and becomes one line in the other
+        print(" ".join(f"{error}".split()) or type(error).__name__)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _fetch(sys.argv[1])

@@ -1,0 +1,17 @@
+"""A progress bar on the terminal's error stream, which disappears when the work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """The items as they come, with a bar that counts them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, description, total, console=console, transient=True, disable=not console.is_terminal)

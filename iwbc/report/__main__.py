@@ -1,0 +1,40 @@
+"""Sum up any number of run and sweep folders: a tidy CSV, tables, figures and one self-contained HTML page.
+
+    python -m iwbc.report FOLDER... [out=report]
+
+FOLDER is a run folder or has run folders below it. `out` (default: report) is written whole or not at all; a report that
+is there already is replaced. It gets
+
+    index.html       everything below on one page, with each run's configuration, and the runs that failed or are unfinished
+    episodes.csv     a row per run, seed and final episode
+    tables.md        the tables in Markdown
+    tables.tex       and in LaTeX (booktabs)
+    figures/         learning curves, aggregates, performance profiles, weights, curated returns; each as SVG and PNG
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iwbc.data.commands import Option, parse, run
+from iwbc.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> None:
+    # Sweep folders are often called key=value: only `out=` is an option.
+    options = [argument for argument in arguments if argument.startswith("out=")]
+    out = Path(parse(options, {"out": Option(default="report")})["out"])
+    folders = [Path(argument) for argument in arguments if argument not in options]
+    if not folders:
+        raise UserError("give at least one run or sweep folder (see --help)")
+    from rich.console import Console
+
+    from iwbc.report.write import write_report
+
+    write_report(folders, out, Console(stderr=True))
+    print(f"{out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

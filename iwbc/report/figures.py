@@ -1,0 +1,333 @@
+"""The report's figures. Methods keep their colour from figure to figure."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.report.collect import Run, read_numbers
+from iwbc.report.statistics import AGGREGATES, Estimate
+from iwbc.report.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
+
+_WIDTH = 12.0  # inches
+_COLUMNS = 3
+_THIN = 0.8
+
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "figure.dpi": 100,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "iwbc",  # the same figure is the same file
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure: its file name without suffix, what it shows, and its two forms."""
+
+    name: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within, figures look alike; the user's own matplotlib settings play no part."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def _picture(name: str, caption: str, figure: Figure) -> Picture:
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return Picture(name, caption, svg.getvalue(), png.getvalue())
+
+
+def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour for each of ten methods, told apart by colour-blind readers too; from then on dashes as well."""
+    import matplotlib
+
+    colours, dashes = matplotlib.color_sequences["petroff10"], ("-", "--", ":", "-.")
+    looks = [{"color": colour, "linestyle": dash} for dash in dashes for colour in colours]
+    return {method: looks[i % len(looks)] for i, method in enumerate(methods)}
+
+
+def _panels(count: int, height: float = 2.6, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, three to a row; the figure narrows where there are fewer."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    width = _WIDTH * (1.0 if columns > 1 else 0.6)
+    figure = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
+    """One legend for all panels, below them."""
+    entries: dict[Any, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        labels = sorted(entries, key=list(order).index)
+        columns = max(1, min(len(labels), int(figure.get_figwidth() * 14 / (max(map(len, labels)) + 6))))
+        figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+
+
+# --- learning curves -------------------------------------------------------------------------------------------------
+
+
+def learning_curves(study: Study) -> Picture | None:
+    """Score (or return) during training, a panel per dataset; None where no run was evaluated more than once."""
+    curves = {place: _curve(runs, study.tasks[place[0]].normalisation is not None) for place, runs in study.runs.items()}
+    curves = {place: curve for place, curve in curves.items() if len(curve[0]) > 1}
+    tasks = [task for task in study.tasks if any((task, method) in curves for method in study.methods)]
+    if not tasks:
+        return None
+    looks, labels = _looks(study.methods), {method: _with_steps(study, method) for method in study.methods}
+    figure, axes = _panels(len(tasks))
+    for axis, task in zip(axes, tasks, strict=True):
+        for method in study.methods:
+            if (task, method) in curves:
+                share, mean, std = curves[task, method]
+                axis.plot(share, mean, label=labels[method], **looks[method])
+                axis.fill_between(share, mean - std, mean + std, color=looks[method]["color"], alpha=0.15, linewidth=0)
+        axis.set_title(task)
+        axis.set_xlabel("% of the method's gradient steps")
+        axis.set_ylabel("score" if study.tasks[task].normalisation else "return")
+    _legend(figure, axes, list(labels.values()))
+    caption = (
+        "Learning curves: mean over seeds, with a band of one standard deviation (no band: one seed), of the evaluations "
+        "during training and of the final one. A method that starts from a reference policy starts at that policy's result; "
+        "the reference's own gradient steps are not counted."
+    )
+    return _picture("learning_curves", caption, figure)
+
+
+def _curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
+    """When all seeds were evaluated (% of training), and mean and standard deviation over seeds (NaN for one seed)."""
+    series: dict[tuple[int, int], dict[float, list[float]]] = {}
+    for i, run in enumerate(runs):
+        for episode in run.episodes:
+            value = episode.score if scored else episode.total
+            if value is not None:
+                series.setdefault((i, episode.seed), {}).setdefault(100 * episode.step / run.steps, []).append(value)
+    shares = sorted(set.intersection(*map(set, series.values()))) if series else []
+    if not shares:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    table = np.array([[np.mean(values[share]) for share in shares] for values in series.values()])
+    std = table.std(0, ddof=1) if len(table) > 1 else np.full(len(shares), np.nan)
+    return np.array(shares), table.mean(0), std
+
+
+def _with_steps(study: Study, method: str) -> str:
+    steps = sorted({run.steps for (_, one), runs in study.runs.items() if one == method for run in runs})
+    return f"{method}: {' to '.join(f'{count:,}' for count in dict.fromkeys((steps[0], steps[-1])))} steps"
+
+
+# --- aggregates ------------------------------------------------------------------------------------------------------
+
+
+def aggregate_intervals(
+    study: Study,
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    better: Mapping[str, Estimate],
+    baseline: str | None,
+) -> Picture:
+    """Point estimates with their 95 % intervals, a panel per aggregate."""
+    from matplotlib.figure import Figure
+
+    panels: dict[str, Mapping[str, Estimate]] = {
+        name: {m: found[name] for m, found in estimates.items()} for name in AGGREGATES
+    }
+    if better:
+        panels[f"P(better than\n{baseline})"] = better
+    methods, looks = list(estimates), _looks(study.methods)
+    figure = Figure(figsize=(_WIDTH, 0.32 * len(methods) + 1.3), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (name, found) in zip(axes, panels.items(), strict=True):
+        for row, method in enumerate(methods):
+            if method in found:
+                estimate, colour = found[method], looks[method]["color"]
+                axis.plot(
+                    [estimate.low, estimate.high], [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt"
+                )
+                axis.plot(estimate.value, row, "o", color=colour, markersize=5)
+        axis.set_title(name)
+        axis.margins(x=0.1)
+        axis.set_xlabel("score" if name in AGGREGATES else "probability")
+        axis.spines["left"].set_visible(False)
+        axis.tick_params(left=False)
+    if better:
+        axes[-1].axvline(0.5, color="0.4", linewidth=_THIN)
+        axes[-1].set_xlim(-0.02, 1.02)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    caption = (
+        "Aggregates over datasets, with 95 % stratified bootstrap intervals (no bar: one seed). Optimality gap: less is better."
+    )
+    return _picture("aggregates", caption, figure)
+
+
+def performance_profiles(study: Study, thresholds: Array, found: Mapping[str, tuple[Array, Array, Array]]) -> Picture:
+    """The share of runs that score above each threshold."""
+    figure, (axis,) = _panels(1, height=3.6)
+    for method, look in _looks(study.methods).items():
+        if method in found:
+            share, low, high = found[method]
+            axis.plot(thresholds, share, label=method, **look)
+            axis.fill_between(thresholds, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axis.set_xlabel("normalised score τ")
+    axis.set_ylabel("share of runs with score > τ")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlim(thresholds[0], thresholds[-1])
+    _legend(figure, [axis], study.methods)
+    caption = (
+        "Performance profiles: the share of (seed, dataset) pairs that score above τ, with pointwise 95 % stratified bootstrap "
+        "bands (no band: one seed). Higher is better everywhere."
+    )
+    return _picture("performance_profiles", caption, figure)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+# Panel title → the columns of metrics.csv drawn solid and dashed.
+_DIAGNOSTICS = {
+    "effective sample size\n(dashed: clipped share)": ("ess_share", "clipped_share"),
+    "median weight\n(band: smallest to largest)": ("weight_median", None),
+    "drift from the reference [nats/step]\nkept (dashed: dropped) trajectories": ("drift_kept", "drift_dropped"),
+    "lower bound at the reference\n(dashed: at the proposal)": ("reference_bound", "proposal_bound"),
+}
+
+
+def weight_diagnostics(study: Study) -> list[Picture]:
+    """What importance weights and likelihoods did during training, a figure per dataset that has any of it."""
+    from matplotlib.figure import Figure
+
+    looks, pictures = _looks(study.methods), []
+    for task in study.tasks:
+        metrics = {method: _mean_metrics(study.runs.get((task, method), [])) for method in study.methods}
+        panels = {
+            title: columns
+            for title, columns in _DIAGNOSTICS.items()
+            if any(column in found for found in metrics.values() for column in columns)
+        }
+        if not panels:
+            continue
+        figure = Figure(figsize=(_WIDTH * len(panels) / 4 + 0.5, 3.2), layout="constrained")
+        axes = list(figure.subplots(1, len(panels), squeeze=False).flat)
+        for axis, (title, columns) in zip(axes, panels.items(), strict=True):
+            for method, found in metrics.items():
+                _diagnostic(axis, method, found, columns, looks[method]["color"])
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("gradient steps")
+        figure.suptitle(task, fontsize=11)
+        _legend(figure, axes, study.methods)
+        caption = (
+            f"Weights during training on {task}: mean over seeds. Effective sample size relative to that of equal "
+            "weights; drift is ℓ(π) − ℓ(π_ref); only methods that have such weights or such a reference are shown."
+        )
+        pictures.append(_picture(f"weights-{_slug(task)}", caption, figure))
+    return pictures
+
+
+def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tuple[str, str | None], colour: str) -> None:
+    for column, dash in zip(columns, ("-", "--"), strict=True):
+        if column is not None and column in found:
+            axis.plot(found["step"], found[column], color=colour, linestyle=dash, label=method if dash == "-" else None)
+    if columns[0] == "weight_median" and "weight_median" in found:
+        axis.set_yscale("log")
+        if {"weight_min", "weight_max"} <= set(found):
+            low, high = (np.where(found[name] > 0, found[name], np.nan) for name in ("weight_min", "weight_max"))
+            axis.fill_between(found["step"], low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
+    """The columns of the runs' metrics.csv at each logged step, averaged over seeds and runs; only what all of them have."""
+    tables = [table for run in runs if "step" in (table := read_numbers(run.folder / "metrics.csv"))]
+    if not tables:
+        return {}
+    names = set.intersection(*map(set, tables)) - {"step", "seed"}
+    steps, row = np.unique(np.concatenate([table["step"] for table in tables]), return_inverse=True)
+    counts = np.bincount(row)
+    means = {name: np.bincount(row, np.concatenate([table[name] for table in tables])) / counts for name in names}
+    return {"step": steps, **{name: mean for name, mean in means.items() if np.isfinite(mean).any()}}
+
+
+# --- curation --------------------------------------------------------------------------------------------------------
+
+
+def curated_returns(study: Study) -> Picture | None:
+    """Histogram of each dataset's returns, and of those that the curations keep; None where no run tells."""
+    histograms = {task: found for task in study.tasks if (found := _histograms(study, task))}
+    if not histograms:
+        return None
+    figure, axes = _panels(len(histograms))
+    colours = [look["color"] for look in _looks([str(i) for i in range(10)]).values()]
+    for axis, (task, found) in zip(axes, histograms.items(), strict=True):
+        edges, everything, _ = next(iter(found.values()))
+        axis.stairs(everything, edges, fill=True, color="0.8", label=f"all: {everything.sum():,.0f}")
+        for (curation, (own_edges, _, kept)), colour in zip(found.items(), colours, strict=False):
+            if not np.array_equal(kept, everything):
+                axis.stairs(kept, own_edges, color=colour, linewidth=1.4, label=f"{curation}: {kept.sum():,.0f}")
+        axis.set_yscale("log")
+        axis.set_ylim(0.7, 8 * everything.max())  # room for the legend
+        axis.set_title(task)
+        axis.set_xlabel("return")
+        axis.set_ylabel("trajectories")
+        axis.legend(loc="upper left", fontsize=8)
+    caption = (
+        "Returns of the datasets' trajectories (grey), and of those that each curation keeps. Logarithmic counts. Curations "
+        "that keep the same trajectories share a line; one that keeps all is not drawn."
+    )
+    return _picture("curated_returns", caption, figure)
+
+
+def _histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]:
+    """Bin edges, counts of all and of kept trajectories, by the names of the curations that give them."""
+    names: dict[bytes, dict[str, None]] = {}
+    values: dict[bytes, tuple[Array, Array, Array]] = {}
+    for method in study.methods:
+        for run in study.runs.get((task, method), []):
+            columns = read_numbers(run.folder / "curation.csv")
+            if {"return_low", "return_high", "trajectories", "kept"} <= set(columns):
+                edges = np.append(columns["return_low"], columns["return_high"][-1])
+                value = edges, columns["trajectories"], columns["kept"]
+                key = b"".join(array.tobytes() for array in value)
+                values[key] = value
+                names.setdefault(key, {})[str(run.summary.get("curation", method)).replace("_", " ")] = None
+    return {", ".join(names[key]): value for key, value in values.items()}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

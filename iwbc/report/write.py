@@ -1,0 +1,121 @@
+"""A report's folder, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iwbc.errors import UserError
+from iwbc.report import figures, statistics, tables
+from iwbc.report.collect import Missing, collect
+from iwbc.report.page import page
+from iwbc.report.study import Study, arrange
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FILES = {"index.html", "episodes.csv", "tables.md", "tables.tex", "figures"}
+
+
+def write_report(given: Sequence[Path], out: Path, console: Console) -> None:
+    """Sum up the runs in the folders `given` and below into `out`.
+
+    Raises UserError where there are none, one is damaged, or `out` holds anything but an earlier report.
+    """
+    _check_libraries()
+    with _replacing(out) as building:
+        with console.status("Reading runs"):
+            runs, missing = collect(given)
+            study = arrange(runs)
+        with console.status(f"Aggregating {len(runs)} runs"):
+            results, pictures = _results(study)
+        with console.status("Drawing"), figures.style():
+            pictures += [p for p in (figures.learning_curves(study), figures.curated_returns(study)) if p]
+            pictures += figures.weight_diagnostics(study)
+        _write(building, study, missing, results, pictures)
+
+
+def _check_libraries() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import rliable.library  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"the report needs {error.name}: pip install 'iwbc[report]'") from None
+
+
+def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
+    """The tables of results, and the figures of their aggregates."""
+    found = [table for table in (tables.score_table(study), tables.return_table(study)) if table]
+    scores = statistics.shared_scores(study)
+    if not scores.matrices:
+        study.notes.extend(scores.notes)
+        return found, []
+    baseline = study.baseline()
+    baseline = baseline if baseline in scores.matrices else None
+    estimates = statistics.aggregates(scores)
+    better = statistics.improvement(scores, baseline) if baseline else {}
+    found.append(tables.aggregate_table(scores, estimates, better, baseline, statistics.REPETITIONS))
+    values = np.concatenate([matrix.ravel() for matrix in scores.matrices.values()])
+    thresholds = np.linspace(min(0.0, values.min()), max(100.0, values.max()), 201)
+    with figures.style():
+        pictures = [
+            figures.aggregate_intervals(study, estimates, better, baseline),
+            figures.performance_profiles(study, thresholds, statistics.profiles(scores, thresholds)),
+        ]
+    return found, pictures
+
+
+def _write(
+    folder: Path, study: Study, missing: Sequence[Missing], results: Sequence[tables.Table], pictures: Sequence[figures.Picture]
+) -> None:
+    with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("run", "method", "dataset", "env_id", "seed", "step", "episode", "return", "length", "score"))
+        for (task, method), cell in study.cells.items():
+            for result in cell:
+                place = (result.run.name, method, task, study.tasks[task].env_id, result.seed)
+                for e in result.episodes:
+                    score = "" if e.score is None else f"{e.score:.7g}"
+                    writer.writerow((*place, e.step, e.episode, f"{e.total:.7g}", e.length, score))
+    runs = [tables.run_table(study)] + ([tables.missing_table(missing)] if missing else [])
+    notes = "".join(f"> {note}\n\n" for note in study.notes)
+    (folder / "tables.md").write_text(notes + "\n".join(map(tables.to_markdown, [*results, *runs[1:]])), encoding="utf-8")
+    (folder / "tables.tex").write_text("\n".join(map(tables.to_latex, results)), encoding="utf-8")
+    (folder / "figures").mkdir()
+    for picture in pictures:
+        (folder / "figures" / f"{picture.name}.svg").write_bytes(picture.svg)
+        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+    (folder / "index.html").write_text(page(study, results, runs, pictures), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place at the end, and is gone if anything goes wrong before."""
+    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _FILES):
+        raise UserError(f"out={out}: is there and holds other things than a report; choose another folder")
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror})") from None
+    old = building.with_name(f"{building.name}-old")
+    try:
+        yield building
+        building.chmod(0o755)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(building, out)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

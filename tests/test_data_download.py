@@ -1,0 +1,239 @@
+"""Minari's and Hugging Face's own download code, against a stand-in of the hub on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from helpers import everything, seven_steps
+
+from iwbc.data import from_arrays, minari_download
+from iwbc.data.minari_source import load
+from iwbc.errors import UserError
+
+pytest.importorskip("huggingface_hub")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """The part of the hub's protocol that a download uses: search, repository, file tree and files.
+
+    `files` maps a repository's name (the first part of a dataset id) to its files; `broken` paths send half a file.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.broken: set[str] = set()
+        self.sent: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                hub.answer(self, body=False)
+
+            def do_GET(self) -> None:
+                hub.answer(self, body=True)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def publish(self, folder: Path, dataset_id: str) -> None:
+        """Put a local dataset on the hub, with the namespaces that it is in."""
+        repository, _, rest = dataset_id.partition("/")
+        files = self.files.setdefault(repository, {})
+        for path in (folder / dataset_id / "data").rglob("*"):
+            if path.is_file():
+                files[f"{rest}/data/{path.relative_to(folder / dataset_id / 'data')}"] = path.read_bytes()
+        namespace = json.loads(files.get("namespace_metadata.json", b"{}"))
+        inner = rest.rpartition("/")[0]
+        if inner:
+            files[f"{inner}/namespace_metadata.json"] = b"{}"
+            namespace.setdefault("namespaces", []).append(f"{repository}/{inner}")
+        namespace.setdefault("datasets", []).append(dataset_id)
+        files["namespace_metadata.json"] = json.dumps(namespace).encode()
+
+    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
+        url = urlsplit(request.path)
+        parts = url.path.strip("/").split("/")
+        if url.path == "/":
+            self.reply(request, b"", body)
+        elif url.path == "/api/datasets":
+            wanted = parse_qs(url.query).get("filter", [""])[0].removeprefix("dataset_name:")
+            found = [{"id": f"farama-minari/{name}"} for name in self.files if name == wanted or not wanted]
+            self.reply(request, json.dumps(found).encode(), body)
+        elif parts[:3] == ["api", "datasets", "farama-minari"] and parts[3] in self.files:
+            files = self.files[parts[3]]
+            if parts[4:5] == ["tree"]:
+                tree = [
+                    {"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()
+                ]
+                self.reply(request, json.dumps(tree).encode(), body)
+            else:
+                siblings = [{"rfilename": path} for path in files]
+                info = {"id": f"farama-minari/{parts[3]}", "sha": COMMIT, "siblings": siblings}
+                self.reply(request, json.dumps(info).encode(), body)
+        elif parts[:2] == ["datasets", "farama-minari"] and parts[3:4] == ["resolve"]:
+            path = "/".join(parts[5:])
+            contents = self.files.get(parts[2], {}).get(path)
+            if contents is None:
+                self.reply(request, b"", body, 404, {"X-Error-Code": "EntryNotFound"})
+            else:
+                if body:
+                    self.sent.append(path)
+                etag = hashlib.sha1(contents).hexdigest()
+                self.reply(
+                    request, contents, body, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, cut=path in self.broken
+                )
+        else:
+            self.reply(request, b"", body, 404, {"X-Error-Code": "RepoNotFound"})
+
+    def reply(
+        self,
+        request: BaseHTTPRequestHandler,
+        contents: bytes,
+        body: bool,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        cut: bool = False,
+    ) -> None:
+        request.send_response(status)
+        for name, value in (headers or {}).items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(contents)))
+        request.end_headers()
+        if body:
+            request.wfile.write(contents[: len(contents) // 2] if cut else contents)
+            request.close_connection = cut
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging_face"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("MINARI_REMOTE", raising=False)
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+def publish(hub: Hub, datasets: Path, dataset_id: str, **changes: Any) -> str:
+    """A dataset that is on the hub and no longer here; its content hash."""
+    content_hash = from_arrays(**seven_steps(**changes), id=dataset_id).content_hash
+    hub.publish(datasets, dataset_id)
+    for path in datasets.iterdir():
+        shutil.rmtree(path)
+    return content_hash
+
+
+def test_a_dataset_is_downloaded_once(hub: Hub, datasets: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content_hash = publish(hub, datasets, "mujoco/hopper/medium-v0")
+    publish(hub, datasets, "mujoco/hopper/expert-v0", rewards=[1.0] * 7)
+    assert load("mujoco/hopper/medium-v0").content_hash == content_hash
+    printed = capfd.readouterr()
+    assert "100%" in printed.err  # a progress bar
+    assert printed.out == ""
+    assert [name for name in everything(datasets) if "/." in f"/{name}"] == []
+    assert not (datasets / "mujoco/hopper/expert-v0").exists()
+    assert (datasets / "mujoco/hopper/namespace_metadata.json").exists()
+
+    sent = len(hub.sent)
+    assert load("mujoco/hopper/medium-v0").content_hash == content_hash
+    assert len(hub.sent) == sent
+
+
+def test_two_loads_at_once_download_once(hub: Hub, datasets: Path) -> None:
+    publish(hub, datasets, "mujoco/hopper/medium-v0")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(load, ["mujoco/hopper/medium-v0"] * 2)
+    assert first.content_hash == second.content_hash
+    assert hub.sent.count("hopper/medium-v0/data/main_data.hdf5") == 1
+
+
+@pytest.mark.parametrize("dataset_id", ["mujoco/hopper/medium-v7", "mujoco/hoppper/medium-v0", "nobody/task-v0"])
+def test_an_unknown_id_is_named(dataset_id: str, hub: Hub, datasets: Path) -> None:
+    publish(hub, datasets, "mujoco/hopper/medium-v0")
+    message = f"^dataset {dataset_id}: could not be downloaded from hf://farama-minari .*(doesn't exist|Couldn't find)"
+    with pytest.raises(UserError, match=message) as caught:
+        load(dataset_id)
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+def test_a_broken_download_leaves_nothing(hub: Hub, datasets: Path) -> None:
+    content_hash = publish(hub, datasets, "mujoco/hopper/medium-v0")
+    hub.broken.add("hopper/medium-v0/data/main_data.hdf5")
+    with pytest.raises(UserError, match=r"^dataset mujoco/hopper/medium-v0: could not be downloaded") as caught:
+        load("mujoco/hopper/medium-v0")
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+    hub.broken.clear()
+    assert load("mujoco/hopper/medium-v0").content_hash == content_hash
+
+
+# --- offline ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+
+def test_offline_names_the_generated_tier_and_the_command(closed: None, datasets: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load("mujoco/hopper/medium-v0")
+    assert str(caught.value).startswith(
+        "dataset mujoco/hopper/medium-v0: is not on this machine, and hf://farama-minari cannot"
+    )
+    assert "refused" in str(caught.value)
+    assert "(env=hopper dataset=medium)" in str(caught.value)
+    assert str(caught.value).endswith("minari download mujoco/hopper/medium-v0")
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+def test_offline_without_an_equivalent_tier(closed: None, datasets: Path) -> None:
+    with pytest.raises(UserError, match=r"\); with a network, run: minari download D4RL/door/human-v2$"):
+        load("D4RL/door/human-v2")
+
+
+def test_offline_by_choice(datasets: Path) -> None:
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        load("mujoco/hopper/medium-v0")
+
+
+def test_a_silent_server_is_given_up_on(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minari_download, "_TIMEOUT", 0.3)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(UserError, match=r"cannot be reached .*timed out"):
+            load("mujoco/hopper/medium-v0")
+        assert time.monotonic() - start < 5

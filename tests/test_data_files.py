@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pytest
+from helpers import everything, seven_steps
+
+from iwbc.data import d4rl_source, from_arrays
+from iwbc.data.convert import convert
+from iwbc.data.files import open_steps
+from iwbc.data.minari_source import load
+from iwbc.errors import UserError
+
+D4RL_NAMES = {"terminations": "terminals", "truncations": "timeouts"}
+
+
+def write_npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def write_hdf5(path: Path, **arrays: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip")
+    return path
+
+
+WRITERS = {"npz": write_npz, "hdf5": write_hdf5}
+
+
+def hopper_steps(**changes: Any) -> dict[str, Any]:
+    """In D4RL's layout and with its names."""
+    rng = np.random.default_rng(1)
+    steps = seven_steps(observations=rng.normal(size=(7, 11)), actions=rng.uniform(-1, 1, size=(7, 3)).astype(np.float32))
+    return {D4RL_NAMES.get(name, name): array for name, array in (steps | changes).items()}
+
+
+# --- D4RL's files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unfinished", ["keep", "drop"])
+def test_a_d4rl_file_is_cut_at_terminals_and_timeouts(unfinished: str, tmp_path: Path) -> None:
+    arrays = hopper_steps()
+    following = np.random.default_rng(2).normal(size=(7, 11))
+    path = write_hdf5(tmp_path / "hopper_medium_replay-v2.hdf5", **arrays, next_observations=following)
+    trajectories = d4rl_source.load(path, unfinished)
+    kept = 3 if unfinished == "keep" else 2
+    assert trajectories.lengths.tolist() == [3, 2, 2][:kept]
+    assert trajectories.terminated.tolist() == [True, False, False][:kept]
+    steps = trajectories.steps
+    np.testing.assert_array_equal(trajectories.observations, arrays["observations"][:steps].astype(np.float32))
+    np.testing.assert_array_equal(trajectories.final_observations, following[[2, 4, 6][:kept]].astype(np.float32))
+    info = trajectories.info
+    assert info.env_id == "Hopper-v5"
+    assert info.reference_scores is not None
+    assert info.reference_scores.source == "D4RL"
+    np.testing.assert_allclose(info.reference_scores.normalise([-20.272305, 3234.3]), [0.0, 100.0])
+
+
+def test_without_next_observations_the_last_one_is_repeated(tmp_path: Path) -> None:
+    arrays = hopper_steps()
+    trajectories = d4rl_source.load(write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **arrays))
+    np.testing.assert_array_equal(trajectories.final_observations, arrays["observations"][[2, 4, 6]].astype(np.float32))
+    assert trajectories.returns.tolist() == [3.0, 7.0, 11.0]
+
+
+@pytest.mark.parametrize("key", ["infos/success", "infos/is_success"])
+def test_infos_label_success(key: str, tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(), **{key: [0, 1, 0, 0, 0, 0, 1]})
+    successes = d4rl_source.load(path).successes
+    assert successes is not None
+    assert successes.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id"),
+    [
+        ("hopper_medium-v2.hdf5", "Hopper-v5"),
+        ("halfcheetah-medium_expert-v2.hdf5", "HalfCheetah-v5"),
+        ("walker2d_full_replay-v2.hdf5", "Walker2d-v5"),
+        ("ant_random-v2.hdf5", "Ant-v5"),
+        ("Ant_maze_u-maze_noisy_multistart_False.hdf5", None),
+        ("antmaze_medium.hdf5", None),
+        ("my_hopper_medium.hdf5", None),
+    ],
+)
+def test_the_environment_is_guessed_from_the_name(name: str, env_id: str | None) -> None:
+    assert d4rl_source.guess_env_id(Path("/some/folder") / name) == env_id
+
+
+def test_the_environment_can_be_named_or_left_out(tmp_path: Path) -> None:
+    path = write_hdf5(
+        tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(observations=np.zeros((7, 17)), actions=np.zeros((7, 6)))
+    )
+    with pytest.raises(
+        UserError, match=r"dataset hopper_medium-v2\.hdf5, observations: have 17 .* Hopper-v5's have 11; .*env_id=none"
+    ):
+        d4rl_source.load(path)
+    assert d4rl_source.load(path, env_id="Walker2d-v5").info.env_id == "Walker2d-v5"
+    assert d4rl_source.load(path, env_id="none").info.env_id is None
+
+
+def test_a_file_is_packed_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps())
+    first = d4rl_source.load(path).content_hash
+    assert (tmp_path / "hopper_medium-v2.hdf5.packed" / "packed.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(d4rl_source, "episodes", lambda *_: pytest.fail("it was read again"))
+        assert d4rl_source.load(path).content_hash == first
+    write_hdf5(path, **hopper_steps(rewards=np.ones(7)))
+    assert d4rl_source.load(path).content_hash != first
+
+
+def test_the_cache_goes_elsewhere_where_the_folder_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    path = write_hdf5(tmp_path / "data" / "hopper_medium-v2.hdf5", **hopper_steps())
+    monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "cache"))
+    # The tests may run as root, whom no mode keeps out.
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != path.parent)
+    expected = d4rl_source.load(path).content_hash
+    assert everything(path.parent) == ["hopper_medium-v2.hdf5"]
+    assert list((tmp_path / "cache").rglob("packed.json"))
+    assert d4rl_source.load(path).content_hash == expected
+
+
+def test_a_file_is_read_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps())
+    longest = 0
+    read = h5py.Dataset.__getitem__
+
+    def watch(self: h5py.Dataset, rows: Any, *more: Any) -> Any:
+        nonlocal longest
+        array = read(self, rows, *more)
+        if self.name == "/observations":
+            longest = max(longest, len(array))
+        return array
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", watch)
+    d4rl_source.load(path)
+    assert longest == 3
+
+
+# --- conversion ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_users_file_becomes_a_minari_dataset(kind: str, datasets: Path, tmp_path: Path) -> None:
+    arrays = seven_steps(next_observations=np.ones((7, 4)), successes=np.array([1, 0, 1], bool))
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
+    made = convert(path, "my/robot/pick-v0")
+    assert made.content_hash == from_arrays(**arrays).content_hash
+    assert load("my/robot/pick-v0").content_hash == made.content_hash
+    assert minari.load_dataset("my/robot/pick-v0").total_episodes == 3
+
+
+def test_a_d4rl_file_becomes_a_minari_dataset(datasets: Path, tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps())
+    made = convert(path, "d4rl/hopper/medium-v2")
+    assert made.content_hash == d4rl_source.load(path).content_hash
+    assert made.info.env_id == "Hopper-v5"
+    dataset = minari.load_dataset("d4rl/hopper/medium-v2")
+    env = dataset.recover_environment(eval_env=True)
+    assert env.spec is not None
+    assert env.spec.id == "Hopper-v5"
+    assert dataset.storage.metadata["ref_max_score"] == 3234.3
+
+
+def command(*arguments: str, module: str = "iwbc.data.convert", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_command(datasets: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **seven_steps(actions=np.full((7, 2), 1.5)))
+    result = command(str(path), "id=my/robot/pick-v0", "action_low=-2", "action_high=2,3", "unfinished=drop")
+    assert result.returncode == 0, result.stderr
+    assert "my/robot/pick-v0: 2 episodes, 5 steps" in result.stdout
+    assert load("my/robot/pick-v0").info.action_high == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "need one file to convert, not 0"),
+        (["id=my/pick-v0"], "need one file to convert, not 0"),
+        (["{demo}"], "id=… is missing"),
+        (["{demo}", "{demo}", "id=my/pick-v0"], "need one file to convert, not 2"),
+        (["{demo}", "id=my/pick-v0", "ids=3"], "ids=3: not an option; the options are id=…"),
+        (["{demo}", "id=my/pick-v0", "unfinished=maybe"], "unfinished=maybe: must be one of keep, drop"),
+        (["{demo}", "id=my/pick-v0", "clip_actions=False"], "clip_actions=False: must be one of true, false"),
+        (["{demo}", "id=my/pick-v0", "action_low=low"], "action_low=low: must be a number"),
+        (["{demo}", "id=my/pick-v0", "id=my/pick-v1"], "id=my/pick-v1: id is given twice"),
+        (["{demo}", "id=pick"], "dataset pick: not an id"),
+        (["missing.npz", "id=my/pick-v0"], "missing.npz: no such file"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, datasets: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **seven_steps())
+    result = command(*(argument.format(demo=path) for argument in arguments))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert everything(datasets) == []
+
+
+def test_help_names_every_option() -> None:
+    result = command("--help")
+    assert result.returncode == 0
+    for word in ("observations", "next_observations", "successes", "action_low", "clip_actions", "unfinished"):
+        assert word in result.stdout
+
+
+# --- files that are not as they should be ----------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(b"no data at all" * 100)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, garble, empty])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_damaged_files_are_refused(kind: str, damage: Callable[[Path], None], datasets: Path, tmp_path: Path) -> None:
+    arrays = seven_steps(observations=np.random.default_rng(3).normal(size=(7, 4000)))
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
+    damage(path)
+    with pytest.raises(UserError, match=rf"demo\.{kind}: is not a whole") as caught:
+        convert(path, "my/pick-v0")
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_flipped_bytes_are_found(kind: str, datasets: Path, tmp_path: Path) -> None:
+    arrays = seven_steps(observations=np.random.default_rng(3).normal(size=(7, 4000)))
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
+    contents = bytearray(path.read_bytes())
+    middle = len(contents) // 2
+    contents[middle : middle + 100] = bytes(100)
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=r"cannot be read") as caught:
+        convert(path, "my/pick-v0")
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminations", "truncations"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_missing_array_is_named(kind: str, name: str, tmp_path: Path) -> None:
+    arrays = seven_steps()
+    del arrays[name]
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
+    with pytest.raises(UserError, match=rf"demo\.{kind}: has no {name}.*; the file holds .*") as caught, open_steps(path):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_is_not_an_array(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        file["observations/camera"] = np.zeros((7, 4))
+    with pytest.raises(UserError, match=r"demo\.hdf5, observations: must be an array"), open_steps(tmp_path / "demo.hdf5"):
+        pass
+
+
+class Trap:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    np.savez(tmp_path / "demo.npz", rewards=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    np.load(tmp_path / "demo.npz", allow_pickle=True)["rewards"]
+    assert (tmp_path / "sprung").exists()
+
+
+def test_nothing_is_unpickled(datasets: Path, tmp_path: Path) -> None:
+    objects = np.array([Trap(tmp_path / "sprung")] * 7, dtype=object)
+    path = write_npz(tmp_path / "demo.npz", **seven_steps(rewards=objects))
+    with pytest.raises(UserError, match=r"demo\.npz, rewards: cannot be read \(Object arrays cannot be loaded") as caught:
+        convert(path, "my/pick-v0")
+    assert "\n" not in str(caught.value)
+
+    buffer = io.BytesIO()
+    np.save(buffer, objects)
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="is not a whole npz file"):
+        convert(path, "my/pick-v0")
+    assert not (tmp_path / "sprung").exists()
+    assert everything(datasets) == []
+
+
+def test_a_single_array_is_not_enough(tmp_path: Path) -> None:
+    with (tmp_path / "demo.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match="holds one array without a name"), open_steps(tmp_path / "demo.npz"):
+        pass
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **{k: v for k, v in seven_steps().items() if k != "rewards"})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("rewards", b"1, 2, 3")
+    with pytest.raises(UserError, match=r"demo\.npz, rewards: must be an array"), open_steps(path):
+        pass
+
+
+def test_text_in_hdf5_is_refused(datasets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "demo.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, array in seven_steps(rewards=["high"] * 7).items():
+            file[name] = array
+    with pytest.raises(UserError, match=r"dataset my/pick-v0, rewards: must be numbers, not object"):
+        convert(path, "my/pick-v0")
+    assert everything(datasets) == []
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_checks_name_dataset_episode_and_field(kind: str, datasets: Path, tmp_path: Path) -> None:
+    rewards = np.zeros(7)
+    rewards[4] = np.nan
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **seven_steps(rewards=rewards))
+    with pytest.raises(UserError, match=r"^dataset my/pick-v0, episode 1, rewards: holds NaN or infinity, first at step 1$"):
+        convert(path, "my/pick-v0")
+    assert everything(datasets) == []

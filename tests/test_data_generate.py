@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import minari
+import numpy as np
+import pytest
+from helpers import everything
+
+from iwbc.data.behaviours import behaviours
+from iwbc.data.generate import ensure, plan
+from iwbc.data.minari_source import load
+from iwbc.data.tiers import TIERS, dataset_id
+from iwbc.errors import UserError
+from iwbc.scores import d4rl_scores
+
+ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
+EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}
+
+
+def generate(*arguments: str, cores: set[int] | None = None, **options: object) -> subprocess.Popen[str]:
+    """The command, on the given cores, in a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "iwbc.data.generate", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else options.get("preexec_fn"),  # type: ignore[arg-type]
+    )
+
+
+# --- the behaviours and tiers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str) -> None:
+    source = behaviours(env_id)
+    scores = d4rl_scores(env_id)
+    assert scores is not None
+    medium, expert = scores.normalise([source.returns[source.medium], source.returns[source.expert]])
+    assert source.returns[source.expert] >= EXPERT_RETURNS[env_id]
+    assert 0.25 < medium / expert < 0.42
+    assert list(source.steps) == sorted(source.steps)
+    assert source.steps[0] == 0
+    for snapshot in (0, source.medium, source.expert):
+        actions = source.load(snapshot).sample(np.zeros((3, width(env_id))), np.random.default_rng(0))
+        assert (np.abs(actions) <= 1).all()
+
+
+def width(env_id: str) -> int:
+    return {"Hopper-v5": 11}.get(env_id, 17)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_plan_shares_the_steps_out(tier: str) -> None:
+    source = behaviours("Hopper-v5")
+    units = plan(source, tier, 200_000, 3)
+    shares = {snapshot: sum(u.steps for u in units if u.snapshot == snapshot) for snapshot in {u.snapshot for u in units}}
+    expected = {
+        "random": {0},
+        "medium": {source.medium},
+        "medium-replay": set(range(source.medium + 1)),
+        "medium-expert": {source.medium, source.expert},
+        "expert": {source.expert},
+    }[tier]
+    assert set(shares) == expected
+    assert sum(shares.values()) == 200_000
+    assert max(shares.values()) - min(shares.values()) <= 1
+    assert [u.snapshot for u in units] == sorted(u.snapshot for u in units)
+    assert len({u.entropy for u in units}) == len(units)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 13, 14, 15, 1001])
+def test_a_plan_of_few_steps_is_whole(steps: int) -> None:
+    assert sum(unit.steps for unit in plan(behaviours("Hopper-v5"), "medium-replay", steps, 0)) == steps
+
+
+def test_names_tell_sizes_and_seeds_apart() -> None:
+    assert dataset_id("HalfCheetah-v5", "medium-replay") == "iwbc/halfcheetah/medium-replay-v0"
+    assert dataset_id("Hopper-v5", "medium", 1000) == "iwbc/hopper/medium-1000-v0"
+    assert dataset_id("Hopper-v5", "medium", 1000, 2) == "iwbc/hopper/medium-1000-seed2-v0"
+
+
+# --- the datasets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small medium-replay dataset of Hopper in the session's folder."""
+    return ensure("Hopper-v5", "medium-replay", 3000, 5)
+
+
+def test_a_generated_dataset_is_a_minari_dataset(small: str) -> None:
+    dataset = minari.load_dataset(small)
+    metadata = dataset.storage.metadata
+    assert dataset.total_steps >= 3000
+    assert metadata["total_episodes"] == len(list(dataset.iterate_episodes()))
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (-20.272305, 3234.3)
+    assert "medium-replay tier of Hopper-v5" in metadata["description"]
+    assert metadata["author"] == {"iwbc"}
+    assert metadata["code_permalink"]
+    assert metadata["requirements"]
+    for evaluation in (False, True):
+        env = dataset.recover_environment(eval_env=evaluation)
+        assert env.spec is not None
+        assert env.spec.id == "Hopper-v5"
+        assert env.spec.max_episode_steps == 1000
+    assert small in minari.list_local_datasets()
+
+
+def test_the_minari_command_knows_it(small: str) -> None:
+    for arguments in (["list", "local"], ["show", small]):
+        result = subprocess.run(["minari", *arguments], capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+        assert result.returncode == 0, result.stderr
+        assert small in result.stdout
+
+
+def test_episodes_are_whole_and_scored(small: str) -> None:
+    trajectories = load(small)
+    assert trajectories.info.env_id == "Hopper-v5"
+    assert trajectories.info.reference_scores == d4rl_scores("Hopper-v5")
+    assert (trajectories.lengths <= 1000).all()
+    assert trajectories.terminated[trajectories.lengths < 1000].all()
+    np.testing.assert_array_equal(trajectories.observations.shape, (trajectories.steps, 11))
+    assert np.abs(trajectories.actions).max() <= 1.0
+
+
+def test_the_medium_tier_earns_a_third_of_the_experts_score() -> None:
+    scores = d4rl_scores("HalfCheetah-v5")
+    assert scores is not None
+    medium, expert = (
+        scores.normalise(load(ensure("HalfCheetah-v5", tier, 10_000)).returns).mean() for tier in ("medium", "expert")
+    )
+    assert 0.25 < medium / expert < 0.42
+    assert expert > 80
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests, hashes = set(), set()
+    two = set(sorted(os.sched_getaffinity(0))[:2])
+    for cores in (two, {min(two)}):
+        folder = tmp_path / str(len(cores))
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+        command = generate("env=hopper", "tier=medium-expert", "steps=24_000", "seed=9", cores=cores)
+        _, errors = command.communicate(timeout=120)
+        assert command.returncode == 0, errors
+        name = "iwbc/hopper/medium-expert-24000-seed9-v0"
+        digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
+        hashes.add(load(name).content_hash)
+    assert len(digests) == 1
+    assert len(hashes) == 1
+
+
+def test_another_seed_gives_other_data(small: str) -> None:
+    assert load(ensure("Hopper-v5", "medium-replay", 3000, 6)).content_hash != load(small).content_hash
+
+
+def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None:
+    commands = [generate("env=hopper", "tier=medium", "steps=3000") for _ in range(2)]
+    outputs = [command.communicate(timeout=120) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], outputs
+    assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
+    assert load("iwbc/hopper/medium-3000-v0").steps >= 3000
+    assert hidden(datasets) == []
+
+
+def hidden(folder: Path) -> list[str]:
+    return [name for name in everything(folder) if "/." in f"/{name}"]
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None:
+    command = generate("env=hopper", "tier=medium", "steps=5_000_000")
+    deadline = time.monotonic() + 60
+    while not any("main_data" in name for name in everything(datasets)):
+        assert time.monotonic() < deadline
+        assert command.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.5)  # the workers are at work by now
+    interrupt = os.killpg if whole_group else os.kill  # a terminal interrupts the workers too
+    interrupt(command.pid, signal.SIGINT)
+    start = time.monotonic()
+    _, errors = command.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert command.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted: nothing was written"
+    assert everything(datasets) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(command.pid, 0)  # no worker is left
+
+
+def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
+    command = generate("env=hopper", "tier=medium", "steps=5_000_000")
+    time.sleep(2)
+    workers = subprocess.run(["pgrep", "-P", str(command.pid), "-f", "spawn_main"], capture_output=True, text=True).stdout
+    os.kill(int(workers.split()[0]), signal.SIGKILL)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v0: a worker process was killed")
+    assert "Traceback" not in errors
+    assert everything(datasets) == []
+
+
+def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([10**9, 10**9, 10**6])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+    message = r"^dataset iwbc/hopper/medium-2000-v0: could not be written to .* \(No space left on device\)$"
+    with pytest.raises(UserError, match=message):
+        ensure("Hopper-v5", "medium", 2000)
+    assert next(free, None) is None
+    assert everything(datasets) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "env=… is missing"),
+        (["env=hopper"], "tier=… is missing"),
+        (["env=hopper", "tier=best"], "tier=best: must be one of random, medium, medium-replay, medium-expert, expert"),
+        (["env=pong", "tier=medium"], "environment pong: no behaviour policies are shipped for it (there are: halfcheetah"),
+        (["env=Hopper-v4", "tier=medium"], "env=Hopper-v4: behaviour policies are shipped for Hopper-v5 alone"),
+        (["env=hopper", "tier=medium", "steps=0"], "steps=0: must be at least 1"),
+        (["env=hopper", "tier=medium", "steps=many"], "steps=many: must be a whole number"),
+        (["env=hopper", "tier=medium", "seed=-1"], "seed=-1: must be at least 0"),
+        (["env=hopper", "tier=medium", "stpes=5"], "stpes=5: not an option; the options are env=…, tier=…, steps=…, seed=…"),
+        (["hopper"], "hopper: not an option"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, datasets: Path) -> None:
+    command = generate(*arguments)
+    output, errors = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert everything(datasets) == []
+
+
+def test_help() -> None:
+    command = generate("--help")
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0
+    for word in ("env", "tier", "steps", "seed", "medium-replay", "MINARI_DATASETS_PATH"):
+        assert word in output
+
+
+def test_an_environment_without_behaviours() -> None:
+    with pytest.raises(UserError, match="environment Ant-v5: no behaviour policies are shipped for it"):
+        ensure("Ant-v5", "medium")

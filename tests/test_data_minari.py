@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+import pytest
+from helpers import everything
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+
+from iwbc.data import packed
+from iwbc.data.minari_source import load
+from iwbc.data.spaces import ordered
+from iwbc.errors import UserError
+
+Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
+FORMATS = ["hdf5", "arrow"]
+VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
+ACTIONS = Box(-1.0, 1.0, (2,), np.float32)
+LENGTHS = [4, 1, 6]
+
+
+def buffer(space: gym.Space, length: int, seed: int = 0, **changes: Any) -> EpisodeBuffer:
+    """An episode of samples of the spaces, cut by a time limit; observations have a row more than steps."""
+    space.seed(seed)
+    rng = np.random.default_rng(seed)
+    fields: dict[str, Any] = {
+        "observations": stack(space, [space.sample() for _ in range(length + 1)]),
+        "actions": rng.uniform(-1, 1, size=(length, 2)).astype(np.float32),
+        "rewards": rng.normal(size=length),
+        "terminations": np.zeros(length, bool),
+        "truncations": np.arange(length) == length - 1,
+    }
+    return EpisodeBuffer(**fields | changes)
+
+
+def stack(space: gym.Space, values: list[Any]) -> Any:
+    if isinstance(space, Dict):
+        return {key: stack(part, [value[key] for value in values]) for key, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(stack(part, [value[i] for value in values]) for i, part in enumerate(space.spaces))
+    return np.stack(values) if isinstance(space, Box) else np.array(values)
+
+
+def create(
+    buffers: list[EpisodeBuffer],
+    space: gym.Space = VECTOR,
+    data_format: str = "hdf5",
+    actions: gym.Space = ACTIONS,
+    **more: Any,
+) -> str:
+    """A dataset as others make it, with Minari's own code."""
+    minari.create_dataset_from_buffers(
+        "others/task-v0",
+        buffers,
+        observation_space=space,
+        action_space=actions,
+        data_format=data_format,
+        description="",
+        author="someone",
+        author_email="someone@example.org",
+        code_permalink="https://example.org",
+        algorithm_name="none",
+        **more,
+    )
+    return "others/task-v0"
+
+
+def three(space: gym.Space = VECTOR) -> list[EpisodeBuffer]:
+    return [buffer(space, length, seed) for seed, length in enumerate(LENGTHS)]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_both_formats_are_read(data_format: str, datasets: Path) -> None:
+    buffers = three()
+    trajectories = load(create(buffers, data_format=data_format))
+    assert trajectories.lengths.tolist() == LENGTHS
+    for name in ("actions", "rewards"):
+        expected = np.concatenate([np.asarray(getattr(b, name)) for b in buffers]).astype(np.float32)
+        np.testing.assert_array_equal(getattr(trajectories, name), expected)
+    observations = [np.asarray(b.observations, np.float32) for b in buffers]
+    np.testing.assert_array_equal(trajectories.observations, np.concatenate([o[:-1] for o in observations]))
+    np.testing.assert_array_equal(trajectories.final_observations, np.stack([o[-1] for o in observations]))
+    np.testing.assert_allclose(trajectories.returns, [np.sum(b.rewards) for b in buffers], rtol=1e-6)
+    assert not trajectories.terminated.any()
+    assert trajectories.info.env_id is None
+    assert trajectories.info.reference_scores is None
+
+
+GOAL = Dict(
+    observation=Box(-1, 1, (4,), np.float64),
+    achieved_goal=Box(-1, 1, (2,), np.float64),
+    desired_goal=Box(-1, 1, (2,), np.float64),
+)
+SPACES = {
+    "goal environment": GOAL,
+    "nested (kitchen)": Dict(
+        {
+            "observation": Box(-1, 1, (5,), np.float64),
+            "desired_goal": Dict({"kettle": Box(-1, 1, (3,), np.float64), "burner": Box(-1, 1, (2,), np.float32)}),
+        }
+    ),
+    "tuple": Tuple([Box(-1, 1, (2,), np.float64), Box(-1, 1, (3,), np.float32)]),
+    "dict with a choice": Dict({"position": Box(-1, 1, (2,), np.float64), "mode": Discrete(3)}),
+    "matrix": Box(-1, 1, (2, 3), np.float64),
+}
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("name", SPACES)
+def test_structured_observations_are_laid_out_as_gymnasium_flattens_them(name: str, data_format: str, datasets: Path) -> None:
+    space = SPACES[name]
+    space.seed(7)
+    samples = [space.sample() for _ in range(5)]
+    trajectories = load(create([buffer(space, 4, observations=stack(space, samples))], space, data_format))
+    expected = np.stack([np.asarray(gym.spaces.flatten(ordered(space), sample)) for sample in samples]).astype(np.float32)
+    np.testing.assert_array_equal(trajectories.observations, expected[:-1])
+    np.testing.assert_array_equal(trajectories.final_observations, expected[-1:])
+
+
+def test_the_keys_of_a_goal_environment_are_flattened_in_alphabetical_order() -> None:
+    value = {"observation": np.zeros(4), "achieved_goal": np.full(2, 0.25), "desired_goal": np.full(2, 0.5)}
+    # Gymnasium keeps the order that the space was made with, which a stored dataset does not.
+    assert list(GOAL.spaces) == ["observation", "achieved_goal", "desired_goal"]
+    assert np.asarray(gym.spaces.flatten(ordered(GOAL), value)).tolist() == [0.25, 0.25, 0.5, 0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_infos_label_success(key: str, data_format: str, datasets: Path) -> None:
+    labels = [[0, 0, 1, 0, 0], [0, 0], [0, 0, 0, 0, 0, 0, 1]]
+    buffers = [
+        buffer(VECTOR, length, i, infos={key: [bool(x) for x in label]})
+        for i, (length, label) in enumerate(zip(LENGTHS, labels, strict=True))
+    ]
+    successes = load(create(buffers, data_format=data_format)).successes
+    assert successes is not None
+    assert successes.tolist() == [True, False, True]
+
+
+def test_unfinished_episodes_are_dropped_on_request(datasets: Path) -> None:
+    buffers = three()
+    buffers[1] = buffer(VECTOR, 1, 1, truncations=np.array([False]))
+    name = create(buffers)
+    assert load(name).lengths.tolist() == LENGTHS
+    assert load(name, unfinished="drop").lengths.tolist() == [4, 6]
+    assert load(name).lengths.tolist() == LENGTHS
+
+
+def test_each_choice_of_options_has_its_own_cache(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = create([buffer(VECTOR, 2, actions=np.array([[2.0, 0.0], [0.0, 0.0]], np.float32))], actions=ACTIONS)
+    with pytest.raises(
+        UserError, match=r"dataset others/task-v0, actions: 1 of 2 lie outside .* by up to 1; .*clip_actions=true"
+    ):
+        load(name)
+    assert load(name, clip_actions=True).actions.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    load(name, clip_actions=True, unfinished="drop")
+    monkeypatch.setattr(packed, "pack", lambda *_: pytest.fail("packed again"))
+    load(name, clip_actions=True)
+    load(name, clip_actions=True, unfinished="drop")
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_changed_data_is_packed_again(data_format: str, datasets: Path) -> None:
+    name = create(three(), data_format=data_format)
+    before = load(name).content_hash
+    minari.load_dataset(name).update_dataset_from_buffer([buffer(VECTOR, 2, 9)])
+    after = load(name)
+    assert after.lengths.tolist() == [*LENGTHS, 2]
+    assert after.content_hash != before
+
+
+# --- reference scores ------------------------------------------------------------------------------------------------
+
+
+def test_reference_scores_are_the_datasets_own_or_d4rls(datasets: Path) -> None:
+    hopper = gym.make("Hopper-v5")
+    episode = buffer(hopper.observation_space, 3, actions=np.zeros((3, 3), np.float32))
+    name = create([episode], hopper.observation_space, actions=hopper.action_space, env=hopper)
+    scores = load(name).info.reference_scores
+    assert scores is not None
+    assert (scores.random, scores.expert, scores.source) == (-20.272305, 3234.3, "D4RL")
+
+    minari.load_dataset(name).storage.update_metadata({"ref_min_score": 5.0, "ref_max_score": 105.0})
+    scores = load(name).info.reference_scores
+    assert scores is not None
+    assert (scores.random, scores.expert, scores.source) == (5.0, 105.0, "the dataset's own metadata")
+    np.testing.assert_allclose(scores.normalise([5.0, 55.0]), [0.0, 50.0])
+
+
+def test_nothing_that_the_metadata_names_is_imported(datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\ndef make(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = create(three())
+    path = datasets / name / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    spec = {"id": "Trap-v0", "entry_point": "trap:make", "kwargs": {}, "additional_wrappers": []}
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec), "eval_env_spec": json.dumps(spec)}))
+    assert load(name).info.env_id == "Trap-v0"
+    del metadata["observation_space"]
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
+    with pytest.raises(UserError, match="no observation_space"):
+        load(name)
+    assert not (tmp_path / "sprung").exists()
+
+
+# --- what cannot be read ---------------------------------------------------------------------------------------------
+
+
+REFUSED_SPACES: dict[str, tuple[gym.Space, gym.Space, str]] = {
+    "discrete actions": (VECTOR, Discrete(4), "actions: need a vector of continuous actions"),
+    "action matrix": (VECTOR, Box(-1, 1, (2, 2), np.float32), "actions: need a vector of continuous actions"),
+    "images": (Box(0, 255, (8, 8, 3), np.uint8), ACTIONS, "observations: cannot be flattened .*images"),
+    "images in a dict": (Dict({"camera": Box(0, 255, (40, 40, 3), np.uint8)}), ACTIONS, "observations: .*images"),
+}
+
+
+def without_episodes(datasets: Path, observations: gym.Space, actions: gym.Space) -> None:
+    (datasets / "others/task-v0/data").mkdir(parents=True)
+    storage = MinariStorage.new(datasets / "others/task-v0/data", observations, actions)
+    storage.update_metadata({"dataset_id": "others/task-v0", "minari_version": "0.5.4"})
+
+
+@pytest.mark.parametrize("name", REFUSED_SPACES)
+def test_unfit_spaces_are_refused(name: str, datasets: Path) -> None:
+    observations, actions, message = REFUSED_SPACES[name]
+    without_episodes(datasets, observations, actions)
+    MinariStorage.read(datasets / "others/task-v0/data").update_metadata({"total_episodes": 1})
+    with pytest.raises(UserError, match=f"dataset others/task-v0, {message}") as caught:
+        load("others/task-v0")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_without_episodes_is_refused(datasets: Path) -> None:
+    without_episodes(datasets, VECTOR, ACTIONS)
+    with pytest.raises(UserError, match="dataset others/task-v0: it holds no episodes"):
+        load("others/task-v0")
+
+
+EPISODES: dict[str, tuple[dict[str, Any], str]] = {
+    "nan observation": ({"observations": np.full((3, 3), np.nan)}, "episode 1, observations: holds NaN"),
+    "nan final observation": (
+        {"observations": np.array([[0.0] * 3, [0.0] * 3, [np.nan] * 3])},
+        "episode 1, final observation: holds NaN or infinity",
+    ),
+    "infinite reward": ({"rewards": np.array([0.0, np.inf])}, "episode 1, rewards: holds NaN or infinity, first at step 1"),
+    "fewer rewards": ({"rewards": np.zeros(1)}, "episode 1, observations: has 3 rows for 1 rewards"),
+    "more observations": ({"observations": np.zeros((5, 3))}, "episode 1, observations: has 5 rows for 2 rewards"),
+    "fewer actions": ({"actions": np.zeros((1, 2), np.float32)}, "episode 1, observations: has 2 rows for 1 actions"),
+    "wide actions": (
+        {"actions": np.zeros((2, 5), np.float32)},
+        r"episode 1, actions: has shape \(5,\) .*action space says \(2,\)",
+    ),
+    "narrow observations": ({"observations": np.zeros((3, 2))}, r"episode 1, observations: has shape \(2,\) .* \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("fault", EPISODES)
+def test_unfit_episodes_are_refused(fault: str, datasets: Path) -> None:
+    changes, message = EPISODES[fault]
+    name = create([buffer(VECTOR, 4), buffer(VECTOR, 2, **changes)])
+    with pytest.raises(UserError, match=f"^dataset others/task-v0, {message}") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    assert not any("packed" in path for path in everything(datasets))
+
+
+def edit(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def damage(data: Path) -> None:
+        with h5py.File(data / "main_data.hdf5", "a") as file:
+            change(file)
+
+    return damage
+
+
+def rewrite(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda data: (data / name).write_bytes(change((data / name).read_bytes())) and None
+
+
+def alter(**fields: Any) -> Callable[[Path], None]:
+    return rewrite("metadata.json", lambda text: json.dumps(json.loads(text) | fields).encode())
+
+
+def replace_with_zero_steps(file: h5py.File) -> None:
+    for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+        array = file["episode_1"][name][:0] if name != "observations" else file["episode_1"][name][:1]
+        del file["episode_1"][name]
+        file["episode_1"][name] = array
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (rewrite("main_data.hdf5", lambda data: data[: len(data) // 2]), "cannot be read|cannot be opened"),
+    "garbage": (rewrite("main_data.hdf5", lambda data: b"x" * 1000), "cannot be read"),
+    "no bytes": (rewrite("main_data.hdf5", lambda data: b""), "cannot be read"),
+    "no data file": (lambda data: (data / "main_data.hdf5").unlink(), "cannot be opened"),
+    "episode missing": (edit(lambda file: file.pop("episode_1")), "episode 1: cannot be read"),
+    "rewards missing": (edit(lambda file: file["episode_2"].pop("rewards")), "episode 2: cannot be read .*rewards"),
+    "empty episode": (edit(replace_with_zero_steps), r"episode 1, actions: the episode is empty \(0 steps\)"),
+    "metadata cut": (rewrite("metadata.json", lambda text: text[:-20]), "metadata.json is damaged"),
+    "metadata not an object": (rewrite("metadata.json", lambda text: b"[]"), "metadata.json is damaged"),
+    "metadata missing": (lambda data: (data / "metadata.json").unlink(), "holds no dataset"),
+    "unknown format": (alter(data_format="tape"), "cannot be opened"),
+    "unknown space": (alter(observation_space='{"type": "Sphere"}'), "cannot be opened"),
+    "bad space": (alter(action_space="{"), "cannot be opened"),
+    "too many episodes": (alter(total_episodes=9), "episode 3: cannot be read"),
+    "no action space": (rewrite("metadata.json", lambda text: text.replace(b"action_space", b"space")), "no action_space"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_datasets_are_refused(damage: str, datasets: Path) -> None:
+    name = create(three())
+    apply, message = DAMAGE[damage]
+    apply(datasets / name / "data")
+    with pytest.raises(UserError, match=f"^dataset others/task-v0.*({message})") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    assert not any("packed" in path for path in everything(datasets))
+
+
+def test_damaged_arrow_is_refused(datasets: Path) -> None:
+    name = create(three(), data_format="arrow")
+    parts = sorted((datasets / name / "data").rglob("*.arrow"))
+    parts[1].write_bytes(parts[1].read_bytes()[:100])
+    with pytest.raises(UserError, match=r"dataset others/task-v0, episode .: cannot be read") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(parts[2].parent)
+    with pytest.raises(UserError, match=r"dataset others/task-v0, episode .: cannot be read"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["hopper", "mujoco/hopper/medium", "../../etc-v0", "a b-v0"])
+def test_an_id_must_be_one_of_minaris(name: str) -> None:
+    with pytest.raises(UserError, match="not an id; ids look like mujoco/hopper/medium-v0"):
+        load(name)
+
+
+def test_a_generated_dataset_that_is_missing_names_its_command(datasets: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"iwbc/hopper/medium-v0: has not been generated here; see python -m iwbc\.data\.generate"
+    ):
+        load("iwbc/hopper/medium-v0")
+
+
+def test_a_datasets_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"MINARI_DATASETS_PATH=.*file: cannot be used"):
+        load("others/task-v0")
+
+
+def test_a_cache_that_cannot_be_written(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = create(three())
+    replace = os.replace
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"dataset others/task-v0: its packed cache .*\(No space left on device\)"):
+        load(name)
+    assert not any("packed" in path for path in everything(datasets))
+    monkeypatch.setattr(os, "replace", replace)
+    assert load(name).lengths.tolist() == LENGTHS

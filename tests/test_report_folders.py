@@ -1,0 +1,191 @@
+"""Run folders made by hand for the report's tests, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from iwbc.errors import UserError
+from iwbc.files import write_csv
+from iwbc.report.collect import collect
+
+HOPPER = {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
+HEADER = "phase,step,seed,episode,return,length,score"
+UNIT = {"random": 0.0, "expert": 100.0, "source": "the test"}  # a return is its own score
+
+METHODS: dict[str, dict[str, Any]] = {
+    "BC": {"algo": {"name": "bc", "start": "scratch"}, "curation": {"name": "all"}},
+    "filtered BC 10 %": {"algo": {"name": "filtered_bc", "start": "reference"}, "curation": {"name": "top_fraction"}},
+    "iw-BC(Q)": {
+        "algo": {"name": "iw_bc", "start": "reference", "weights": {"kappa": 2.0}},
+        "curation": {"name": "quality_levels"},
+    },
+}
+
+
+def make_run(
+    folder: Path,
+    method: str = "BC",
+    dataset: str = "iwbc/hopper/medium-v0",
+    returns: Mapping[int, Sequence[float]] | None = None,
+    *,
+    content_hash: str = "ab" * 32,
+    env_id: str | None = "Hopper-v5",
+    normalisation: dict[str, Any] | None = UNIT,
+    settings: Mapping[str, Any] | None = None,
+    steps: int = 2000,
+    periodic: Mapping[int, Mapping[int, float]] | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    histogram: Sequence[tuple[float, float, int, int]] = (),
+) -> Path:
+    """A finished run: `returns[seed]` of its final episodes, and `periodic[step][seed]` of one episode each."""
+    returns = {0: [10.0, 20.0]} if returns is None else returns
+    config = {"seed": 0, "seeds": list(returns), "device": "cpu", "reference": {"steps": 10}, **METHODS.get(method, {})}
+    config["algo"] = {**config.get("algo", {"name": "other"}), "lr": 0.001, "steps": steps, **(settings or {})}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    episodes = [("periodic", step, seed, 0, total) for step, one in (periodic or {}).items() for seed, total in one.items()]
+    episodes += [("final", steps, seed, i, total) for seed, own in returns.items() for i, total in enumerate(own)]
+
+    def score(total: float) -> float | str:
+        if normalisation is None:
+            return ""
+        return 100 * (total - normalisation["random"]) / (normalisation["expert"] - normalisation["random"])
+
+    columns = ("phase", "step", "seed", "episode", "return", "length", "score")
+    rows = [dict(zip(columns, (*e, 7, score(e[-1])), strict=True)) for e in episodes]
+    write_csv(folder / "evaluations.csv", rows)
+    if metrics:
+        write_csv(folder / "metrics.csv", metrics)
+    if histogram:
+        names = ("return_low", "return_high", "trajectories", "kept")
+        write_csv(folder / "curation.csv", [dict(zip(names, row, strict=True)) for row in histogram])
+    results = [
+        {"seed": seed, "final": {"episodes": len(own), "return_mean": sum(own) / len(own)}} if own else {"seed": seed}
+        for seed, own in returns.items()
+    ]
+    summary = {
+        "format": 1,
+        "status": "finished",
+        "method": method,
+        "env_id": env_id,
+        "env_kwargs": {},
+        "dataset": {"id": dataset, "content_hash": content_hash, "trajectories": 40, "kept_trajectories": 4},
+        "curation": config.get("curation", {}).get("name", "all"),
+        "seeds": list(returns),
+        "results": results,
+        "normalisation": normalisation,
+        "steps_per_second": 250.0,
+        "seconds": {"training": 60.0, "evaluation": 30.0},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def make_failure(folder: Path, error: str = "out of luck", overrides: Sequence[str] = ("algo=bc",)) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("algo: {name: bc}\n")
+    (folder / "failure.json").write_text(json.dumps({"error": error, "overrides": list(overrides)}))
+    return folder
+
+
+def test_every_run_below_the_folders_is_found_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep" / "b" / "run")
+    make_run(tmp_path / "sweep" / "a=1,c=2")
+    make_run(tmp_path / "alone")
+    given = ["sweep", "alone", "sweep/b", "sweep/b/run"]
+    runs, missing = collect([tmp_path / one for one in given])
+    assert [run.name for run in runs] == ["alone", "sweep/a=1,c=2", "sweep/b/run"]
+    assert missing == []
+
+
+def test_a_single_run_keeps_its_folder_s_name_and_values(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", returns={3: [10.0, 20.0, 60.0], 4: [1.0]}, normalisation=HOPPER, periodic={500: {3: 5.0}})
+    (found,), _ = collect([run])
+    assert found.name == "one"
+    assert found.seeds == (3, 4)
+    assert [e.total for e in found.final(3)] == [10.0, 20.0, 60.0]
+    assert found.final(3)[0].score == pytest.approx(100 * 30.272305 / 3254.572305)
+    assert len(found.episodes) == 5
+
+
+def test_failed_and_unfinished_runs_are_told_with_their_reason(tmp_path: Path) -> None:
+    make_run(tmp_path / "good")
+    make_failure(tmp_path / "bad", "the loss is not finite", ["algo=awr", "seed=3"])
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.yaml").write_text("algo: {name: bc}\n")
+    runs, missing = collect([tmp_path])
+    assert [run.name for run in runs] == ["good"]
+    assert [(one.name, one.status) for one in missing] == [("bad", "failed"), ("cut", "unfinished")]
+    assert missing[0].reason == "the loss is not finite (algo=awr seed=3)"
+    assert "interrupted or still running" in missing[1].reason
+
+
+def test_a_run_that_failed_once_and_then_finished_is_finished(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "failure.json").write_text('{"error": "earlier", "overrides": []}')
+    runs, missing = collect([tmp_path])
+    assert len(runs) == 1
+    assert missing == []
+
+
+def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "wandb" / "files").mkdir(parents=True)
+    (run / "wandb" / "files" / "config.yaml").write_text("x: 1\n")
+    runs, missing = collect([tmp_path])
+    assert (len(runs), missing) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("summary.json", '{"format": 1, "sta', "damaged, not readable as JSON"),
+        ("summary.json", "[]", "damaged, it holds no object"),
+        ("summary.json", '{"format": 2}', "format 2; this version reads format 1"),
+        ("summary.json", '{"format": 1, "status": "finished"}', "'normalisation' is missing"),
+        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,10\n", "line 2: damaged"),
+        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,10,7,10\n", "not the final episodes of seed 0"),
+        ("config.yaml", "algo: {name: bc}", "algo.steps is missing"),
+        ("config.yaml", "algo: [\n", "damaged"),
+        ("config.yaml", "- 1\n", "holds no settings"),
+        ("failure.json", "{", "not readable as JSON"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    run = make_failure(tmp_path / "run") if name == "failure.json" else make_run(tmp_path / "run")
+    (run / name).write_text(content)
+    with pytest.raises(UserError) as error:
+        collect([tmp_path])
+    assert str(run / name) in str(error.value)
+    assert problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_lost_evaluations_are_noticed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "evaluations.csv").unlink()
+    with pytest.raises(UserError, match="not the final episodes of seed 0"):
+        collect([tmp_path])
+
+
+def test_results_of_other_seeds_than_trained_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text()) | {"seeds": [0, 1]}
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"results of seeds \[0\], but trained \[0, 1\]"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize(("make", "problem"), [(False, "no such folder"), (True, "no run folder there or below")])
+def test_nothing_to_report_says_so(tmp_path: Path, make: bool, problem: str) -> None:
+    folder = tmp_path / "empty"
+    if make:
+        folder.mkdir()
+    with pytest.raises(UserError, match=problem):
+        collect([folder])
