@@ -10,10 +10,10 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cache_folder() -> Path:
@@ -57,5 +57,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write or replace a safetensors file atomically."""
+    from safetensors.torch import save
+
     # Copies: safetensors refuses tensors that share memory, as views of one flat buffer do.
     write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, dict(metadata)))

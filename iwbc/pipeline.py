@@ -43,10 +43,16 @@ def run(config: Config, path: Path, console: Console) -> dict[str, Any]:
     training or evaluating.
     """
     folder = RunFolder(path)
+    # A second process with the same job waits, and then finds it finished.
+    with folder.lock():
+        return _run_or_read(config, folder, console)
+
+
+def _run_or_read(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
     folder.start(config)
     finished = folder.summary()
     if finished is not None:
-        console.print(f"{path} is finished already.")
+        console.print(f"{folder.path} is finished already.", soft_wrap=True)
         return finished
     if config.threads is not None:
         torch.set_num_threads(config.threads)

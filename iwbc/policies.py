@@ -203,7 +203,9 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["policy"])
-            spec: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["spec"].items()}
+            spec: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in fields["spec"].items()
+            }
             policy = Policy(PolicySpec(**spec), fields["seeds"], device)
             for name, view in policy.parameters.named().items():
                 saved = file.get_tensor(name)

@@ -11,6 +11,7 @@ checkpoint.safetensors   there only while it is not
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -25,7 +27,7 @@ from torch import Tensor
 from iwbc import __version__
 from iwbc.config import Config, to_plain, validate
 from iwbc.errors import UserError
-from iwbc.files import write_bytes, write_csv, write_json, write_tensors
+from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_tensors
 from iwbc.policies import Policy, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "wandb", "safetensors")
@@ -36,6 +38,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def lock(self) -> FileLock:
+        """Held by the one process that works in this folder."""
+        name = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:32]
+        lock = cache_folder() / "locks" / f"{name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock)
 
     def start(self, config: Config) -> None:
         """Write the configuration. Raises UserError where the folder already holds a run of another configuration."""

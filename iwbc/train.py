@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # Only what composing a configuration needs: an error in it must show at once.
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iwbc import sweeps
 from iwbc.config import Config, validate
 from iwbc.errors import Interrupted, UserError
 
@@ -32,8 +35,9 @@ def main() -> None:
     # Hydra would print its errors itself, over several lines, and exit with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("job_key", job_key, replace=True)
+    arguments = sys.argv[1:]
+    sweeps.begin()
     try:
-        arguments = sys.argv[1:]
         if arguments and arguments[0].startswith("resume="):
             _resume(arguments)
         else:
@@ -46,6 +50,10 @@ def main() -> None:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
         _exit("Interrupted before training began; the same command starts again.", 130)
+    finally:
+        all_finished = sweeps.summarise()
+    if not all_finished:
+        sys.exit(1)
 
 
 def _explain(error: Exception) -> str:
@@ -87,11 +95,33 @@ def job_key(*, _root_: DictConfig) -> str:
 
 def _job(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        _job_of_sweep(composed, folder)
+        return
     try:
         _run(validate(composed), folder)
     except UserError as error:
         _remove_if_empty(folder)
         _exit(str(error), 2)
+
+
+def _job_of_sweep(composed: DictConfig, folder: Path) -> None:
+    """One job: whatever goes wrong in it is noted in its folder, and the others go on."""
+    print(f"Job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
+    sweeps.leave_word(folder, "running")
+    try:
+        _run(validate(composed), folder)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(reason, file=sys.stderr)
+        from iwbc.runs import RunFolder
+
+        RunFolder(folder).write_failure(reason, list(HydraConfig.get().overrides.task))
+        sweeps.leave_word(folder, "failed", reason)
+    else:
+        sweeps.leave_word(folder, "finished")
 
 
 def _resume(arguments: list[str]) -> None:

@@ -1,18 +1,34 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from iwbc.data import generate, minari_source
+from iwbc.data.trajectories import Trajectories
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Datasets and caches of the tests go to temporary folders; nothing reaches for the network."""
+    """Datasets and caches of the tests go to temporary folders; nothing reaches for the network.
+
+    The datasets are shared by all of pytest-xdist's workers, so that each is generated once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    datasets = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "datasets"
+    datasets.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        patch.setenv("MINARI_DATASETS_PATH", str(datasets))
         patch.setenv("IWBC_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def hopper(own_folders: None) -> Trajectories:
+    """A small generated dataset: what `env=hopper dataset.steps=20000` loads."""
+    return minari_source.load(generate.ensure("Hopper-v5", "medium-replay", 20_000))
 
 
 @pytest.fixture

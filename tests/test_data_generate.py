@@ -138,7 +138,7 @@ def test_the_medium_tier_earns_a_third_of_the_experts_score() -> None:
     scores = d4rl_scores("HalfCheetah-v5")
     assert scores is not None
     medium, expert = (
-        scores.normalise(load(ensure("HalfCheetah-v5", tier, 10_000)).returns).mean() for tier in ("medium", "expert")
+        scores.normalise(load(ensure("HalfCheetah-v5", tier, 50_000)).returns).mean() for tier in ("medium", "expert")
     )
     assert 0.25 < medium / expert < 0.42
     assert expert > 80
@@ -181,6 +181,12 @@ def hidden(folder: Path) -> list[str]:
 # --- what can go wrong -----------------------------------------------------------------------------------------------
 
 
+def running(group: int) -> bool:
+    """Whether a process of the group is alive."""
+    rows = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in map(str.split, rows))
+
+
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
 def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None:
     command = generate("env=hopper", "tier=medium", "steps=5_000_000")
@@ -199,8 +205,9 @@ def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted: nothing was written"
     assert everything(datasets) == []
-    with pytest.raises(ProcessLookupError):
-        os.killpg(command.pid, 0)  # no worker is left
+    while running(command.pid):
+        assert time.monotonic() - start < 10
+        time.sleep(0.05)
 
 
 def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:

@@ -100,7 +100,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
             entries.setdefault(label, handle)
     if entries:
         labels = sorted(entries, key=list(order).index)
-        columns = max(1, min(len(labels), int(figure.get_figwidth() * 14 / (max(map(len, labels)) + 6))))
+        widest = 0.6 + 0.075 * max(map(len, labels))  # inches
+        columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
         figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=columns)
 
 
@@ -109,8 +110,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
 
 def learning_curves(study: Study) -> Picture | None:
     """Score (or return) during training, a panel per dataset; None where no run was evaluated more than once."""
-    curves = {place: _curve(runs, study.tasks[place[0]].normalisation is not None) for place, runs in study.runs.items()}
-    curves = {place: curve for place, curve in curves.items() if len(curve[0]) > 1}
+    curves = {place: curve(runs, study.tasks[place[0]].normalisation is not None) for place, runs in study.runs.items()}
+    curves = {place: one for place, one in curves.items() if len(one[0]) > 1}
     tasks = [task for task in study.tasks if any((task, method) in curves for method in study.methods)]
     if not tasks:
         return None
@@ -134,7 +135,7 @@ def learning_curves(study: Study) -> Picture | None:
     return _picture("learning_curves", caption, figure)
 
 
-def _curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
+def curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
     """When all seeds were evaluated (% of training), and mean and standard deviation over seeds (NaN for one seed)."""
     series: dict[tuple[int, int], dict[float, list[float]]] = {}
     for i, run in enumerate(runs):
@@ -236,7 +237,7 @@ def weight_diagnostics(study: Study) -> list[Picture]:
 
     looks, pictures = _looks(study.methods), []
     for task in study.tasks:
-        metrics = {method: _mean_metrics(study.runs.get((task, method), [])) for method in study.methods}
+        metrics = {method: mean_metrics(study.runs.get((task, method), [])) for method in study.methods}
         panels = {
             title: columns
             for title, columns in _DIAGNOSTICS.items()
@@ -272,7 +273,7 @@ def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tu
             axis.fill_between(found["step"], low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def _mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
+def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
     """The columns of the runs' metrics.csv at each logged step, averaged over seeds and runs; only what all of them have."""
     tables = [table for run in runs if "step" in (table := read_numbers(run.folder / "metrics.csv"))]
     if not tables:
@@ -289,12 +290,12 @@ def _mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
 
 def curated_returns(study: Study) -> Picture | None:
     """Histogram of each dataset's returns, and of those that the curations keep; None where no run tells."""
-    histograms = {task: found for task in study.tasks if (found := _histograms(study, task))}
-    if not histograms:
+    drawn = {task: found for task in study.tasks if (found := histograms(study, task))}
+    if not drawn:
         return None
-    figure, axes = _panels(len(histograms))
+    figure, axes = _panels(len(drawn))
     colours = [look["color"] for look in _looks([str(i) for i in range(10)]).values()]
-    for axis, (task, found) in zip(axes, histograms.items(), strict=True):
+    for axis, (task, found) in zip(axes, drawn.items(), strict=True):
         edges, everything, _ = next(iter(found.values()))
         axis.stairs(everything, edges, fill=True, color="0.8", label=f"all: {everything.sum():,.0f}")
         for (curation, (own_edges, _, kept)), colour in zip(found.items(), colours, strict=False):
@@ -313,7 +314,7 @@ def curated_returns(study: Study) -> Picture | None:
     return _picture("curated_returns", caption, figure)
 
 
-def _histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]:
+def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]:
     """Bin edges, counts of all and of kept trajectories, by the names of the curations that give them."""
     names: dict[bytes, dict[str, None]] = {}
     values: dict[bytes, tuple[Array, Array, Array]] = {}

@@ -58,7 +58,7 @@ def _table(table: Table) -> str:
 def _figure(picture: Picture) -> str:
     caption, data = html.escape(picture.caption), base64.b64encode(picture.svg).decode()
     image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
-    return f'<figure id="{html.escape(picture.name)}">{image}<figcaption>{caption}</figcaption></figure>\n'
+    return f'<figure id="figure-{html.escape(picture.name)}">{image}<figcaption>{caption}</figcaption></figure>\n'
 
 
 def _configurations(study: Study) -> str:

@@ -125,6 +125,9 @@ def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]
         own = [(run, _settings(run.config)) for run in runs if run.method == method]
         within = [_differing([s for run, s in own if run.task == task]) for task in {run.task for run, _ in own}]
         keys = sorted(set().union(*within))
+        if keys:
+            listed = ", ".join(keys)
+            notes.append(f"{method} was run with more than one {listed} on the same data: each has a column of its own.")
         columns: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
         for run, settings in own:
             label = ", ".join(f"{_short(key, settings)}={_text(settings.get(key))}" for key in keys)
