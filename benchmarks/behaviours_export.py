@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.behaviours_train import ENVIRONMENTS, actor_tensors
 from iwbc.data.behaviours import FOLDER, Behaviour, Behaviours
-from iwbc.environments import make_env, play
+from iwbc.environments import LocalEnvironments, make_env, play
 
 
 def untrained(env_id: str, seed: int) -> dict[str, np.ndarray]:
@@ -40,12 +40,11 @@ def behaviour(tensors: dict[str, np.ndarray]) -> Behaviour:
 
 
 def mean_return(tensors: dict[str, np.ndarray], env_id: str, episodes: int, seed: int) -> float:
-    policy, random = behaviour(tensors), np.random.default_rng(seed)
+    policy, random, environments = behaviour(tensors), np.random.default_rng(seed), LocalEnvironments(env_id)
     total = 0.0
     for _ in range(episodes // 10):
         seeds = [int(s) for s in random.integers(2**31, size=10)]
-        envs = [make_env(env_id) for _ in seeds]
-        total += sum(step.rewards.sum() for step in play(envs, lambda o: policy.sample(o, random), seeds))
+        total += sum(step.rewards.sum() for step in play(environments, lambda o: policy.sample(o, random), seeds))
     return total / episodes
 
 
@@ -84,9 +83,7 @@ def main() -> None:
         f"Stable-Baselines-JAX {version('sbx-rl')} SAC, {rows[-1][0]:,} steps, seed {arguments.seed}, "
         f"{rows[-1][2] / 3600:.1f} hours; gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, jax {version('jax')}"
     )
-    fields = Behaviours(
-        env_id, (0, *order), tuple(returns), 1 + order.index(medium), 1 + order.index(expert), training
-    )
+    fields = Behaviours(env_id, (0, *order), tuple(returns), 1 + order.index(medium), 1 + order.index(expert), training)
     stacked = {name: np.stack([policy[name] for policy in policies]).astype(np.float16) for name in policies[0]}
     FOLDER.mkdir(exist_ok=True)
     save_file(stacked, FOLDER / f"{arguments.env}.safetensors", {"behaviours": json.dumps(asdict(fields))})

@@ -42,6 +42,12 @@ def success(successes: npt.NDArray[np.bool_]) -> Weights:
     return successes.astype(np.float64)
 
 
+def success_by_last_reward(last_rewards: npt.NDArray[np.float32], minimum: float) -> Weights:
+    """R = 1 where the last reward is at least `minimum`, for tasks that reward success as they end on it."""
+    # In the rewards' own precision, in which 0.7 is a little less than 0.7.
+    return (last_rewards >= np.float32(minimum)).astype(np.float64)
+
+
 def return_weighted(returns: Weights, temperature: float) -> Weights:
     """R ∝ exp((G − max G) / (β · std G)), β the temperature; all equal where the returns do not vary."""
     spread = temperature * returns.std()
@@ -67,11 +73,14 @@ def curate(trajectories: Trajectories, curation: object) -> Weights:
             weights = quality_levels(returns, percentiles)
         case config.Threshold(minimum=minimum):
             weights = threshold(returns, minimum)
+        case config.Success(success_from="last_reward", minimum=minimum):  # type: ignore[misc]
+            weights = success_by_last_reward(trajectories.rewards[trajectories.offsets[1:] - 1], minimum)
         case config.Success():
             if trajectories.successes is None:
                 raise UserError(
                     f"curation=success: dataset {trajectories.info.id} has no success labels "
-                    "(`success` or `is_success` in its infos); choose another curation, such as top_fraction"
+                    "(`success` or `is_success` in its infos); label by the last reward with "
+                    "curation.success_from=last_reward, or choose another curation, such as top_fraction"
                 )
             weights = success(trajectories.successes)
         case config.ReturnWeighted(temperature=temperature):

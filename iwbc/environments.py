@@ -1,12 +1,15 @@
-"""Gymnasium environments: made quietly, by registered name only, and played many at once."""
+"""Gymnasium environments: made quietly, by registered name only, and played many at once, here or in worker processes."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -35,6 +38,141 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.En
         raise UserError(f"environment {env_id}: cannot be made ({reason})") from None
 
 
+class Results(NamedTuple):
+    """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k]."""
+
+    observations: npt.NDArray[np.floating]
+    rewards: npt.NDArray[np.float64]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+
+
+class Environments(Protocol):
+    """Some environments of one kind, stepped together. Observations are vectors, flattened by Gymnasium's `flatten`."""
+
+    def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
+        """Start an episode in each of the first len(seeds) environments; their observations [n, obs]."""
+
+    def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
+        """Step the environments `indices` [k] with actions [k, act], clipped to the action space."""
+
+    def close(self) -> None:
+        """End them."""
+
+
+class LocalEnvironments:
+    """Environments of this process, made as they are needed and then used again."""
+
+    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Raises UserError where the environment is not installed or its actions are not a vector."""
+        self._make = lambda: make_env(env_id, env_kwargs)
+        self._envs = [self._make()]
+        self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
+        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+            raise UserError(f"environment {env_id}: its actions are {actions}, not a vector of continuous ones")
+        self._low, self._high = actions.low, actions.high
+        self._plain = isinstance(self._space, gym.spaces.Box) and len(self._space.shape) == 1
+        self.observation_size, self.action_size = int(gym.spaces.flatdim(self._space)), len(self._low)
+
+    def _vectors(self, observations: list[Any]) -> npt.NDArray[np.floating]:
+        if not self._plain:
+            observations = [gym.spaces.flatten(self._space, observation) for observation in observations]
+        return np.array(observations)
+
+    def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
+        while len(self._envs) < len(seeds):
+            self._envs.append(self._make())
+        return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
+
+    def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
+        clipped = np.clip(actions, self._low, self._high)
+        observations, rewards, terminated, truncated, _ = zip(
+            *[self._envs[i].step(action) for i, action in zip(indices.tolist(), clipped, strict=True)], strict=True
+        )
+        return Results(
+            self._vectors(list(observations)), np.array(rewards, np.float64), np.array(terminated), np.array(truncated)
+        )
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+class WorkerEnvironments:
+    """Environments dealt out to worker processes, which step their shares at the same time.
+
+    Environment i lives in worker i mod `workers`. What an environment does depends on its seed and actions alone, so
+    results are those of LocalEnvironments. The workers start while the constructor's caller goes on.
+    """
+
+    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None, workers: int) -> None:
+        # Spawned, not forked: a fork would inherit the locks of whatever threads this process runs.
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(workers)]
+        self._connections = [here for here, _ in pipes]
+        self._processes = [
+            context.Process(target=_serve, args=(there, env_id, dict(env_kwargs or {})), daemon=True) for _, there in pipes
+        ]
+        for process, (_, there) in zip(self._processes, pipes, strict=True):
+            process.start()
+            there.close()
+
+    def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
+        workers = len(self._connections)
+        shares = [list(seeds[w::workers]) for w in range(workers)]
+        found = self._ask([("reset", (share,)) if share else None for share in shares])
+        observations = np.empty((len(seeds), *found[0].shape[1:]), found[0].dtype)
+        for w in range(min(workers, len(seeds))):
+            observations[w::workers] = found[w]
+        return observations
+
+    def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
+        workers = len(self._connections)
+        masks = [indices % workers == w for w in range(workers)]
+        found = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
+        first = next(result for result in found if result is not None)
+        merged = [np.empty((len(indices), *part.shape[1:]), part.dtype) for part in first]
+        for mask, result in zip(masks, found, strict=True):
+            if result is not None:
+                for whole, part in zip(merged, result, strict=True):
+                    whole[mask] = part
+        return Results(*merged)
+
+    def _ask(self, requests: list[tuple[str, tuple[Any, ...]] | None]) -> list[Any]:
+        """Send every worker its request, then gather the answers."""
+        try:
+            for connection, request in zip(self._connections, requests, strict=True):
+                if request is not None:
+                    connection.send(request)
+            return [
+                None if request is None else connection.recv()
+                for connection, request in zip(self._connections, requests, strict=True)
+            ]
+        except (EOFError, BrokenPipeError) as error:
+            raise RuntimeError("an evaluation worker died") from error
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(timeout=5)
+
+
+def _serve(connection: Connection, env_id: str, env_kwargs: dict[str, Any]) -> None:
+    """A worker: answers requests until the other end is closed."""
+    # Ctrl-C goes to the whole process group; it is the other end that decides what becomes of a run.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    environments = LocalEnvironments(env_id, env_kwargs)
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except (EOFError, OSError):
+            environments.close()
+            return
+        result = getattr(environments, method)(*arguments)
+        connection.send(tuple(result) if isinstance(result, Results) else result)
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of the environments still playing. k of them: `active` [k] are their indices.
@@ -52,38 +190,30 @@ class Step:
 
 
 def play(
-    envs: Sequence[gym.Env[Any, Any]],
-    act: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.floating]],
+    environments: Environments,
+    act: Callable[[npt.NDArray[np.floating]], npt.NDArray[np.floating]],
     seeds: Sequence[int],
 ) -> Iterator[Step]:
-    """Play one episode in each environment, in lock step, and yield the steps.
+    """Play one episode in each of len(seeds) environments, in lock step, and yield the steps.
 
     `act` maps the observations of all environments [n, obs] to actions [n, act]; it always sees all rows, so that its
     arithmetic does not depend on which episodes are over. An environment whose episode is over is not stepped again
-    (Gymnasium's vector environments would reset it and play on). Observations are flattened by Gymnasium's `flatten`.
+    (Gymnasium's vector environments would reset it and play on).
     """
-    space = envs[0].observation_space
-    plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-
-    def vector(observation: Any) -> npt.NDArray[np.floating]:
-        return np.asarray(observation if plain else gym.spaces.flatten(space, observation))
-
-    current = np.stack([vector(env.reset(seed=seed)[0]) for env, seed in zip(envs, seeds, strict=True)])
-    active = np.arange(len(envs))
-    low, high = envs[0].action_space.low, envs[0].action_space.high  # type: ignore[attr-defined]
+    current = environments.reset(seeds)
+    active = np.arange(len(seeds))
     while len(active):
         actions = act(current)[active]
-        results = [envs[int(i)].step(action) for i, action in zip(active, np.clip(actions, low, high), strict=True)]
-        following = np.stack([vector(result[0]) for result in results])
+        results = environments.step(active, actions)
         step = Step(
             active=active,
             observations=current[active],
             actions=actions,
-            rewards=np.array([result[1] for result in results], np.float64),
-            next_observations=following,
-            terminated=np.array([result[2] for result in results], np.bool_),
-            truncated=np.array([result[3] for result in results], np.bool_),
+            rewards=results.rewards,
+            next_observations=results.observations,
+            terminated=results.terminated,
+            truncated=results.truncated,
         )
         yield step
-        current[active] = following
+        current[active] = results.observations
         active = active[~(step.terminated | step.truncated)]

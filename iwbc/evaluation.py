@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from iwbc.environments import make_env, play
+from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
 from iwbc.errors import UserError
 from iwbc.policies import Policy
 from iwbc.scores import ReferenceScores
@@ -47,19 +47,20 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays policies in one environment. The environments are made once and used again."""
+    """Plays policies in one environment, on `workers` processes besides this one (0: in this one)."""
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], seed: int, workers: int = 0) -> None:
         """Raises UserError where the environment is not installed."""
-        self.env_id, self.env_kwargs, self.seed = env_id, env_kwargs, seed
-        self._envs: list[gym.Env[Any, Any]] = [make_env(env_id, env_kwargs)]
+        self.env_id, self.seed = env_id, seed
+        here = LocalEnvironments(env_id, env_kwargs)
+        self.sizes = here.observation_size, here.action_size
+        self._environments: Environments = WorkerEnvironments(env_id, env_kwargs, workers) if workers else here
 
-    def check_spaces(self, observation_size: int, action_size: int, dataset_id: str) -> None:
+    def check_sizes(self, observation_size: int, action_size: int, dataset_id: str) -> None:
         """Raise UserError unless the environment's observations and actions have the dataset's sizes."""
-        sizes = [int(gym.spaces.flatdim(space)) for space in (self._envs[0].observation_space, self._envs[0].action_space)]
-        if sizes != [observation_size, action_size]:
+        if self.sizes != (observation_size, action_size):
             raise UserError(
-                f"env {self.env_id}: has {sizes[0]} observations and {sizes[1]} actions, dataset {dataset_id} has "
+                f"env {self.env_id}: has {self.sizes[0]} observations and {self.sizes[1]} actions, dataset {dataset_id} has "
                 f"{observation_size} and {action_size}; choose the env that the data was recorded in"
             )
 
@@ -70,36 +71,28 @@ class Evaluator:
         """
         seeds = len(policy.seeds)
         side_by_side = max(1, min(episodes, _SIDE_BY_SIDE // seeds))
-        while len(self._envs) < seeds * side_by_side:
-            self._envs.append(make_env(self.env_id, self.env_kwargs))
         returns, lengths = np.zeros((seeds, episodes)), np.zeros((seeds, episodes), np.int64)
         for first in range(0, episodes, side_by_side):
             wave = np.arange(first, min(first + side_by_side, episodes))
-            for row, episode, reward in self._play(policy, wave):
-                np.add.at(returns, (row, episode), reward)
-                np.add.at(lengths, (row, episode), 1)
+            starts = [self._start(seed, int(episode)) for seed in policy.seeds for episode in wave]
+            for step in play(self._environments, partial(_mean_actions, policy), starts):
+                row, place = np.divmod(step.active, len(wave))
+                returns[row, wave[place]] += step.rewards
+                lengths[row, wave[place]] += 1
         return Evaluation(policy.seeds, returns, lengths)
-
-    def _play(self, policy: Policy, wave: npt.NDArray[np.int64]) -> Any:
-        """The steps of the episodes `wave` of every seed: (policy row, episode, reward), an array of each."""
-        seeds, device = len(policy.seeds), policy.parameters.flat.device
-
-        def act(observations: npt.NDArray[np.float64]) -> npt.NDArray[np.floating]:
-            batch = torch.from_numpy(observations.astype(np.float32)).view(seeds, len(wave), -1)
-            return policy.mean_action(batch.to(device)).view(seeds * len(wave), -1).cpu().numpy()
-
-        starts = [self._start(seed, int(episode)) for seed in policy.seeds for episode in wave]
-        for step in play(self._envs[: len(starts)], act, starts):
-            row, place = np.divmod(step.active, len(wave))
-            yield row, wave[place], step.rewards
 
     def _start(self, seed: int, episode: int) -> int:
         return int(np.random.SeedSequence((self.seed, seed, episode)).generate_state(1)[0]) >> 1
 
     def close(self) -> None:
         """Close the environments."""
-        for env in self._envs:
-            env.close()
+        self._environments.close()
+
+
+def _mean_actions(policy: Policy, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Mean actions for the observations of each seed's episodes, laid end to end: [S · E, obs] → [S · E, act]."""
+    batch = torch.from_numpy(observations.astype(np.float32)).to(policy.parameters.flat.device)
+    return policy.mean_action(batch.view(len(policy.seeds), -1, batch.shape[-1])).flatten(0, 1).cpu().numpy()
 
 
 def interval(values: Sequence[Sequence[float]] | npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

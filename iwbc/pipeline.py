@@ -123,11 +123,13 @@ class _Run:
             self.console.print(f"{info.id} names no environment: training without evaluation.")
             return None, scores
         try:
-            evaluator = Evaluator(env_id, info.env_kwargs if same else {}, self.config.eval.seed)
+            # As many processes as the run has threads, which are idle while policies are played.
+            workers = torch.get_num_threads() if torch.get_num_threads() > 1 else 0
+            evaluator = Evaluator(env_id, info.env_kwargs if same else {}, self.config.eval.seed, workers)
         except UserError as error:
             self.console.print(f"Training without evaluation: {error}", soft_wrap=True)
             return None, scores
-        evaluator.check_spaces(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
+        evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
         return evaluator, scores
 
     def _reference(self, trajectories: Trajectories) -> Policy | None:

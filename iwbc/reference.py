@@ -47,7 +47,7 @@ def reference_policy(
         found = {seed: _read(path, spec, seed, console) for seed, path in paths.items()}
         missing = [seed for seed, policy in found.items() if policy is None]
         if missing:
-            trained = _train(trajectories, spec, recipe, missing, device)
+            trained = _train(trajectories, spec, recipe, missing, device, console)
             for seed in missing:
                 one = trained.select(seed)
                 write_tensors(paths[seed], one.tensors(), {**one.metadata(), "sha256": _digest(one)})
@@ -60,12 +60,17 @@ def reference_policy(
 
 
 def _train(
-    trajectories: Trajectories, spec: PolicySpec, recipe: config.Reference, seeds: Sequence[int], device: str | torch.device
+    trajectories: Trajectories,
+    spec: PolicySpec,
+    recipe: config.Reference,
+    seeds: Sequence[int],
+    device: str | torch.device,
+    console: Console,
 ) -> Policy:
     algorithm = BehaviourCloning(initial_policy(spec, seeds, device))
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
     sampler = StepSampler(everything, seeds, recipe.batch_size, Stream.REFERENCE, device)
-    for _ in track(fit(algorithm, sampler, recipe), "Reference policy", total=recipe.steps):
+    for _ in track(fit(algorithm, sampler, recipe), "Reference policy", total=recipe.steps, console=console):
         pass
     return algorithm.policy
 

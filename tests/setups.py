@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import functools
 import io
 import os
 import subprocess
@@ -33,7 +35,14 @@ BRIEF = (*SMALL, "algo.steps=40", "algo.warmup_steps=10", "log_every=10", "eval.
 
 def compose(*overrides: str) -> Config:
     """The configuration that these command-line arguments stand for."""
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    return copy.deepcopy(_compose(overrides))
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> Config:
+    # The command sets this variable, which conf/ says to hand on to a sweep's jobs.
+    environment = mock.patch.dict(os.environ, IWBC_SWEEP="tests")
+    with environment, hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         return validate(hydra.compose("train", list(overrides)))
 
 

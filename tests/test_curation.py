@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -106,6 +107,12 @@ def test_curate_return_weighted() -> None:
     assert weights.tolist() == pytest.approx([math.exp(-1), 1.0])
 
 
+def test_success_by_the_last_reward() -> None:
+    last = np.array([0.0, 1.0, 0.7, 0.69], np.float32)
+    assert curation.success_by_last_reward(last, 1.0).tolist() == [0, 1, 0, 0]
+    assert curation.success_by_last_reward(last, 0.7).tolist() == [0, 1, 1, 0]
+
+
 def test_missing_success_labels_are_an_error() -> None:
     with pytest.raises(UserError, match="toy/data-v0 has no success labels") as caught:
         curation.curate(make_trajectories([1.0, 2.0]), config.Success("success"))
@@ -123,3 +130,14 @@ def test_an_empty_selection_is_an_error(chosen: object) -> None:
 def test_something_else_is_not_a_curation() -> None:
     with pytest.raises(TypeError, match="not a curation"):
         curation.curate(make_trajectories([1.0]), "top_fraction")
+
+
+def test_curate_by_the_last_reward() -> None:
+    @dataclass
+    class ByLastReward(config.Success):
+        success_from: str = "last_reward"
+        minimum: float = 2.0
+
+    # Every reward of a trajectory is its return divided by its length: 1, 4, 2, 8.
+    trajectories = make_trajectories([4.0, 8.0, 8.0, 8.0], [4, 2, 4, 1])
+    assert curation.curate(trajectories, ByLastReward("success")).tolist() == [0, 1, 1, 1]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -344,5 +346,34 @@ def test_checks_name_dataset_episode_and_field(kind: str, datasets: Path, tmp_pa
     rewards[4] = np.nan
     path = WRITERS[kind](tmp_path / f"demo.{kind}", **seven_steps(rewards=rewards))
     with pytest.raises(UserError, match=r"^dataset my/pick-v0, episode 1, rewards: holds NaN or infinity, first at step 1$"):
+        convert(path, "my/pick-v0")
+    assert everything(datasets) == []
+
+
+def test_a_full_disk_leaves_no_cache(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(rewards=np.ones(7)))
+    program = f"""if True:
+        import resource
+        from iwbc.data import d4rl_source
+        from iwbc.errors import UserError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))  # bytes per file
+        try:
+            d4rl_source.load({str(path)!r})
+        except UserError as error:
+            print(error)
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.startswith("dataset hopper_medium-v2.hdf5: its packed cache could not be written to")
+    assert result.stdout.endswith("(File too large)\n")
+    assert result.stderr == ""
+    assert everything(tmp_path) == ["hopper_medium-v2.hdf5"]
+    assert d4rl_source.load(path).steps == 7
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_conversion_meets_a_full_disk(kind: str, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **seven_steps())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"^dataset my/pick-v0: could not be written to .* \(No space left on device\)$"):
         convert(path, "my/pick-v0")
     assert everything(datasets) == []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import make_episode, make_info
 
+from iwbc.data.checks import ActionBounds
 from iwbc.data.packed import fingerprint_of, load_or_pack, open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
@@ -312,3 +313,11 @@ def test_the_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
     assert fingerprint_of([one], "keep") != original
     os.utime(one, ns=(0, 0))
     assert fingerprint_of([one, two], "keep") != original
+
+
+def test_infinite_bounds_count_nothing_and_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    bounds = ActionBounds(make_info(low=[-np.inf, -1.0], high=[np.inf, np.inf]))
+    bounds.watch(np.array([[1e30, 5.0], [-1e30, -1.5]]))
+    assert (bounds.outside, bounds.total, bounds.farthest) == (1, 2, 0.5)
+    assert bounds.clip(np.array([[1e30, -7.0]])).tolist() == [[1e30, -1.0]]
+    assert not recwarn.list

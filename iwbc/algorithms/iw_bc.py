@@ -150,7 +150,7 @@ class ImportanceWeightedBC:
         """Continue from a `state()`."""
         self.policy.parameters.flat.copy_(state["policy"])
         self.proposal.parameters.flat.copy_(state["proposal"])
-        self.proposal_log_ratios = state["proposal_log_ratios"].to(self.proposal_log_ratios)
+        self.proposal_log_ratios = state["proposal_log_ratios"].to(self.proposal_log_ratios, copy=True)
         self.steps = int(state["steps"])
         self.running.load(state)
         self.adam.load(state)

@@ -76,17 +76,17 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
 
 def play_unit(unit: Unit) -> list[Episode]:
     """Play one unit: whole episodes until they hold at least its steps."""
-    from iwbc.environments import make_env, play
+    from iwbc.environments import LocalEnvironments, play
 
     policy = behaviours(unit.env_id).load(unit.snapshot)
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
-    envs = [make_env(unit.env_id) for _ in range(_LANES)]
+    environments = LocalEnvironments(unit.env_id)
     episodes: list[Episode] = []
     total = 0
     while total < unit.steps:
-        records: list[list[Any]] = [[] for _ in envs]
-        seeds = [int(s) for s in random.integers(2**31, size=len(envs))]
-        for step in play(envs, lambda observations: policy.sample(observations, random), seeds):
+        records: list[list[Any]] = [[] for _ in range(_LANES)]
+        seeds = [int(s) for s in random.integers(2**31, size=_LANES)]
+        for step in play(environments, lambda observations: policy.sample(observations, random), seeds):
             for k, lane in enumerate(step.active):
                 records[lane].append(
                     (
@@ -103,8 +103,7 @@ def play_unit(unit: Unit) -> list[Episode]:
                 observations, actions, rewards, following, terminated = (np.stack(part) for part in zip(*record, strict=True))
                 episodes.append(Episode(observations, following[-1], actions, rewards, bool(terminated[-1])))
                 total += len(rewards)
-    for env in envs:
-        env.close()
+    environments.close()
     return episodes
 
 

@@ -20,6 +20,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
 
+_EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
 _READER = 1
 _SUCCESS_KEYS = ("success", "is_success")
@@ -139,7 +140,7 @@ def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episod
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     index = -1
     try:
-        whole = tracked(dataset.iterate_episodes(), f"Reading {dataset_id}", dataset.total_episodes)
+        whole = tracked(_in_turns(dataset), f"Reading {dataset_id}", dataset.total_episodes)
         for index, data in enumerate(whole):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if unfinished == "drop" and not (terminated or truncated):
@@ -157,6 +158,13 @@ def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episod
             f"dataset {dataset_id}, episode {index + 1}: cannot be read ({_line(error)}); delete the dataset and download or "
             "make it again"
         ) from None
+
+
+def _in_turns(dataset: Any) -> Iterator[Any]:
+    """All episodes, the files opened anew every so often: HDF5 keeps what it knows of each episode as long as they are
+    open, which would come to more memory than the data."""
+    for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
+        yield from dataset.iterate_episodes(range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)))
 
 
 def _not_a_vector(space: gym.Space) -> str | None:

@@ -91,28 +91,30 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
         def stream(name: str, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
             streams[name] = _ArrayStream(open_files.enter_context((folder / f"{name}.npy").open("wb")), dtype, row_shape)
 
-        offset, labelled = 0, False
+        lengths: list[int] = []
+        terminated: list[bool] = []
+        successes: list[bool | None] = []
         for episode in episodes:
             if not streams:
                 stream("observations", np.float32, episode.observations.shape[1:])
                 stream("actions", np.float32, episode.actions.shape[1:])
                 stream("rewards", np.float32)
                 stream("final_observations", np.float32, episode.observations.shape[1:])
-                stream("offsets", np.int64)
-                stream("terminated", np.bool_)
-                labelled = episode.success is not None
-                if labelled:
-                    stream("successes", np.bool_)
-                streams["offsets"].append(np.array([0]))
             streams["observations"].append(episode.observations)
             streams["final_observations"].append(episode.final_observation[None])
             streams["actions"].append(episode.actions)
             streams["rewards"].append(episode.rewards)
-            offset += len(episode.rewards)
-            streams["offsets"].append(np.array([offset]))
-            streams["terminated"].append(np.array([episode.terminated]))
-            if labelled:
-                streams["successes"].append(np.array([bool(episode.success)]))
+            lengths.append(len(episode.rewards))
+            terminated.append(episode.terminated)
+            successes.append(episode.success)
+        stream("offsets", np.int64)
+        streams["offsets"].append(np.cumsum([0, *lengths]))
+        stream("terminated", np.bool_)
+        streams["terminated"].append(np.array(terminated))
+        labelled = successes[0] is not None
+        if labelled:
+            stream("successes", np.bool_)
+            streams["successes"].append(np.array(successes))
         digests = {name: stream.finish() for name, stream in streams.items()}
     content_hash = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     return {"format": FORMAT, "content_hash": content_hash, "labelled": labelled, "info": dataclasses.asdict(info)}

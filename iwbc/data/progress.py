@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -10,8 +11,10 @@ Item = TypeVar("Item")
 
 def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """The items as they come, with a bar that counts them."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    yield from track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+    yield from track(items, description, total, console=Console(stderr=True), transient=True)

@@ -1,7 +1,7 @@
 // A click on a column's head sorts its table: numbers from the largest, text from A; a second click the other way round.
 // Cells without a number stay at the bottom.
-for (const button of document.querySelectorAll("thead button")) {
-  button.addEventListener("click", () => {
+for (const button of document.querySelectorAll("thead [role=button]")) {
+  const sort = () => {
     const head = button.closest("th"), body = button.closest("table").tBodies[0];
     const cell = row => row.cells[head.cellIndex];
     const numeric = [...body.rows].some(row => cell(row).dataset.value !== undefined);
@@ -16,5 +16,11 @@ for (const button of document.querySelectorAll("thead button")) {
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     body.append(...[...body.rows].sort(compare));
+  };
+  button.addEventListener("click", sort);
+  button.addEventListener("keydown", event => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    sort();
   });
 }

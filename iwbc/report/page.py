@@ -10,14 +10,17 @@ from pathlib import Path
 from iwbc import __version__
 from iwbc.report.figures import Picture
 from iwbc.report.study import Study
-from iwbc.report.tables import Table, to_html
+from iwbc.report.tables import Table, counts, to_html
 
 _HERE = Path(__file__).parent
 
 
 def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures: Sequence[Picture]) -> str:
     """The page: `results`, figures, `runs`, and every run's configuration."""
-    counts = f"{sum(map(len, study.runs.values()))} finished runs, {len(study.methods)} methods, {len(study.tasks)} datasets"
+    sizes = {"finished run": sum(map(len, study.runs.values())), "method": len(study.methods), "dataset": len(study.tasks)}
+    contents = ", ".join(counts([size], thing) for thing, size in sizes.items())
+    missing = next((len(table.rows) for table in runs if table.name == "missing"), 0)
+    link = f' <a href="#missing">{counts([missing], "more run")} failed or unfinished.</a>' if missing else ""
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in study.notes)
     sections = {
         "results": ("Results", "".join(map(_table, results)) or "<p>No run was evaluated.</p>"),
@@ -40,7 +43,7 @@ def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures
 </head>
 <body>
 <h1>Report</h1>
-<p>{counts}. Made by iwbc {__version__}.</p>
+<p>{contents}.{link} Made by iwbc {__version__}.</p>
 <nav>{links}</nav>
 {f'<div class="warning">{notes}</div>' if notes else ""}
 {body}<script>

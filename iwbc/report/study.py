@@ -127,7 +127,7 @@ def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]
         keys = sorted(set().union(*within))
         if keys:
             listed = ", ".join(keys)
-            notes.append(f"{method} was run with more than one {listed} on the same data: each has a column of its own.")
+            notes.append(f"{method} was run with different settings ({listed}) on the same data: each has a column of its own.")
         columns: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
         for run, settings in own:
             label = ", ".join(f"{_short(key, settings)}={_text(settings.get(key))}" for key in keys)

@@ -83,7 +83,7 @@ def aggregate_table(
         rows.append([Cell(method), *cells])
     notes = [
         f"Over {len(scores.tasks)} dataset{'s' * (len(scores.tasks) != 1)}: {', '.join(scores.tasks)}.",
-        f"Of normalised scores, one per seed and dataset ({_counts(map(len, scores.matrices.values()), 'seed')} per dataset). "
+        f"Of normalised scores, one per seed and dataset ({counts(map(len, scores.matrices.values()), 'seed')} per dataset). "
         "IQM: mean of the middle half; median: of the datasets' means; optimality gap: how far scores stay below 100 on "
         "average (less is better).",
         f"In brackets: 95 % intervals, stratified bootstrap over seeds ({repetitions:,} samples, rliable); "
@@ -127,11 +127,11 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
         best = max(float(np.mean(of_seeds)) for of_seeds in values.values())
         cells = [_mean_std(values.get(m, []), best if len(values) > 1 else None, len(seeds) > 1) for m in methods]
         rows.append([Cell(task), *cells])
-    episodes = _counts((len(result.episodes) for results in filled.values() for result in results), "episode")
+    episodes = counts((len(result.episodes) for results in filled.values() for result in results), "episode")
     varying = " (n: number of seeds, where it varies)" if len(seeds) > 1 else ""
     notes = [
         f"Each seed's number is the mean of {episodes}, played by the last policy (never the best checkpoint) with its mean "
-        f"action. {_counts(seeds, 'seed').capitalize()} per cell{varying}; the standard deviation is the sample's (n − 1), "
+        f"action. {counts(seeds, 'seed').capitalize()} per cell{varying}; the standard deviation is the sample's (n − 1), "
         "over seeds. Bold: the highest mean of a row, whatever its margin."
     ]
     return Table(name, caption, ["dataset", *methods], rows, notes=notes)
@@ -166,7 +166,8 @@ def _normalisation(study: Study, tasks: Sequence[str]) -> str:
     return f"Score: 100 (G − random) / (expert − random) for a return G. Random and expert returns, and their source: {listed}."
 
 
-def _counts(numbers: Iterable[int], thing: str) -> str:
+def counts(numbers: Iterable[int], thing: str) -> str:
+    """3 seeds, 1 seed, or 3 to 5 seeds where the numbers differ."""
     low, high = min(found := set(numbers)), max(found)
     return f"{low} to {high} {thing}s" if low != high else f"{low} {thing}{'s' * (low != 1)}"
 
@@ -193,7 +194,7 @@ def _figures_of(run: Run) -> list[Cell]:
     kept, total = dataset.get("kept_trajectories"), dataset.get("trajectories")
     minutes = sum((run.summary.get("seconds") or {}).values()) / 60
     return [
-        Cell(_counts(finals, "episode").split(" episode")[0], min(finals)) if any(finals) else Cell("not evaluated"),
+        Cell(counts(finals, "episode").split(" episode")[0], min(finals)) if any(finals) else Cell("not evaluated"),
         Cell(f"{kept:,} of {total:,}", kept) if kept is not None and total is not None else Cell(_NONE),
         Cell(f"{speed:.0f}", speed) if speed is not None else Cell(_NONE),
         Cell(f"{minutes:.1f}", minutes) if minutes else Cell(_NONE),
@@ -271,7 +272,8 @@ def to_html(table: Table) -> str:
 
     def column(name: str, kind: str) -> str:
         name = name.replace(" %", "\u00a0%").replace("-", "\u2011")  # where a name is not to be broken
-        return f'<th scope="col"{kind}><button type="button">{html.escape(name)}</button></th>'
+        # Not a button element: with one in its head, Chromium does not repeat the head on every printed page.
+        return f'<th scope="col"{kind}><span role="button" tabindex="0">{html.escape(name)}</span></th>'
 
     head = "".join(map(column, table.columns, kinds))
     foot = f"<tfoot>{''.join(map(line, table.footer))}</tfoot>" if table.footer else ""

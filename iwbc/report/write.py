@@ -85,15 +85,15 @@ def _write(
                 for e in result.episodes:
                     score = "" if e.score is None else f"{e.score:.7g}"
                     writer.writerow((*place, e.step, e.episode, f"{e.total:.7g}", e.length, score))
-    runs = [tables.run_table(study)] + ([tables.missing_table(missing)] if missing else [])
+    failures = [tables.missing_table(missing)] if missing else []
     notes = "".join(f"> {note}\n\n" for note in study.notes)
-    (folder / "tables.md").write_text(notes + "\n".join(map(tables.to_markdown, [*results, *runs[1:]])), encoding="utf-8")
+    (folder / "tables.md").write_text(notes + "\n".join(map(tables.to_markdown, [*results, *failures])), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(tables.to_latex, results)), encoding="utf-8")
     (folder / "figures").mkdir()
     for picture in pictures:
         (folder / "figures" / f"{picture.name}.svg").write_bytes(picture.svg)
         (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-    (folder / "index.html").write_text(page(study, results, runs, pictures), encoding="utf-8")
+    (folder / "index.html").write_text(page(study, results, [*failures, tables.run_table(study)], pictures), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,107 @@
+"""The cards of the generated datasets: docs/datasets/README.md with its pictures.
+
+    python -m benchmarks.cards
+
+Makes the fifteen datasets of the default size and seed where they are not there yet (about a minute or two in all).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from iwbc.data.behaviours import behaviours
+from iwbc.data.generate import ensure
+from iwbc.data.minari_source import load
+from iwbc.data.tiers import DEFAULT_STEPS, TIERS
+from iwbc.data.trajectories import Trajectories
+
+ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
+FOLDER = Path(__file__).parents[1] / "docs" / "datasets"
+MEANING = {
+    "random": "the untrained policy",
+    "medium": "one policy at about a third of the expert's score",
+    "medium-replay": "the policies that training went through up to the medium one, in order, with equal shares",
+    "medium-expert": "half from the medium policy, half from the expert",
+    "expert": "the expert policy",
+}
+
+
+def picture(data: Trajectories, path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(5.6, 1.7), dpi=90, layout="constrained")
+    panels = (data.returns, "return", None), (data.lengths, "episode length (steps)", (0, 1000))
+    for axis, (values, label, limits) in zip(axes, panels, strict=True):
+        axis.hist(values, bins=40, range=limits, color="#33658a")
+        axis.set_xlabel(label, fontsize=8)
+        axis.set_ylabel("episodes", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+def card(env_id: str, tier: str) -> str:
+    data = load(ensure(env_id, tier))
+    assert data.info.reference_scores is not None
+    scores = data.info.reference_scores.normalise(data.returns)
+    name = f"{env_id.split('-v')[0].lower()}-{tier}.png"
+    picture(data, FOLDER / name)
+    low, quarter, middle, three_quarters, high = np.percentile(scores, [0, 25, 50, 75, 100])
+    lengths = np.percentile(data.lengths, [0, 25, 50, 75, 100]).astype(int)
+    cut = f"{100 * (1 - data.terminated.mean()):.0f} % reach the time limit"
+    return "\n".join(
+        [
+            f"### `{data.info.id}`",
+            "",
+            f"{MEANING[tier][0].upper()}{MEANING[tier][1:]}. {len(data):,} episodes, {data.steps:,} steps; {cut}.",
+            "",
+            "| | mean | min | 25 % | median | 75 % | max |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+            f"| score | {scores.mean():.1f} | {low:.1f} | {quarter:.1f} | {middle:.1f} | {three_quarters:.1f} | {high:.1f} |",
+            f"| return | {data.returns.mean():,.0f} | "
+            + " | ".join(f"{value:,.0f}" for value in np.percentile(data.returns, [0, 25, 50, 75, 100]))
+            + " |",
+            f"| length | {data.lengths.mean():.0f} | " + " | ".join(map(str, lengths)) + " |",
+            "",
+            f"![returns and lengths of {data.info.id}]({name})",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    sections = [
+        "# Generated datasets",
+        "",
+        f"What `python -m iwbc.data.generate` makes with its default size ({DEFAULT_STEPS:,} steps, rounded up to whole "
+        "episodes) and seed (0), episode by episode. Scores are normalised with D4RL's reference returns: 0 is D4RL's random "
+        "policy, 100 its expert. A tier means what it means in D4RL, but the policies are others, so scores differ from "
+        "those of D4RL's files.",
+        "",
+        f"`python -m benchmarks.cards` wrote this page (gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, "
+        f"minari {version('minari')}, numpy {version('numpy')}). The same seed gives the same bytes with the same versions, on "
+        "any number of cores.",
+        "",
+        "| behaviour | medium: step, return | expert: step, return | trained with |",
+        "|---|---|---|---|",
+    ]
+    for env_id in ENVIRONMENTS:
+        source = behaviours(env_id)
+        medium, expert = (f"{source.steps[i]:,}, {source.returns[i]:,.0f}" for i in (source.medium, source.expert))
+        sections.append(f"| {env_id} | {medium} | {expert} | {source.training} |")
+    sections.append("")
+    for env_id in ENVIRONMENTS:
+        sections += [f"## {env_id}", "", *(card(env_id, tier) for tier in TIERS)]
+    (FOLDER / "README.md").write_text("\n".join(sections).rstrip() + "\n")
+    print(FOLDER / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Perceptrons through oneDNN's matrix products, for AMD processors.
+
+PyTorch takes MKL for float32 on x86, which uses half of the vector width there; the same build carries oneDNN, which does
+not. The choice depends on the processor alone, so that results on one machine stay bit-identical. One network at a time:
+the products are then those of a single network, and seeds in a batch equal single runs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@lru_cache
+def preferred() -> bool:
+    """Whether this processor is an AMD one and this PyTorch has the operator."""
+    has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(has_operator) and "AMD" in _processor()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text()[:2000] if cpuinfo.exists() else platform.processor()
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """activation(inputs · weightᵀ + bias), [B, in] and [out, in] → [B, out]."""
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
+
+
+class ReluPerceptrons(torch.autograd.Function):
+    """S ReLU perceptrons with weights [S, in, out] and biases [S, 1, out]: [S, B, in] → [S, B, out]."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        last = len(weights) - 1
+        activations: list[Tensor] = []
+        outputs = []
+        for s in range(inputs.shape[0]):
+            hidden = inputs[s]
+            for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                activations.append(hidden)
+                hidden = _linear(hidden, weight[s].t(), bias[s, 0], "none" if i == last else "relu")
+            outputs.append(hidden)
+        ctx.save_for_backward(*weights, *activations)
+        return torch.stack(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        layers = (len(ctx.needs_input_grad) - 1) // 2
+        weights: Sequence[Tensor] = ctx.saved_tensors[:layers]
+        activations: Sequence[Tensor] = ctx.saved_tensors[layers:]
+        found: list[Tensor] = [torch.empty_like(weight, memory_format=torch.contiguous_format) for weight in weights]
+        found_bias = [gradient.new_empty(len(gradient), 1, weight.shape[2]) for weight in weights]
+        for s in range(len(gradient)):
+            delta = gradient[s]  # of the loss with respect to the layer's output before its ReLU
+            for i in reversed(range(layers)):
+                inputs = activations[s * layers + i]
+                torch.mm(inputs.t(), delta, out=found[i][s])
+                torch.sum(delta, 0, out=found_bias[i][s, 0])
+                if i > 0:
+                    delta = torch.ops.aten.threshold_backward(_linear(delta, weights[i][s]), inputs, 0)
+        return None, *(tensor for pair in zip(found, found_bias, strict=True) for tensor in pair)

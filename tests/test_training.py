@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_trajectories
+from rich.console import Console
+from setups import algorithm_of, compose, curated_of
+from torch import Tensor
+
+from iwbc.algorithms.bc import BehaviourCloning
+from iwbc.config import Recipe
+from iwbc.data.curated import Curated
+from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.data.trajectories import Trajectories
+from iwbc.diagnostics import Diagnostics
+from iwbc.evaluation import Evaluator
+from iwbc.policies import policy_spec
+from iwbc.reference import reference_policy
+from iwbc.training import Stream, fit, initial_policy
+
+
+class Recorder(BehaviourCloning):
+    """Notes what it is asked to do."""
+
+    def __init__(self, trajectories: Trajectories) -> None:
+        super().__init__(initial_policy(policy_spec(compose("policy.hidden=[8]").policy, trajectories), [0], "cpu"))
+        self.rates: list[float] = []
+        self.rows: list[Tensor] = []
+
+    def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
+        self.rates.append(learning_rate)
+        self.rows.append(batch.row)
+        return super().update(batch, learning_rate)
+
+
+RECIPE = Recipe(steps=10, lr=1e-3, schedule="cosine", warmup_steps=4, batch_size=5)
+
+
+def fitted(done: int = 0) -> tuple[Recorder, list[int]]:
+    toy = make_trajectories([1.0, 2.0, 3.0])
+    recorder = Recorder(toy)
+    sampler = StepSampler(Curated(toy, np.ones(3), "trajectory"), [0], RECIPE.batch_size, Stream.TRAINING)
+    return recorder, [step for step, _ in fit(recorder, sampler, RECIPE, done)]
+
+
+def test_fit_makes_every_step_with_its_learning_rate() -> None:
+    recorder, steps = fitted()
+    assert steps == list(range(1, 11))
+    assert recorder.rates == [RECIPE.learning_rate(step) for step in range(10)]
+    assert recorder.rates[0] == 0.0
+    assert recorder.rates[4] == 1e-3
+
+
+def test_fit_continues_with_the_minibatches_that_would_have_come() -> None:
+    whole, _ = fitted()
+    rest, steps = fitted(done=6)
+    assert steps == [7, 8, 9, 10]
+    assert rest.rates == whole.rates[6:]
+    assert all(torch.equal(one, other) for one, other in zip(rest.rows, whole.rows[6:], strict=True))
+
+
+def test_seeds_start_differently_and_the_same_alone_or_beside_others() -> None:
+    spec = policy_spec(compose().policy, make_trajectories([1.0]))
+    together, alone = initial_policy(spec, [4, 5], "cpu"), initial_policy(spec, [5], "cpu")
+    assert torch.equal(together.parameters.flat[1], alone.parameters.flat[0])
+    assert not torch.equal(together.parameters.flat[0], together.parameters.flat[1])
+
+
+# --- diagnostics ---------------------------------------------------------------------------------------------------------
+
+
+def test_diagnostics_by_hand() -> None:
+    # Every step of a trajectory has the same observation and action, so that a sample's mean is known.
+    toy = make_trajectories([1.0, 2.0], [3, 4])
+    owner = np.repeat([0, 1], [3, 4])
+    toy = replace(toy, observations=toy.observations[[0, 3]][owner], actions=toy.actions[[0, 3]][owner])
+    spec = policy_spec(compose("policy.hidden=[8]").policy, toy)
+    reference, policy = initial_policy(spec, [1, 2], "cpu"), initial_policy(spec, [3, 4], "cpu")
+    found = Diagnostics(Curated(toy, np.array([0.0, 1.0]), "trajectory"), reference, [1, 2]).measure(policy, kappa=2.0)
+
+    def log_prob(policy_: object, row: int) -> Tensor:
+        observation, action = (torch.from_numpy(x[row]).expand(2, 1, -1) for x in (toy.observations, toy.actions))
+        return policy_.log_prob(observation, action)[:, 0].detach()  # type: ignore[attr-defined]
+
+    dropped, kept = (log_prob(policy, row) for row in (0, 3))
+    drift = kept - log_prob(reference, 3)
+    torch.testing.assert_close(found["log_prob_kept"], kept)
+    torch.testing.assert_close(found["log_prob_dropped"], dropped)
+    torch.testing.assert_close(found["drift_kept"], drift, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(found["drift_dropped"], dropped - log_prob(reference, 0), rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(found["reference_bound"], 1.0 + 2.0 * drift, rtol=0.0, atol=1e-5)
+
+
+def test_diagnostics_without_dropped_trajectories_or_a_reference() -> None:
+    toy = make_trajectories([1.0, 2.0])
+    policy = initial_policy(policy_spec(compose("policy.hidden=[8]").policy, toy), [0], "cpu")
+    everything = Curated(toy, np.ones(2), "trajectory")
+    assert set(Diagnostics(everything, None, [0]).measure(policy, 1.0)) == {"log_prob_kept"}
+    with_reference = Diagnostics(everything, policy, [0]).measure(policy, 1.0)
+    assert set(with_reference) == {"log_prob_kept", "drift_kept", "reference_bound"}
+    assert with_reference["drift_kept"].item() == 0.0
+    assert with_reference["reference_bound"].item() == 1.0
+
+
+# --- learning ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ["filtered_bc", "iw_bc"])
+def test_fine_tuning_beats_the_reference_by_a_wide_margin(algo: str, hopper: Trajectories) -> None:
+    overrides = [f"algo={algo}", "policy.hidden=[64,64]", "reference.steps=400", "algo.steps=400", "algo.warmup_steps=50"]
+    config = compose(*overrides, "algo.lr=1e-3", "reference.averaging=trajectory", "seeds=[0,1]")
+    curated, spec = curated_of(config, hopper), policy_spec(config.policy, hopper)
+    reference = reference_policy(hopper, spec, config.reference, config.all_seeds, "cpu", Console(quiet=True))
+    algorithm = algorithm_of(config, curated, reference)
+    sampler = StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING)
+    for _ in fit(algorithm, sampler, config.algo):
+        pass
+    evaluator = Evaluator("Hopper-v5", {}, seed=0)
+    before, after = (evaluator.evaluate(policy, 10).returns.mean(1) for policy in (reference, algorithm.policy))
+    evaluator.close()
+    print(before, after)
+    assert (after > 2 * before).all()
+    assert (after > before + 100).all()
