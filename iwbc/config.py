@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from iwbc.errors import UserError
 
@@ -182,7 +182,8 @@ class ImportanceWeights:
 
     def check(self) -> None:
         _one_of("algo.weights.level", self.level, ("trajectory", "clipped_product", "step"))
-        _require(self.kappa >= 0, "algo.weights.kappa", self.kappa, "must not be negative; 0 is filtered BC")
+        fits = 0 <= self.kappa < math.inf
+        _require(fits, "algo.weights.kappa", self.kappa, "must be finite and not negative; 0 is filtered BC")
         fits = 0 <= self.minimum < self.maximum
         _require(fits, "algo.weights.minimum", self.minimum, f"must lie in [0, maximum={self.maximum})")
         bounds = self.step_ratio_bounds
@@ -371,8 +372,9 @@ def validate(composed: DictConfig) -> Config:
 
 
 def _kind(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, type]) -> type:
-    value = (plain.get(group) or {}).get(key)
-    if value not in kinds:
+    values = plain.get(group)
+    value = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(value, str) or value not in kinds:
         raise UserError(f"{group}.{key}={value}: must be one of {', '.join(kinds)}")
     return kinds[value]
 
@@ -383,6 +385,8 @@ def _typed(kind: type, values: dict[Any, Any], group: str) -> Any:
         typed: Any = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
         full_key = ".".join(part for part in (group, str(error.full_key or "")) if part)
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(f"{full_key}: must be given") from None
         raise UserError(f"{full_key}: {_one_line(error)}") from None
     return typed
 

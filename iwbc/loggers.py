@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from iwbc.config import Config, to_plain
+from iwbc.config import Config, Logger, to_plain
 from iwbc.errors import UserError
 
 
@@ -15,12 +15,9 @@ class WandbLogger:
     """Streams what goes to metrics.csv and evaluations.csv to one W&B run per seed; with mode "disabled" to none."""
 
     def __init__(self, config: Config, folder: Path, dataset_id: str) -> None:
-        """Raises UserError where mode is "online" and there is no API key."""
         self._runs: dict[int, Any] = {}
         if config.logger.mode == "disabled":
             return
-        if config.logger.mode == "online" and not _has_key():
-            raise UserError("logger.mode=online: no W&B API key; set WANDB_API_KEY or run `wandb login`, or use mode=offline")
         import wandb
 
         for seed in config.all_seeds:
@@ -46,6 +43,12 @@ class WandbLogger:
         for run in self._runs.values():
             run.finish(exit_code=int(failed))
         self._runs = {}
+
+
+def check_key(settings: Logger) -> None:
+    """Raise UserError where mode is "online" and there is no API key, for which W&B would ask."""
+    if settings.mode == "online" and not _has_key():
+        raise UserError("logger.mode=online: no W&B API key; set WANDB_API_KEY or run `wandb login`, or use mode=offline")
 
 
 def _has_key() -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iwbc import onednn
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -78,6 +80,9 @@ class Parameters:
 def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "") -> Tensor:
     """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]."""
     layers = sum(shape.name.startswith(f"{prefix}weight") for shape in parameters.shapes)
+    if inputs.device.type == "cpu" and onednn.preferred():
+        names = [f"{prefix}{kind}{i}" for i in range(layers) for kind in ("weight", "bias")]
+        return onednn.ReluPerceptrons.apply(inputs, *(parameters[name] for name in names))
     hidden = inputs
     for i in range(layers):
         hidden = torch.baddbmm(parameters[f"{prefix}bias{i}"], hidden, parameters[f"{prefix}weight{i}"])

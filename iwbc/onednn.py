@@ -39,6 +39,7 @@ class ReluPerceptrons(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        assert not inputs.requires_grad  # no use for it, so backward gives none
         weights, biases = parameters[::2], parameters[1::2]
         last = len(weights) - 1
         activations: list[Tensor] = []
@@ -57,14 +58,13 @@ class ReluPerceptrons(torch.autograd.Function):
         layers = (len(ctx.needs_input_grad) - 1) // 2
         weights: Sequence[Tensor] = ctx.saved_tensors[:layers]
         activations: Sequence[Tensor] = ctx.saved_tensors[layers:]
-        found: list[Tensor] = [torch.empty_like(weight, memory_format=torch.contiguous_format) for weight in weights]
-        found_bias = [gradient.new_empty(len(gradient), 1, weight.shape[2]) for weight in weights]
+        found: list[list[Tensor]] = [[] for _ in range(2 * layers)]  # by parameter, then by network
         for s in range(len(gradient)):
             delta = gradient[s]  # of the loss with respect to the layer's output before its ReLU
             for i in reversed(range(layers)):
                 inputs = activations[s * layers + i]
-                torch.mm(inputs.t(), delta, out=found[i][s])
-                torch.sum(delta, 0, out=found_bias[i][s, 0])
+                found[2 * i].append(_linear(inputs.t(), delta.t()))
+                found[2 * i + 1].append(delta.sum(0, keepdim=True))
                 if i > 0:
                     delta = torch.ops.aten.threshold_backward(_linear(delta, weights[i][s]), inputs, 0)
-        return None, *(tensor for pair in zip(found, found_bias, strict=True) for tensor in pair)
+        return None, *(torch.stack(networks) for networks in found)

@@ -27,7 +27,7 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.loggers import WandbLogger
+from iwbc.loggers import WandbLogger, check_key
 from iwbc.policies import Policy, policy_spec
 from iwbc.reference import reference_policy
 from iwbc.results import totals
@@ -49,14 +49,23 @@ def run(config: Config, path: Path, console: Console) -> dict[str, Any]:
 
 
 def _run_or_read(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
-    folder.start(config)
+    folder.check(config)
     finished = folder.summary()
     if finished is not None:
         console.print(f"{folder.path} is finished already.", soft_wrap=True)
         return finished
+    _check_device(config.device)
+    check_key(config.logger)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return _Run(config, folder, console).execute()
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device}: cannot be used ({str(error).splitlines()[0]}); device=cpu can") from None
 
 
 class _Run:
@@ -79,7 +88,6 @@ class _Run:
         with self._timed("data"):
             trajectories = load_dataset(config.dataset, config.env)
             curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-        self.folder.write_curation(_histogram(trajectories, curated))
         self.console.print(
             f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
             f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
@@ -95,6 +103,9 @@ class _Run:
             done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
             self.seconds = progress["seconds"]
             self.console.print(f"Continuing after step {done:,}")
+        # Not before: a run that is refused leaves nothing behind.
+        self.folder.start(config)
+        self.folder.write_curation(_histogram(trajectories, curated))
         logger = WandbLogger(config, self.folder.path, trajectories.info.id)
         failed = True
         try:

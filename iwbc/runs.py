@@ -46,12 +46,13 @@ class RunFolder:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(lock)
 
+    def check(self, config: Config) -> None:
+        """Raise UserError where the folder already holds a run of another configuration."""
+        if self._config.exists() and self.config() != config:
+            raise UserError(f"{self.path}: holds a run with another configuration; choose another hydra.run.dir")
+
     def start(self, config: Config) -> None:
-        """Write the configuration. Raises UserError where the folder already holds a run of another configuration."""
-        if self._config.exists():
-            if self.config() != config:
-                raise UserError(f"{self.path}: holds a run with another configuration; choose another hydra.run.dir")
-            return
+        """Write the configuration, with which the run can be resumed from here on."""
         write_bytes(self._config, yaml.safe_dump(to_plain(config), sort_keys=False).encode())
 
     @property

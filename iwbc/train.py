@@ -46,6 +46,10 @@ def main() -> None:
         _exit(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(_explain(error), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit(f"{error.filename}: cannot be used ({error.strerror})", 2)
     except Interrupted as error:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
@@ -101,8 +105,9 @@ def _job(composed: DictConfig) -> None:
     try:
         _run(validate(composed), folder)
     except UserError as error:
-        _remove_if_empty(folder)
         _exit(str(error), 2)
+    finally:
+        _remove_if_empty(folder)
 
 
 def _job_of_sweep(composed: DictConfig, folder: Path) -> None:
@@ -153,10 +158,12 @@ def _shown(folder: Path) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the folder before it asks; a refused run leaves none."""
-    while folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+    """Hydra makes the folder before it asks; a run that never began leaves none."""
+    while folder.is_dir() and not any(folder.iterdir()) and folder != Path.cwd():
         folder.rmdir()
         folder = folder.parent
+        if not folder.is_relative_to(Path.cwd()):
+            return
 
 
 if __name__ == "__main__":

@@ -109,18 +109,19 @@ def test_diagnostics_without_dropped_trajectories_or_a_reference() -> None:
 
 
 @pytest.mark.parametrize("algo", ["filtered_bc", "iw_bc"])
-def test_fine_tuning_beats_the_reference_by_a_wide_margin(algo: str, hopper: Trajectories) -> None:
-    overrides = [f"algo={algo}", "policy.hidden=[64,64]", "reference.steps=400", "algo.steps=400", "algo.warmup_steps=50"]
-    config = compose(*overrides, "algo.lr=1e-3", "reference.averaging=trajectory", "seeds=[0,1]")
+@pytest.mark.parametrize(("averaging", "factor"), [("trajectory", 10.0), ("transition", 1.5)])
+def test_fine_tuning_beats_the_reference_by_a_wide_margin(
+    averaging: str, factor: float, algo: str, hopper: Trajectories
+) -> None:
+    # With trajectory averaging, the many short and bad episodes make the reference weak.
+    overrides = ["policy.hidden=[64,64]", "reference.steps=1000", "algo.steps=400", "algo.warmup_steps=50", "algo.lr=1e-3"]
+    config = compose(f"algo={algo}", f"reference.averaging={averaging}", "seeds=[0,1,2]", *overrides)
     curated, spec = curated_of(config, hopper), policy_spec(config.policy, hopper)
     reference = reference_policy(hopper, spec, config.reference, config.all_seeds, "cpu", Console(quiet=True))
     algorithm = algorithm_of(config, curated, reference)
-    sampler = StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING)
-    for _ in fit(algorithm, sampler, config.algo):
+    for _ in fit(algorithm, StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING), config.algo):
         pass
     evaluator = Evaluator("Hopper-v5", {}, seed=0)
-    before, after = (evaluator.evaluate(policy, 10).returns.mean(1) for policy in (reference, algorithm.policy))
-    evaluator.close()
-    print(before, after)
-    assert (after > 2 * before).all()
-    assert (after > before + 100).all()
+    before, after = (evaluator.evaluate(policy, 10).returns.mean() for policy in (reference, algorithm.policy))
+    assert after > factor * before
+    assert after > before + 150.0

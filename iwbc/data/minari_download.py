@@ -106,6 +106,8 @@ def _fetch(dataset_id: str) -> None:
     except Exception as error:  # whatever it is, it ends this process and becomes one line in the other
         print(" ".join(f"{error}".split()) or type(error).__name__)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # the other process says so
 
 
 if __name__ == "__main__":

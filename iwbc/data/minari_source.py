@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +72,6 @@ def _obtain(dataset_id: str) -> None:
     from iwbc.data.minari_download import download
 
     download(dataset_id)
-
-
-def remove(dataset_id: str) -> None:
-    """Delete a local dataset with its packed cache."""
-    shutil.rmtree(dataset_folder(dataset_id), ignore_errors=True)
 
 
 def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episode], DatasetInfo]:

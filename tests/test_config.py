@@ -1,0 +1,265 @@
+"""conf/: every choice composes and is valid, and what is wrong is refused in one line with nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from setups import compose, finish, python, train
+
+from iwbc.config import IWBC, method_name, to_plain, validate
+from iwbc.errors import UserError
+from iwbc.train import config_folder
+
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}" for path in Path(config_folder()).glob("*/*.yaml") if path.parent.name != "experiment"
+)
+MANDATORY = {"dataset=minari": ["dataset.id=some/data-v0"], "curation=threshold": ["curation.minimum=10"]}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_is_valid(choice: str) -> None:
+    config = compose(choice, *MANDATORY.get(choice, []))
+    assert validate(OmegaConf.create(yaml.safe_load(yaml.safe_dump(to_plain(config))))) == config
+    group, name = choice.split("=")
+    chosen = getattr(config, group)
+    told = {"algo": "name", "curation": "name", "env": "name", "dataset": "source", "policy": "kind"}.get(group)
+    if told and group != "dataset":
+        assert getattr(chosen, told) == name
+
+
+def test_there_is_a_choice_for_everything_in_the_specification() -> None:
+    expected = {
+        "algo": {"bc", "filtered_bc", "iw_bc", "rwr", "awr"},
+        "curation": {"all", "top_fraction", "quality_levels", "threshold", "success", "return_weighted"},
+        "env": {"hopper", "halfcheetah", "walker2d"},
+        "policy": {"tanh_mean", "squashed"},
+        "logger": {"none", "wandb"},
+    }
+    for group, names in expected.items():
+        assert {f"{group}={name}" for name in names} <= set(CHOICES)
+
+
+def test_published_values() -> None:
+    config = compose("+experiment=published")
+    algo, weights, reference = config.algo, config.algo.weights, config.reference
+    assert isinstance(algo, IWBC)
+    assert (algo.steps, algo.lr, algo.batch_size, algo.warmup_steps, algo.schedule) == (2000, 4e-5, 256, 300, "cosine")
+    assert (algo.proposal.kind, algo.proposal.decay) == ("ema", 0.9)
+    assert (weights.level, weights.kappa, weights.minimum, weights.maximum) == ("trajectory", 10.0, 0.0, 1000.0)
+    assert weights.self_normalise
+    assert (reference.steps, reference.lr, reference.batch_size, reference.schedule) == (10_000, 1e-3, 128, "constant")
+    assert reference.averaging == config.averaging == "trajectory"
+    assert (config.curation.name, config.curation.percentiles) == ("quality_levels", [90.0, 95.0, 98.0])
+    policy = config.policy
+    assert (policy.kind, policy.std, policy.hidden) == ("tanh_mean", "global", [256, 256, 256])
+    assert (policy.log_std_min, policy.log_std_max, policy.normalise_observations) == (-5.0, 2.0, False)
+    assert (config.eval.episodes, config.eval.periodic_episodes) == (100, 10)
+
+
+def test_an_experiment_leaves_room_for_overrides() -> None:
+    config = compose("+experiment=published", "algo.lr=4e-4", "env=walker2d")
+    assert config.algo.lr == 4e-4
+    assert config.algo.weights.kappa == 10.0
+    assert config.env.id == "Walker2d-v5"
+
+
+def test_a_choice_of_algo_brings_its_curation_and_an_override_wins() -> None:
+    curations = {"bc": "all", "filtered_bc": "top_fraction", "iw_bc": "quality_levels", "rwr": "return_weighted", "awr": "all"}
+    for algo, curation in curations.items():
+        assert compose(f"algo={algo}").curation.name == curation
+        assert compose(f"algo={algo}", "curation=success").curation.name == "success"
+
+
+def test_seeds() -> None:
+    assert compose("seed=3").all_seeds == [3]
+    assert compose("seeds=[0,1]").all_seeds == [0, 1]
+
+
+@pytest.mark.parametrize(("text", "value"), [("False", False), ("no", False), ("true", True)])
+def test_a_flag_means_what_it_says(text: str, value: bool) -> None:
+    assert compose(f"policy.normalise_observations={text}").policy.normalise_observations is value
+
+
+def test_method_names() -> None:
+    names = {
+        "algo=bc": "BC",
+        "algo=filtered_bc": "filtered BC 10 %",
+        "algo=filtered_bc curation=quality_levels": "SFT(Q)",
+        "algo=filtered_bc curation=success": "filtered BC success",
+        "algo=iw_bc": "iw-BC(Q)",
+        "algo=iw_bc algo.weights.level=step": "iw-BC(Q) step",
+        "algo=rwr": "RWR",
+        "algo=awr": "AWR",
+    }
+    assert {arguments: method_name(compose(*arguments.split())) for arguments in names} == names
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    # Misspelt groups, choices and keys.
+    "env=hoper": "Could not find 'env/hoper'",
+    "algo=foo": "Available options in 'algo': awr bc filtered_bc iw_bc rwr",
+    "algos=bc": "did you mean algo",
+    "algo.stepz=3": "did you mean algo.steps",
+    "algo.weights.kapa=3": "did you mean algo.weights.kappa",
+    "kappa=3": "algo.weights.kappa",
+    "+algo.foo=3": "algo.foo",
+    "+foo=3": "foo",
+    "+experiment=nope": "experiment/nope",
+    "algo": "missing EQUAL",
+    # Values of the wrong type.
+    "algo.lr=fast": "algo.lr",
+    "algo.steps=10.5": "algo.steps",
+    "algo.lr=[1]": "algo.lr",
+    "policy.hidden=3": "policy.hidden",
+    "policy.normalise_observations=maybe": "policy.normalise_observations",
+    "seeds=3": "seeds",
+    "seeds=[a]": "seeds",
+    # Values that cannot be.
+    "algo.steps=0": "algo.steps=0: must be positive",
+    "algo.lr=-1": "algo.lr=-1.0: must be positive",
+    "algo.lr=nan": "algo.lr=nan: must be positive",
+    "algo.batch_size=0": "algo.batch_size",
+    "algo.warmup_steps=-1": "algo.warmup_steps",
+    "algo.schedule=linear": "must be one of constant, cosine",
+    "algo.proposal.kind=none": "must be one of ema, policy, copy",
+    "algo.proposal.decay=1.5": "algo.proposal.decay",
+    "algo.proposal.every=0": "algo.proposal.every",
+    "algo.weights.level=word": "must be one of trajectory, clipped_product, step",
+    "algo.weights.kappa=-1": "algo.weights.kappa",
+    "algo.weights.kappa=inf": "algo.weights.kappa",
+    "algo.weights.maximum=0": "algo.weights.minimum",
+    "algo.weights.step_ratio_bounds=[1.2,1.8]": "algo.weights.step_ratio_bounds",
+    "algo.weights.step_ratio_bounds=[0.5]": "algo.weights.step_ratio_bounds",
+    "algo.weights.estimator=guess": "must be one of running, exact",
+    "algo.weights.refresh_every=0": "algo.weights.refresh_every",
+    "algo.start=scratch": "iw_bc starts from the reference",
+    "algo=bc algo.start=somewhere": "must be one of scratch, reference",
+    "algo=awr algo.gamma=1.1": "algo.gamma",
+    "algo=awr algo.lam=-0.1": "algo.lam",
+    "algo=awr algo.temperature=0": "algo.temperature",
+    "algo=awr algo.maximum=0": "algo.maximum",
+    "algo=awr algo.value_lr=0": "algo.value_lr",
+    "algo=awr algo.value_hidden=[0]": "algo.value_hidden",
+    "algo=awr algo.refresh_every=0": "algo.refresh_every",
+    "curation.percentiles=[101]": "curation.percentiles",
+    "curation.percentiles=[]": "curation.percentiles",
+    "curation=top_fraction curation.fraction=0": "curation.fraction",
+    "curation=top_fraction curation.fraction=1.5": "curation.fraction",
+    "curation=threshold": "curation.minimum: must be given",
+    "curation=threshold curation.minimum=nan": "curation.minimum",
+    "curation=return_weighted curation.temperature=0": "curation.temperature",
+    "dataset=minari": "dataset.id: must be given",
+    "dataset.tier=best": "must be one of random, medium",
+    "dataset.steps=0": "dataset.steps",
+    "dataset.seed=-1": "dataset.seed",
+    "dataset=minari dataset.id=a-v0 dataset.unfinished=no": "must be one of keep, drop",
+    "policy.kind=flow": "must be one of tanh_mean, squashed",
+    "policy.std=none": "must be one of global, state",
+    "policy.hidden=[0]": "policy.hidden",
+    "policy.log_std_min=3": "policy.log_std_min",
+    "reference.steps=0": "reference.steps",
+    "reference.averaging=mean": "must be one of trajectory, transition",
+    "eval.episodes=-1": "eval.episodes",
+    "logger.mode=loud": "must be one of disabled, offline, online",
+    "averaging=mean": "must be one of trajectory, transition",
+    "device=tpu": "device=tpu: must be one of cpu, cuda",
+    "seeds=[]": "needs at least one seed",
+    "seeds=[1,1]": "names a seed twice",
+    "seed=-1": "none negative",
+    "log_every=0": "log_every",
+    "checkpoint_every=0": "checkpoint_every",
+    "threads=0": "threads",
+    # What only shows when the run begins.
+    "env=from_dataset": "a generated tier needs an environment",
+    "env.id=Ant-v5": "no behaviour policies are shipped for it",
+    "dataset=minari dataset.id=hopper": "not an id",
+    "dataset=minari dataset.id=iwbc/none-v0": "has not been generated here",
+    "device=cuda:99": "device=cuda:99: cannot be used",
+    "logger=wandb logger.mode=online": "no W&B API key",
+    "hydra.run.dir=/proc/nowhere": "/proc/nowhere",
+    "resume=nowhere": "nowhere: not a run folder",
+    "resume=nowhere algo.steps=3": "takes no further settings",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory and a home without keys."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(work)
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments: str, tmp_path: Path) -> None:
+    outcome = train(*arguments.split())
+    assert outcome.code == 2
+    assert len(outcome.err.splitlines()) == 1
+    assert REFUSED[arguments] in outcome.err
+    assert outcome.out == ""
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    {
+        "curation=success": "has no success labels",
+        "curation=threshold curation.minimum=1e6": "keeps none of the",
+        "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v0 env=walker2d": "has 17 observations and 6 actions",
+    }.items(),
+)
+def test_what_does_not_fit_the_data_leaves_nothing_behind_either(arguments: str, message: str, tmp_path: Path) -> None:
+    outcome = train("dataset.steps=20000" if "minari" not in arguments else "seed=0", *arguments.split())
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert message in outcome.err
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_damaged_configuration_of_a_run_is_one_line(tmp_path: Path) -> None:
+    good = yaml.safe_dump(to_plain(compose()))
+    for number, text in enumerate(["[1, 2]", "a: b: c", "algo: 5", good.replace("name: iw_bc", "name: [iw_bc]"), "\x00", ""]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.yaml").write_text(text)
+        outcome = train(f"resume={folder}")
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), (text, outcome)
+
+
+def test_a_missing_field_of_a_saved_configuration_is_refused() -> None:
+    plain = to_plain(compose())
+    del plain["reference"]["averaging"]
+    with pytest.raises(UserError, match=r"reference\.averaging: must be given"):
+        validate(OmegaConf.create(plain))
+
+
+# --- help ----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_the_groups_and_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.argv[1:] = ['--help']; from iwbc.train import main; main(); assert 'torch' not in sys.modules"
+    outcome = finish(python("-c", code, cwd=tmp_path))
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    for choice in CHOICES:
+        group, name = choice.split("=")
+        line = next(line for line in outcome.out.splitlines() if line.startswith(f"{group}:"))
+        assert name in line.split(": ")[1].split(", ")
+    assert "resume=" in outcome.out
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_the_learning_rate_schedule_of_the_default_recipe() -> None:
+    recipe = compose().algo
+    assert recipe.learning_rate(0) == 0.0
+    assert recipe.learning_rate(recipe.warmup_steps) == recipe.lr
+    assert 0.0 < recipe.learning_rate(recipe.steps - 1) < 1e-4 * recipe.lr

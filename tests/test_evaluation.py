@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from iwbc.environments import make_env
+from iwbc.errors import UserError
+from iwbc.evaluation import Evaluation, Evaluator, interval
+from iwbc.policies import Policy, PolicySpec
+from iwbc.scores import ReferenceScores
+from iwbc.training import initial_policy
+
+ENV = "iwbc-tests/Countdown-v0"
+
+
+class Countdown(gym.Env[Any, Any]):
+    """An episode lasts as many steps as its first observation says. Every step gives that observation plus the action as
+    its reward. The second episode since a reset with a seed is worth a million more."""
+
+    observation_space = gym.spaces.Box(0.0, 100.0, (1,))
+    action_space = gym.spaces.Box(-0.5, 0.5, (1,))
+    made = 0
+
+    def __init__(self) -> None:
+        Countdown.made += 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.bonus = 0.0 if seed is not None else 1e6
+        self.start = float(self.np_random.integers(1, 20))
+        self.left = self.start
+        return np.array([self.start], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.left -= 1
+        terminated = self.left == 0 and self.start % 2 == 0
+        truncated = self.left == 0 and not terminated
+        return np.array([self.left], np.float32), self.start + float(action[0]) + self.bonus, terminated, truncated, {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> Iterator[None]:
+    gym.register(ENV, Countdown)
+    yield
+    del gym.registry[ENV]
+
+
+def constant_policy(actions: list[float], seeds: tuple[int, ...]) -> Policy:
+    """Acts the same whatever it sees: one action (in units of its range ±1) per seed."""
+    policy = Policy(PolicySpec("tanh_mean", "global", (), (-5.0, 2.0), (-1.0,), (1.0,), 1), seeds)
+    policy.parameters.named()["bias0"].copy_(torch.tensor(actions)[:, None, None].atanh())
+    return policy
+
+
+def starts(seed: int, policy_seed: int, episodes: int) -> list[int]:
+    """The first observations of a policy's episodes."""
+    evaluation = Evaluator(ENV, {}, seed).evaluate(constant_policy([0.0], (policy_seed,)), episodes)
+    return evaluation.lengths[0].tolist()
+
+
+def test_returns_and_lengths_are_of_the_first_episodes_alone() -> None:
+    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.25], (3,)), 30)
+    assert evaluation.seeds == (3,)
+    assert evaluation.lengths.shape == (1, 30)
+    assert evaluation.lengths.min() < evaluation.lengths.max()
+    np.testing.assert_allclose(evaluation.returns, evaluation.lengths * (evaluation.lengths + 0.25), rtol=1e-6)
+
+
+def test_actions_are_clipped_to_the_environment() -> None:
+    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.9], (3,)), 5)
+    np.testing.assert_allclose(evaluation.returns, evaluation.lengths * (evaluation.lengths + 0.5), rtol=1e-6)
+
+
+def test_each_seed_plays_with_its_own_policy() -> None:
+    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.25, -0.25], (0, 1)), 10)
+    for row, action in enumerate((0.25, -0.25)):
+        expected = evaluation.lengths[row] * (evaluation.lengths[row] + action)
+        np.testing.assert_allclose(evaluation.returns[row], expected, rtol=1e-6)
+
+
+def test_an_episode_starts_the_same_whatever_else_is_played() -> None:
+    few = starts(seed=7, policy_seed=2, episodes=4)
+    many = starts(seed=7, policy_seed=2, episodes=130)  # more than are played side by side
+    assert many[:4] == few
+    evaluator = Evaluator(ENV, {}, 7)
+    policy = constant_policy([0.0, 0.0, 0.0], (1, 2, 5))
+    for _ in range(2):  # environments that were played before
+        assert evaluator.evaluate(policy, 4).lengths[1].tolist() == few
+    assert evaluator.evaluate(policy, 40).lengths[1].tolist() == many[:40]  # in several waves
+
+
+def test_episodes_seeds_and_evaluation_seeds_differ() -> None:
+    one = starts(seed=0, policy_seed=0, episodes=40)
+    assert len(set(one)) > 10
+    assert starts(seed=0, policy_seed=1, episodes=40) != one
+    assert starts(seed=1, policy_seed=0, episodes=40) != one
+
+
+def test_environments_are_made_once() -> None:
+    evaluator = Evaluator(ENV, {}, 0)
+    before = Countdown.made
+    for _ in range(3):
+        evaluator.evaluate(constant_policy([0.0], (0,)), 5)
+    assert Countdown.made - before <= 5
+
+
+def test_rows_for_the_table() -> None:
+    evaluation = Evaluation((4, 9), np.array([[10.0, 20.0], [30.0, 40.0]]), np.array([[1, 2], [3, 4]]))
+    rows = evaluation.rows("final", 50, ReferenceScores(10.0, 30.0, "made up"))
+    assert [row["seed"] for row in rows] == [4, 4, 9, 9]
+    assert rows[3] == {
+        "phase": "final",
+        "step": 50,
+        "seed": 9,
+        "episode": 1,
+        "return": 40.0,
+        "length": 4,
+        "score": 150.0,
+    }
+    assert evaluation.rows("final", 50, None)[0]["score"] == ""
+
+
+# --- MuJoCo --------------------------------------------------------------------------------------------------------------
+
+
+def hopper_policy(seeds: list[int]) -> Policy:
+    spec = PolicySpec("tanh_mean", "global", (16,), (-5.0, 2.0), (-1.0,) * 3, (1.0,) * 3, 11)
+    return initial_policy(spec, seeds, "cpu")
+
+
+def test_a_seed_alone_or_in_a_batch_gives_the_same_returns() -> None:
+    evaluator = Evaluator("Hopper-v5", {}, 0)
+    together = evaluator.evaluate(hopper_policy([0, 1]), 5)
+    alone = Evaluator("Hopper-v5", {}, 0).evaluate(hopper_policy([1]), 5)
+    np.testing.assert_allclose(alone.returns[0], together.returns[1], rtol=1e-3)
+    assert np.abs(together.returns[0] - together.returns[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_worker_processes_give_the_same_bits(workers: int) -> None:
+    policy = hopper_policy([0, 1])
+    here, there = Evaluator("Hopper-v5", {}, 0), Evaluator("Hopper-v5", {}, 0, workers)
+    for episodes in (1, 4):
+        expected, found = (evaluator.evaluate(policy, episodes) for evaluator in (here, there))
+        assert np.array_equal(found.returns, expected.returns)
+        assert np.array_equal(found.lengths, expected.lengths)
+    there.close()
+
+
+def test_the_mean_action_is_played() -> None:
+    policy = hopper_policy([3])
+    found = Evaluator("Hopper-v5", {}, 1).evaluate(policy, 1)
+    env = make_env("Hopper-v5")
+    observation, _ = env.reset(seed=Evaluator("Hopper-v5", {}, 1)._start(3, 0))
+    total, length, over = 0.0, 0, False
+    while not over:
+        action, _ = policy.predict(observation, deterministic=True)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, length, over = total + float(reward), length + 1, terminated or truncated
+    assert found.lengths[0, 0] == length
+    assert found.returns[0, 0] == pytest.approx(total, rel=1e-4)
+
+
+def test_an_environment_that_is_not_installed() -> None:
+    with pytest.raises(UserError, match="environment Nothing-v0: cannot be made"):
+        Evaluator("Nothing-v0", {}, 0)
+
+
+def test_an_environment_of_other_sizes() -> None:
+    evaluator = Evaluator("Hopper-v5", {}, 0)
+    evaluator.check_sizes(11, 3, "some/data-v0")
+    with pytest.raises(UserError, match=r"Hopper-v5: has 11 observations and 3 actions, dataset some/data-v0 has 17 and 6"):
+        evaluator.check_sizes(17, 6, "some/data-v0")
+
+
+# --- intervals -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_equal_values_is_a_point() -> None:
+    assert interval([[3.0, 3.0], [3.0, 3.0]]) == (3.0, 3.0)
+
+
+def test_the_interval_of_one_seed_is_that_of_its_episodes() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, (1, 400))
+    low, high = interval(values)
+    mean, error = values.mean(), values.std() / 20
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.1 * error * 1.96)
+    assert high == pytest.approx(mean + 1.96 * error, abs=0.1 * error * 1.96)
+
+
+def test_the_interval_counts_the_spread_between_seeds() -> None:
+    # Ten seeds that differ, each with equal episodes: the error of the mean is that of ten values, not of 1,000.
+    means = np.random.default_rng(1).normal(0.0, 1.0, (10, 1))
+    low, high = interval(np.repeat(means, 100, axis=1))
+    assert (high - low) / 2 == pytest.approx(1.96 * means.std() / np.sqrt(10), rel=0.1)

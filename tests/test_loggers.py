@@ -1,0 +1,94 @@
+"""Weights & Biases for real, offline."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from setups import BRIEF, column, compose, finish, python, read_csv
+from wandb.proto.wandb_internal_pb2 import Record
+
+from iwbc.config import Logger
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.loggers import check_key
+
+
+def records(path: Path) -> list[Any]:
+    """What is in a W&B run file: a header of 7 bytes, then LevelDB's log format."""
+    content, found, record, place = path.read_bytes(), [], b"", 7
+    assert content.startswith(b":W&B")
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # a block's last bytes, too few for a header
+            place += 32768 - place % 32768
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last of several parts
+            found.append(Record.FromString(record))
+            record = b""
+    return found
+
+
+def values_of(record: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
+def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    arguments = ["logger=wandb", "logger.project=tests", "seeds=[3,4]", "eval.every=20", "eval.periodic_episodes=1"]
+    # Whatever reached for the network would fail at this address, and be said.
+    outside = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "HOME": str(tmp_path / "home")}
+    process = python("-m", "iwbc.train", *BRIEF, *arguments, "hydra.run.dir=run", cwd=tmp_path, **outside)
+    outcome = finish(process)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    assert "wandb" not in outcome.out.lower()
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "home"}
+    metrics, seeds = read_csv(tmp_path / "run" / "metrics.csv"), []
+    for file in files:
+        written = records(file)
+        (run,) = [record.run for record in written if record.WhichOneof("record_type") == "run"]
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        seed = config["seed"]
+        seeds.append(seed)
+        assert run.project == "tests"
+        assert run.run_group == f"iw_bc-{hopper.info.id.replace('/', '-')}"
+        assert run.display_name == f"run-seed{seed}"
+        assert config["algo"]["weights"]["kappa"] == compose().algo.weights.kappa
+        assert config["policy"]["hidden"] == [32, 32]
+        history = [values_of(record) for record in written if record.WhichOneof("record_type") == "history"]
+        logged = [row for row in history if "loss" in row]
+        assert [row["_step"] for row in logged] == [10, 20, 30, 40]
+        for name in ("loss", "ess_share", "drift_kept"):
+            assert [row[name] for row in logged] == pytest.approx(column(metrics, name, seed=seed))
+        (evaluation,) = [row for row in history if "periodic/return" in row]
+        expected = column(read_csv(tmp_path / "run" / "evaluations.csv"), "return", phase="periodic", seed=seed)
+        assert evaluation["periodic/return"] == pytest.approx(expected[0])
+        (ended,) = [record.exit for record in written if record.WhichOneof("record_type") == "exit"]
+        assert ended.exit_code == 0
+    assert sorted(seeds) == [3, 4]
+
+
+def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    with pytest.raises(UserError, match="no W&B API key"):
+        check_key(Logger("online", "iwbc", None))
+    check_key(Logger("offline", "iwbc", None))
+    check_key(Logger("disabled", "iwbc", None))
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password 0123456789\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    check_key(Logger("online", "iwbc", None))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    with pytest.raises(UserError, match="no W&B API key"):
+        check_key(Logger("online", "iwbc", None))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    check_key(Logger("online", "iwbc", None))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iwbc import onednn
+from iwbc.networks import Parameters, mlp, mlp_shapes
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN operators"
+)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_the_same_values_and_gradients_as_plain_pytorch(seeds: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = Parameters(mlp_shapes((5, 32, 16, 2)), seeds)
+    for row in range(seeds):
+        parameters.initialise(row, generator)
+    inputs = torch.randn(seeds, batch, 5, generator=generator)
+    found = {}
+    for fast in (False, True):
+        monkeypatch.setattr(onednn, "preferred", lambda fast=fast: fast)
+        outputs = mlp(parameters, inputs)
+        parameters.differentiate(outputs.square().mean((-1, -2)))
+        found[fast] = outputs.detach(), parameters.gradient.clone()
+    for plain, fast_ in zip(found[False], found[True], strict=True):
+        torch.testing.assert_close(fast_, plain, rtol=1e-4, atol=1e-6)
+    assert found[True][1].abs().sum() > 0
+
+
+def test_a_network_computes_the_same_alone_or_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "preferred", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    three, one = Parameters(mlp_shapes((5, 32, 2)), 3), Parameters(mlp_shapes((5, 32, 2)), 1)
+    for row in range(3):
+        three.initialise(row, generator)
+    one.flat.copy_(three.flat[1:2])
+    inputs = torch.randn(3, 64, 5, generator=generator)
+    assert torch.equal(mlp(three, inputs)[1], mlp(one, inputs[1:2])[0])

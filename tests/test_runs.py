@@ -1,0 +1,313 @@
+"""Whole runs and what their folders hold."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from setups import BRIEF, Outcome, column, compose, read_csv, train
+
+from iwbc.curation import curate
+from iwbc.data import minari_source
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.evaluate import main as evaluate
+from iwbc.policies import load_policy
+from iwbc.runs import RunFolder
+from iwbc.scores import d4rl_scores
+
+ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, hopper: Trajectories) -> tuple[Path, Outcome]:
+    """A finished run's folder, and what the command printed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    outcome = train(*ARGUMENTS, f"hydra.run.dir={folder}")
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture
+def folder(run: tuple[Path, Outcome]) -> Path:
+    return run[0]
+
+
+def test_the_folder_holds_what_it_should_and_nothing_else(folder: Path) -> None:
+    expected = {"config.yaml", "metrics.csv", "evaluations.csv", "curation.csv", "policy.safetensors", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_the_terminal_shows_progress_a_table_and_the_folder(run: tuple[Path, Outcome]) -> None:
+    folder, outcome = run
+    assert outcome.err == ""
+    text = " ".join(outcome.out.split())
+    assert "Reference policy" in text
+    assert "100%" in text
+    rows = {line.split("│")[1].strip(): line for line in outcome.out.splitlines() if line.startswith("│")}
+    assert list(rows) == ["reference (BC on all data)", "iw-BC(Q)"]
+    summary = json.loads((folder / "summary.json").read_text())
+    for row, phase in zip(rows.values(), ("reference", "final"), strict=True):
+        numbers = [float(number) for number in re.findall(r"-?\d+\.\d", row)]
+        total = summary["totals"][phase]
+        for what, found in (("return", numbers[:3]), ("score", numbers[3:])):
+            assert found == pytest.approx([total[f"{what}_mean"], *total[f"{what}_interval"]], abs=0.051)
+    assert "3 episodes for seeds 0, 1; mean action, last policy" in text
+    assert "score 0 = return -20.2723, 100 = return 3234.3 (D4RL)" in text
+    assert outcome.out.splitlines()[-1] == f"Run folder: {folder}"
+
+
+def test_the_configuration_is_the_resolved_one(folder: Path) -> None:
+    assert RunFolder(folder).config() == compose(*ARGUMENTS)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["weights"]["level"] == "trajectory"
+
+
+def test_metrics(folder: Path) -> None:
+    rows = read_csv(folder / "metrics.csv")
+    assert [(int(row["step"]), int(row["seed"])) for row in rows] == [(s, seed) for s in (10, 20, 30, 40) for seed in (0, 1)]
+    columns = {"learning_rate", "loss", "log_prob_kept", "log_prob_dropped", "drift_kept", "drift_dropped", "ess_share"}
+    columns |= {"weight_min", "weight_median", "weight_max", "clipped_share", "reference_bound", "proposal_bound"}
+    assert columns | {"step", "seed"} == set(rows[0])
+    assert all(math.isfinite(float(row[name])) for row in rows for name in columns)
+    recipe = compose(*ARGUMENTS).algo
+    assert column(rows, "learning_rate", seed=0) == [recipe.learning_rate(step - 1) for step in (10, 20, 30, 40)]
+    drift, ess = column(rows, "drift_kept"), column(rows, "ess_share")
+    assert min(drift) > 0.0  # the policy does move towards what is kept
+    assert 0.5 < min(ess) <= max(ess) <= 1.0
+
+
+def test_every_episode_is_in_evaluations(folder: Path) -> None:
+    rows = read_csv(folder / "evaluations.csv")
+    found = [(row["phase"], int(row["step"]), int(row["seed"]), int(row["episode"])) for row in rows]
+    expected = [("periodic", 20, seed, episode) for seed in (0, 1) for episode in range(2)]
+    expected += [(phase, step, s, e) for phase, step in (("reference", 0), ("final", 40)) for s in (0, 1) for e in range(3)]
+    assert found == expected
+    scores = d4rl_scores("Hopper-v5")
+    assert scores is not None
+    np.testing.assert_allclose(column(rows, "score"), scores.normalise(column(rows, "return")))
+    assert min(column(rows, "length")) >= 1
+
+
+def test_the_histogram_counts_every_trajectory(folder: Path, hopper: Trajectories) -> None:
+    rows = read_csv(folder / "curation.csv")
+    kept = np.flatnonzero(curate(hopper, compose(*ARGUMENTS).curation))
+    assert sum(column(rows, "trajectories")) == len(hopper)
+    assert sum(column(rows, "kept")) == len(kept)
+    lowest_kept = min(low for low, count in zip(column(rows, "return_high"), column(rows, "kept"), strict=True) if count)
+    assert lowest_kept >= hopper.returns[kept].min()
+
+
+def test_the_summary(folder: Path, hopper: Trajectories) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["format"], summary["status"], summary["method"]) == (1, "finished", "iw-BC(Q)")
+    assert (summary["env_id"], summary["env_kwargs"]) == ("Hopper-v5", {})
+    assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")
+    kept = np.flatnonzero(curate(hopper, compose(*ARGUMENTS).curation))
+    assert summary["dataset"] == {
+        "id": hopper.info.id,
+        "content_hash": hopper.content_hash,
+        "trajectories": len(hopper),
+        "steps": hopper.steps,
+        "kept_trajectories": len(kept),
+        "kept_steps": int(hopper.lengths[kept].sum()),
+    }
+    rows = read_csv(folder / "evaluations.csv")
+    assert [result["seed"] for result in summary["results"]] == summary["seeds"] == [0, 1]
+    for phase in ("reference", "final"):
+        for result in summary["results"]:
+            returns = column(rows, "return", phase=phase, seed=result["seed"])
+            assert result[phase]["episodes"] == 3
+            assert result[phase]["return_mean"] == pytest.approx(np.mean(returns))
+            assert result[phase]["return_std"] == pytest.approx(np.std(returns))
+            score = np.mean(column(rows, "score", phase=phase, seed=result["seed"]))
+            assert result[phase]["score_mean"] == pytest.approx(score)
+        total = summary["totals"][phase]
+        assert total["return_mean"] == pytest.approx(np.mean(column(rows, "return", phase=phase)))
+        assert total["score_interval"][0] <= total["score_mean"] <= total["score_interval"][1]
+    assert summary["normalisation"] == {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
+    assert set(summary["seconds"]) == {"data", "reference", "training", "evaluation"}
+    assert all(seconds > 0 for seconds in summary["seconds"].values())
+    assert summary["steps_per_second"] == pytest.approx(40 / summary["seconds"]["training"])
+    assert summary["seed_steps_per_second"] == pytest.approx(80 / summary["seconds"]["training"])
+    assert summary["versions"]["torch"] == torch.__version__
+    assert {"iwbc", "numpy", "gymnasium", "mujoco", "minari"} <= set(summary["versions"])
+
+
+def test_the_policy_is_rebuilt_from_its_file_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "policy.safetensors", tmp_path / "elsewhere.safetensors")
+    policy = load_policy(tmp_path / "elsewhere.safetensors")
+    assert policy.seeds == (0, 1)
+    assert policy.spec.hidden == (32, 32)  # not the default
+    assert policy.spec.action_high == (1.0, 1.0, 1.0)
+    action, _ = policy.predict(np.zeros(11))
+    assert action.shape == (3,)
+    assert not torch.equal(policy.parameters.flat[0], policy.parameters.flat[1])
+
+
+def test_the_same_command_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    assert train(*ARGUMENTS, f"hydra.run.dir={tmp_path / 'again'}").code == 0
+    for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+    policies = [load_policy(path / "policy.safetensors").parameters.flat for path in (folder, tmp_path / "again")]
+    assert torch.equal(policies[0], policies[1])
+
+
+def test_a_finished_run_is_not_run_again(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    for arguments in ([*ARGUMENTS, f"hydra.run.dir={folder}"], [f"resume={folder}"]):
+        outcome = train(*arguments)
+        assert outcome.code == 0
+        assert "is finished already" in " ".join(outcome.out.split())
+        assert "iw-BC(Q)" in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_folder_with_another_run_is_refused(folder: Path) -> None:
+    outcome = train(*ARGUMENTS, "seed=9", f"hydra.run.dir={folder}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "holds a run with another configuration" in outcome.err
+
+
+# --- python -m iwbc.evaluate ---------------------------------------------------------------------------------------------
+
+
+def evaluated(*arguments: str) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        evaluate(arguments)
+    return out.getvalue()
+
+
+def test_evaluate_repeats_the_final_evaluation(folder: Path, run: tuple[Path, Outcome], tmp_path: Path) -> None:
+    printed = evaluated(f"run={folder}", f"out={tmp_path / 'episodes.csv'}")
+    found, expected = read_csv(tmp_path / "episodes.csv"), read_csv(folder / "evaluations.csv")
+    assert column(found, "return") == column(expected, "return", phase="final")
+    assert column(found, "length") == column(expected, "length", phase="final")
+    final = next(line for line in run[1].out.splitlines() if line.startswith("│ iw-BC(Q)"))
+    assert final.split() == next(line for line in printed.splitlines() if line.startswith("│ iw-BC(Q)")).split()
+
+
+def test_evaluate_with_other_episodes_and_seed(folder: Path, tmp_path: Path) -> None:
+    evaluated(f"run={folder}", "episodes=5", f"out={tmp_path / 'more.csv'}")
+    evaluated(f"run={folder}", "seed=1", f"out={tmp_path / 'other.csv'}")
+    final = column(read_csv(folder / "evaluations.csv"), "return", phase="final", seed=0)
+    more = read_csv(tmp_path / "more.csv")
+    assert len(more) == 10
+    assert column(more, "return", seed=0)[:3] == pytest.approx(final, rel=1e-3)
+    assert column(read_csv(tmp_path / "other.csv"), "return", seed=0) != pytest.approx(final, rel=1e-3)
+
+
+def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        evaluate([f"run={tmp_path}"])
+    shutil.copy(folder / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match=r"this run is not finished; continue it with python -m iwbc.train resume="):
+        evaluate([f"run={tmp_path}"])
+    shutil.copy(folder / "summary.json", tmp_path)
+    with pytest.raises(UserError, match=r"policy .*: cannot be read"):
+        evaluate([f"run={tmp_path}"])
+    (tmp_path / "policy.safetensors").write_bytes((folder / "policy.safetensors").read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"policy .*: cannot be read"):
+        evaluate([f"run={tmp_path}"])
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"summary.json: damaged"):
+        evaluate([f"run={tmp_path}"])
+    with pytest.raises(UserError, match="run=… is missing"):
+        evaluate([])
+
+
+# --- other runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ["bc", "filtered_bc", "rwr", "awr"])
+def test_every_algorithm_runs(algo: str, hopper: Trajectories, tmp_path: Path) -> None:
+    extra = ["algo.value_hidden=[16]", "algo.refresh_every=20"] if algo == "awr" else []
+    outcome = train(*BRIEF, f"algo={algo}", *extra, "eval.episodes=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    phases = {"final"} if algo in ("bc", "awr") else {"reference", "final"}  # bc and awr start from scratch
+    assert set(summary["totals"]) == phases
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert ("drift_kept" in rows[0]) == ("reference" in phases)
+    assert column(rows, "log_prob_kept")[-1] > column(rows, "log_prob_kept")[0]
+
+
+def test_a_squashed_policy_with_a_normaliser_runs(hopper: Trajectories, tmp_path: Path) -> None:
+    outcome = train(*BRIEF, "policy=squashed", "policy.normalise_observations=true", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    spec = load_policy(tmp_path / "run" / "policy.safetensors").spec
+    assert (spec.kind, spec.std) == ("squashed", "state")
+    assert spec.observation_mean == pytest.approx(hopper.observation_statistics[0])
+
+
+def test_without_final_episodes_nothing_is_played(hopper: Trajectories, tmp_path: Path) -> None:
+    outcome = train(*BRIEF, "algo=bc", "eval.episodes=0", "eval.every=0", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert "No evaluation was made." in outcome.out
+    assert read_csv(tmp_path / "run" / "evaluations.csv") == []
+
+
+def test_a_dataset_whose_environment_is_not_installed(hopper: Trajectories, tmp_path: Path) -> None:
+    dataset = minari_source.dataset_folder("tests/uninstalled-v0")
+    shutil.copytree(minari_source.dataset_folder(hopper.info.id) / "data", dataset / "data")
+    metadata = json.loads((dataset / "data" / "metadata.json").read_text())
+    for key in ("env_spec", "eval_env_spec"):
+        spec = json.loads(metadata[key])
+        metadata[key] = json.dumps(spec | {"id": "Uninstalled-v3", "entry_point": "uninstalled:Env"})
+    (dataset / "data" / "metadata.json").write_text(json.dumps(metadata))
+    arguments = [argument for argument in BRIEF if not argument.startswith("dataset.")]
+    arguments += ["dataset=minari", "dataset.id=tests/uninstalled-v0"]
+    outcome = train(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    printed = " ".join(outcome.out.split())
+    assert "Training without evaluation: environment Uninstalled-v3: cannot be made" in printed
+    assert "No evaluation was made." in printed
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["env_id"], summary["totals"]) == ("Uninstalled-v3", {})
+    assert summary["dataset"]["content_hash"] == hopper.content_hash
+    assert load_policy(tmp_path / "run" / "policy.safetensors").seeds == (0,)
+    with pytest.raises(UserError, match="environment Uninstalled-v3: cannot be made"):
+        evaluate([f"run={tmp_path / 'run'}"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(hopper: Trajectories, tmp_path: Path) -> None:
+    outcome = train(*BRIEF, "algo=bc", "algo.lr=1e30", "algo.warmup_steps=0", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "the loss of seed 0 is not finite" in outcome.err
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+# --- sweeps --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_runs_only_what_is_missing(
+    hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0", "seed=0,1,-1"]
+    first = train(*arguments)
+    assert first.code == 1
+    assert "none negative" in first.err
+    folders = sorted((tmp_path / "multirun").glob("hopper-bc-*"))
+    assert len(folders) == 3
+    finished = [folder for folder in folders if (folder / "summary.json").exists()]
+    (failed,) = set(folders) - set(finished)
+    assert len(finished) == 2
+    assert "none negative" in json.loads((failed / "failure.json").read_text())["error"]
+    assert "1 of 3 jobs did not finish" in " ".join(first.out.split())
+    before = [(folder / "summary.json").stat().st_mtime_ns for folder in finished]
+    second = train(*arguments)
+    assert second.code == 1
+    assert second.out.count("is finished already") == 2
+    assert [(folder / "summary.json").stat().st_mtime_ns for folder in finished] == before
+    assert sorted((tmp_path / "multirun").glob("hopper-bc-*")) == folders
