@@ -174,7 +174,7 @@ class ImportanceWeights:
     level: str
     kappa: float
     minimum: float
-    maximum: float
+    maximum: float | None
     step_ratio_bounds: list[float]
     self_normalise: bool
     estimator: str
@@ -184,6 +184,8 @@ class ImportanceWeights:
         _one_of("algo.weights.level", self.level, ("trajectory", "clipped_product", "step"))
         fits = 0 <= self.kappa < math.inf
         _require(fits, "algo.weights.kappa", self.kappa, "must be finite and not negative; 0 is filtered BC")
+        if self.maximum is None:
+            self.maximum = 2.0 if self.level == "step" else 1000.0
         fits = 0 <= self.minimum < self.maximum
         _require(fits, "algo.weights.minimum", self.minimum, f"must lie in [0, maximum={self.maximum})")
         bounds = self.step_ratio_bounds
