@@ -180,14 +180,19 @@ class ImportanceWeights:
     estimator: str
     refresh_every: int
 
+    @property
+    def upper_bound(self) -> float:
+        """The largest weight: `maximum`, or else the method's default for the level."""
+        if self.maximum is not None:
+            return self.maximum
+        return 2.0 if self.level == "step" else 1000.0
+
     def check(self) -> None:
         _one_of("algo.weights.level", self.level, ("trajectory", "clipped_product", "step"))
         fits = 0 <= self.kappa < math.inf
         _require(fits, "algo.weights.kappa", self.kappa, "must be finite and not negative; 0 is filtered BC")
-        if self.maximum is None:
-            self.maximum = 2.0 if self.level == "step" else 1000.0
-        fits = 0 <= self.minimum < self.maximum
-        _require(fits, "algo.weights.minimum", self.minimum, f"must lie in [0, maximum={self.maximum})")
+        fits = 0 <= self.minimum < self.upper_bound
+        _require(fits, "algo.weights.minimum", self.minimum, f"must lie in [0, maximum={self.upper_bound})")
         bounds = self.step_ratio_bounds
         fits = len(bounds) == 2 and 0 < bounds[0] <= 1 <= bounds[1]
         _require(fits, "algo.weights.step_ratio_bounds", bounds, "needs two bounds with 0 < a_min <= 1 <= a_max")

@@ -85,7 +85,7 @@ class ImportanceWeightedBC:
         if self.level == "step":
             with torch.no_grad():
                 log_ratio = self.proposal.log_prob(batch.observations, batch.actions) - reference_log_prob
-            weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.maximum)
+            weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.upper_bound)
             self._latest_weights = weights
             return weights
         # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
@@ -102,8 +102,8 @@ class ImportanceWeightedBC:
         """w_i of all kept trajectories from (1/T_i) Σ_t g(ρ_t), [S, K]."""
         settings = self.settings.weights
         if self.level == "clipped_product":
-            return clipped_product_weights(self._lengths * mean_log_ratios, settings.minimum, settings.maximum)
-        return trajectory_weights(mean_log_ratios, self.kappa, settings.maximum)
+            return clipped_product_weights(self._lengths * mean_log_ratios, settings.minimum, settings.upper_bound)
+        return trajectory_weights(mean_log_ratios, self.kappa, settings.upper_bound)
 
     def exact_log_ratios(self, policy: Policy) -> Tensor:
         """(1/T_i) Σ_t g(log π − log π_ref) by a pass over all kept steps, [S, K]."""
@@ -120,7 +120,7 @@ class ImportanceWeightedBC:
         else:
             weights = self._of_trajectories(self.proposal_log_ratios)
             curation = self._probabilities.expand_as(weights)
-        at_bound = (weights >= settings.maximum) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
+        at_bound = (weights >= settings.upper_bound) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
         found = {
             "ess_share": effective_sample_size(weights * curation) / effective_sample_size(curation),
             "weight_min": weights.amin(-1),
