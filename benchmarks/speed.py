@@ -30,6 +30,7 @@ import torch
 from rich.console import Console
 
 from iwbc import config as configs
+from iwbc import processor
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.config import IWBC, Config, validate
@@ -277,6 +278,7 @@ def main() -> None:
         "memory": lambda: memory(repetitions),
         "recipe": recipe,
     }
+    processor.keep_freed_memory()
     path = RESULTS / "speed.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for part in parts or available:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iwbc import onednn
+from iwbc import processor
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Parameters:
 def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "") -> Tensor:
     """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]."""
     layers = sum(shape.name.startswith(f"{prefix}weight") for shape in parameters.shapes)
-    if inputs.device.type == "cpu" and onednn.preferred():
+    if inputs.device.type == "cpu" and processor.prefers_onednn():
         names = [f"{prefix}{kind}{i}" for i in range(layers) for kind in ("weight", "bias")]
-        return onednn.ReluPerceptrons.apply(inputs, *(parameters[name] for name in names))
+        return processor.ReluPerceptrons.apply(inputs, *(parameters[name] for name in names))
     hidden = inputs
     for i in range(layers):
         hidden = torch.baddbmm(parameters[f"{prefix}bias{i}"], hidden, parameters[f"{prefix}weight{i}"])

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from iwbc import processor
 from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
@@ -56,6 +57,7 @@ def _run_or_read(config: Config, folder: RunFolder, console: Console) -> dict[st
         return finished
     _check_device(config.device)
     check_key(config.logger)
+    processor.keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return _Run(config, folder, console).execute()

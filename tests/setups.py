@@ -68,7 +68,9 @@ def train(*arguments: str) -> Outcome:
     """`python -m iwbc.train`, within this process and its working directory."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    with mock.patch.object(sys, "argv", ["iwbc.train", *arguments]), mock.patch.dict(os.environ):
+    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
+    logging = mock.patch("logging.shutdown")
+    with mock.patch.object(sys, "argv", ["iwbc.train", *arguments]), mock.patch.dict(os.environ), logging:
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 main()

@@ -74,6 +74,7 @@ CredType=cred/munge
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=16819
+AccountingStoragePass=$sockets/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -90,7 +91,7 @@ NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
     slurmdbd
-    wait_for slurmdbd sacctmgr --immediate show cluster
+    wait_for slurmdbd timeout 5 sacctmgr --immediate show cluster
     sacctmgr --immediate add cluster test >/dev/null
     slurmctld
     slurmd

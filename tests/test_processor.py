@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iwbc import onednn
+from iwbc import processor
 from iwbc.networks import Parameters, mlp, mlp_shapes
 
 pytestmark = pytest.mark.skipif(
@@ -21,7 +21,7 @@ def test_the_same_values_and_gradients_as_plain_pytorch(seeds: int, batch: int, 
     inputs = torch.randn(seeds, batch, 5, generator=generator)
     found = {}
     for fast in (False, True):
-        monkeypatch.setattr(onednn, "preferred", lambda fast=fast: fast)
+        monkeypatch.setattr(processor, "prefers_onednn", lambda fast=fast: fast)
         outputs = mlp(parameters, inputs)
         parameters.differentiate(outputs.square().mean((-1, -2)))
         found[fast] = outputs.detach(), parameters.gradient.clone()
@@ -31,7 +31,7 @@ def test_the_same_values_and_gradients_as_plain_pytorch(seeds: int, batch: int, 
 
 
 def test_a_network_computes_the_same_alone_or_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "preferred", lambda: True)
+    monkeypatch.setattr(processor, "prefers_onednn", lambda: True)
     generator = torch.Generator().manual_seed(0)
     three, one = Parameters(mlp_shapes((5, 32, 2)), 3), Parameters(mlp_shapes((5, 32, 2)), 1)
     for row in range(3):

@@ -1,4 +1,4 @@
-"""Perceptrons through oneDNN's matrix products, for AMD processors.
+"""What the processor and its C library want: oneDNN's matrix products on AMD, and freed memory kept.
 
 PyTorch takes MKL for float32 on x86, which uses half of the vector width there; the same build carries oneDNN, which does
 not. The choice depends on the processor alone, so that results on one machine stay bit-identical. One network at a time:
@@ -7,6 +7,7 @@ the products are then those of a single network, and seeds in a batch equal sing
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
 
 @lru_cache
-def preferred() -> bool:
+def prefers_onednn() -> bool:
     """Whether this processor is an AMD one and this PyTorch has the operator."""
     has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return bool(has_operator) and "AMD" in _processor()
@@ -68,3 +72,15 @@ class ReluPerceptrons(torch.autograd.Function):
                 if i > 0:
                     delta = torch.ops.aten.threshold_backward(_linear(delta, weights[i][s]), inputs, 0)
         return None, *(torch.stack(networks) for networks in found)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next gradient step, which needs the same again.
+
+    By default it hands blocks of the size of an activation back to the system at once, and every step pays for the page
+    faults of getting them again. Does nothing with another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, 256 * 2**20)
+        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
