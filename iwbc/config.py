@@ -55,6 +55,21 @@ class Minari:
         _one_of("dataset.unfinished", self.unfinished, ("keep", "drop"))
 
 
+@dataclass
+class D4RL:
+    """A D4RL HDF5 file by its path."""
+
+    source: str
+    path: str
+    env_id: str | None
+    clip_actions: bool
+    unfinished: str
+
+    def check(self) -> None:
+        _require(bool(self.path.strip()), "dataset.path", self.path, "give a file such as hopper_medium-v2.hdf5")
+        _one_of("dataset.unfinished", self.unfinished, ("keep", "drop"))
+
+
 # --- curation --------------------------------------------------------------------------------------------------------
 
 
@@ -96,10 +111,15 @@ class Threshold:
 
 @dataclass
 class Success:
+    """Trajectories labelled a success, or (`last_reward`) those whose last reward is at least `minimum`."""
+
     name: str
+    success_from: str
+    minimum: float
 
     def check(self) -> None:
-        pass
+        _one_of("curation.success_from", self.success_from, ("labels", "last_reward"))
+        _require(math.isfinite(self.minimum), "curation.minimum", self.minimum, "must be a finite reward")
 
 
 @dataclass
@@ -346,7 +366,7 @@ class Config:
         return self.seeds if self.seeds is not None else [self.seed]
 
 
-_DATASETS = {"generated": Generated, "minari": Minari}
+_DATASETS = {"generated": Generated, "minari": Minari, "d4rl": D4RL}
 _CURATIONS = {
     "all": All,
     "top_fraction": TopFraction,

@@ -73,7 +73,7 @@ def curate(trajectories: Trajectories, curation: object) -> Weights:
             weights = quality_levels(returns, percentiles)
         case config.Threshold(minimum=minimum):
             weights = threshold(returns, minimum)
-        case config.Success(success_from="last_reward", minimum=minimum):  # type: ignore[misc]
+        case config.Success(success_from="last_reward", minimum=minimum):
             weights = success_by_last_reward(trajectories.rewards[trajectories.offsets[1:] - 1], minimum)
         case config.Success():
             if trajectories.successes is None:

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.spaces import ordered
 from iwbc.errors import UserError
 
 
@@ -67,7 +68,7 @@ class LocalEnvironments:
         """Raises UserError where the environment is not installed or its actions are not a vector."""
         self._make = lambda: make_env(env_id, env_kwargs)
         self._envs = [self._make()]
-        self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
+        self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
             raise UserError(f"environment {env_id}: its actions are {actions}, not a vector of continuous ones")
         self._low, self._high = actions.low, actions.high

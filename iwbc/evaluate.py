@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwbc.data.commands import Option, parse, run, whole
+from iwbc.commands import Option, parse, run, whole
 
 _OPTIONS = {
     "run": Option(Path),

@@ -1,70 +1,179 @@
-"""Sweeps: every job leaves word of how it ended, and the command that launched them all sums it up.
+"""Sweeps: every job reports how it ended, and the command that launched them all sums it up.
 
-Jobs may run in other processes or on other machines, so they report through files in the user's cache folder, under the
-sweep's name, which the launching process passes on in the environment.
+Jobs run wherever Hydra's launchers put them: in this process, in others, on other machines. They report through files under
+the sweep's folder, which they share with the launching process anyway.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import json
 import os
+import platform
 import shutil
+import sys
+import traceback
 import uuid
 from pathlib import Path
+from typing import Any, ClassVar
 
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
+from iwbc.errors import UserError
 from iwbc.files import cache_folder, write_json
 
-# Also named in conf/train.yaml, so that launchers copy it into their jobs' environment.
-_VARIABLE = "IWBC_SWEEP"
+
+class Sweep(Callback):
+    """Called by Hydra, as conf/train.yaml asks. Launchers send it along with every job, and so it knows where to report."""
+
+    # The sweep that this process launched.
+    launched: ClassVar[Sweep | None] = None
+
+    def __init__(self) -> None:
+        self.reports: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the launching process."""
+        folder = Path(config.hydra.sweep.dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)  # for an Optuna study, which is opened before the first job
+        self.reports = folder / f".sweep-{uuid.uuid4().hex}"
+        Sweep.launched = self
+        if "submitit" in config.hydra.launcher._target_:
+            self._follow_submitit(self.reports)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the job's process."""
+        if self.reports is not None:
+            print(f"Job {config.hydra.job.num}: {' '.join(config.hydra.overrides.task)}", flush=True)
+            self._report_of(config, "running")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """In the job's process. What went wrong is noted in the job's folder, and its result is None: the others go on."""
+        if self.reports is None:
+            return
+        try:
+            _ = job_return.return_value
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(reason, file=sys.stderr)
+            from iwbc.runs import RunFolder
+
+            RunFolder(Path(config.hydra.runtime.output_dir)).write_failure(reason, list(config.hydra.overrides.task))
+            self._report_of(config, "failed", reason)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        else:
+            self._report_of(config, "finished")
+
+    def _report_of(self, config: DictConfig, status: str, error: str | None = None) -> None:
+        self._report(config.hydra.job.num, config.hydra.overrides.task, config.hydra.runtime.output_dir, status, error)
+
+    def _report(self, job: int, overrides: Any, folder: str | None, status: str, error: str | None) -> None:
+        assert self.reports is not None
+        report = {"job": job, "overrides": list(overrides), "folder": folder, "status": status, "error": error}
+        write_json(self.reports / f"{job}.json", report)
+
+    def _follow_submitit(self, reports: Path) -> None:
+        """Say how each job ended as its turn comes, and wait for the others where submitit's launcher would give the sweep
+        up at the first job that was killed."""
+        import submitit
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        original = inspect.unwrap(submitit.Job.results)
+
+        @functools.wraps(original)
+        def results(job: Any) -> Any:
+            overrides, _, number, *_ = job.submission().args
+            path = reports / f"{number}.json"
+            try:
+                found = original(job)
+            except (UncompletedJobError, FailedJobError):
+                if not path.exists():
+                    self._report(number, overrides, None, "failed", f"it never began; see {job.paths.stderr}")
+                found = [JobReturn(status=JobStatus.COMPLETED)]
+            print(f"Job {number}: {_result(json.loads(path.read_text()))} (its output: {job.paths.stdout})", flush=True)
+            return found
+
+        submitit.Job.results = results
 
 
-def begin() -> None:
-    """Give the sweep that this process may launch a name."""
-    os.environ[_VARIABLE] = uuid.uuid4().hex
-
-
-def _status_folder() -> Path:
-    return cache_folder() / "sweeps" / os.environ[_VARIABLE]
-
-
-def leave_word(folder: Path, status: str, error: str | None = None) -> None:
-    """Report this job's status: running, finished or failed."""
-    job = HydraConfig.get().job
-    word = {"job": job.num, "folder": str(folder), "status": status, "error": error}
-    write_json(_status_folder() / f"{job.num}.json", word)
+def objective(summary: dict[str, Any]) -> float | None:
+    """What a sweeper that searches may maximise: the last policy's mean score, or its return where there are no scores."""
+    final = summary["totals"].get("final")
+    if final is None:
+        return None
+    return float(final["return_mean"] if final["score_mean"] is None else final["score_mean"])
 
 
 def summarise() -> bool:
     """Print how the jobs of this process's sweep, if it launched one, ended; whether all of them finished."""
-    status_folder = _status_folder()
-    jobs = sorted((json.loads(path.read_text()) for path in status_folder.glob("*.json")), key=lambda word: int(word["job"]))
-    shutil.rmtree(status_folder, ignore_errors=True)
+    sweep, Sweep.launched = Sweep.launched, None
+    if sweep is None or sweep.reports is None:
+        return True
+    jobs = [json.loads(path.read_text()) for path in sweep.reports.glob("*.json")]
+    shutil.rmtree(sweep.reports, ignore_errors=True)
     if not jobs:
         return True
 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Sweep", show_lines=False)
-    for name in ("job", "run folder", "result"):
+    table = Table(title="Sweep")
+    for name in ("job", "settings", "run folder", "result"):
         table.add_column(name, overflow="fold")
-    for word in jobs:
-        table.add_row(str(word["job"]), os.path.relpath(word["folder"]), _result(word))
+    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+    for job in sorted(jobs, key=lambda job: int(job["job"])):
+        settings = " ".join(setting for setting in job["overrides"] if setting not in common)
+        table.add_row(str(job["job"]), settings, os.path.relpath(job["folder"]) if job["folder"] else "", _result(job))
     Console().print(table)
-    unfinished = sum(word["status"] != "finished" for word in jobs)
+    unfinished = sum(job["status"] != "finished" for job in jobs)
     if unfinished:
         print(f"{unfinished} of {len(jobs)} jobs did not finish; the same command runs only those again.")
     return not unfinished
 
 
-def _result(word: dict[str, str]) -> str:
-    if word["status"] != "finished":
-        return "killed" if word["status"] == "running" else f"failed: {word['error']}"
-    summary = json.loads((Path(word["folder"]) / "summary.json").read_text())
-    final = summary["totals"].get("final")
+def _result(job: dict[str, str]) -> str:
+    if job["status"] != "finished":
+        return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
+    final = json.loads((Path(job["folder"]) / "summary.json").read_text())["totals"].get("final")
     if final is None:
         return "finished, not evaluated"
     score = "" if final["score_mean"] is None else f", score {final['score_mean']:.1f}"
     return f"return {final['return_mean']:.1f}{score}"
+
+
+def job_key(*, _root_: DictConfig) -> str:
+    """A hash of the whole job's configuration, so that a sweep's folder is found again by a second sweep."""
+    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    plain = OmegaConf.to_container(job, resolve=True)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@functools.cache
+def own_gpu(count: int) -> str:
+    """The number of one of this machine's first `count` GPUs that no other job has; this process keeps it while it lives."""
+    from filelock import FileLock, Timeout
+
+    for number in range(count):
+        path = cache_folder() / "locks" / f"gpu-{platform.node()}-{number}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        _held.append(lock)
+        return str(number)
+    raise UserError(f"hydra.launcher.n_jobs={count}: other sweeps hold all of these GPUs")
+
+
+_held: list[Any] = []  # a lock that is collected is released
+
+# Here, because wherever a job runs, the callback above arrives first.
+OmegaConf.register_new_resolver("job_key", job_key, replace=True)
+OmegaConf.register_new_resolver("own_gpu", own_gpu, replace=True)

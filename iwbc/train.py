@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
+from typing import Any, NoReturn
 
 # Only what composing a configuration needs: an error in it must show at once.
 import hydra
@@ -32,11 +32,11 @@ def config_folder() -> str:
 
 def main() -> None:
     """The command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
+    in_full = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its errors itself, over several lines, and exit with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    OmegaConf.register_new_resolver("job_key", job_key, replace=True)
     arguments = sys.argv[1:]
-    sweeps.begin()
+    gave_up = False
     try:
         if arguments and arguments[0].startswith("resume="):
             _resume(arguments)
@@ -54,9 +54,15 @@ def main() -> None:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
         _exit("Interrupted before training began; the same command starts again.", 130)
+    except Exception as error:
+        if sweeps.Sweep.launched is None or in_full:
+            raise
+        # Where a worker is killed, say, or the cluster refuses the jobs.
+        print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
+        gave_up = True
     finally:
         all_finished = sweeps.summarise()
-    if not all_finished:
+    if gave_up or not all_finished:
         sys.exit(1)
 
 
@@ -82,51 +88,22 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-def _exit(message: str, code: int) -> None:
+def _exit(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
 
 
-def job_key(*, _root_: DictConfig) -> str:
-    """A hash of the whole job's configuration, so that a sweep's folder is found again by a second sweep."""
-    import hashlib
-    import json
-
-    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    plain = OmegaConf.to_container(job, resolve=True)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _job(composed: DictConfig) -> None:
+def _job(composed: DictConfig) -> float | None:
+    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a sweeper may maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        _job_of_sweep(composed, folder)
-        return
+        return sweeps.objective(_run(validate(composed), folder))
     try:
-        _run(validate(composed), folder)
+        return sweeps.objective(_run(validate(composed), folder))
     except UserError as error:
         _exit(str(error), 2)
     finally:
         _remove_if_empty(folder)
-
-
-def _job_of_sweep(composed: DictConfig, folder: Path) -> None:
-    """One job: whatever goes wrong in it is noted in its folder, and the others go on."""
-    print(f"Job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
-    sweeps.leave_word(folder, "running")
-    try:
-        _run(validate(composed), folder)
-    except Exception as error:
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(reason, file=sys.stderr)
-        from iwbc.runs import RunFolder
-
-        RunFolder(folder).write_failure(reason, list(HydraConfig.get().overrides.task))
-        sweeps.leave_word(folder, "failed", reason)
-    else:
-        sweeps.leave_word(folder, "finished")
 
 
 def _resume(arguments: list[str]) -> None:
@@ -138,7 +115,7 @@ def _resume(arguments: list[str]) -> None:
     _run(RunFolder(folder).config(), folder)
 
 
-def _run(config: Config, folder: Path) -> None:
+def _run(config: Config, folder: Path) -> dict[str, Any]:
     from rich.console import Console
 
     from iwbc.pipeline import run
@@ -151,6 +128,7 @@ def _run(config: Config, folder: Path) -> None:
         raise Interrupted(_shown(folder)) from None
     show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+    return summary
 
 
 def _shown(folder: Path) -> str:

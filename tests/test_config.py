@@ -13,9 +13,9 @@ from iwbc.config import IWBC, method_name, to_plain, validate
 from iwbc.errors import UserError
 from iwbc.train import config_folder
 
-CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in Path(config_folder()).glob("*/*.yaml") if path.parent.name != "experiment"
-)
+FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
+PRESETS = ("experiment", "method")  # groups that set others, and are added with +
+CHOICES = [f"{group}={name}" for group, name in FILES if group not in PRESETS]
 MANDATORY = {"dataset=minari": ["dataset.id=some/data-v0"], "curation=threshold": ["curation.minimum=10"]}
 
 
@@ -28,6 +28,13 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
     told = {"algo": "name", "curation": "name", "env": "name", "dataset": "source", "policy": "kind"}.get(group)
     if told and group != "dataset":
         assert getattr(chosen, told) == name
+
+
+def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
+    presets = {group: [compose(f"+{group}={name}") for g, name in FILES if g == group] for group in PRESETS}
+    assert len(presets["experiment"]) >= 1
+    methods = presets["method"]
+    assert len({method_name(config) for config in methods}) == len(methods) >= 6
 
 
 def test_there_is_a_choice_for_everything_in_the_specification() -> None:

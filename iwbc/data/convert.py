@@ -26,10 +26,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from iwbc.commands import Option, boolean, one_of, parse, run
+from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import describe, episodes
-from iwbc.data.commands import Option, boolean, one_of, parse, run
 from iwbc.data.d4rl_source import choose_env_id
-from iwbc.data.files import open_steps
 from iwbc.data.minari_source import dataset_folder, load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.progress import tracked

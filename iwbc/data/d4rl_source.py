@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import describe, episodes
-from iwbc.data.files import open_steps
-from iwbc.data.packed import cache_folder, fingerprint_of, load_or_pack
+from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
@@ -56,5 +56,5 @@ def load(path: str | Path, unfinished: str = "keep", clip_actions: bool = False,
         return read(), info
 
     options = (clip_actions and "clipped", unfinished == "drop" and "finished", env_id)
-    folder = cache_folder(path.parent, f"{path.name}.packed", *options)
+    folder = packed_folder(path.parent, f"{path.name}.packed", *options)
     return load_or_pack(folder, fingerprint_of([path], _READER), build, clip_actions=clip_actions)

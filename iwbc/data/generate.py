@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.data.behaviours import Behaviours, behaviours
-from iwbc.data.commands import Option, one_of, parse, run, whole
 from iwbc.data.locks import only_one
 from iwbc.data.minari_source import dataset_folder
 from iwbc.data.minari_writer import write_minari

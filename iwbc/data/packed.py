@@ -24,6 +24,7 @@ from iwbc.data.checks import checked
 from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
+from iwbc.files import cache_folder
 from iwbc.scores import ReferenceScores
 
 FORMAT = 2
@@ -89,7 +90,8 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
     with contextlib.ExitStack() as open_files:
 
         def stream(name: str, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
-            streams[name] = _ArrayStream(open_files.enter_context((folder / f"{name}.npy").open("wb")), dtype, row_shape)
+            file = open_files.enter_context((folder / f"{name}.npy").open("wb"))
+            streams[name] = _ArrayStream(file, dtype, row_shape)
 
         lengths: list[int] = []
         terminated: list[bool] = []
@@ -167,15 +169,14 @@ def _is_current(folder: Path, fingerprint: str) -> bool:
     return True
 
 
-def cache_folder(parent: Path, name: str, *options: str | Literal[False] | None) -> Path:
-    """Where the cache called `name` goes: into `parent`, or, where that cannot be written, among the user's caches
-    (IWBC_CACHE, else XDG_CACHE_HOME/iwbc, else ~/.cache/iwbc). Each choice of options has a cache of its own."""
+def packed_folder(parent: Path, name: str, *options: str | Literal[False] | None) -> Path:
+    """Where the cache called `name` goes: into `parent`, or, where that cannot be written, among the user's caches.
+    Each choice of options has a cache of its own."""
     name = "-".join([name, *(option for option in options if option)])
     if os.access(parent, os.W_OK):
         return parent / name
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
     key = hashlib.sha256(str(parent.resolve()).encode()).hexdigest()[:16]
-    return Path(os.environ.get("IWBC_CACHE") or user) / key / name
+    return cache_folder() / "packed" / key / name
 
 
 def fingerprint_of(files: Iterable[Path], *options: object) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwbc.data.commands import Option, parse, run
+from iwbc.commands import Option, parse, run
 from iwbc.errors import UserError
 
 

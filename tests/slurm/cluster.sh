@@ -38,7 +38,7 @@ start() {
     munged --force --key-file="$folder/munge.key" --socket="$sockets/munge" --pid-file="$folder/munged.pid" \
         --log-file="$folder/munged.log" --seed-file="$folder/munge.seed"
 
-    mariadb-install-db --user=root --datadir="$folder/database" --auth-root-authentication-method=normal >"$folder/mariadb.log"
+    mariadb-install-db --user=root --datadir="$folder/database" --auth-root-authentication-method=normal >"$folder/mariadb.log" 2>&1
     mariadbd --no-defaults --user=root --datadir="$folder/database" --socket="$sockets/mariadb" --pid-file="$folder/mariadbd.pid" \
         --bind-address=127.0.0.1 --port=16820 >>"$folder/mariadb.log" 2>&1 </dev/null &
     wait_for MariaDB mariadb --socket="$sockets/mariadb" -e 'select 1'
@@ -83,11 +83,12 @@ SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
 KillWait=10
 MailProg=/bin/true
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(sed -n 's/MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1100)) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
     slurmdbd

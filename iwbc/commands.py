@@ -1,4 +1,4 @@
-"""What the data commands share: `key=value` arguments, errors in one line, and exit codes."""
+"""What the commands without Hydra share: `key=value` arguments, errors in one line, and exit codes."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ import pytest
 from helpers import everything, seven_steps
 
 from iwbc.data import d4rl_source, from_arrays
+from iwbc.data.array_files import open_steps
 from iwbc.data.convert import convert
-from iwbc.data.files import open_steps
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
 
