@@ -58,10 +58,12 @@ class Sweep(Callback):
         try:
             _ = job_return.return_value
         except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            if not isinstance(error, UserError):
+            if isinstance(error, UserError):
+                reason = str(error)
+                print(reason, file=sys.stderr)
+            else:
+                reason = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
-            print(reason, file=sys.stderr)
             from iwbc.runs import RunFolder
 
             RunFolder(Path(config.hydra.runtime.output_dir)).write_failure(reason, list(config.hydra.overrides.task))

@@ -67,10 +67,13 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message as one line, with the names that come closest to a key that does not exist."""
+    """Hydra's message as one line, with the names that come closest to a key that does not exist, or the missing extra."""
     import difflib
+    import re
 
     message = " ".join(str(error).split("Config search path")[0].split())
+    if plugin := re.search(r"Could not load 'hydra/(?:launcher|sweeper)/([a-z]+)", message):
+        return f"{message} It needs an extra: pip install 'iwbc[{plugin[1]}]'"
     if not message.startswith("Could not override '"):
         return message
     key = message.split("'")[1]

@@ -356,6 +356,18 @@ def test_awr_targets_and_weights_by_hand() -> None:
     np.testing.assert_allclose(algorithm.weights[0].numpy(), weights, rtol=1e-5)
 
 
+def test_awr_computes_targets_and_weights_anew_every_so_many_steps() -> None:
+    toy = make_trajectories([1.0, 5.0, 2.0], [5, 3, 4], observation_size=1, action_size=1)
+    algorithm = awr(toy, awr_settings(refresh_every=3))
+    sampler = StepSampler(algorithm.curated, [0], 8, Stream.TRAINING)
+    changed = []
+    for step in range(7):
+        before = algorithm.targets.clone(), algorithm.weights.clone()
+        algorithm.update(sampler.batch(step), 1e-2)
+        changed.append([not torch.equal(*pair) for pair in zip(before, (algorithm.targets, algorithm.weights), strict=True)])
+    assert changed == [[step % 3 == 0] * 2 for step in range(7)]
+
+
 def test_awr_prefers_the_better_action_of_a_bandit() -> None:
     random = np.random.default_rng(0)
     actions = random.uniform(-1.0, 1.0, (2000, 1)).astype(np.float32)

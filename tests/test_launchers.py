@@ -1,0 +1,240 @@
+"""Sweeps with the launchers and the sweeper that are extras, for real. Each part is skipped unless it is installed:
+
+pip install -c constraints.txt -e '.[dev,report,joblib,submitit,ray,optuna]'
+apt-get install --no-install-recommends slurm-wlm slurmdbd munge mariadb-server     # for Slurm, as root
+pytest tests/test_launchers.py              # or one of them: -m joblib, submitit, slurm, ray, optuna
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from setups import BRIEF, SMALL, Outcome, finish, python
+
+from iwbc.data.trajectories import Trajectories
+
+SLURM_SCRIPT = Path(__file__).parent / "slurm" / "cluster.sh"
+RUN = ["-m", "iwbc.train", "-m"]
+SHORT = [*RUN, *BRIEF, "eval.episodes=1", "eval.every=0"]
+LONG = [*RUN, *SMALL, "algo=bc", "algo.steps=4000", "checkpoint_every=100", "eval.episodes=1", "eval.every=0", "threads=1"]
+LONG += ["seed=0,1,2"]
+
+
+def needs(mark: str, plugin: str, *programs: str) -> list[pytest.MarkDecorator]:
+    """The mark, and a skip where the plugin or a program is missing."""
+    module = f"hydra_plugins.hydra_{plugin}"
+    found = importlib.util.find_spec("hydra_plugins") is not None and importlib.util.find_spec(module) is not None
+    missing = [name for name in programs if shutil.which(name) is None]
+    here = found and not missing and (not programs or os.geteuid() == 0)
+    return [getattr(pytest.mark, mark), pytest.mark.skipif(not here, reason=f"see the top of {Path(__file__).name}")]
+
+
+JOBLIB = needs("joblib", "joblib_launcher")
+SUBMITIT = needs("submitit", "submitit_launcher")
+SLURM = needs("slurm", "submitit_launcher", "munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
+RAY = needs("ray", "ray_launcher")
+OPTUNA = needs("optuna", "optuna_sweeper")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Slurm cluster on this machine; the environment that leads to it."""
+    folder = tmp_path_factory.mktemp("cluster")
+    subprocess.run([SLURM_SCRIPT, "start", folder], check=True, timeout=180)
+    yield {"SLURM_CONF": str(folder / "slurm.conf")}
+    subprocess.run([SLURM_SCRIPT, "stop", folder], check=True, timeout=60)
+
+
+@pytest.fixture
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What the commands of this test need in their environment."""
+    slurm = request.node.get_closest_marker("slurm") is not None
+    return {"COLUMNS": "150"} | (request.getfixturevalue("cluster") if slurm else {})
+
+
+def results(outcome: Outcome) -> dict[str, str]:
+    """The summary table's results, by the settings that tell the jobs apart."""
+    table = outcome.out[outcome.out.rindex("━┓") :]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    return {settings: result for _, settings, _, result in rows}
+
+
+def descendants(parent: int, name: str) -> list[int]:
+    """The processes below one whose command line holds `name`."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    family, found = {parent}, []
+    for pid, ppid, *command in sorted(rows, key=lambda row: int(row[0])):
+        if int(ppid) in family:
+            family.add(int(pid))
+            found += [int(pid)] if name in "".join(command) else []
+    return found
+
+
+def wait_for_checkpoints(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if len(list(folder.glob("multirun/*/checkpoint.safetensors"))) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+LAUNCHERS = [
+    pytest.param("cores", marks=JOBLIB),
+    pytest.param("gpus hydra.launcher.n_jobs=2", marks=JOBLIB),
+    pytest.param("processes", marks=SUBMITIT),
+    pytest.param("slurm hydra.launcher.mem_gb=2", marks=SLURM),
+    pytest.param("ray_cores", marks=RAY),
+]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_failed_job_leaves_the_others_whole(
+    launcher: str, hopper: Trajectories, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = [*SHORT, *f"hydra/launcher={launcher}".split(), "algo=filtered_bc,iw_bc", "algo.lr=1e-3,-1"]
+    cache = {"IWBC_CACHE": str(tmp_path / "cache")}
+    first = finish(python(*arguments, cwd=tmp_path, **environment, **cache))
+    assert first.code == 1, first.err
+    found = results(first)
+    assert len(found) == 4, first.out
+    for algo in ("filtered_bc", "iw_bc"):
+        assert found[f"algo={algo} algo.lr=0.001"].startswith("return ")
+        assert found[f"algo={algo} algo.lr=-1"].startswith("failed: algo.lr=-1.0: must be positive")
+    assert "2 of 4 jobs did not finish" in first.out
+    summaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")}
+    assert len(summaries) == 2
+    assert [path.name for path in (tmp_path / "multirun").glob(".sweep-*")] == []
+    references = list((tmp_path / "cache" / "references").glob("*.safetensors"))
+    assert len(references) == 1
+    if launcher.startswith("gpus"):
+        assert len(list((tmp_path / "cache" / "locks").glob("gpu-*-[01].lock"))) == 2
+    second = finish(python(*arguments, cwd=tmp_path, **environment, **cache))
+    assert (second.code, results(second)) == (1, found)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")} == summaries
+
+
+def kill_worker(process: subprocess.Popen[str], environment: dict[str, str]) -> None:
+    workers = [pid for name in ("LokyProcess", "-m submitit.core._submit") for pid in descendants(process.pid, name)]
+    os.kill(workers[0], signal.SIGKILL)
+
+
+def cancel(process: subprocess.Popen[str], environment: dict[str, str]) -> None:
+    queue = ["squeue", "--noheader", "--states=R", "--format=%F_%K"]
+    listed = subprocess.run(queue, capture_output=True, text=True, check=True, env=os.environ | environment)
+    subprocess.run(["scancel", sorted(listed.stdout.split())[0]], check=True, env=os.environ | environment)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "kill"),
+    [
+        pytest.param("cores hydra.launcher.n_jobs=2", kill_worker, marks=JOBLIB),
+        pytest.param("processes", kill_worker, marks=SUBMITIT),
+        pytest.param("slurm hydra.launcher.mem_gb=2", cancel, marks=SLURM),
+    ],
+)
+def test_a_killed_job_is_finished_by_the_same_command(
+    launcher: str,
+    kill: Callable[[subprocess.Popen[str], dict[str, str]], None],
+    hopper: Trajectories,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    arguments = [*LONG, *f"hydra/launcher={launcher}".split()]
+    process = python(*arguments, cwd=tmp_path, **environment)
+    wait_for_checkpoints(tmp_path, 2, process)
+    kill(process, environment)
+    first = finish(process)
+    assert first.code == 1
+    assert "interrupted or killed" in results(first).values()
+    if launcher.startswith("cores"):
+        # joblib ends all workers when one is killed.
+        assert "The launcher gave up: TerminatedWorkerError" in first.err
+    else:
+        assert sorted(result.split()[0] for result in results(first).values()) == ["interrupted", "return", "return"]
+        assert "1 of 3 jobs did not finish" in first.out
+    second = finish(python(*arguments, cwd=tmp_path, **environment))
+    assert second.code == 0, second.err
+    assert [result.split()[0] for result in results(second).values()] == ["return"] * 3
+    logs = [second.out, *(path.read_text() for path in tmp_path.glob("multirun/.submitit/*/*.out"))]
+    assert any("Continuing after step" in log for log in logs)
+    assert len(list(tmp_path.glob("multirun/*/summary.json"))) == 3
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("slurm hydra.launcher.mem_gb=2", marks=SLURM)])
+def test_a_job_cancelled_in_the_queue_is_listed(
+    launcher: str, hopper: Trajectories, environment: dict[str, str], tmp_path: Path
+) -> None:
+    # One at a time, so that the second waits.
+    arguments = [*LONG, *f"hydra/launcher={launcher}".split(), "seed=0,1", "hydra.launcher.array_parallelism=1"]
+    process = python(*arguments, cwd=tmp_path, **environment)
+    wait_for_checkpoints(tmp_path, 1, process)
+    queue = ["squeue", "--noheader", "--array", "--states=PD", "--format=%F_%K"]
+    waiting = subprocess.run(queue, capture_output=True, text=True, check=True, env=os.environ | environment).stdout.split()
+    subprocess.run(["scancel", *waiting], check=True, env=os.environ | environment)
+    outcome = finish(process)
+    assert outcome.code == 1
+    found = results(outcome)
+    assert found["seed=0"].startswith("return ")
+    assert found["seed=1"].startswith("failed: it never began")
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("slurm hydra.launcher.mem_gb=1000000", marks=SLURM)])
+def test_what_the_cluster_refuses_is_said(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
+    outcome = finish(python(*SHORT, *f"hydra/launcher={launcher}".split(), "seed=0,1", cwd=tmp_path, **environment))
+    assert outcome.code == 1
+    assert "Memory specification can not be satisfied" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("ray_cores", marks=RAY)])
+def test_ray_starts_a_killed_job_again(
+    launcher: str, hopper: Trajectories, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = python(*LONG, f"hydra/launcher={launcher}", "seed=0", cwd=tmp_path, **environment)
+    wait_for_checkpoints(tmp_path, 1, process)
+    os.kill(descendants(process.pid, "ray::_run_job")[0], signal.SIGKILL)
+    outcome = finish(process)
+    assert outcome.code == 0, outcome.err
+    assert "Continuing after step" in outcome.out
+    assert len(list(tmp_path.glob("multirun/*/summary.json"))) == 1
+
+
+@pytest.mark.parametrize("sweeper", [pytest.param("+experiment=tune_iw_bc", marks=OPTUNA)])
+def test_a_search_keeps_its_study(sweeper: str, hopper: Trajectories, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    # Of a decay that cannot be, trials fail, and the study goes on.
+    arguments = [*SHORT, sweeper, "hydra.sweeper.n_trials=4", "algo.proposal.decay=choice(0.5,2.0)"]
+    outcome = finish(python(*arguments, cwd=tmp_path))
+    assert outcome.code == 1, outcome.err
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert folder.name == "tune-iw_bc-hopper-medium_replay"
+    (database,) = folder.glob("study-*.db")
+    scores = [json.loads(path.read_text())["totals"]["final"]["score_mean"] for path in folder.glob("*/summary.json")]
+    failures = list(folder.glob("*/failure.json"))
+    assert scores and failures and len(scores) + len(failures) == 4
+    connection = sqlite3.connect(database)
+    assert sorted(value for (value,) in connection.execute("select value from trial_values")) == pytest.approx(sorted(scores))
+    states = [state for (state,) in connection.execute("select state from trials")]
+    assert (states.count("COMPLETE"), states.count("FAIL")) == (len(scores), len(failures))
+    # The same command adds trials to the study.
+    finish(python(*arguments, cwd=tmp_path))
+    assert connection.execute("select count(*) from trials").fetchone() == (8,)
+    connection.close()
+    picture = tmp_path / "study.png"
+    script = Path(__file__).parent.parent / "benchmarks" / "study_picture.py"
+    drawn = subprocess.run([sys.executable, script, database, picture], capture_output=True, text=True, timeout=60)
+    assert drawn.returncode == 0, drawn.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")

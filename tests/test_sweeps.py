@@ -1,0 +1,156 @@
+"""Sweeps with Hydra's own launcher: summaries, failures, interruptions, two at the same time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from setups import BRIEF, SMALL, finish, python, train
+
+from iwbc import pipeline
+from iwbc.data.trajectories import Trajectories
+from iwbc.sweeps import objective
+
+SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
+LONG = ["-m", "iwbc.train", "-m", *SMALL, "algo=bc", "algo.steps=3000", "checkpoint_every=200", "eval.episodes=1", "threads=1"]
+
+
+def folders(sweep: Path) -> dict[str, Path]:
+    """The run folders, by name; a sweep leaves nothing else but Hydra's copy of its configuration."""
+    found = {path.name: path for path in sweep.iterdir()}
+    assert found.pop("multirun.yaml")
+    return found
+
+
+def test_jobs_are_listed_with_what_tells_them_apart(
+    hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    outcome = train(*SWEEP, "seed=0,1")
+    assert outcome.code == 0, outcome.err
+    table = outcome.out[outcome.out.index("Sweep") :]
+    runs = folders(tmp_path / "multirun")
+    assert len(runs) == 2
+    for seed, name in zip(("seed=0", "seed=1"), sorted(runs, key=table.index), strict=True):
+        (row,) = [line for line in table.splitlines() if name in line]
+        summary = json.loads((runs[name] / "summary.json").read_text())
+        assert f"seed={summary['seeds'][0]}" == seed
+        assert f"│ {seed} " in row
+        assert f"return {summary['totals']['final']['return_mean']:.1f}" in row
+    assert "did not finish" not in outcome.out
+
+
+def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    original = pipeline._histogram
+
+    def once_broken(*arguments: object) -> list[dict[str, object]]:
+        monkeypatch.setattr(pipeline, "_histogram", original)
+        raise ZeroDivisionError("bins")
+
+    monkeypatch.setattr(pipeline, "_histogram", once_broken)
+    outcome = train(*SWEEP, "seed=0,1")
+    assert outcome.code == 1
+    assert "once_broken" in outcome.err, "no traceback"
+    assert "1 of 2 jobs did not finish" in outcome.out
+    assert "failed: ZeroDivisionError: bins" in " ".join(outcome.out.replace("│", " ").split())
+    runs = folders(tmp_path / "multirun")
+    (failed,) = [path for path in runs.values() if not (path / "summary.json").exists()]
+    assert json.loads((failed / "failure.json").read_text())["error"] == "ZeroDivisionError: bins"
+    again = train(*SWEEP, "seed=0,1")
+    assert again.code == 0
+    assert again.out.count("is finished already") == 1
+    assert not (failed / "failure.json").exists()
+
+
+def test_a_setting_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = train("-m", "algo=bc", "algo.step=1,2")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "algo.step: no such setting; did you mean algo.steps" in outcome.err
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_goes_on_with_the_same_command(how: signal.Signals, hopper: Trajectories, tmp_path: Path) -> None:
+    process = python(*LONG, "seed=0,1", cwd=tmp_path)
+    for _ in range(600):
+        if any((tmp_path / "multirun").glob("*/checkpoint.safetensors")):
+            break
+        time.sleep(0.05)
+    process.send_signal(how)
+    outcome = finish(process)
+    if how == signal.SIGINT:
+        assert outcome.code == 130
+        assert "interrupted or killed" in " ".join(outcome.out.replace("│", " ").split())
+        assert len(folders(tmp_path / "multirun")) == 1
+    again = finish(python(*LONG, "seed=0,1", cwd=tmp_path))
+    assert again.code == 0, again.err
+    assert again.out.count("Continuing after step") == 1
+    finished = list((tmp_path / "multirun").glob("*/summary.json"))
+    assert len(finished) == 2
+
+
+def test_two_sweeps_at_the_same_time_share_what_they_need(tmp_path: Path) -> None:
+    places = {"MINARI_DATASETS_PATH": str(tmp_path / "datasets"), "IWBC_CACHE": str(tmp_path / "cache")}
+    (tmp_path / "datasets").mkdir()
+    arguments = ["-m", "iwbc.train", *SWEEP, "dataset.steps=3000", "algo=filtered_bc,iw_bc", "seed=0"]
+    both = [python(*arguments, cwd=tmp_path, **places) for _ in range(2)]
+    outcomes = [finish(process) for process in both]
+    assert [outcome.code for outcome in outcomes] == [0, 0], [outcome.err for outcome in outcomes]
+    # Each job ran in one of them, while the other waited and read the result.
+    assert sum(outcome.out.count("is finished already") for outcome in outcomes) == 2
+    runs = folders(tmp_path / "multirun")
+    assert len(runs) == 2
+    assert all((path / "summary.json").exists() for path in runs.values())
+    assert len(list((tmp_path / "cache" / "references").glob("*.safetensors"))) == 1
+    assert sum("Generating" in outcome.err for outcome in outcomes) == 1
+
+
+def test_a_launcher_that_is_not_installed_is_one_line() -> None:
+    if importlib.util.find_spec("hydra_plugins") is not None:
+        pytest.skip("launchers are installed")
+    for launcher, extra in (("cores", "joblib"), ("slurm", "submitit"), ("ray_cores", "ray")):
+        outcome = train("-m", f"hydra/launcher={launcher}")
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+        assert outcome.err.endswith(f"It needs an extra: pip install 'iwbc[{extra}]'\n")
+
+
+def test_every_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    code = "from iwbc.sweeps import own_gpu; print(own_gpu(2), own_gpu(2), flush=True); input()"
+
+    def start() -> subprocess.Popen[str]:
+        environment = os.environ | {"IWBC_CACHE": str(tmp_path)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, **pipes)
+
+    def line(process: subprocess.Popen[str]) -> str:
+        assert process.stdout
+        return process.stdout.readline().strip()
+
+    first, second = start(), start()
+    assert {line(first), line(second)} == {"0 0", "1 1"}
+    third = start()
+    assert third.wait(60) == 1
+    assert third.stderr and "hydra.launcher.n_jobs=2: other sweeps hold all of these GPUs" in third.stderr.read()
+    second.kill()
+    second.wait()
+    fourth = start()
+    assert line(fourth) in ("0 0", "1 1")
+    for process in (first, second, third, fourth):
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_search_maximises() -> None:
+    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": 1.5}}}) == 1.5
+    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None}}}) == 3.0
+    assert objective({"totals": {}}) is None
