@@ -117,6 +117,8 @@ def summarise() -> bool:
     sweep, Sweep.launched = Sweep.launched, None
     if sweep is None or sweep.reports is None:
         return True
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()  # first prints what the jobs still had to say
     jobs = [json.loads(path.read_text()) for path in sweep.reports.glob("*.json")]
     shutil.rmtree(sweep.reports, ignore_errors=True)
     if not jobs:

@@ -65,14 +65,14 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def results(outcome: Outcome) -> dict[str, str]:
     """The summary table's results, by the settings that tell the jobs apart."""
-    table = outcome.out[outcome.out.rindex("━┓") :]
+    table = outcome.out[outcome.out.index("┃ job ┃") :]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
     return {settings: result for _, settings, _, result in rows}
 
 
 def descendants(parent: int, name: str) -> list[int]:
     """The processes below one whose command line holds `name`."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     family, found = {parent}, []
     for pid, ppid, *command in sorted(rows, key=lambda row: int(row[0])):
@@ -110,10 +110,10 @@ def test_a_failed_job_leaves_the_others_whole(
     assert first.code == 1, first.err
     found = results(first)
     assert len(found) == 4, first.out
+    assert first.out.splitlines()[-1].startswith("2 of 4 jobs did not finish")
     for algo in ("filtered_bc", "iw_bc"):
         assert found[f"algo={algo} algo.lr=0.001"].startswith("return ")
         assert found[f"algo={algo} algo.lr=-1"].startswith("failed: algo.lr=-1.0: must be positive")
-    assert "2 of 4 jobs did not finish" in first.out
     summaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")}
     assert len(summaries) == 2
     assert [path.name for path in (tmp_path / "multirun").glob(".sweep-*")] == []

@@ -19,7 +19,7 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.sweeps import objective
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
-LONG = ["-m", "iwbc.train", "-m", *SMALL, "algo=bc", "algo.steps=3000", "checkpoint_every=200", "eval.episodes=1", "threads=1"]
+LONG = ["-m", "iwbc.train", "-m", *SMALL, "algo=bc", "algo.steps=1500", "checkpoint_every=100", "eval.episodes=1", "threads=1"]
 
 
 def folders(sweep: Path) -> dict[str, Path]:
@@ -50,6 +50,7 @@ def test_jobs_are_listed_with_what_tells_them_apart(
 
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
     original = pipeline._histogram
 
     def once_broken(*arguments: object) -> list[dict[str, object]]:
