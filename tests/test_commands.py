@@ -25,12 +25,12 @@ LONG = [
     "-m",
     "iwbc.train",
     *SMALL,
-    "algo.steps=3000",
+    "algo.steps=2000",
     "seeds=[0,1]",
     "threads=1",
     "log_every=100",
     "checkpoint_every=200",
-    "eval.every=500",
+    "eval.every=100",
     "eval.periodic_episodes=2",
     "eval.episodes=2",
 ]
@@ -65,12 +65,13 @@ def test_an_interrupted_run_continues_bit_for_bit(how: signal.Signals, uninterru
         assert outcome.code == 130
         assert outcome.err == "Interrupted. Continue with: python -m iwbc.train resume=run\n"
     assert not (folder / "summary.json").exists()
-    assert 0 < len(read_csv(folder / "metrics.csv")) < 60
+    assert 0 < len(read_csv(folder / "metrics.csv")) < 40
+    assert 0 < len(read_csv(folder / "evaluations.csv"))
     resumed = train(f"resume={folder}")
     assert resumed.code == 0, resumed.err
     after = re.search(r"Continuing after step ([\d,]+)", resumed.out)
     assert after
-    assert 0 < int(after[1].replace(",", "")) < 3000
+    assert 0 < int(after[1].replace(",", "")) < 2000
     for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
         assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     found, expected = (load_policy(path / "policy.safetensors") for path in (folder, uninterrupted))

@@ -93,7 +93,7 @@ def test_return_weighted_of_constant_returns_is_one(value: float) -> None:
         (config.TopFraction("top_fraction", 0.25), [0, 0, 0, 1]),
         (config.QualityLevels("quality_levels", [0.0, 50.0]), [1, 1, 2, 2]),
         (config.Threshold("threshold", 8.0), [0, 1, 1, 1]),
-        (config.Success("success"), [1, 0, 0, 1]),
+        (config.Success("success", "labels", 1.0), [1, 0, 0, 1]),
     ],
 )
 def test_curate_dispatches(chosen: object, expected: list[int]) -> None:
@@ -115,11 +115,11 @@ def test_success_by_the_last_reward() -> None:
 
 def test_missing_success_labels_are_an_error() -> None:
     with pytest.raises(UserError, match="toy/data-v0 has no success labels") as caught:
-        curation.curate(make_trajectories([1.0, 2.0]), config.Success("success"))
+        curation.curate(make_trajectories([1.0, 2.0]), config.Success("success", "labels", 1.0))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("chosen", [config.Threshold("threshold", 100.0), config.Success("success")])
+@pytest.mark.parametrize("chosen", [config.Threshold("threshold", 100.0), config.Success("success", "labels", 1.0)])
 def test_an_empty_selection_is_an_error(chosen: object) -> None:
     trajectories = make_trajectories([1.0, 2.0, 4.0], successes=[False] * 3)
     with pytest.raises(UserError, match=r"keeps none of the 3 trajectories of toy/data-v0 .*from 1\.0 to 4\.0") as caught:

@@ -95,6 +95,7 @@ def test_every_episode_is_in_evaluations(folder: Path) -> None:
     assert scores is not None
     np.testing.assert_allclose(column(rows, "score"), scores.normalise(column(rows, "return")))
     assert min(column(rows, "length")) >= 1
+    assert column(rows, "return", phase="reference") != column(rows, "return", phase="final")
 
 
 def test_the_histogram_counts_every_trajectory(folder: Path, hopper: Trajectories) -> None:
