@@ -1,6 +1,6 @@
 """A picture of an Optuna study: how the best score grew, and every trial's score over each setting.
 
-    python benchmarks/study_picture.py multirun/tune-iw_bc-hopper-medium_replay/study-….db study.png
+    python benchmarks/study_picture.py multirun/study-….db study.png
 
 Needs the extras `optuna` and `report`.
 """

@@ -212,15 +212,14 @@ def test_ray_starts_a_killed_job_again(
     assert len(list(tmp_path.glob("multirun/*/summary.json"))) == 1
 
 
-@pytest.mark.parametrize("sweeper", [pytest.param("+experiment=tune_iw_bc", marks=OPTUNA)])
+@pytest.mark.parametrize("sweeper", [pytest.param("hydra/sweeper=tune_iw_bc", marks=OPTUNA)])
 def test_a_search_keeps_its_study(sweeper: str, hopper: Trajectories, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     # Of a decay that cannot be, trials fail, and the study goes on.
     arguments = [*SHORT, sweeper, "hydra.sweeper.n_trials=4", "algo.proposal.decay=choice(0.5,2.0)"]
     outcome = finish(python(*arguments, cwd=tmp_path))
     assert outcome.code == 1, outcome.err
-    (folder,) = (tmp_path / "multirun").iterdir()
-    assert folder.name == "tune-iw_bc-hopper-medium_replay"
+    folder = tmp_path / "multirun"
     (database,) = folder.glob("study-*.db")
     scores = [json.loads(path.read_text())["totals"]["final"]["score_mean"] for path in folder.glob("*/summary.json")]
     failures = list(folder.glob("*/failure.json"))

@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,7 +34,8 @@ ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
 def run(tmp_path_factory: pytest.TempPathFactory, hopper: Trajectories) -> tuple[Path, Outcome]:
     """A finished run's folder, and what the command printed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    outcome = train(*ARGUMENTS, f"hydra.run.dir={folder}")
+    with mock.patch.dict(os.environ, IWBC_CACHE=str(folder.parent / "cache")):
+        outcome = train(*ARGUMENTS, f"hydra.run.dir={folder}")
     assert outcome.code == 0, outcome.err
     return folder, outcome
 

@@ -119,8 +119,9 @@ def test_two_sweeps_at_the_same_time_share_what_they_need(tmp_path: Path) -> Non
 def test_a_launcher_that_is_not_installed_is_one_line() -> None:
     if importlib.util.find_spec("hydra_plugins") is not None:
         pytest.skip("launchers are installed")
-    for launcher, extra in (("cores", "joblib"), ("slurm", "submitit"), ("ray_cores", "ray")):
-        outcome = train("-m", f"hydra/launcher={launcher}")
+    extras = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray"}
+    for choice, extra in (extras | {"sweeper=tune_iw_bc": "optuna"}).items():
+        outcome = train("-m", f"hydra/{choice}")
         assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
         assert outcome.err.endswith(f"It needs an extra: pip install 'iwbc[{extra}]'\n")
 
