@@ -14,7 +14,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -27,7 +26,7 @@ from iwbc.data.sources import load_dataset
 from iwbc.files import write_csv
 from iwbc.policies import policy_spec
 from iwbc.reference import reference_policy
-from iwbc.train import config_folder, job_key
+from iwbc.train import config_folder
 from iwbc.training import Stream
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,7 +73,6 @@ def compare(env: str, overrides: list[str], console: Console) -> list[dict[str, 
 
 def main() -> None:
     torch.set_num_threads(1)
-    OmegaConf.register_new_resolver("job_key", job_key, replace=True)
     overrides = [argument for argument in sys.argv[1:] if "=" in argument]
     envs = [argument for argument in sys.argv[1:] if "=" not in argument] or ["hopper", "walker2d", "halfcheetah"]
     console = Console()

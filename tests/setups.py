@@ -40,9 +40,7 @@ def compose(*overrides: str) -> Config:
 
 @functools.cache
 def _compose(overrides: tuple[str, ...]) -> Config:
-    # The command sets this variable, which conf/ says to hand on to a sweep's jobs.
-    environment = mock.patch.dict(os.environ, IWBC_SWEEP="tests")
-    with environment, hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         return validate(hydra.compose("train", list(overrides)))
 
 
