@@ -51,7 +51,7 @@ class Evaluator:
 
     def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], seed: int, workers: int = 0) -> None:
         """Raises UserError where the environment is not installed."""
-        self.env_id, self.seed = env_id, seed
+        self.env_id, self.seed, self._workers = env_id, seed, workers
         here = LocalEnvironments(env_id, env_kwargs)
         self.sizes = here.observation_size, here.action_size
         self._environments: Environments = WorkerEnvironments(env_id, env_kwargs, workers) if workers else here
@@ -70,6 +70,10 @@ class Evaluator:
         Episode e of policy seed s always starts from the same state, whatever else is played.
         """
         seeds = len(policy.seeds)
+        threads = torch.get_num_threads()
+        if self._workers:
+            # Between one forward pass and the next, PyTorch's idle threads would spin on the workers' cores.
+            torch.set_num_threads(1)
         side_by_side = max(1, min(episodes, _SIDE_BY_SIDE // seeds))
         returns, lengths = np.zeros((seeds, episodes)), np.zeros((seeds, episodes), np.int64)
         for first in range(0, episodes, side_by_side):
@@ -79,6 +83,7 @@ class Evaluator:
                 row, place = np.divmod(step.active, len(wave))
                 returns[row, wave[place]] += step.rewards
                 lengths[row, wave[place]] += 1
+        torch.set_num_threads(threads)
         return Evaluation(policy.seeds, returns, lengths)
 
     def _start(self, seed: int, episode: int) -> int:

@@ -111,6 +111,9 @@ class Adam:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        own = {name.removeprefix("adam_"): value.clone() for name, value in state.items() if name.startswith("adam_")}
+        device = self.parameters.flat.device
+        own = {
+            name.removeprefix("adam_"): value.to(device, copy=True) for name, value in state.items() if name.startswith("adam_")
+        }
         if own:
             self.optimiser.state[self.parameters.flat] = own

@@ -142,6 +142,8 @@ class _Run:
             workers = torch.get_num_threads() if torch.get_num_threads() > 1 else 0
             evaluator = Evaluator(env_id, info.env_kwargs if same else {}, self.config.eval.seed, workers)
         except UserError as error:
+            if env.id is not None:  # asked for by name
+                raise
             self.console.print(f"Training without evaluation: {error}", soft_wrap=True)
             return None, scores
         evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
@@ -320,7 +322,7 @@ def _stop_requests(stop: threading.Event) -> Iterator[None]:
 
     def request(number: int, frame: Any) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Interrupted
         stop.set()
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
