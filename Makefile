@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'No Python >= 3.11 with the venv module was found; set PYTHON=/path/to/python' >&2; exit 1; }
 	@echo 'Installing iwbc and its dependencies into .venv (about a minute) ...'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 train: $(STAMP)
