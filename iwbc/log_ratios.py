@@ -62,18 +62,18 @@ class RunningLogRatios:
         """Where the minibatch's steps lie among the kept steps, [S, B]."""
         return batch.row + self._shift[batch.trajectory]
 
-    def observe(self, batch: Minibatch, values: Tensor) -> None:
-        """Take note of the values g(ρ_t) of a minibatch's steps under the policy as it is now, [S, B]."""
-        place = self.place(batch)
+    def observe(self, trajectory: Tensor, place: Tensor, values: Tensor) -> None:
+        """Take note of the values g(ρ_t) of some steps under the policy as it is now, and of their kept trajectories and
+        places among the kept steps; [S, B] each."""
         residual = (values - self.table.gather(1, place)).double()
-        # A step drawn twice changes the table once.
+        # A step that is here twice changes the table once, to the value of one of its draws.
         order = torch.arange(place.shape[1], device=place.device).expand_as(place)
-        once = self._drawn_last.scatter_(1, place, order).gather(1, place) == order
-        self.table.scatter_(1, place, values)
+        drawn_last = self._drawn_last.scatter_(1, place, order).gather(1, place)
+        self.table.scatter_(1, place, values.gather(1, drawn_last))
         zeros = torch.zeros_like(self.means)
-        self.means += zeros.scatter_add(1, batch.trajectory, residual * once) / self._lengths
-        count = zeros.scatter_add(1, batch.trajectory, torch.ones_like(residual))
-        average = zeros.scatter_add(1, batch.trajectory, residual) / count.clamp(min=1.0)
+        self.means += zeros.scatter_add(1, trajectory, residual * (drawn_last == order)) / self._lengths
+        count = zeros.scatter_add(1, trajectory, torch.ones_like(residual))
+        average = zeros.scatter_add(1, trajectory, residual) / count.clamp(min=1.0)
         self.lag += (1.0 - (1.0 - self._rates) ** count) * (average - self.lag)
 
     def estimate(self) -> Tensor:

@@ -291,9 +291,12 @@ def test_running_log_ratios_follow_the_proposal(kind: str, hopper: Trajectories)
     rate = {"ema": 0.1, "policy": 1.0}[kind]
     expected = torch.zeros_like(trainer.algorithm.proposal_log_ratios)
     for step in range(20):
-        expected = (1 - rate) * expected + rate * trainer.algorithm.running.estimate()
         trainer.run(1, start=step)
+        if step % 8 == 0:  # the estimate has just taken note of the eight minibatches before this one
+            for _ in range(8):
+                expected = (1 - rate) * expected + rate * trainer.algorithm.running.estimate()
         torch.testing.assert_close(trainer.algorithm.proposal_log_ratios, expected)
+    assert expected.abs().max() > 1e-3
 
 
 # --- AWR -----------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ from iwbc.objectives import (
 )
 from iwbc.policies import Policy
 
+# Minibatches that the running estimate takes note of at once: it moves little in so few steps, and as many small
+# operations would cost eight times as much.
+_AT_ONCE = 8
+
 
 class ImportanceWeightedBC:
     """State: the policy and its optimiser, the proposal π_q, and what is known of the log ratios."""
@@ -47,6 +51,9 @@ class ImportanceWeightedBC:
         self._lengths = torch.from_numpy(curated.lengths).to(device)
         self._offsets = torch.from_numpy(curated.offsets).to(device)
         self._probabilities = torch.from_numpy(curated.probabilities).to(device)
+        # What the latest minibatches told of the policy: trajectory, place and log_prob of their steps, [S, B] each.
+        self._pending: list[tuple[Tensor, ...]] = []
+        self._trajectory_weights: Tensor | None = None
         self._latest_weights = torch.ones(len(policy.seeds), 1, device=device)
 
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
@@ -70,28 +77,39 @@ class ImportanceWeightedBC:
         proposal, weights, step = self.settings.proposal, self.settings.weights, self.steps
         rate = {"ema": 1.0 - proposal.decay, "policy": 1.0, "copy": float(step % proposal.every == 0)}[proposal.kind]
         running = weights.level != "step" and weights.estimator == "running" and proposal.kind != "copy"
-        if running:
-            self.proposal_log_ratios.lerp_(self.running.estimate(), rate)
-        elif rate > 0.0:
+        if step % _AT_ONCE == 0:
+            self._observe_pending()
+            if running:
+                self.proposal_log_ratios.lerp_(self.running.estimate(), 1.0 - (1.0 - rate) ** _AT_ONCE)
+        if not running and rate > 0.0:
             self.proposal.parameters.flat.lerp_(self.policy.parameters.flat, rate)
         refresh = rate == 1.0 if proposal.kind == "copy" else step % weights.refresh_every == 0
         if weights.level != "step" and not running and refresh:
             self.proposal_log_ratios = self.exact_log_ratios(self.proposal)
+        if self._trajectory_weights is None or (step % _AT_ONCE == 0 if running else refresh):
+            self._trajectory_weights = self._of_trajectories(self.proposal_log_ratios).float()
 
     def _weights(self, batch: Minibatch, log_prob: Tensor) -> Tensor:
         """The importance weight of each of the minibatch's steps, [S, B]: its trajectory's, or its own."""
-        settings = self.settings.weights
-        reference_log_prob = self.reference_log_probs.gather(1, self.running.place(batch))
+        place = self.running.place(batch)
         if self.level == "step":
+            settings = self.settings.weights
             with torch.no_grad():
-                log_ratio = self.proposal.log_prob(batch.observations, batch.actions) - reference_log_prob
+                proposal_log_prob = self.proposal.log_prob(batch.observations, batch.actions)
+            log_ratio = proposal_log_prob - self.reference_log_probs.gather(1, place)
             weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.upper_bound)
             self._latest_weights = weights
             return weights
         # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
-        weights = self._of_trajectories(self.proposal_log_ratios).gather(1, batch.trajectory).float()
-        self.running.observe(batch, self._g(log_prob - reference_log_prob))
-        return weights
+        self._pending.append((batch.trajectory, place, log_prob))
+        assert self._trajectory_weights is not None
+        return self._trajectory_weights.gather(1, batch.trajectory)
+
+    def _observe_pending(self) -> None:
+        if self._pending:
+            trajectory, place, log_prob = (torch.cat(parts, dim=1) for parts in zip(*self._pending, strict=True))
+            self.running.observe(trajectory, place, self._g(log_prob - self.reference_log_probs.gather(1, place)))
+            self._pending = []
 
     def _g(self, log_ratio: Tensor) -> Tensor:
         """g(ρ_t): what is summed over a trajectory's steps."""
@@ -142,6 +160,7 @@ class ImportanceWeightedBC:
             "proposal": self.proposal.parameters.flat,
             "proposal_log_ratios": self.proposal_log_ratios,
             "steps": torch.tensor(self.steps),
+            **{f"pending_{i}_{j}": part for i, parts in enumerate(self._pending) for j, part in enumerate(parts)},
             **self.running.state(),
             **self.adam.state(),
         }
@@ -152,5 +171,9 @@ class ImportanceWeightedBC:
         self.proposal.parameters.flat.copy_(state["proposal"])
         self.proposal_log_ratios = state["proposal_log_ratios"].to(self.proposal_log_ratios, copy=True)
         self.steps = int(state["steps"])
+        count = sum(name.startswith("pending_") for name in state) // 3
+        device = self.policy.parameters.flat.device
+        self._pending = [tuple(state[f"pending_{i}_{j}"].to(device) for j in range(3)) for i in range(count)]
+        self._trajectory_weights = None
         self.running.load(state)
         self.adam.load(state)
