@@ -57,8 +57,6 @@ def _run_or_read(config: Config, folder: RunFolder, console: Console) -> dict[st
         return finished
     _check_device(config.device)
     check_key(config.logger)
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={config.device}: this PyTorch finds no CUDA device; use device=cpu")
     processor.keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -38,6 +38,11 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activati
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
 
 
+def _stacked(networks: list[Tensor]) -> Tensor:
+    """As torch.stack, without a copy where there is one network."""
+    return networks[0][None] if len(networks) == 1 else torch.stack(networks)
+
+
 class ReluPerceptrons(torch.autograd.Function):
     """S ReLU perceptrons with weights [S, in, out] and biases [S, 1, out]: [S, B, in] → [S, B, out]."""
 
@@ -55,7 +60,7 @@ class ReluPerceptrons(torch.autograd.Function):
                 hidden = _linear(hidden, weight[s].t(), bias[s, 0], "none" if i == last else "relu")
             outputs.append(hidden)
         ctx.save_for_backward(*weights, *activations)
-        return torch.stack(outputs)
+        return _stacked(outputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -71,7 +76,7 @@ class ReluPerceptrons(torch.autograd.Function):
                 found[2 * i + 1].append(delta.sum(0, keepdim=True))
                 if i > 0:
                     delta = torch.ops.aten.threshold_backward(_linear(delta, weights[i][s]), inputs, 0)
-        return None, *(torch.stack(networks) for networks in found)
+        return None, *(_stacked(networks) for networks in found)
 
 
 def keep_freed_memory() -> None:

@@ -45,15 +45,16 @@ class ImportanceWeightedBC:
         self.proposal = reference.copy()  # θ_q
         self.reference_log_probs = log_probs(reference, curated)  # log π_ref, a constant of the data
         self.running = RunningLogRatios(curated, len(policy.seeds), device)
-        # (1/T_i) Σ_t g(log π_q − log π_ref) as the weights see it, [S, K].
-        self.proposal_log_ratios = torch.zeros_like(self.running.means)
+        # Whether log ratios are estimated from the minibatches: not for single steps, and a copy stands still long enough.
+        self._estimated = self.level != "step" and settings.weights.estimator == "running" and settings.proposal.kind != "copy"
+        # What the latest minibatches told of the policy: trajectory, place and log_prob of their steps, [S, B] each.
+        self._pending: list[tuple[Tensor, ...]] = []
         self.steps = 0
         self._lengths = torch.from_numpy(curated.lengths).to(device)
         self._offsets = torch.from_numpy(curated.offsets).to(device)
         self._probabilities = torch.from_numpy(curated.probabilities).to(device)
-        # What the latest minibatches told of the policy: trajectory, place and log_prob of their steps, [S, B] each.
-        self._pending: list[tuple[Tensor, ...]] = []
-        self._trajectory_weights: Tensor | None = None
+        # (1/T_i) Σ_t g(log π_q − log π_ref) as the weights see it, [S, K], and the weights that it makes.
+        self._set_log_ratios(torch.zeros_like(self.running.means))
         self._latest_weights = torch.ones(len(policy.seeds), 1, device=device)
 
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
@@ -69,25 +70,26 @@ class ImportanceWeightedBC:
         return loss.detach()
 
     def _move_proposal(self) -> None:
-        """θ_q ← α θ_q + (1 − α) θ before the gradient step; or θ_q = θ; or θ_q ← θ every so many steps.
-
-        The running estimate of the log ratios follows in the same way, which to first order in θ is the same; θ_q itself
-        is then needed no more.
-        """
-        proposal, weights, step = self.settings.proposal, self.settings.weights, self.steps
-        rate = {"ema": 1.0 - proposal.decay, "policy": 1.0, "copy": float(step % proposal.every == 0)}[proposal.kind]
-        running = weights.level != "step" and weights.estimator == "running" and proposal.kind != "copy"
-        if step % _AT_ONCE == 0:
+        """θ_q ← α θ_q + (1 − α) θ before the gradient step; or θ_q = θ; or θ_q ← θ every so many steps."""
+        proposal = self.settings.proposal
+        copying = self.steps % proposal.every == 0
+        rate = {"ema": 1.0 - proposal.decay, "policy": 1.0, "copy": float(copying)}[proposal.kind]
+        taking_note = self.steps % _AT_ONCE == 0
+        if taking_note:
             self._observe_pending()
-            if running:
-                self.proposal_log_ratios.lerp_(self.running.estimate(), 1.0 - (1.0 - rate) ** _AT_ONCE)
-        if not running and rate > 0.0:
-            self.proposal.parameters.flat.lerp_(self.policy.parameters.flat, rate)
-        refresh = rate == 1.0 if proposal.kind == "copy" else step % weights.refresh_every == 0
-        if weights.level != "step" and not running and refresh:
-            self.proposal_log_ratios = self.exact_log_ratios(self.proposal)
-        if self._trajectory_weights is None or (step % _AT_ONCE == 0 if running else refresh):
-            self._trajectory_weights = self._of_trajectories(self.proposal_log_ratios).float()
+        if self._estimated:
+            # To first order in θ, the log ratios follow as θ_q does; θ_q itself is then needed no more.
+            if taking_note:
+                self._set_log_ratios(self.proposal_log_ratios.lerp(self.running.estimate(), 1.0 - (1.0 - rate) ** _AT_ONCE))
+            return
+        self.proposal.parameters.flat.lerp_(self.policy.parameters.flat, rate)
+        due = copying if proposal.kind == "copy" else self.steps % self.settings.weights.refresh_every == 0
+        if self.level != "step" and due:
+            self._set_log_ratios(self.exact_log_ratios(self.proposal))
+
+    def _set_log_ratios(self, proposal_log_ratios: Tensor) -> None:
+        self.proposal_log_ratios = proposal_log_ratios
+        self._trajectory_weights = self._of_trajectories(proposal_log_ratios).float()
 
     def _weights(self, batch: Minibatch, log_prob: Tensor) -> Tensor:
         """The importance weight of each of the minibatch's steps, [S, B]: its trajectory's, or its own."""
@@ -102,7 +104,6 @@ class ImportanceWeightedBC:
             return weights
         # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
         self._pending.append((batch.trajectory, place, log_prob))
-        assert self._trajectory_weights is not None
         return self._trajectory_weights.gather(1, batch.trajectory)
 
     def _observe_pending(self) -> None:
@@ -169,11 +170,10 @@ class ImportanceWeightedBC:
         """Continue from a `state()`."""
         self.policy.parameters.flat.copy_(state["policy"])
         self.proposal.parameters.flat.copy_(state["proposal"])
-        self.proposal_log_ratios = state["proposal_log_ratios"].to(self.proposal_log_ratios, copy=True)
+        self._set_log_ratios(state["proposal_log_ratios"].to(self.proposal_log_ratios, copy=True))
         self.steps = int(state["steps"])
         count = sum(name.startswith("pending_") for name in state) // 3
         device = self.policy.parameters.flat.device
         self._pending = [tuple(state[f"pending_{i}_{j}"].to(device) for j in range(3)) for i in range(count)]
-        self._trajectory_weights = None
         self.running.load(state)
         self.adam.load(state)
