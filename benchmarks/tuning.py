@@ -2,9 +2,10 @@
 
     python -m benchmarks.tuning [folder=multirun/tuning] [method …]
 
-Data: walker2d medium-replay generated with dataset seed 1; training seeds 100, 101, 102; 20 final episodes each. Rule: the highest
-mean score among the settings whose weights' effective sample size never fell below half of the curated set's; where all did, the one
-that fell least. Runs go on where they were stopped. Writes benchmarks/results/tuning.csv when all methods are done, and prints the choices.
+Data: walker2d medium-replay generated with dataset seed 1; training seeds 100, 101, 102; 20 final episodes each. Rule: the
+highest mean score among the settings whose weights' effective sample size never fell below half of the curated set's; where
+all did, the one that fell least. Runs go on where they were stopped. Writes benchmarks/results/tuning.csv when all methods
+are done, and prints the choices.
 """
 
 from __future__ import annotations
