@@ -12,7 +12,7 @@ set -euo pipefail
 command=${1:?start or stop}
 folder=$(realpath -m "${2:?a folder}")
 # A shell as user slurm or munge is not needed: everything runs as root, and the path of a socket must be short.
-sockets=/tmp/slurm-$(printf %s "$folder" | cksum | cut -d' ' -f1)
+sockets=${TMPDIR:-/tmp}/slurm-$(printf %s "$folder" | cksum | cut -d' ' -f1)
 export SLURM_CONF=$folder/slurm.conf
 
 wait_for() { # what, command…
