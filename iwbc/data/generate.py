@@ -17,6 +17,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -154,8 +155,10 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
     with Progress(*columns, console=Console(stderr=True)) as progress, _workers(len(units)) as workers:
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
         try:
-            for unit, episodes in zip(units, workers.map(play_unit, units), strict=True):
-                yield from episodes
+            # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
+            futures = deque(workers.submit(play_unit, unit) for unit in units)
+            for unit in units:
+                yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
             raise UserError(f"dataset {name}: a worker process was killed (out of memory?); nothing was written") from None
