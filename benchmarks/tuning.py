@@ -3,9 +3,8 @@
     python -m benchmarks.tuning [folder=multirun/tuning] [method …]
 
 Data: walker2d medium-replay generated with dataset seed 1; training seeds 100, 101, 102; 20 final episodes each. Rule: the
-highest mean score among the settings whose weights' effective sample size never fell below half of the curated set's; where
-all did, the one that fell least. Runs go on where they were stopped. Writes benchmarks/results/tuning.csv when all methods
-are done, and prints the choices.
+highest mean score. Runs go on where they were stopped. Writes benchmarks/results/tuning.csv when all methods are done, and
+prints the choices, which conf/method/ holds.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ def main() -> None:
         write_csv(Path(__file__).parent / "results" / "tuning.csv", rows)
     for method in methods:
         own = [row for row in rows if row["method"] == method]
-        even = [row for row in own if row["lowest_ess_share"] >= 0.5]
-        print(max(even, key=lambda row: row["score"]) if even else max(own, key=lambda row: row["lowest_ess_share"]))
+        print(max(own, key=lambda row: row["score"]))
 
 
 if __name__ == "__main__":
