@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
     assert len(presets["experiment"]) >= 1
     methods = presets["method"]
     assert len({method_name(config) for config in methods}) == len(methods) >= 6
+
+
+def test_the_commands_of_the_benchmark_are_those_of_its_sweep() -> None:
+    experiment = yaml.safe_load((Path(config_folder()) / "experiment" / "benchmark.yaml").read_text())
+    grid = experiment["hydra"]["sweeper"]["params"]
+    cells = list(itertools.product(*([f"{group}={name}" for name in names.split(",")] for group, names in grid.items())))
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "benchmark" / "commands.sh"
+    commands = [shlex.split(line)[3:] for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert [tuple(command[:3]) for command in commands] == cells
+    for command in commands[: len(grid["+method"].split(","))]:
+        assert compose(*command) == compose("+experiment=benchmark", *command[:3])
 
 
 def test_there_is_a_choice_for_everything_in_the_specification() -> None:
