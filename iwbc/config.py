@@ -282,8 +282,10 @@ class Policy:
     log_std_min: float
     log_std_max: float
     normalise_observations: bool
+    precision: str = "float32"  # of run folders from before there was a choice
 
     def check(self) -> None:
+        _one_of("policy.precision", self.precision, ("float32", "bfloat16"))
         _one_of("policy.kind", self.kind, ("tanh_mean", "squashed"))
         _one_of("policy.std", self.std, ("global", "state"))
         _require(all(n > 0 for n in self.hidden), "policy.hidden", self.hidden, "must be positive layer sizes")
@@ -302,16 +304,21 @@ class Reference(Recipe):
         _one_of(f"{key}.averaging", self.averaging, ("trajectory", "transition"))
 
 
+BACKENDS = ("gymnasium", "envpool")
+
+
 @dataclass
 class Eval:
-    """`episodes` at the end; `every` so many gradient steps, `periodic_episodes` (0: never)."""
+    """`episodes` at the end; `every` so many gradient steps, `periodic_episodes` (0: never), in environments of `backend`."""
 
     episodes: int
     every: int
     periodic_episodes: int
     seed: int
+    backend: str = "gymnasium"  # of run folders from before there was a choice
 
     def check(self) -> None:
+        _one_of("eval.backend", self.backend, BACKENDS)
         for name in ("episodes", "every", "periodic_episodes", "seed"):
             _require(getattr(self, name) >= 0, f"eval.{name}", getattr(self, name), "must not be negative")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from iwbc import processor
 
@@ -77,12 +78,19 @@ class Parameters:
         return {shape.name: view for shape, view in zip(self.shapes, self._views(self.flat), strict=True)}
 
 
-def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "") -> Tensor:
-    """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]."""
+def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "", bfloat16: bool = False) -> Tensor:
+    """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]; with products in bfloat16 where asked for."""
     layers = sum(shape.name.startswith(f"{prefix}weight") for shape in parameters.shapes)
+    if bfloat16:
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return _perceptrons(parameters, inputs, prefix, layers).float()
     if inputs.device.type == "cpu" and processor.prefers_onednn():
         names = [f"{prefix}{kind}{i}" for i in range(layers) for kind in ("weight", "bias")]
         return processor.ReluPerceptrons.apply(inputs, *(parameters[name] for name in names))
+    return _perceptrons(parameters, inputs, prefix, layers)
+
+
+def _perceptrons(parameters: Parameters, inputs: Tensor, prefix: str, layers: int) -> Tensor:
     hidden = inputs
     for i in range(layers):
         hidden = torch.baddbmm(parameters[f"{prefix}bias{i}"], hidden, parameters[f"{prefix}weight{i}"])
@@ -96,24 +104,35 @@ class Adam:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        parameters.flat.grad = parameters.gradient
-        self.optimiser = torch.optim.Adam([parameters.flat], fused=True)
+        self._first_moment, self._second_moment = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
+        self._steps = torch.zeros((), device=parameters.flat.device)
 
     def minimise(self, losses: Tensor, learning_rate: float) -> None:
         """One step down the gradient of each network's own loss; `losses` is [S]."""
         self.parameters.differentiate(losses)
-        self.optimiser.param_groups[0]["lr"] = learning_rate
-        self.optimiser.step()
+        # torch.optim.Adam without its hooks and bookkeeping, which cost as much as the operation itself.
+        adam(
+            [self.parameters.flat],
+            [self.parameters.gradient],
+            [self._first_moment],
+            [self._second_moment],
+            [],
+            [self._steps],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors (empty before the first step)."""
-        return {f"adam_{name}": value for name, value in self.optimiser.state.get(self.parameters.flat, {}).items()}
+        """The optimiser's tensors."""
+        return {"adam_exp_avg": self._first_moment, "adam_exp_avg_sq": self._second_moment, "adam_step": self._steps}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        device = self.parameters.flat.device
-        own = {
-            name.removeprefix("adam_"): value.to(device, copy=True) for name, value in state.items() if name.startswith("adam_")
-        }
-        if own:
-            self.optimiser.state[self.parameters.flat] = own
+        for name, own in self.state().items():
+            own.copy_(state[name])

@@ -37,6 +37,7 @@ class PolicySpec:
     kind: "tanh_mean" (mean = tanh(net), a Normal that is not squashed) or "squashed" (tanh of a Normal).
     std: "global" (one per action) or "state" (a second output of the network); its log is clamped to log_std_bounds.
     Actions are scaled from ±1 to action_low … action_high. Observations become (o − mean) / std where those are given.
+    precision: of the matrix products of `log_prob`, "float32" or "bfloat16". Acting is always in float32.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class PolicySpec:
     observation_size: int
     observation_mean: tuple[float, ...] | None = None
     observation_std: tuple[float, ...] | None = None
+    precision: str = "float32"
 
     @property
     def action_size(self) -> int:
@@ -78,6 +80,7 @@ def policy_spec(settings: config.Policy, trajectories: Trajectories) -> PolicySp
         observation_size=trajectories.observations.shape[1],
         observation_mean=None if mean is None else tuple(mean.tolist()),
         observation_std=None if std is None else tuple(std.tolist()),
+        precision=settings.precision,
     )
 
 
@@ -113,11 +116,11 @@ class Policy:
         twin.parameters.flat.copy_(self.parameters.flat)
         return twin
 
-    def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def _distribution(self, observations: Tensor, bfloat16: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed)."""
         if self._normaliser is not None:
             observations = (observations - self._normaliser[0]) / self._normaliser[1]
-        output = mlp(self.parameters, observations)
+        output = mlp(self.parameters, observations, bfloat16=bfloat16)
         if self.spec.std == "state":
             mean, log_std = output.chunk(2, dim=-1)
         else:
@@ -132,7 +135,7 @@ class Policy:
         Squashed: log N(atanh a) − Σ log(1 − a²), with a first moved inside ±(1 − 1e-6), so that actions at the bounds
         have a finite log-likelihood and gradient.
         """
-        mean, log_std = self._distribution(observations)
+        mean, log_std = self._distribution(observations, bfloat16=self.spec.precision == "bfloat16")
         units = actions if self._unit_actions else (actions - self._middle) / self._half_range
         log_jacobian: Tensor | float = self._log_scale
         if self.spec.kind == "squashed":
