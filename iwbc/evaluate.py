@@ -1,6 +1,7 @@
-"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [out=episodes.csv]
+"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [backend=gymnasium|envpool]
+[out=episodes.csv]
 
-With the run's own number of episodes and evaluation seed, it repeats the run's final evaluation.
+With the run's own number of episodes, evaluation seed and backend, it repeats the run's final evaluation.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwbc.commands import Option, parse, run, whole
+from iwbc.commands import Option, one_of, parse, run, whole
+from iwbc.config import BACKENDS
 
 _OPTIONS = {
     "run": Option(Path),
     "episodes": Option(whole(1), None),
     "seed": Option(whole(0), None),
+    "backend": Option(one_of(*BACKENDS), None),
     "out": Option(Path, None),
 }
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
     from iwbc.files import write_csv
-    from iwbc.results import results_table, totals
+    from iwbc.results import environment_name, results_table, totals
     from iwbc.runs import RunFolder
     from iwbc.scores import ReferenceScores
 
@@ -44,15 +47,17 @@ def main(arguments: Sequence[str]) -> None:
     seed = config.eval.seed if given["seed"] is None else given["seed"]
     policy = folder.policy()
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed)
+    backend = given["backend"] or config.eval.backend
+    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed, backend=backend)
+    env = environment_name(summary["env_id"], backend)
     console = Console()
-    with console.status(f"Playing {episodes} episodes of {summary['env_id']}"):
+    with console.status(f"Playing {episodes} episodes of {env}"):
         evaluation = evaluator.evaluate(policy, episodes)
     evaluator.close()
     if given["out"] is not None:
         write_csv(given["out"], evaluation.rows("repeated", config.algo.steps, scores))
     rows = {summary["method"]: totals(evaluation, scores)}
-    console.print(results_table(rows, summary["env_id"], summary["seeds"], scores))
+    console.print(results_table(rows, env, summary["seeds"], scores))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
+from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
 from iwbc.policies import Policy
 from iwbc.scores import ReferenceScores
@@ -47,14 +48,26 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays policies in one environment, on `workers` processes besides this one (0: in this one)."""
+    """Plays policies in one environment, of Gymnasium or of EnvPool.
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], seed: int, workers: int = 0) -> None:
-        """Raises UserError where the environment is not installed."""
-        self.env_id, self.seed, self._workers = env_id, seed, workers
-        here = LocalEnvironments(env_id, env_kwargs)
-        self.sizes = here.observation_size, here.action_size
-        self._environments: Environments = WorkerEnvironments(env_id, env_kwargs, workers) if workers else here
+    backend="gymnasium": on `workers` processes besides this one (0: in this one). backend="envpool": on as many threads as
+    PyTorch has; returns then have the same distribution, but episodes are others.
+    """
+
+    def __init__(
+        self, env_id: str, env_kwargs: Mapping[str, Any], seed: int, workers: int = 0, backend: str = "gymnasium"
+    ) -> None:
+        """Raises UserError where the environment is not installed, or is not one of the backend's."""
+        self.env_id, self.seed = env_id, seed
+        self._environments: Environments
+        if backend == "envpool":
+            pool = self._environments = EnvpoolEnvironments(env_id, env_kwargs, torch.get_num_threads())
+            self.sizes = pool.observation_size, pool.action_size
+        else:
+            local = LocalEnvironments(env_id, env_kwargs)
+            self.sizes = local.observation_size, local.action_size
+            self._environments = WorkerEnvironments(env_id, env_kwargs, workers) if workers else local
+        self._others_play = backend == "envpool" or workers > 0
 
     def check_sizes(self, observation_size: int, action_size: int, dataset_id: str) -> None:
         """Raise UserError unless the environment's observations and actions have the dataset's sizes."""
@@ -71,8 +84,8 @@ class Evaluator:
         """
         seeds = len(policy.seeds)
         threads = torch.get_num_threads()
-        if self._workers:
-            # Between one forward pass and the next, PyTorch's idle threads would spin on the workers' cores.
+        if self._others_play:
+            # Between one forward pass and the next, PyTorch's idle threads would spin on the cores that play.
             torch.set_num_threads(1)
         side_by_side = max(1, min(episodes, _SIDE_BY_SIDE // seeds))
         returns, lengths = np.zeros((seeds, episodes)), np.zeros((seeds, episodes), np.int64)

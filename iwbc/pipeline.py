@@ -138,9 +138,10 @@ class _Run:
         try:
             # As many processes as the run has threads, which are idle while policies are played.
             workers = torch.get_num_threads() if torch.get_num_threads() > 1 else 0
-            evaluator = Evaluator(env_id, info.env_kwargs if same else {}, self.config.eval.seed, workers)
+            kwargs = info.env_kwargs if same else {}
+            evaluator = Evaluator(env_id, kwargs, self.config.eval.seed, workers, self.config.eval.backend)
         except UserError as error:
-            if env.id is not None:  # asked for by name
+            if env.id is not None or self.config.eval.backend != "gymnasium":  # asked for by name
                 raise
             self.console.print(f"Training without evaluation: {error}", soft_wrap=True)
             return None, scores
@@ -265,6 +266,7 @@ class _Run:
             "method": method_name(config),
             "env_id": config.env.id or info.env_id,
             "env_kwargs": info.env_kwargs if config.env.id in (None, info.env_id) else {},
+            "backend": config.eval.backend,
             "dataset": {
                 "id": info.id,
                 "content_hash": trajectories.content_hash,

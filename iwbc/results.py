@@ -34,16 +34,22 @@ def show(summary: dict[str, Any], console: Console) -> None:
     names = {"reference": "reference (BC on all data)", "final": summary["method"]}
     rows = {names[phase]: total for phase, total in summary["totals"].items()}
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    console.print(results_table(rows, summary["env_id"], summary["seeds"], scores))
+    env = environment_name(summary["env_id"], summary.get("backend", "gymnasium"))
+    console.print(results_table(rows, env, summary["seeds"], scores))
 
 
-def results_table(rows: dict[str, dict[str, Any]], env_id: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
+def environment_name(env_id: str, backend: str) -> str:
+    """The environment's name, with the backend that played it where that was not Gymnasium."""
+    return env_id if backend == "gymnasium" else f"{env_id} ({backend})"
+
+
+def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
     """A table of `totals`, one named row each."""
     episodes = next(iter(rows.values()))["episodes"]
     note = f"{episodes} episodes for seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; mean action, last policy"
     if scores is not None:
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
-    table = Table(title=env_id, caption=f"{note}\nin brackets: 95 % bootstrap interval of the mean", caption_justify="left")
+    table = Table(title=env, caption=f"{note}\nin brackets: 95 % bootstrap interval of the mean", caption_justify="left")
     table.add_column("policy", no_wrap=True)
     table.add_column("return", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)

@@ -11,9 +11,10 @@ checkpoint.safetensors   there only while it is not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """Of this package, the libraries that results depend on, and PyTorch's device libraries."""
     found = {"iwbc": __version__, **{name: version(name) for name in _LIBRARIES}}
+    with contextlib.suppress(PackageNotFoundError):
+        found["envpool"] = version("envpool")  # an extra, with a MuJoCo of its own
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found

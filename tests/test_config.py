@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import shlex
@@ -83,6 +84,12 @@ def test_published_values() -> None:
     assert (policy.kind, policy.std, policy.hidden) == ("tanh_mean", "global", [256, 256, 256])
     assert (policy.log_std_min, policy.log_std_max, policy.normalise_observations) == (-5.0, 2.0, False)
     assert (config.eval.episodes, config.eval.periodic_episodes) == (100, 10)
+
+
+def test_a_choice_of_eval_changes_the_backend_alone() -> None:
+    default, envpool = compose().eval, compose("eval=envpool").eval
+    assert (default.backend, envpool.backend) == ("gymnasium", "envpool")
+    assert dataclasses.replace(envpool, backend="gymnasium") == default
 
 
 def test_an_experiment_leaves_room_for_overrides() -> None:
@@ -192,6 +199,7 @@ REFUSED = {
     "reference.steps=0": "reference.steps",
     "reference.averaging=mean": "must be one of trajectory, transition",
     "eval.episodes=-1": "eval.episodes",
+    "eval.backend=mujoco": "must be one of gymnasium, envpool",
     "logger.mode=loud": "must be one of disabled, offline, online",
     "averaging=mean": "must be one of trajectory, transition",
     "device=tpu": "device=tpu: must be one of cpu, cuda",

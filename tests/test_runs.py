@@ -113,7 +113,7 @@ def test_the_histogram_counts_every_trajectory(folder: Path, hopper: Trajectorie
 def test_the_summary(folder: Path, hopper: Trajectories) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["format"], summary["status"], summary["method"]) == (1, "finished", "iw-BC(Q)")
-    assert (summary["env_id"], summary["env_kwargs"]) == ("Hopper-v5", {})
+    assert (summary["env_id"], summary["env_kwargs"], summary["backend"]) == ("Hopper-v5", {}, "gymnasium")
     assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")
     kept = np.flatnonzero(curate(hopper, compose(*ARGUMENTS).curation))
     assert summary["dataset"] == {
@@ -208,6 +208,19 @@ def test_evaluate_with_other_episodes_and_seed(folder: Path, tmp_path: Path) -> 
     assert len(more) == 10
     assert column(more, "return", seed=0)[:3] == pytest.approx(final, rel=1e-3)
     assert column(read_csv(tmp_path / "other.csv"), "return", seed=0) != pytest.approx(final, rel=1e-3)
+
+
+def test_a_run_from_before_there_was_a_choice_of_backend(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(folder, old)
+    config, summary = yaml.safe_load((old / "config.yaml").read_text()), json.loads((old / "summary.json").read_text())
+    del config["eval"]["backend"], summary["backend"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    (old / "summary.json").write_text(json.dumps(summary))
+    assert RunFolder(old).config() == RunFolder(folder).config()
+    assert evaluated(f"run={old}") == evaluated(f"run={folder}")
+    assert "is finished already" in (outcome := train(f"resume={old}")).out
+    assert "Hopper-v5" in outcome.out
 
 
 def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Path) -> None:

@@ -35,12 +35,14 @@ class Episode(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is scored on: a dataset, the environment its policy is evaluated in, and how returns become scores."""
+    """What a run is scored on: a dataset, the environment its policy is evaluated in and whose (`backend`: gymnasium or
+    envpool), and how returns become scores."""
 
     dataset: str
     content_hash: str
     env_id: str | None
     env_kwargs: str
+    backend: str
     normalisation: ReferenceScores | None
 
 
@@ -117,7 +119,9 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> Run:
         scores = ReferenceScores(float(bounds["random"]), float(bounds["expert"]), str(bounds["source"])) if bounds else None
         env_id = None if summary["env_id"] is None else str(summary["env_id"])
         env_kwargs = json.dumps(summary.get("env_kwargs") or {}, sort_keys=True)
-        task = Task(str(summary["dataset"]["id"]), str(summary["dataset"]["content_hash"]), env_id, env_kwargs, scores)
+        backend = str(summary.get("backend", "gymnasium"))  # as all were before there was a choice
+        dataset, content_hash = str(summary["dataset"]["id"]), str(summary["dataset"]["content_hash"])
+        task = Task(dataset, content_hash, env_id, env_kwargs, backend if env_id else "gymnasium", scores)
         seeds = tuple(int(seed) for seed in summary["seeds"])
         method = str(summary["method"])
         finals = {int(result["seed"]): result.get("final") for result in summary["results"]}

@@ -16,10 +16,10 @@ from iwbc.report.collect import Episode, Run, Task
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
 _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")
 
-# Settings that do not change what a run's final score means. `env` and `dataset` are part of the task instead.
+# Settings that do not change what a run's final score means; `env`, `dataset` and `eval.backend` are part of the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes)"
+    r"|eval\.(every|periodic_episodes|backend)"
 )
 
 
@@ -98,16 +98,17 @@ def _add(study: Study, place: tuple[str, str], result: Result) -> None:
 
 
 def _task_names(tasks: set[Task]) -> dict[Task, str]:
-    """The dataset's id; where several tasks share it, with all that tells them apart."""
+    """The dataset's id; where several tasks share it, with all that tells them apart. That EnvPool played is always said."""
     names = {}
     for task in tasks:
         same = [other for other in tasks if other.dataset == task.dataset]
         extra = []
         if len({other.content_hash for other in same}) > 1:
             extra.append(f"content {task.content_hash[:8]}")
-        if len({(other.env_id, other.env_kwargs) for other in same}) > 1:
+        if len({(other.env_id, other.env_kwargs, other.backend) for other in same}) > 1 or task.backend != "gymnasium":
+            whose = "" if task.backend == "gymnasium" else f"{task.backend}'s "
             kwargs = f" with {task.env_kwargs}" if task.env_kwargs != "{}" else ""
-            extra.append(f"evaluated in {task.env_id}{kwargs}" if task.env_id else "not evaluated")
+            extra.append(f"evaluated in {whose}{task.env_id}{kwargs}" if task.env_id else "not evaluated")
         if len({other.normalisation for other in same}) > 1:
             bounds = task.normalisation
             extra.append(f"scores from {bounds.random:g} to {bounds.expert:g}, {bounds.source}" if bounds else "no scores")

@@ -1,0 +1,138 @@
+"""What `play` relies on, of every implementation of Environments. EnvPool's is skipped where the extra is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
+from iwbc.envpool_environments import EnvpoolEnvironments
+from iwbc.errors import UserError
+
+Make = Callable[..., Environments]
+
+ENVPOOL = [
+    pytest.mark.envpool,
+    pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="see the top of test_envpool_environments.py"),
+]
+
+
+@pytest.fixture(params=["local", "workers", pytest.param("envpool", marks=ENVPOOL)])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes environments of each implementation, and closes them after the test."""
+    made: list[Environments] = []
+
+    def one(env_id: str = "Hopper-v5", **env_kwargs: Any) -> Environments:
+        match request.param:
+            case "local":
+                made.append(LocalEnvironments(env_id, env_kwargs))
+            case "workers":
+                made.append(WorkerEnvironments(env_id, env_kwargs, 2))
+            case "envpool":
+                made.append(EnvpoolEnvironments(env_id, env_kwargs, 2))
+        return made[-1]
+
+    yield one
+    for environments in made:
+        environments.close()
+
+
+def actions(steps: int, count: int) -> npt.NDArray[np.float32]:
+    """Hopper's, [steps, count, 3]."""
+    return np.random.default_rng(0).uniform(-1.0, 1.0, (steps, count, 3)).astype(np.float32)
+
+
+def test_a_seed_is_an_initial_state(make: Make) -> None:
+    environments = make()
+    three = environments.reset([5, 6, 7]).copy()
+    assert three.shape == (3, 11)
+    assert len(np.unique(three[:, 0])) == 3
+    for _ in range(2):  # with environments that were played before
+        environments.step(np.arange(2), actions(1, 2)[0])
+        assert np.array_equal(environments.reset([7, 5]), three[[2, 0]])
+    assert np.array_equal(make().reset([1, 2, 3, 6])[3], three[1])
+
+
+def test_an_episode_depends_on_its_seed_and_actions_alone(make: Make) -> None:
+    given = actions(12, 4)
+    together, alone = make(), make()
+    together.reset([10, 11, 12, 13])
+    alone.reset([12])
+    for step, acts in enumerate(given):
+        # Some of them, in an order of its own; environment 2 always.
+        indices = np.array([[3, 2, 0], [2, 1, 3], [2]][step % 3])
+        found = together.step(indices, acts[indices])
+        expected = alone.step(np.array([0]), acts[[2]])
+        row = indices.tolist().index(2)
+        for whole, single in zip(found, expected, strict=True):
+            assert len(whole) == len(indices)
+            assert np.array_equal(whole[row], single[0])
+
+
+def test_types_and_shapes(make: Make) -> None:
+    environments = make()
+    assert environments.reset([1, 2, 3]).dtype == np.float64
+    observations, rewards, terminated, truncated = environments.step(np.array([2, 0]), actions(1, 2)[0])
+    assert (observations.shape, observations.dtype) == ((2, 11), np.float64)
+    assert (rewards.shape, rewards.dtype) == ((2,), np.float64)
+    assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype) == ((2,), np.bool_)
+
+
+def test_what_was_returned_stays_as_it_was(make: Make) -> None:
+    environments = make()
+    returned = [environments.reset([1, 2])]
+    returned += [environments.step(np.arange(2), acts).observations for acts in actions(10, 2)]
+    kept = [observations.copy() for observations in returned]
+    returned[0][:] = 0.0  # which is `play`'s to write to
+    environments.step(np.arange(2), actions(1, 2)[0])
+    assert all(np.array_equal(a, b) for a, b in zip(returned[1:], kept[1:], strict=True))
+
+
+def test_actions_are_clipped(make: Make) -> None:
+    environments = make()
+    results = []
+    for action in (1.0, 7.0):
+        environments.reset([3])
+        results.append(environments.step(np.array([0]), np.full((1, 3), action, np.float32)))
+    assert np.array_equal(results[0].observations, results[1].observations)
+    assert results[0].rewards == results[1].rewards
+
+
+def test_episodes_end_each_at_its_own_time(make: Make) -> None:
+    def lengths(seeds: list[int]) -> list[int]:
+        count = np.zeros(len(seeds), int)
+        ended = np.zeros(len(seeds), int)
+        for step in play(environments, lambda observations: -0.1 * observations[:, 2:5], seeds):
+            count[step.active] += 1
+            ended[step.active] += step.terminated
+        assert ended.tolist() == [1] * len(seeds)
+        return count.tolist()
+
+    environments = make()
+    found = lengths(list(range(12)))
+    assert len(set(found)) > 2
+    assert lengths([7, 2]) == [found[7], found[2]]
+
+
+def test_the_time_limit(make: Make) -> None:
+    environments = make("HalfCheetah-v5", max_episode_steps=7)
+    steps = list(play(environments, lambda observations: observations[:, :6], [0, 1]))
+    assert [step.truncated.tolist() for step in steps] == [[False] * 2] * 6 + [[True] * 2]
+    assert not any(step.terminated.any() for step in steps)
+
+
+def test_settings_reach_the_environment(make: Make) -> None:
+    first = [environments.reset([4]) for environments in (make(), make(reset_noise_scale=0.05))]
+    assert np.abs(first[0][0, 0] - 1.25) < 0.005 < np.abs(first[1] - first[0]).max()
+
+
+def test_envpool_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(UserError, match=r"^eval.backend=envpool: .* pip install -c constraints.txt -e '.\[envpool\]'$"):
+        EnvpoolEnvironments("Hopper-v5", {}, 1)
