@@ -1,13 +1,21 @@
 """What a step, an evaluation, a start and a dataset cost, as ratios within one run.
 
-    python -m benchmarks.speed [part …] [jax=PYTHON] [repetitions=5]
+    python -m benchmarks.speed [part …] [jax=PYTHON] [d3rlpy=PYTHON] [imitation=PYTHON] [repetitions=5]
+                               [steps=300] [data=hopper|synthetic] [out=FILE]
 
 Parts: start, step, evaluation, memory, recipe; all by default. Every ratio is of medians of
-interleaved repetitions. `jax` is an interpreter with jax and optax, in an environment of its own:
+interleaved repetitions. A repetition of `step` and `memory` is `steps` gradient steps. `step` trains on hopper
+medium-replay, made on first use, or on random data of its size.
 
-    python -m venv .venv-jax && .venv-jax/bin/pip install jax optax
+The peers of `step` are interpreters in environments of their own, which take turns with ours, with as many threads
+(JAX always uses every core). With Python 3.11, and on a machine without a GPU PyTorch's CPU build as README.md says:
 
-Prints tables and writes benchmarks/results/speed.json with versions and a description of the machine.
+    python -m venv .venv-jax && .venv-jax/bin/pip install jax==0.10.2 optax==0.2.8
+    python -m venv .venv-d3rlpy && .venv-d3rlpy/bin/pip install d3rlpy==2.8.1 torch==2.13.0
+    python -m venv .venv-imitation && .venv-imitation/bin/pip install imitation==1.0.1 torch==2.13.0
+
+Prints tables and writes them, with versions and a description of the machine, to FILE, benchmarks/results/speed.json
+by default; parts that are not measured stay there as they were.
 """
 
 from __future__ import annotations
@@ -20,7 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +39,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.options import MEASURING, PARTS
+from benchmarks.peer import SCRIPTS, peer
 from iwbc import config as configs
 from iwbc import processor
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
+from iwbc.commands import Option, parse
 from iwbc.config import IWBC, Config, validate
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
@@ -41,6 +54,7 @@ from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import DatasetInfo, Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.environments import make_env
+from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
 from iwbc.files import write_json
 from iwbc.policies import Policy, policy_spec
@@ -50,7 +64,9 @@ from iwbc.train import config_folder
 from iwbc.training import Algorithm, Stream, initial_policy
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = 300
+PRODUCTS = 3
+# The peers' scripts, and the numbers of seeds that they train at once.
+PEERS = {"jax": ("jax_scan.py", (1, 5)), "d3rlpy": ("d3rlpy_bc.py", (1,)), "imitation": ("imitation_bc.py", (1,))}
 console = Console()
 
 
@@ -73,13 +89,15 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[s
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def training(algorithm: Algorithm, sampler: StepSampler, diagnostics: Diagnostics, log_every: int) -> Callable[[], None]:
-    """STEPS gradient steps as the pipeline makes them, with diagnostics."""
+def training(
+    algorithm: Algorithm, sampler: StepSampler, diagnostics: Diagnostics, log_every: int, count: int
+) -> Callable[[], None]:
+    """`count` gradient steps as the pipeline makes them, with diagnostics."""
     position = 0
 
     def run() -> None:
         nonlocal position
-        for _ in range(STEPS):
+        for _ in range(count):
             algorithm.update(sampler.batch(position), 1e-4)
             position += 1
             if position % log_every == 0:
@@ -89,10 +107,15 @@ def training(algorithm: Algorithm, sampler: StepSampler, diagnostics: Diagnostic
     return run
 
 
-def matmul_rate(repetitions: int) -> float:
-    """Float32 operations per second of PyTorch's matrix product, 2048 × 2048."""
+def matrix_products() -> Callable[[], None]:
+    """PRODUCTS of PyTorch's float32 matrix products, 2048 × 2048, of 2 · 2048³ operations each."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048**3 / interleaved({"product": lambda: a @ b}, repetitions)["product"]
+
+    def run() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(a, b)
+
+    return run
 
 
 def flops(policy: Policy) -> float:
@@ -102,47 +125,55 @@ def flops(policy: Policy) -> float:
     return 2.0 * 256 * (3 * sum(weights) - weights[0])
 
 
-def steps(repetitions: int, jax: str | None) -> dict[str, Any]:
-    """BC with 1 and 5 seeds, iw-BC with 1, the matrix-product rate and JAX's scan."""
+def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
+    """BC and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC."""
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
-    trajectories = load_dataset(config.dataset, config.env)
-    curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-    spec = policy_spec(config.policy, trajectories)
-    tasks: dict[str, Callable[[], Any]] = {}
-    for seeds in (1, 5):
-        rows = list(range(seeds))
-        reference = initial_policy(spec, rows, "cpu")
-        sampler = StepSampler(curated, rows, 256, Stream.TRAINING)
-        diagnostics = Diagnostics(curated, reference, rows)
-        bc = BehaviourCloning(reference.copy())
-        tasks[f"bc {seeds}"] = training(bc, sampler, diagnostics, config.log_every)
-        iw = ImportanceWeightedBC(reference.copy(), reference, curated, config.algo)
-        tasks[f"iw_bc {seeds}"] = training(iw, StepSampler(curated, rows, 256, Stream.TRAINING), diagnostics, config.log_every)
-    seconds = interleaved(tasks, repetitions)
-    rate = matmul_rate(repetitions)
+    tasks: dict[str, Callable[[], Any]] = {"products": matrix_products()}
+    with ExitStack() as stack:
+        peers = {
+            name: stack.enter_context(peer(name, SCRIPTS / PEERS[name][0], python, count))
+            for name, python in interpreters.items()
+        }
+        trajectories = synthetic(200_000) if data == "synthetic" else load_dataset(config.dataset, config.env)
+        curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
+        spec = policy_spec(config.policy, trajectories)
+        for seeds in (1, 5):
+            rows = list(range(seeds))
+            reference = initial_policy(spec, rows, "cpu")
+            diagnostics = Diagnostics(curated, reference, rows)
+            bc = BehaviourCloning(reference.copy())
+            iw = ImportanceWeightedBC(reference.copy(), reference, curated, config.algo)
+            ours: dict[str, Algorithm] = {"bc": bc, "iw_bc": iw}
+            for name, algorithm in ours.items():
+                sampler = StepSampler(curated, rows, 256, Stream.TRAINING)
+                tasks[f"{name} {seeds}"] = training(algorithm, sampler, diagnostics, config.log_every, count)
+            for name, other in peers.items():
+                if seeds in PEERS[name][1]:
+                    tasks[f"{name} {seeds}"] = partial(other.train, seeds)
+        seconds = interleaved(tasks, repetitions)
+    rate = PRODUCTS * 2 * 2048**3 / seconds["products"]
     found: dict[str, Any] = {
-        "bc_steps_per_second": STEPS / seconds["bc 1"],
-        "bc_seed_steps_per_second_5": 5 * STEPS / seconds["bc 5"],
+        "bc_steps_per_second": count / seconds["bc 1"],
+        "bc_seed_steps_per_second_5": 5 * count / seconds["bc 5"],
         "iw_over_bc_1": seconds["iw_bc 1"] / seconds["bc 1"],
         "iw_over_bc_5": seconds["iw_bc 5"] / seconds["bc 5"],
         "matmul_gflops": rate / 1e9,
-        "share_of_matmul_rate_1": flops(bc.policy) * STEPS / seconds["bc 1"] / rate,
-        "share_of_matmul_rate_5": flops(bc.policy) * 5 * STEPS / seconds["bc 5"] / rate,
+        "share_of_matmul_rate_1": flops(bc.policy) * count / seconds["bc 1"] / rate,
+        "share_of_matmul_rate_5": flops(bc.policy) * 5 * count / seconds["bc 5"] / rate,
         "kept_steps": curated.steps,
     }
-    if jax:
-        command = [jax, str(Path(__file__).parent / "peers" / "jax_scan.py"), str(repetitions)]
-        peer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        found["jax"] = peer
-        rates = peer["seed_steps_per_second"]
-        found["bc_over_jax_1"] = found["bc_steps_per_second"] / rates["1"]
-        found["bc_over_jax_5"] = found["bc_seed_steps_per_second_5"] / rates["5"]
+    for name, other in peers.items():
+        rates = {str(seeds): seeds * count / seconds[f"{name} {seeds}"] for seeds in PEERS[name][1]}
+        found[name] = {"seed_steps_per_second": rates, "versions": other.versions}
+        for seeds in PEERS[name][1]:
+            found[f"bc_over_{name}_{seeds}"] = seconds[f"{name} {seeds}"] / seconds[f"bc {seeds}"]
     return found
 
 
 def evaluation(repetitions: int) -> dict[str, Any]:
-    """100 hopper episodes of a trained policy: ours against one environment and one observation at a time."""
+    """100 hopper episodes of a trained policy: ours, in Gymnasium and where it is installed in EnvPool, against one
+    environment and one observation at a time in Gymnasium."""
     config = composed("env=hopper")
     trajectories = load_dataset(config.dataset, config.env)
     spec = policy_spec(config.policy, trajectories)
@@ -152,7 +183,11 @@ def evaluation(repetitions: int) -> dict[str, Any]:
     sampler = StepSampler(curated, [0], 256, Stream.TRAINING)
     for step in range(2000):
         algorithm.update(sampler.batch(step), 4e-4)
-    evaluator = Evaluator("Hopper-v5", {}, 0, workers=torch.get_num_threads())
+    evaluators = {"gymnasium": Evaluator("Hopper-v5", {}, 0, workers=torch.get_num_threads())}
+    try:
+        evaluators["envpool"] = Evaluator("Hopper-v5", {}, 0, backend="envpool")
+    except UserError as error:
+        console.print(f"Without EnvPool: {error}", soft_wrap=True)
     env = make_env("Hopper-v5")
     played = 0
 
@@ -170,16 +205,19 @@ def evaluation(repetitions: int) -> dict[str, Any]:
                 over = terminated or truncated
                 played += 1
 
-    ours = evaluator.evaluate(policy, 100)
-    seconds = interleaved({"ours": lambda: evaluator.evaluate(policy, 100), "loop": one_at_a_time}, repetitions)
-    evaluator.close()
-    per_step = {"ours": seconds["ours"] / int(ours.lengths.sum()), "loop": seconds["loop"] / played}
-    return {
-        "microseconds_per_step": per_step["ours"] * 1e6,
-        "microseconds_per_step_one_at_a_time": per_step["loop"] * 1e6,
-        "times_faster": per_step["loop"] / per_step["ours"],
-        "mean_return": float(ours.returns.mean()),
-    }
+    ours = {name: evaluator.evaluate(policy, 100) for name, evaluator in evaluators.items()}
+    tasks: dict[str, Callable[[], Any]] = {name: partial(one.evaluate, policy, 100) for name, one in evaluators.items()}
+    seconds = interleaved(tasks | {"loop": one_at_a_time}, repetitions)
+    loop = seconds["loop"] / played
+    found = {"microseconds_per_step_one_at_a_time": loop * 1e6}
+    for name, evaluator in evaluators.items():
+        evaluator.close()
+        per_step = seconds[name] / int(ours[name].lengths.sum())
+        suffix = "" if name == "gymnasium" else f"_{name}"
+        found[f"microseconds_per_step{suffix}"] = per_step * 1e6
+        found[f"times_faster{suffix}"] = loop / per_step
+        found[f"mean_return{suffix}"] = float(ours[name].returns.mean())
+    return found
 
 
 def recipe() -> dict[str, Any]:
@@ -241,21 +279,21 @@ def synthetic(count: int) -> Trajectories:
     )
 
 
-def memory(repetitions: int) -> dict[str, Any]:
+def memory(repetitions: int, count: int) -> dict[str, Any]:
     """Milliseconds per iw-BC step by dataset size."""
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
     tasks: dict[str, Callable[[], Any]] = {}
-    for count in (100_000, 1_000_000, 5_000_000):
-        trajectories = synthetic(count)
+    for size in (100_000, 1_000_000, 5_000_000):
+        trajectories = synthetic(size)
         curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
         reference = initial_policy(policy_spec(config.policy, trajectories), [0], "cpu")
         algorithm = ImportanceWeightedBC(reference.copy(), reference, curated, config.algo)
         sampler = StepSampler(curated, [0], 256, Stream.TRAINING)
-        tasks[f"{count:,}"] = training(algorithm, sampler, Diagnostics(curated, reference, [0]), config.log_every)
+        tasks[f"{size:,}"] = training(algorithm, sampler, Diagnostics(curated, reference, [0]), config.log_every, count)
     return {
-        f"milliseconds_per_step at {count} steps": seconds / STEPS * 1e3
-        for count, seconds in interleaved(tasks, repetitions).items()
+        f"milliseconds_per_step at {size} steps": seconds / count * 1e3
+        for size, seconds in interleaved(tasks, repetitions).items()
     }
 
 
@@ -272,28 +310,44 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    parts = [argument for argument in sys.argv[1:] if "=" not in argument]
-    repetitions, jax = int(options.get("repetitions", 5)), options.get("jax")
-    available: dict[str, Callable[[], dict[str, Any]]] = {
+def main(arguments: Sequence[str]) -> None:
+    options = parse(
+        [argument for argument in arguments if "=" in argument],
+        {
+            **MEASURING,
+            **{name: Option(default=None) for name in PEERS},
+            "out": Option(Path, RESULTS / "speed.json"),
+        },
+    )
+    repetitions, count, out = options["repetitions"], options["steps"], options["out"]
+    interpreters = {name: options[name] for name in PEERS if options[name]}
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
         "start": lambda: start(repetitions),
-        "step": lambda: steps(repetitions, jax),
+        "step": lambda: steps(repetitions, count, options["data"], interpreters),
         "evaluation": lambda: evaluation(repetitions),
-        "memory": lambda: memory(repetitions),
+        "memory": lambda: memory(repetitions, count),
         "recipe": recipe,
     }
+    parts = [argument for argument in arguments if "=" not in argument] or PARTS
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UserError(f"{unknown[0]}: not a part; the parts are {', '.join(PARTS)}")
     processor.keep_freed_memory()
-    path = RESULTS / "speed.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for part in parts or available:
+    results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    for part in parts:
         console.rule(part)
-        results[part] = {**available[part](), "versions": versions(), "machine": machine()}
+        results[part] = {**measure[part](), "versions": versions(), "machine": machine()}
         for name, value in results[part].items():
             if name not in ("versions", "machine"):
                 console.print(f"{name:40s} {value:.3f}" if isinstance(value, float) else f"{name:40s} {value}")
-        write_json(path, results)
+        write_json(out, results)
 
 
 if __name__ == "__main__":
-    main()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit()
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,17 +1,16 @@
-"""BC steps per second of one jitted JAX scan, as unifloral and JAX-CORL train: 3 × 256, batch 256, Adam, S seeds by vmap.
+"""BC as one jitted JAX scan, as unifloral and JAX-CORL train: 3 × 256, batch 256, Adam, S seeds by vmap.
 
-Run by benchmarks/speed.py with an interpreter that has jax and optax; prints JSON: seed-steps per second by S.
+Run by benchmarks/speed.py with an interpreter that has jax and optax; turns.py says how.
 """
 
-import json
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import optax
+from turns import take_turns
 
-OBS, ACT, HIDDEN, BATCH, STEPS = 11, 3, 256, 256, 300
+OBS, ACT, HIDDEN, BATCH, STEPS = 11, 3, 256, 256, int(sys.argv[1])
 
 
 def initial(key):
@@ -47,23 +46,20 @@ def main() -> None:
     def run(state, key):
         return jax.lax.scan(step, state, jax.random.split(key, STEPS))[0]
 
-    found = {}
-    for seeds in (1, 5):
+    one, several = jax.jit(run), jax.jit(jax.vmap(run))
+    states = {}
+
+    def train(seeds: int) -> None:
         keys = jax.random.split(jax.random.key(0), seeds)
-        parameters = jax.vmap(initial)(keys)
-        state = (parameters, jax.vmap(adam.init)(parameters))
-        if seeds == 1:  # not a batch of one: that is slower
-            state, keys, many = jax.tree.map(lambda x: x[0], state), keys[0], jax.jit(run)
-        else:
-            many = jax.jit(jax.vmap(run))
-        state = jax.block_until_ready(many(state, keys))
-        best = float("inf")
-        for _ in range(int(sys.argv[1])):
-            start = time.perf_counter()
-            state = jax.block_until_ready(many(state, keys))
-            best = min(best, time.perf_counter() - start)
-        found[str(seeds)] = seeds * STEPS / best
-    print(json.dumps({"seed_steps_per_second": found, "version": jax.__version__}))
+        if seeds not in states:
+            parameters = jax.vmap(initial)(keys)
+            states[seeds] = (parameters, jax.vmap(adam.init)(parameters))
+            if seeds == 1:  # not a batch of one: that is slower
+                states[seeds] = jax.tree.map(lambda x: x[0], states[seeds])
+        many, keys = (one, keys[0]) if seeds == 1 else (several, keys)
+        states[seeds] = jax.block_until_ready(many(states[seeds], keys))
+
+    take_turns(train, "jax", "optax")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""What compares commits, and what takes turns with other projects' training."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from setups import Outcome, finish, python
+
+from benchmarks.compare import comparison, figures
+from benchmarks.peer import SCRIPTS, peer
+from iwbc.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+TINY = ("rounds=1", "repetitions=1", "steps=3", "data=synthetic")
+
+
+def git(repository: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false")
+    command = ["git", "-C", str(repository), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Commits `broken` and `slow`, in which a BC step sleeps, both without benchmarks; then the present code."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    repository = tmp_path_factory.mktemp("repository")
+    for folder in ("iwbc", "conf"):
+        shutil.copytree(ROOT / folder, repository / folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    (repository / ".gitignore").write_text("__pycache__/\n")
+    git(repository, "init", "--quiet")
+
+    def commit(name: str) -> None:
+        git(repository, "add", "--all")
+        git(repository, "commit", "--quiet", "--message", name)
+        git(repository, "tag", name)
+
+    package, bc = repository / "iwbc" / "__init__.py", repository / "iwbc" / "algorithms" / "bc.py"
+    present = package.read_text(), bc.read_text()
+    package.write_text("raise RuntimeError('out of order')\n")
+    commit("broken")
+    package.write_text(present[0])
+    first = "        loss = -self.policy.log_prob("
+    assert present[1].count(first) == 1
+    bc.write_text(present[1].replace(first, f"        __import__('time').sleep(0.1)\n{first}"))
+    commit("slow")
+    bc.write_text(present[1])
+    shutil.copytree(ROOT / "benchmarks", repository / "benchmarks", ignore=shutil.ignore_patterns("results", "__pycache__"))
+    commit("present")
+    return repository
+
+
+def compare(repository: Path, temporary: Path, *arguments: str) -> Outcome:
+    """`python -m benchmarks.compare`, which must leave the repository and the folder of temporary files as they were."""
+    temporary.mkdir()
+    outcome = finish(python("-m", "benchmarks.compare", *arguments, cwd=repository, TMPDIR=str(temporary)))
+    assert git(repository, "worktree", "list").count("\n") == 1
+    assert git(repository, "status", "--porcelain") == ""
+    assert list(temporary.iterdir()) == []
+    return outcome
+
+
+def test_a_slower_commit_shows_in_the_ratio(repository: Path, tmp_path: Path) -> None:
+    outcome = compare(repository, tmp_path / "tmp", "slow", *TINY)
+    assert outcome.code == 0, outcome.err
+    rows = [[cell.strip() for cell in line.split("│")] for line in outcome.out.splitlines()]
+    ((base, head, ratio, span),) = [row[2:6] for row in rows if row[1:2] == ["step.bc_steps_per_second"]]
+    assert float(base) < 10.0  # each step sleeps for a tenth of a second
+    assert float(ratio) == pytest.approx(float(head) / float(base), rel=0.01)
+    assert float(ratio) > 2.0
+    assert span == f"{ratio}–{ratio}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: not a commit"),
+        (["slow", "nowhere"], "nowhere: not a commit"),
+        (["broken"], "broken: the working tree's benchmarks do not run with its package: RuntimeError: out of order"),
+        (["step"], "give one or two commits, not 0"),
+        (["slow", "turns=3"], "turns=3: not an option"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_a_line(repository: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    outcome = compare(repository, tmp_path / "tmp", *arguments)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(said)
+
+
+def test_a_comparison_is_of_medians_over_the_rounds() -> None:
+    base = [{"rate": 1.0, "gone": 1.0}, {"rate": 2.0, "gone": 1.0}, {"rate": 9.0, "gone": 1.0}]
+    head = [{"rate": 3.0}, {"rate": 4.0}, {"rate": 8.1}]
+    table = comparison(("old", "new"), base, head)
+    assert [list(column.cells) for column in table.columns] == [["rate"], ["2"], ["4"], ["2.000"], ["0.900–3.000"]]
+
+
+def test_figures_are_the_numbers_of_a_result_file() -> None:
+    results = {"step": {"rate": 2, "jax": {"1": 3.5}, "versions": {"torch": "2"}, "machine": {"cores": 2}}}
+    assert figures(results) == {"step.rate": 2.0, "step.jax.1": 3.5}
+
+
+def script(folder: Path, body: str) -> Path:
+    """A peer's script whose turn is `body`, a function of the number of seeds."""
+    path = folder / "script.py"
+    path.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from turns import take_turns\n"
+        f"print('not an answer')\ntake_turns({body}, 'torch')\n"
+    )
+    return path
+
+
+def test_a_peer_trains_when_it_is_its_turn_and_not_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    turn = f"lambda seeds: print(sys.argv[1], seeds, file=open({str(log)!r}, 'a'))"
+    with peer("other", script(tmp_path, turn), sys.executable, 7) as other:
+        assert list(other.versions) == ["torch"]
+        assert not log.exists()
+        for seeds in (1, 5):
+            other.train(seeds)
+            assert log.read_text().splitlines()[-1] == f"7 {seeds}"
+        process = other.process
+    assert process.poll() is not None
+
+
+def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
+    failing = script(tmp_path, "lambda seeds: 1 / 0")
+    with peer("other", failing, sys.executable, 7) as other, pytest.raises(UserError, match=r"^other=.*: ZeroDivisionError"):
+        other.train(1)
+    with (
+        pytest.raises(UserError, match=r"^other=/nowhere: cannot be run \(No such file"),
+        peer("other", failing, "/nowhere", 7),
+    ):
+        pass
+    missing = tmp_path / "missing.py"
+    with pytest.raises(UserError, match=r"^other=.*missing\.py"), peer("other", missing, sys.executable, 7):
+        pass
