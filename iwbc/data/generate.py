@@ -161,7 +161,10 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
                 yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
-            raise UserError(f"dataset {name}: a worker process was killed (out of memory?); nothing was written") from None
+            raise UserError(
+                f"dataset {name}: a worker process was killed (out of memory?) or could not start (called from a script without "
+                "if __name__ == '__main__':?); nothing was written"
+            ) from None
 
 
 @contextlib.contextmanager
