@@ -162,8 +162,8 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
             raise UserError(
-                f"dataset {name}: a worker process was killed (out of memory?) or could not start (called from a script without "
-                "if __name__ == '__main__':?); nothing was written"
+                f"dataset {name}: a worker process was killed (out of memory?) or could not start (called from a script "
+                "without if __name__ == '__main__':?); nothing was written"
             ) from None
 
 
