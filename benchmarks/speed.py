@@ -46,7 +46,7 @@ from iwbc import config as configs
 from iwbc import processor
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
-from iwbc.commands import Option, parse
+from iwbc.commands import Option, parse, run
 from iwbc.config import IWBC, Config, validate
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
@@ -347,11 +347,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit()
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main, __doc__, "the parts measured before are written")

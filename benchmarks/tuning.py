@@ -13,9 +13,12 @@ import csv
 import itertools
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iwbc.commands import Option, parse, run
+from iwbc.errors import UserError
 from iwbc.files import write_csv
 from iwbc.runs import RunFolder
 
@@ -65,10 +68,12 @@ def sweep(method: str, grid: dict[str, list[str]], folder: Path) -> list[dict[st
     return rows
 
 
-def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    methods = [argument for argument in sys.argv[1:] if "=" not in argument] or list(GRIDS)
-    folder = Path(options.get("folder", "multirun/tuning"))
+def main(arguments: Sequence[str]) -> None:
+    given = [argument for argument in arguments if "=" in argument]
+    folder = parse(given, {"folder": Option(Path, Path("multirun/tuning"))})["folder"]
+    methods = [argument for argument in arguments if "=" not in argument] or list(GRIDS)
+    if unknown := [method for method in methods if method not in GRIDS]:
+        raise UserError(f"{unknown[0]}: not a method; the methods are {', '.join(GRIDS)}")
     rows = [row for method in methods for row in sweep(method, GRIDS[method], folder)]
     if set(methods) == set(GRIDS):
         write_csv(Path(__file__).parent / "results" / "tuning.csv", rows)
@@ -78,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, "the same command goes on")

@@ -70,8 +70,9 @@ def boolean(text: str) -> bool:
     return one_of("true", "false")(text) == "true"
 
 
-def run(main: Callable[[Sequence[str]], None], usage: str | None) -> NoReturn:
-    """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError, 130 for Ctrl-C."""
+def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:
+    """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError, 130 for Ctrl-C, after which
+    `kept` tells what is left."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((usage or "").strip())
@@ -82,6 +83,6 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(f"interrupted: {kept}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
