@@ -51,6 +51,5 @@ class Diagnostics:
         return found
 
 
-@torch.no_grad()
 def _log_prob(policy: Policy, probe: Minibatch) -> Tensor:
     return policy.log_prob(probe.observations, probe.actions)

@@ -15,7 +15,6 @@ from iwbc.data.sampling import Minibatch
 from iwbc.policies import Policy
 
 
-@torch.no_grad()
 def log_probs(policy: Policy, curated: Curated) -> Tensor:
     """log π(a|s) of every kept step, in nats: [S, M]."""
     device = policy.parameters.flat.device

@@ -38,10 +38,13 @@ class WandbLogger:
         if self._runs:
             self._runs[seed].log(values, step=step)
 
-    def finish(self, failed: bool = False) -> None:
+    def __enter__(self) -> WandbLogger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """End every W&B run, so that the next job of the same process starts its own."""
         for run in self._runs.values():
-            run.finish(exit_code=int(failed))
+            run.finish(exit_code=int(kind is not None))
         self._runs = {}
 
 

@@ -1,19 +1,18 @@
-"""S independent networks as one batch: every parameter of all of them lies in one flat buffer.
+"""S independent networks: every parameter of all of them lies in one flat buffer, seeds are rows.
 
-Seeds are rows, so one batched matrix product serves all seeds, and an optimiser or an average over parameters is one
-operation on one tensor.
+Gradients are written out instead of left to autograd, whose bookkeeping costs a third of a gradient step of networks this
+small; the tests hold them to autograd's.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from iwbc import processor
 
@@ -27,105 +26,152 @@ class Shape:
     bound: float = 0.0
 
 
-def mlp_shapes(sizes: Sequence[int], prefix: str = "") -> list[Shape]:
+def mlp_shapes(sizes: Sequence[int]) -> list[Shape]:
     """Weights and biases of a multi-layer perceptron with layer sizes `sizes`, initialised as torch.nn.Linear does."""
     shapes = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         bound = 1.0 / math.sqrt(inputs)
-        shapes.append(Shape(f"{prefix}weight{i}", (inputs, outputs), bound))
-        shapes.append(Shape(f"{prefix}bias{i}", (1, outputs), bound))
+        shapes.append(Shape(f"weight{i}", (inputs, outputs), bound))
+        shapes.append(Shape(f"bias{i}", (1, outputs), bound))
     return shapes
 
 
 class Parameters:
-    """The parameters of S networks: `flat` [S, P], and by name as views of it [S, *shape]. `gradient` lies alike."""
+    """The parameters of S networks: `flat` [S, P], and views of it.
 
-    def __init__(self, shapes: Sequence[Shape], seeds: int, device: str | torch.device = "cpu") -> None:
+    `blocks` has the views that products are made with. Batched, which is best for an accelerator, it is one dictionary
+    for all networks, [S, *shape] by name; otherwise, best for a processor, one for each network, of `shape`.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], seeds: int, device: str | torch.device = "cpu", batched: bool | None = None
+    ) -> None:
         self.shapes = tuple(shapes)
-        size = sum(math.prod(shape.shape) for shape in shapes)
-        self.flat = torch.zeros(seeds, size, device=device)
-        self.gradient = torch.zeros_like(self.flat)
-        self._leaves = {
-            shape.name: view.detach().requires_grad_() for shape, view in zip(shapes, self._views(self.flat), strict=True)
-        }
-        self._gradients = self._views(self.gradient)
+        self.flat = torch.zeros(seeds, sum(math.prod(shape.shape) for shape in shapes), device=device)
+        self.batched = self.flat.device.type != "cpu" if batched is None else batched
+        self.blocks = [self.named()] if self.batched else self._by_network(self.flat)
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        views, start = [], 0
+    def named(self) -> dict[str, Tensor]:
+        """Every parameter by name, [S, *shape]."""
+        views, start = {}, 0
         for shape in self.shapes:
             size = math.prod(shape.shape)
-            views.append(flat[:, start : start + size].view(-1, *shape.shape))
+            views[shape.name] = self.flat[:, start : start + size].view(-1, *shape.shape)
             start += size
         return views
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._leaves[name]
+    def _by_network(self, flat: Tensor) -> list[dict[str, Tensor]]:
+        names = [shape.name for shape in self.shapes]
+        sizes = [math.prod(shape.shape) for shape in self.shapes]
+        return [
+            {name: part.view(shape.shape) for name, part, shape in zip(names, row.split(sizes), self.shapes, strict=True)}
+            for row in flat
+        ]
 
-    def differentiate(self, losses: Tensor) -> None:
-        """Put the gradient of each network's own loss into `gradient`; `losses` is [S]."""
-        # Not backward(): accumulating into views of a flat buffer is against autograd's layout contract.
-        found = torch.autograd.grad(losses.sum(), list(self._leaves.values()))
-        torch._foreach_copy_(self._gradients, list(found))
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """A buffer like `flat` as the contiguous parts that an optimiser works on: of each network each parameter, or all."""
+        return [flat] if self.batched else [part for network in self._by_network(flat) for part in network.values()]
+
+    def gradient(self, blocks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Gradients by block and shape, in the form of `parts`."""
+        if self.batched:
+            return [torch.cat([part.flatten(1) for part in blocks[0]], dim=1)]
+        return [part for block in blocks for part in block]
 
     def initialise(self, seed_row: int, generator: torch.Generator) -> None:
         """Draw one network's starting values."""
-        for shape, view in zip(self.shapes, self._views(self.flat), strict=True):
+        for shape, view in zip(self.shapes, self.named().values(), strict=True):
             start = (torch.rand(shape.shape, generator=generator) * 2.0 - 1.0) * shape.bound
             view[seed_row].copy_(start)
 
-    def named(self) -> dict[str, Tensor]:
-        """Every parameter by name, [S, *shape], without gradient."""
-        return {shape.name: view for shape, view in zip(self.shapes, self._views(self.flat), strict=True)}
+
+# From a vector [S, B, out] to the gradients of Σ vector · output, by block and shape.
+Pullback = Callable[[Tensor], list[list[Tensor]]]
 
 
-def mlp(parameters: Parameters, inputs: Tensor, prefix: str = "", bfloat16: bool = False) -> Tensor:
-    """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out]; with products in bfloat16 where asked for."""
-    layers = sum(shape.name.startswith(f"{prefix}weight") for shape in parameters.shapes)
-    if bfloat16:
-        with torch.autocast(inputs.device.type, torch.bfloat16):
-            return _perceptrons(parameters, inputs, prefix, layers).float()
-    if inputs.device.type == "cpu" and processor.prefers_onednn():
-        names = [f"{prefix}{kind}{i}" for i in range(layers) for kind in ("weight", "bias")]
-        return processor.ReluPerceptrons.apply(inputs, *(parameters[name] for name in names))
-    return _perceptrons(parameters, inputs, prefix, layers)
+def mlp(parameters: Parameters, inputs: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Pullback]:
+    """ReLU multi-layer perceptrons, [S, B, in] → [S, B, out], and how to take a gradient back through them.
+
+    Products are made in `dtype`, all else in float32.
+    """
+    networks = [_layers(block, dtype) for block in parameters.blocks]
+    activations = [_forward(*one) for one in zip(networks, _by_block(parameters, _in(dtype, inputs)), strict=True)]
+    outputs = [_in(torch.float32, one.pop()) for one in activations]
+
+    def pullback(vector: Tensor) -> list[list[Tensor]]:
+        deltas = _by_block(parameters, _in(dtype, vector))
+        return [_backward(*one) for one in zip(networks, activations, deltas, strict=True)]
+
+    return outputs[0] if parameters.batched else _stacked(outputs), pullback
 
 
-def _perceptrons(parameters: Parameters, inputs: Tensor, prefix: str, layers: int) -> Tensor:
-    hidden = inputs
-    for i in range(layers):
-        hidden = torch.baddbmm(parameters[f"{prefix}bias{i}"], hidden, parameters[f"{prefix}weight{i}"])
-        if i < layers - 1:
-            hidden = hidden.relu()
-    return hidden
+def _by_block(parameters: Parameters, batch: Tensor) -> Sequence[Tensor]:
+    return [batch] if parameters.batched else batch.unbind()
+
+
+def _stacked(networks: list[Tensor]) -> Tensor:
+    """As torch.stack, without a copy where there is one network."""
+    return networks[0][None] if len(networks) == 1 else torch.stack(networks)
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """As tensor.to(dtype), without the cost of asking."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _layers(block: dict[str, Tensor], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of every layer."""
+    layers = sum(name.startswith("weight") for name in block)
+    return [(_in(dtype, block[f"weight{i}"]), _in(dtype, block[f"bias{i}"])) for i in range(layers)]
+
+
+def _forward(layers: Sequence[tuple[Tensor, Tensor]], inputs: Tensor) -> list[Tensor]:
+    """What every layer is given, and the output."""
+    activations = [inputs]
+    for i, (weight, bias) in enumerate(layers, start=1):
+        activations.append(processor.affine(activations[-1], weight, bias, relu=i < len(layers)))
+    return activations
+
+
+def _backward(layers: Sequence[tuple[Tensor, Tensor]], activations: Sequence[Tensor], delta: Tensor) -> list[Tensor]:
+    """The gradients by weight0, bias0, weight1, …; `delta` is that by the output."""
+    found: list[Tensor] = []
+    for i in reversed(range(len(layers))):
+        for part in (delta.sum(-2, keepdim=True), processor.product(activations[i], delta, transposed="left")):
+            found.append(_in(torch.float32, part))
+        if i > 0:
+            by_activation = processor.product(delta, layers[i][0], transposed="right")
+            delta = torch.ops.aten.threshold_backward.default(by_activation, activations[i], 0)
+    return found[::-1]
 
 
 class Adam:
-    """Adam on all networks at once (Kingma & Ba 2015), as one fused operation on the flat buffer."""
+    """Adam on all networks at once (Kingma & Ba 2015), as one fused operation."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self.parameters = parameters
         self._first_moment, self._second_moment = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
         self._steps = torch.zeros((), device=parameters.flat.device)
+        self._parts = [parameters.parts(flat) for flat in (parameters.flat, self._first_moment, self._second_moment)]
 
-    def minimise(self, losses: Tensor, learning_rate: float) -> None:
-        """One step down the gradient of each network's own loss; `losses` is [S]."""
-        self.parameters.differentiate(losses)
-        # torch.optim.Adam without its hooks and bookkeeping, which cost as much as the operation itself.
-        adam(
-            [self.parameters.flat],
-            [self.parameters.gradient],
-            [self._first_moment],
-            [self._second_moment],
+    def ascend(self, gradient: list[Tensor], learning_rate: float) -> None:
+        """One step up a gradient, which comes as `Parameters.parts`."""
+        values, first_moments, second_moments = self._parts
+        self._steps += 1.0
+        # What torch.optim.Adam(fused=True) calls; its bookkeeping costs as much as the operation itself.
+        torch._fused_adam_(
+            values,
+            gradient,
+            first_moments,
+            second_moments,
             [],
-            [self._steps],
-            fused=True,
-            amsgrad=False,
+            [self._steps] * len(values),
+            lr=learning_rate,
             beta1=0.9,
             beta2=0.999,
-            lr=learning_rate,
             weight_decay=0.0,
             eps=1e-8,
-            maximize=False,
+            amsgrad=False,
+            maximize=True,
         )
 
     def state(self) -> dict[str, Tensor]:

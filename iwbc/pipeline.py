@@ -6,14 +6,13 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from iwbc import processor
 from iwbc.algorithms.awr import AdvantageWeightedRegression
@@ -34,7 +33,8 @@ from iwbc.reference import reference_policy
 from iwbc.results import totals
 from iwbc.runs import RunFolder, versions
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.training import Algorithm, Stream, fit, initial_policy
+from iwbc.trainer import Learner, Trainer, fit, trainer
+from iwbc.training import Algorithm, Stream, initial_policy
 
 
 def run(config: Config, path: Path, console: Console) -> dict[str, Any]:
@@ -97,30 +97,28 @@ class _Run:
         evaluator, scores = self._evaluator(trajectories)
         with self._timed("reference"):
             reference = self._reference(trajectories)
-        algorithm = self._algorithm(trajectories, curated, reference)
-        done = 0
-        if checkpoint is not None:
-            state, progress = checkpoint
-            algorithm.load(state)
-            done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
-            self.seconds = progress["seconds"]
-            self.console.print(f"Continuing after step {done:,}")
-        # Not before: a run that is refused leaves nothing behind.
-        self.folder.start(config)
-        self.folder.write_curation(_histogram(trajectories, curated))
-        logger = WandbLogger(config, self.folder.path, trajectories.info.id)
-        failed = True
-        try:
-            with _stop_requests(self.stop):
-                self._train(algorithm, curated, reference, evaluator, scores, logger, done)
-                results = self._final(algorithm.policy, reference, evaluator, scores)
-            failed = False
-        finally:
-            logger.finish(failed)
+        policy = Policy(policy_spec(config.policy, trajectories), config.all_seeds, config.device)
+        with contextlib.ExitStack() as closing:
             if evaluator is not None:
-                evaluator.close()
+                closing.callback(evaluator.close)
+            training = closing.enter_context(self._trainer(trajectories, curated, reference))
+            done = 0
+            if checkpoint is not None:
+                state, progress = checkpoint
+                training.load(state)
+                done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
+                self.seconds = progress["seconds"]
+                self.console.print(f"Continuing after step {done:,}")
+            # Not before: a run that is refused leaves nothing behind.
+            self.folder.start(config)
+            self.folder.write_curation(_histogram(trajectories, curated))
+            logger = closing.enter_context(WandbLogger(config, self.folder.path, trajectories.info.id))
+            closing.enter_context(_stop_requests(self.stop))
+            self._train(training, policy, evaluator, scores, logger, done)
+            training.close()
+            results = self._final(policy, reference, evaluator, scores)
         summary = self._summary(trajectories, curated, scores, results)
-        self.folder.write_policy(algorithm.policy)
+        self.folder.write_policy(policy)
         self.folder.write_metrics(self.metrics)
         self.folder.write_evaluations(self.evaluations)
         self.folder.finish(summary)
@@ -155,8 +153,24 @@ class _Run:
         spec = policy_spec(config.policy, trajectories)
         return reference_policy(trajectories, spec, config.reference, config.all_seeds, config.device, self.console)
 
-    def _algorithm(self, trajectories: Trajectories, curated: Curated, reference: Policy | None) -> Algorithm:
-        algo, seeds, device = self.config.algo, self.config.all_seeds, self.config.device
+    def _trainer(self, trajectories: Trajectories, curated: Curated, reference: Policy | None) -> Trainer:
+        recipe, device = self.config.algo, self.config.device
+
+        def learner(seeds: Sequence[int]) -> Learner:
+            own = None if reference is None else reference.select(*seeds)
+            return Learner(
+                self._algorithm(trajectories, curated, own, seeds),
+                StepSampler(curated, seeds, recipe.batch_size, Stream.TRAINING, device),
+                recipe,
+                Diagnostics(curated, own, seeds, device),
+            )
+
+        return trainer(learner, self.config.all_seeds, device)
+
+    def _algorithm(
+        self, trajectories: Trajectories, curated: Curated, reference: Policy | None, seeds: Sequence[int]
+    ) -> Algorithm:
+        algo, device = self.config.algo, self.config.device
         spec = policy_spec(self.config.policy, trajectories)
         policy = initial_policy(spec, seeds, device) if reference is None else reference.copy()
         if isinstance(algo, IWBC):
@@ -168,39 +182,38 @@ class _Run:
 
     def _train(
         self,
-        algorithm: Algorithm,
-        curated: Curated,
-        reference: Policy | None,
+        training: Trainer,
+        policy: Policy,
         evaluator: Evaluator | None,
         scores: ReferenceScores | None,
         logger: WandbLogger,
         done: int,
     ) -> None:
+        """Train, and leave the last parameters in `policy`."""
         config, recipe = self.config, self.config.algo
-        sampler = StepSampler(curated, config.all_seeds, recipe.batch_size, Stream.TRAINING, config.device)
-        diagnostics = Diagnostics(curated, reference, config.all_seeds, config.device)
-        steps = fit(algorithm, sampler, recipe, done)
+        every = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
         started = time.perf_counter()
-        for step, loss in track(steps, method_name(config), total=recipe.steps, completed=done, console=self.console):
+        for step, loss in fit(training, recipe, method_name(config), self.console, every, done):
             if step % config.log_every == 0 or step == recipe.steps:
-                values = {"loss": loss, **diagnostics.measure(algorithm.policy, algorithm.kappa), **algorithm.metrics()}
-                self._log(step, recipe.learning_rate(step - 1), values, logger)
+                self._log(step, recipe.learning_rate(step - 1), {"loss": loss, **training.measure()}, logger)
             last = step == recipe.steps
             if evaluator and not last and config.eval.every and step % config.eval.every == 0:
+                policy.parameters.flat.copy_(training.parameters())
                 self.seconds["training"] += time.perf_counter() - started
-                self._evaluate("periodic", step, algorithm.policy, evaluator, scores, config.eval.periodic_episodes, logger)
+                self._evaluate("periodic", step, policy, evaluator, scores, config.eval.periodic_episodes, logger)
                 started = time.perf_counter()
             if not last and (step % config.checkpoint_every == 0 or self.stop.is_set()):
                 self.seconds["training"] += time.perf_counter() - started
-                self._checkpoint(step, algorithm)
+                self._checkpoint(step, training)
                 started = time.perf_counter()
                 self._check_stop()
+        policy.parameters.flat.copy_(training.parameters())
         self.seconds["training"] += time.perf_counter() - started
-        self._checkpoint(recipe.steps, algorithm)
+        self._checkpoint(recipe.steps, training)
 
-    def _checkpoint(self, done: int, algorithm: Algorithm) -> None:
+    def _checkpoint(self, done: int, training: Trainer) -> None:
         progress = {"done": done, "metrics": self.metrics, "evaluations": self.evaluations, "seconds": self.seconds}
-        self.folder.write_checkpoint(algorithm.state(), progress)
+        self.folder.write_checkpoint(training.state(), progress)
         self.folder.write_metrics(self.metrics)
         self.folder.write_evaluations(self.evaluations)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,20 @@ def policy_spec(settings: config.Policy, trajectories: Trajectories) -> PolicySp
 class Policy:
     """S policies of one spec (one per seed): observations [S, B, obs] → distributions over actions [S, B, act]."""
 
-    def __init__(self, spec: PolicySpec, seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, spec: PolicySpec, seeds: Sequence[int], device: str | torch.device = "cpu", batched: bool | None = None
+    ) -> None:
         self.spec, self.seeds = spec, tuple(seeds)
         outputs = spec.action_size * (2 if spec.std == "state" else 1)
         shapes = mlp_shapes((spec.observation_size, *spec.hidden, outputs))
         if spec.std == "global":
             shapes.append(Shape("log_std", (1, spec.action_size)))
-        self.parameters = Parameters(shapes, len(seeds), device)
+        self.parameters = Parameters(shapes, len(seeds), device, batched)
+        self._log_std = self.parameters.named().get("log_std")  # [S, 1, act], or None: part of the network's output
         low, high = (torch.tensor(bound, device=device) for bound in (spec.action_low, spec.action_high))
         self._middle, self._half_range = (low + high) / 2.0, (high - low) / 2.0
-        self._log_scale = float(self._half_range.log().sum())
+        # Of a standard Normal's density, and of the scale of actions.
+        self._log_scale = spec.action_size * _HALF_LOG_2PI + float(self._half_range.log().sum())
         self._unit_actions = bool((low == -1.0).all() and (high == 1.0).all())
         self._normaliser: tuple[Tensor, Tensor] | None = None
         if spec.observation_mean is not None and spec.observation_std is not None:
@@ -116,18 +120,54 @@ class Policy:
         twin.parameters.flat.copy_(self.parameters.flat)
         return twin
 
-    def _distribution(self, observations: Tensor, bfloat16: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed)."""
+    def _distribution(
+        self, observations: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
+        """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed), and how to take
+        gradients by them back to the parameters."""
         if self._normaliser is not None:
             observations = (observations - self._normaliser[0]) / self._normaliser[1]
-        output = mlp(self.parameters, observations, bfloat16=bfloat16)
-        if self.spec.std == "state":
-            mean, log_std = output.chunk(2, dim=-1)
-        else:
-            mean, log_std = output, self.parameters["log_std"]
+        output, through_network = mlp(self.parameters, observations, dtype)
+        mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
         if self.spec.kind == "tanh_mean":
             mean = mean.tanh()
-        return mean, log_std.clamp(*self.spec.log_std_bounds)
+        log_std = free_log_std.clamp(*self.spec.log_std_bounds)
+
+        def pullback(by_mean: Tensor, by_log_std: Tensor) -> list[Tensor]:
+            if self.spec.kind == "tanh_mean":
+                by_mean = torch.ops.aten.tanh_backward.default(by_mean, mean)
+            by_log_std = by_log_std * (log_std == free_log_std)  # none where it is clamped
+            if self._log_std is None:
+                return self.parameters.gradient(through_network(torch.cat([by_mean, by_log_std], dim=-1)))
+            summed = by_log_std.sum(1, keepdim=True)
+            of_blocks = [summed] if self.parameters.batched else summed.unbind()
+            network = through_network(by_mean)
+            return self.parameters.gradient([[*block, one] for block, one in zip(network, of_blocks, strict=True)])
+
+        return mean, log_std, pullback
+
+    def log_prob_and_score(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        """log π(a|s) as `log_prob` gives it, [S, B], and the function from weights w [S, B] to ∇_θ (1/B) Σ w log π_θ(a|s),
+        in the form of `Parameters.parts`."""
+        dtype = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
+        mean, log_std, pullback = self._distribution(observations, dtype)
+        units = actions if self._unit_actions else (actions - self._middle) / self._half_range
+        log_normaliser = log_std.sum(-1) + self._log_scale
+        if self.spec.kind == "squashed":
+            units = units.clamp(-_SQUASH_LIMIT, _SQUASH_LIMIT).atanh()
+            # log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not underflow.
+            log_normaliser = log_normaliser + (2.0 * (math.log(2.0) - units - F.softplus(-2.0 * units))).sum(-1)
+        inverse_std = torch.exp(-log_std)
+        deviation = (units - mean) * inverse_std
+        log_prob = torch.add(-log_normaliser, deviation.square().sum(-1), alpha=-0.5)
+
+        def score(weights: Tensor) -> list[Tensor]:
+            # ∂ log N/∂μ = (u − μ)/σ², ∂ log N/∂ log σ = (u − μ)²/σ² − 1.
+            share = (weights / weights.shape[-1])[..., None]
+            weighted = share * deviation
+            return pullback(weighted * inverse_std, weighted * deviation - share)
+
+        return log_prob, score
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         """log π(a|s) in nats: observations [S, B, obs] and actions [S, B, act] → [S, B].
@@ -135,30 +175,19 @@ class Policy:
         Squashed: log N(atanh a) − Σ log(1 − a²), with a first moved inside ±(1 − 1e-6), so that actions at the bounds
         have a finite log-likelihood and gradient.
         """
-        mean, log_std = self._distribution(observations, bfloat16=self.spec.precision == "bfloat16")
-        units = actions if self._unit_actions else (actions - self._middle) / self._half_range
-        log_jacobian: Tensor | float = self._log_scale
-        if self.spec.kind == "squashed":
-            units = units.clamp(-_SQUASH_LIMIT, _SQUASH_LIMIT).atanh()
-            # log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not underflow.
-            log_jacobian = log_jacobian + (2.0 * (math.log(2.0) - units - F.softplus(-2.0 * units))).sum(-1)
-        deviation = (units - mean) * torch.exp(-log_std)
-        log_density = -0.5 * deviation.square().sum(-1) - log_std.sum(-1) - self.spec.action_size * _HALF_LOG_2PI
-        return log_density - log_jacobian
+        return self.log_prob_and_score(observations, actions)[0]
 
     def _to_action_range(self, units: Tensor) -> Tensor:
         return units if self._unit_actions else self._middle + self._half_range * units
 
-    @torch.no_grad()
     def mean_action(self, observations: Tensor) -> Tensor:
         """The mean action (squashed: tanh of the Normal's mean), [S, B, obs] → [S, B, act]."""
-        mean, _ = self._distribution(observations)
+        mean, _, _ = self._distribution(observations)
         return self._to_action_range(mean.tanh() if self.spec.kind == "squashed" else mean)
 
-    @torch.no_grad()
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """Actions drawn from the policy, [S, B, obs] → [S, B, act]; a tanh-mean policy may draw beyond the bounds."""
-        mean, log_std = self._distribution(observations)
+        mean, log_std, _ = self._distribution(observations)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         units = mean + log_std.exp() * noise
         return self._to_action_range(units.tanh() if self.spec.kind == "squashed" else units)
@@ -186,15 +215,15 @@ class Policy:
         clipped = np.clip(action.cpu().numpy(), self.spec.action_low, self.spec.action_high).astype(np.float32)
         return (clipped if np.ndim(observation) > 1 else clipped[0]), state
 
-    def select(self, seed: int) -> Policy:
-        """The policy of one seed."""
-        one = Policy(self.spec, (seed,), self.parameters.flat.device)
-        one.parameters.flat.copy_(self.parameters.flat[self.seeds.index(seed)])
-        return one
+    def select(self, *seeds: int) -> Policy:
+        """The policies of some of the seeds."""
+        some = Policy(self.spec, seeds, self.parameters.flat.device)
+        some.parameters.flat.copy_(self.parameters.flat[[self.seeds.index(seed) for seed in seeds]])
+        return some
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by name, each [S, *shape], contiguous on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.parameters.named().items()}
+        return {name: value.cpu().contiguous() for name, value in self.parameters.named().items()}
 
     def metadata(self) -> dict[str, str]:
         """The spec and seeds, as safetensors metadata."""

@@ -1,15 +1,13 @@
-"""What the processor and its C library want: oneDNN's matrix products on AMD, and freed memory kept.
+"""Matrix products as the processor wants them (oneDNN's on AMD), and freed memory kept.
 
-PyTorch takes MKL for float32 on x86, which uses half of the vector width there; the same build carries oneDNN, which does
-not. The choice depends on the processor alone, so that results on one machine stay bit-identical. One network at a time:
-the products are then those of a single network, and seeds in a batch equal single runs.
+PyTorch takes MKL for float32 on x86, which uses half of the vector width of AMD's; the same build carries oneDNN, which
+does not. The choice depends on the processor alone, so that results on one machine stay bit-identical.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,50 +31,33 @@ def _processor() -> str:
     return cpuinfo.read_text()[:2000] if cpuinfo.exists() else platform.processor()
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """activation(inputs · weightᵀ + bias), [B, in] and [out, in] → [B, out]."""
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
+@lru_cache
+def _onednn() -> Any:
+    return torch.ops.mkldnn._linear_pointwise.default
 
 
-def _stacked(networks: list[Tensor]) -> Tensor:
-    """As torch.stack, without a copy where there is one network."""
-    return networks[0][None] if len(networks) == 1 else torch.stack(networks)
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """inputs · weight + bias, then max(·, 0) where asked for: [B, in], [in, out], [1, out] → [B, out], or batches of these."""
+    if _by_onednn(inputs):
+        return _onednn()(inputs, weight.t(), bias[0], "relu" if relu else "none", [], "")
+    output = (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
+    return output.relu_() if relu else output
 
 
-class ReluPerceptrons(torch.autograd.Function):
-    """S ReLU perceptrons with weights [S, in, out] and biases [S, 1, out]: [S, B, in] → [S, B, out]."""
+def product(left: Tensor, right: Tensor, transposed: str) -> Tensor:
+    """leftᵀ · right (transposed="left") or left · rightᵀ ("right"), of matrices or batches of them; contiguous."""
+    if not _by_onednn(left):
+        return left.mT @ right if transposed == "left" else left @ right.mT
+    if transposed == "right":
+        return _onednn()(left, right, None, "none", [], "")
+    # oneDNN copies a left factor that is transposed: let that be the smaller one.
+    if right.shape[1] < left.shape[1]:
+        return _onednn()(right.t(), left.t(), None, "none", [], "").t().contiguous()
+    return _onednn()(left.t(), right.t(), None, "none", [], "")
 
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        assert not inputs.requires_grad  # no use for it, so backward gives none
-        weights, biases = parameters[::2], parameters[1::2]
-        last = len(weights) - 1
-        activations: list[Tensor] = []
-        outputs = []
-        for s in range(inputs.shape[0]):
-            hidden = inputs[s]
-            for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                activations.append(hidden)
-                hidden = _linear(hidden, weight[s].t(), bias[s, 0], "none" if i == last else "relu")
-            outputs.append(hidden)
-        ctx.save_for_backward(*weights, *activations)
-        return _stacked(outputs)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        layers = (len(ctx.needs_input_grad) - 1) // 2
-        weights: Sequence[Tensor] = ctx.saved_tensors[:layers]
-        activations: Sequence[Tensor] = ctx.saved_tensors[layers:]
-        found: list[list[Tensor]] = [[] for _ in range(2 * layers)]  # by parameter, then by network
-        for s in range(len(gradient)):
-            delta = gradient[s]  # of the loss with respect to the layer's output before its ReLU
-            for i in reversed(range(layers)):
-                inputs = activations[s * layers + i]
-                found[2 * i].append(_linear(inputs.t(), delta.t()))
-                found[2 * i + 1].append(delta.sum(0, keepdim=True))
-                if i > 0:
-                    delta = torch.ops.aten.threshold_backward(_linear(delta, weights[i][s]), inputs, 0)
-        return None, *(_stacked(networks) for networks in found)
+def _by_onednn(factor: Tensor) -> bool:
+    return factor.dim() == 2 and factor.dtype == torch.float32 and factor.device.type == "cpu" and prefers_onednn()
 
 
 def keep_freed_memory() -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import track
 
 from iwbc import config
 from iwbc.algorithms.bc import BehaviourCloning
@@ -25,10 +24,11 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.files import cache_folder, write_tensors
 from iwbc.policies import Policy, PolicySpec, load_policy
-from iwbc.training import Stream, fit, initial_policy
+from iwbc.trainer import Learner, fit, trainer
+from iwbc.training import Stream, initial_policy
 
 # Bump when the same inputs give another reference than before.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def reference_policy(
@@ -67,12 +67,18 @@ def _train(
     device: str | torch.device,
     console: Console,
 ) -> Policy:
-    algorithm = BehaviourCloning(initial_policy(spec, seeds, device))
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
-    sampler = StepSampler(everything, seeds, recipe.batch_size, Stream.REFERENCE, device)
-    for _ in track(fit(algorithm, sampler, recipe), "Reference policy", total=recipe.steps, console=console):
-        pass
-    return algorithm.policy
+
+    def learner(seeds: Sequence[int]) -> Learner:
+        sampler = StepSampler(everything, seeds, recipe.batch_size, Stream.REFERENCE, device)
+        return Learner(BehaviourCloning(initial_policy(spec, seeds, device)), sampler, recipe)
+
+    policy = Policy(spec, seeds, device)
+    with trainer(learner, seeds, device) as training:
+        for _ in fit(training, recipe, "Reference policy", console):
+            pass
+        policy.parameters.flat.copy_(training.parameters())
+    return policy
 
 
 def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: config.Reference, seed: int | None) -> Path:

@@ -1,16 +1,15 @@
-"""The training loop, and the random streams it draws from."""
+"""What every algorithm offers, and where policies start."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from iwbc.config import Recipe
-from iwbc.data.sampling import Minibatch, StepSampler, generator
+from iwbc.data.sampling import Minibatch, generator
 from iwbc.policies import Policy, PolicySpec
 
 
@@ -48,10 +47,3 @@ def initial_policy(spec: PolicySpec, seeds: Sequence[int], device: str | torch.d
     policy = Policy(spec, seeds, device)
     policy.initialise([generator(Stream.POLICY, seed) for seed in seeds])
     return policy
-
-
-def fit(algorithm: Algorithm, sampler: StepSampler, recipe: Recipe, done: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Train: after each gradient step, how many are done and the loss of each seed. The first `done` are taken as done."""
-    for step in range(done, recipe.steps):
-        loss = algorithm.update(sampler.batch(step), recipe.learning_rate(step))
-        yield step + 1, loss

@@ -50,7 +50,8 @@ def curated_of(config: Config, trajectories: Trajectories) -> Curated:
 
 def algorithm_of(config: Config, curated: Curated, reference: Policy | None) -> Algorithm:
     """The algorithm that a run of this configuration trains."""
-    return _Run(config, RunFolder(Path()), Console(quiet=True))._algorithm(curated.trajectories, curated, reference)
+    run = _Run(config, RunFolder(Path()), Console(quiet=True))
+    return run._algorithm(curated.trajectories, curated, reference, config.all_seeds)
 
 
 @dataclass

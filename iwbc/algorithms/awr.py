@@ -18,7 +18,7 @@ from torch import Tensor
 from iwbc.config import AWR
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
-from iwbc.networks import Adam, Parameters, mlp, mlp_shapes
+from iwbc.networks import Adam, Parameters, Pullback, mlp, mlp_shapes
 from iwbc.objectives import advantage_weights, effective_sample_size, td_lambda_returns, weighted_log_likelihood
 from iwbc.policies import Policy
 
@@ -56,19 +56,21 @@ class AdvantageWeightedRegression:
         if self.steps % self.settings.refresh_every == 0:
             self._evaluate_data()
         place = batch.row + self._shift[batch.trajectory]
-        error = self._values(batch.observations) - self.targets.gather(1, place)
-        self.value_adam.minimise(error.square().mean(-1), self.settings.value_lr)
-        log_prob = self.policy.log_prob(batch.observations, batch.actions)
-        loss = -weighted_log_likelihood(log_prob, self.weights.gather(1, place))
-        self.adam.minimise(loss, learning_rate)
+        values, pullback = self._values(batch.observations)
+        # V descends the mean of (V − G^λ)².
+        error = (self.targets.gather(1, place) - values) / values.shape[-1]
+        self.value_adam.ascend(self.value.gradient(pullback(2.0 * error[..., None])), self.settings.value_lr)
+        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
+        weights = self.weights.gather(1, place)
+        self.adam.ascend(score(weights), learning_rate)
         self.steps += 1
-        return loss.detach()
+        return -weighted_log_likelihood(log_prob, weights)
 
-    def _values(self, observations: Tensor) -> Tensor:
-        """V(s): [S, B, obs] → [S, B]."""
-        return mlp(self.value, (observations - self._mean) / self._std)[..., 0]
+    def _values(self, observations: Tensor) -> tuple[Tensor, Pullback]:
+        """V(s), [S, B, obs] → [S, B], and how to take a gradient back."""
+        values, pullback = mlp(self.value, (observations - self._mean) / self._std)
+        return values[..., 0], pullback
 
-    @torch.no_grad()
     def _evaluate_data(self) -> None:
         """G^λ, A and the weights of all kept steps under V as it is now."""
         settings = self.settings
@@ -82,7 +84,8 @@ class AdvantageWeightedRegression:
 
     def _values_of(self, observations: npt.NDArray[np.float32]) -> Tensor:
         """V of the same observations for every seed, [m, obs] → [S, m]."""
-        return self._values(torch.from_numpy(observations).to(self._mean.device).expand(len(self.policy.seeds), -1, -1))
+        same = torch.from_numpy(observations).to(self._mean.device).expand(len(self.policy.seeds), -1, -1)
+        return self._values(same)[0]
 
     def metrics(self) -> dict[str, Tensor]:
         """Diagnostics of the weights over all kept steps, [S] each."""

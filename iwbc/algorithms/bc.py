@@ -8,6 +8,7 @@ The curation weight R_i of a trajectory is the probability with which the sample
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iwbc.data.sampling import Minibatch
@@ -26,9 +27,9 @@ class BehaviourCloning:
 
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
         """One gradient step; the loss of each seed, [S]."""
-        loss = -self.policy.log_prob(batch.observations, batch.actions).mean(-1)
-        self.adam.minimise(loss, learning_rate)
-        return loss.detach()
+        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
+        self.adam.ascend(score(torch.ones_like(log_prob)), learning_rate)
+        return -log_prob.mean(-1)
 
     def metrics(self) -> dict[str, Tensor]:
         """What the algorithm itself has to tell at a logging step, [S] each: nothing."""

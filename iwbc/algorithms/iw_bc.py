@@ -60,14 +60,13 @@ class ImportanceWeightedBC:
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
         """One gradient step; the loss of each seed, [S]."""
         self._move_proposal()
-        log_prob = self.policy.log_prob(batch.observations, batch.actions)
-        weights = self._weights(batch, log_prob.detach())
+        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
+        weights = self._weights(batch, log_prob)
         if self.settings.weights.self_normalise:
             weights = self_normalise(weights)
-        loss = -weighted_log_likelihood(log_prob, weights)
-        self.adam.minimise(loss, learning_rate)
+        self.adam.ascend(score(weights), learning_rate)
         self.steps += 1
-        return loss.detach()
+        return -weighted_log_likelihood(log_prob, weights)
 
     def _move_proposal(self) -> None:
         """θ_q ← α θ_q + (1 − α) θ before the gradient step; or θ_q = θ; or θ_q ← θ every so many steps."""
@@ -96,8 +95,7 @@ class ImportanceWeightedBC:
         place = self.running.place(batch)
         if self.level == "step":
             settings = self.settings.weights
-            with torch.no_grad():
-                proposal_log_prob = self.proposal.log_prob(batch.observations, batch.actions)
+            proposal_log_prob = self.proposal.log_prob(batch.observations, batch.actions)
             log_ratio = proposal_log_prob - self.reference_log_probs.gather(1, place)
             weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.upper_bound)
             self._latest_weights = weights

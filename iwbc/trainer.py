@@ -1,0 +1,232 @@
+"""Seeds that train side by side: as one batch on an accelerator, and on a processor in a process for each, one thread each.
+
+Seeds share nothing but the data, so that processes need not wait for each other as threads inside an operation do, and no
+core needs what another has just written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from iwbc.config import Recipe
+from iwbc.data.sampling import StepSampler
+from iwbc.diagnostics import Diagnostics
+from iwbc.training import Algorithm
+
+# Gradient steps between two looks at the progress bar and at requests to stop.
+_AT_MOST = 100
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+
+
+class Learner:
+    """Seeds in training in this process: an algorithm, the minibatches that it sees, and what is watched meanwhile."""
+
+    def __init__(
+        self, algorithm: Algorithm, sampler: StepSampler, recipe: Recipe, diagnostics: Diagnostics | None = None
+    ) -> None:
+        self.algorithm, self.sampler, self.recipe, self.diagnostics = algorithm, sampler, recipe, diagnostics
+
+    def train(self, first: int, last: int) -> Tensor:
+        """Make gradient steps `first` … `last` − 1; the last one's loss of each seed, [S]."""
+        for step in range(first, last):
+            loss = self.algorithm.update(self.sampler.batch(step), self.recipe.learning_rate(step))
+        return loss
+
+    def measure(self) -> dict[str, Tensor]:
+        """Diagnostics, and what the algorithm itself has to tell, [S] each."""
+        watched = self.diagnostics.measure(self.algorithm.policy, self.algorithm.kappa) if self.diagnostics else {}
+        return {**watched, **self.algorithm.metrics()}
+
+    def parameters(self) -> Tensor:
+        """The policies' parameters, [S, P]."""
+        return self.algorithm.policy.parameters.flat
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes."""
+        return self.algorithm.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+        self.algorithm.load(state)
+
+
+class Part(Protocol):
+    """Some seeds of a trainer."""
+
+    seeds: int
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        """Begin a call of a method of Learner; what is returned waits for its result."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Trainer:
+    """All seeds of a run in training; offers what a Learner offers, seeds in order."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        pending = [part.begin(method, *arguments) for part in self._parts]
+        return [result() for result in pending]
+
+    def train(self, first: int, last: int) -> Tensor:
+        """Make gradient steps `first` … `last` − 1; the last one's loss of each seed, [S]."""
+        return torch.cat(self._all("train", first, last))
+
+    def measure(self) -> dict[str, Tensor]:
+        """Diagnostics, and what the algorithm itself has to tell, [S] each."""
+        found = self._all("measure")
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+    def parameters(self) -> Tensor:
+        """The policies' parameters, [S, P]."""
+        return torch.cat(self._all("parameters"))
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes: rows are seeds, scalars the same for all."""
+        found = self._all("state")
+        return {name: torch.cat([one[name] for one in found]) if value.dim() else value for name, value in found[0].items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+        pending, row = [], 0
+        for part in self._parts:
+            rows = slice(row, row := row + part.seeds)
+            own = {name: value[rows] if value.dim() else value for name, value in state.items()}
+            pending.append(part.begin("load", own))
+        for result in pending:
+            result()
+
+    def close(self) -> None:
+        """End the processes."""
+        for part in self._parts:
+            part.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def trainer(learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], device: str | torch.device) -> Trainer:
+    """Train `seeds` as suits the device; `learner` makes the learner of some of them."""
+    if torch.device(device).type != "cpu":
+        return Trainer([_Here(partial(learner, seeds), len(seeds))])
+    alone = [partial(learner, [seed]) for seed in seeds]
+    threads = torch.get_num_threads()
+    if len(seeds) == 1 or threads == 1 or sys.platform != "linux":
+        return Trainer([_Here(one, 1) for one in alone])
+    # The system shares out the cores best among a process for each seed; where not all cores are ours, no more may run.
+    processes = len(seeds) if threads >= len(os.sched_getaffinity(0)) else min(len(seeds), threads)
+    shares = [[alone[i] for i in rows] for rows in np.array_split(np.arange(len(seeds)), processes)]
+    return Trainer([_Forked(share) for share in shares])
+
+
+class _Here:
+    """A learner in this process."""
+
+    def __init__(self, learner: Callable[[], Learner], seeds: int) -> None:
+        self.seeds, self._learner = seeds, learner()
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        result = getattr(self._learner, method)(*arguments)
+        return lambda: result
+
+    def close(self) -> None:
+        pass
+
+
+class _Forked:
+    """Learners in a process of their own, which shares the data's memory with this one."""
+
+    def __init__(self, learners: Sequence[Callable[[], Learner]]) -> None:
+        self.seeds = len(learners)
+        context = multiprocessing.get_context("fork")
+        self._connection, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, learners, os.getpid()), daemon=True)
+        self._process.start()
+        there.close()
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        with contextlib.suppress(BrokenPipeError):  # as receiving will tell
+            self._connection.send((method, [_exported(argument) for argument in arguments]))
+        return self._receive
+
+    def _receive(self) -> Any:
+        try:
+            failed, result = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise RuntimeError("a training process died; was there enough memory?") from error
+        if failed:
+            raise result
+        return _imported(result)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], parent: int) -> None:
+    """A process: answers requests until it is killed, at the latest when the process that began it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    # Requests to stop reach every process of a group; the one that began this one decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)  # more would wait for threads that a fork leaves behind
+    own = Trainer([_Here(learner, 1) for learner in learners])
+    while True:
+        method, arguments = connection.recv()
+        try:
+            answer = False, _exported(getattr(own, method)(*map(_imported, arguments)))
+        except Exception as error:
+            answer = True, error
+        connection.send(answer)
+
+
+def _exported(value: Any) -> Any:
+    """Tensors as arrays, which are sent by value; PyTorch sends tensors as files of shared memory."""
+    if isinstance(value, dict):
+        return {name: _exported(one) for name, one in value.items()}
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _imported(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _imported(one) for name, one in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def fit(
+    trainer: Trainer, recipe: Recipe, title: str, console: Console, every: Sequence[int] = (), done: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """Train from step `done` to the recipe's end, with a progress bar. Pauses, and yields the number of steps made and the
+    loss of each seed, at multiples of the positive numbers among `every`, at the end, and often besides."""
+    with Progress(console=console) as progress:
+        bar = progress.add_task(title, total=recipe.steps, completed=done)
+        while done < recipe.steps:
+            first, done = done, min(recipe.steps, *(done - done % n + n for n in [_AT_MOST, *every] if n > 0))
+            loss = trainer.train(first, done)
+            progress.update(bar, completed=done)
+            yield done, loss
