@@ -101,9 +101,11 @@ class Trainer:
         return torch.cat(self._all("parameters"))
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes: rows are seeds, scalars the same for all."""
+        """A copy of every tensor that training changes: rows are seeds, scalars the same for all."""
         found = self._all("state")
-        return {name: torch.cat([one[name] for one in found]) if value.dim() else value for name, value in found[0].items()}
+        return {
+            name: torch.cat([one[name] for one in found]) if value.dim() else value.clone() for name, value in found[0].items()
+        }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""

@@ -38,7 +38,7 @@ def test_log_probs_are_those_of_the_kept_steps_in_order() -> None:
     policy = initial_policy(policy_spec(compose("policy.hidden=[8]").policy, curated.trajectories), [0, 1], "cpu")
     rows = [0, 1, 2, 4, 5, 6, 7, 8, 11, 12, 13, 14]
     batch = minibatch(curated, [rows, rows])
-    expected = policy.log_prob(batch.observations, batch.actions).detach()
+    expected = policy.log_prob(batch.observations, batch.actions)
     torch.testing.assert_close(log_probs(policy, curated), expected)
 
 
@@ -46,7 +46,7 @@ def test_log_probs_of_a_set_larger_than_a_chunk(hopper: Trajectories) -> None:
     curated = Curated(hopper, np.ones(len(hopper)), "trajectory")
     assert curated.steps > 2 * 8192
     policy = initial_policy(policy_spec(compose("policy.hidden=[8]").policy, hopper), [0], "cpu")
-    whole = policy.log_prob(torch.from_numpy(hopper.observations)[None], torch.from_numpy(hopper.actions)[None]).detach()
+    whole = policy.log_prob(torch.from_numpy(hopper.observations)[None], torch.from_numpy(hopper.actions)[None])
     torch.testing.assert_close(log_probs(policy, curated), whole, rtol=1e-5, atol=1e-5)
 
 

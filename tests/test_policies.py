@@ -53,9 +53,12 @@ def random_batch(spec: PolicySpec, seeds: int = 1, size: int = 20) -> tuple[Tens
     return observations, (low + high) / 2 + (high - low) / 2 * units
 
 
-def expected_distribution(policy: Policy, row: int, observations: Tensor) -> torch.distributions.Distribution:
-    """One seed's action distribution by torch.distributions, from a plain forward pass."""
-    spec, named = policy.spec, {name: value[row] for name, value in policy.parameters.named().items()}
+def expected_distribution(
+    policy: Policy, row: int, observations: Tensor, named: dict[str, Tensor] | None = None
+) -> torch.distributions.Distribution:
+    """One seed's action distribution by torch.distributions, from a plain forward pass; `named` in place of its parameters."""
+    spec = policy.spec
+    named = named or {name: value[row] for name, value in policy.parameters.named().items()}
     hidden = observations
     if spec.observation_mean is not None and spec.observation_std is not None:
         hidden = (hidden - torch.tensor(spec.observation_mean)) / torch.tensor(spec.observation_std)
@@ -86,25 +89,61 @@ def test_log_prob_equals_torch_distributions(
     assert log_prob.shape == (2, 20)
     for row in range(2):
         expected = expected_distribution(policy, row, observations[row]).log_prob(actions[row]).sum(-1)
-        torch.testing.assert_close(log_prob[row].detach(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(log_prob[row], expected, rtol=1e-4, atol=1e-4)
 
 
+def gradient_of(policy: Policy, observations: Tensor, actions: Tensor, weights: Tensor) -> Tensor:
+    """∇ (1/B) Σ w log π of each seed, [S, P]."""
+    _, score = policy.log_prob_and_score(observations, actions)
+    gradient = torch.empty_like(policy.parameters.flat)
+    for part, found in zip(policy.parameters.parts(gradient), score(weights), strict=True):
+        part.copy_(found)
+    return gradient
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("low", "high"), RANGES, ids=["unit", "range"])
+@pytest.mark.parametrize("log_std_max", [2.0, -0.5])  # at −0.5, some are clamped and some are not
 @pytest.mark.parametrize(("kind", "std"), KINDS)
-def test_bfloat16_changes_log_prob_and_its_gradient_by_its_rounding_and_actions_not_at_all(kind: str, std: str) -> None:
+def test_the_score_equals_autograd_of_torch_distributions(
+    kind: str, std: str, log_std_max: float, low: tuple[float, ...], high: tuple[float, ...], batched: bool
+) -> None:
+    fields: dict[str, Any] = {"action_low": low, "action_high": high, "log_std_bounds": (-5.0, log_std_max), **NORMALISER}
+    one = make_policy(make_spec(kind, std, **fields), seeds=(0, 1, 2))
+    policy = Policy(one.spec, one.seeds, batched=batched)
+    policy.parameters.flat.copy_(one.parameters.flat)
+    observations, actions = random_batch(policy.spec, seeds=3)
+    weights = torch.rand(3, 20, generator=torch.Generator().manual_seed(7))
+    gradient = gradient_of(policy, observations, actions, weights)
+    clamped = []
+    for row in range(3):
+        named = {name: value[row].clone().requires_grad_() for name, value in policy.parameters.named().items()}
+        log_prob = expected_distribution(policy, row, observations[row], named).log_prob(actions[row]).sum(-1)
+        (weights[row] * log_prob).mean().backward()
+        expected = torch.cat([value.grad.flatten() for value in named.values()])
+        torch.testing.assert_close(gradient[row], expected, rtol=1e-3, atol=1e-4)
+        if std == "global":
+            clamped.append(named["log_std"] > log_std_max)
+            assert (gradient[row, -2:] == 0).tolist() == clamped[-1].flatten().tolist()
+    if std == "global":
+        assert torch.stack(clamped).any() == (log_std_max < 0)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("kind", "std"), KINDS)
+def test_bfloat16_changes_log_prob_and_its_gradient_by_its_rounding_and_actions_not_at_all(
+    kind: str, std: str, batched: bool
+) -> None:
     exact = make_policy(make_spec(kind, std), seeds=(0, 1))
-    rounded = Policy(make_spec(kind, std, precision="bfloat16"), (0, 1))
+    rounded = Policy(make_spec(kind, std, precision="bfloat16"), (0, 1), batched=batched)
     rounded.parameters.flat.copy_(exact.parameters.flat)
     observations, actions = random_batch(exact.spec, seeds=2, size=200)
-    found = {}
-    for name, policy in (("exact", exact), ("rounded", rounded)):
-        log_prob = policy.log_prob(observations, actions)
-        policy.parameters.differentiate(log_prob.mean(-1))
-        found[name] = log_prob.detach()
-    assert found["rounded"].dtype == torch.float32
-    assert 0 < (found["rounded"] - found["exact"]).abs().mean() < 0.02
-    same_direction = torch.nn.functional.cosine_similarity(rounded.parameters.gradient, exact.parameters.gradient)
-    assert (same_direction > 0.999).all()
-    assert torch.equal(rounded.mean_action(observations), exact.mean_action(observations))
+    log_prob, of_rounded = (policy.log_prob(observations, actions) for policy in (exact, rounded))
+    assert of_rounded.dtype == torch.float32
+    assert 0 < (of_rounded - log_prob).abs().mean() < 0.02
+    gradients = [gradient_of(policy, observations, actions, torch.ones(2, 200)) for policy in (exact, rounded)]
+    assert (torch.nn.functional.cosine_similarity(*gradients) > 0.999).all()
+    torch.testing.assert_close(rounded.mean_action(observations), exact.mean_action(observations), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("value", "clamped"), [(10.0, 2.0), (-10.0, -5.0), (0.3, 0.3)])
@@ -114,7 +153,7 @@ def test_log_std_is_clamped(value: float, clamped: float) -> None:
     observations, _ = random_batch(policy.spec)
     at_mean = policy.log_prob(observations, policy.mean_action(observations))
     expected = -2 * (clamped + 0.5 * math.log(2 * math.pi))
-    torch.testing.assert_close(at_mean.detach(), torch.full((1, 20), expected))
+    torch.testing.assert_close(at_mean, torch.full((1, 20), expected))
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES, ids=["unit", "range"])
@@ -124,11 +163,11 @@ def test_squashed_log_prob_and_gradient_are_finite_at_the_bounds(
 ) -> None:
     policy = make_policy(make_spec("squashed", std, action_low=low, action_high=high))
     actions = torch.tensor([[low, high, (low[0], high[1]), (high[0], low[1])]])
-    log_prob = policy.log_prob(torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)), actions)
-    assert log_prob.isfinite().all()
-    policy.parameters.differentiate(log_prob.sum(-1))
-    assert policy.parameters.gradient.isfinite().all()
-    assert policy.parameters.gradient.abs().sum() > 0
+    observations = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    assert policy.log_prob(observations, actions).isfinite().all()
+    gradient = gradient_of(policy, observations, actions, torch.ones(1, 4))
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("kind", "std"), KINDS)
@@ -137,7 +176,7 @@ def test_the_density_over_a_non_unit_range_integrates_to_one(kind: str, std: str
     reach = 60.0 if kind == "tanh_mean" else 4.0
     grid = torch.linspace(1.0 - reach, 1.0 + reach, 40_001)[1:-1]
     observations = torch.tensor([0.3, -0.2, 1.0]).expand(1, len(grid), 3)
-    density = policy.log_prob(observations, grid.view(1, -1, 1)).detach().exp()[0]
+    density = policy.log_prob(observations, grid.view(1, -1, 1)).exp()[0]
     assert torch.trapezoid(density.double(), grid.double()).item() == pytest.approx(1.0, abs=2e-3)
 
 
@@ -171,14 +210,17 @@ def test_batched_seeds_equal_single_seeds(kind: str, std: str) -> None:
     spec, seeds = make_spec(kind, std), (3, 5, 8)
     together = make_policy(spec, seeds)
     observations, actions = random_batch(spec, seeds=3)
-    log_prob = together.log_prob(observations, actions).detach()
+    log_prob = together.log_prob(observations, actions)
     for row, seed in enumerate(seeds):
         alone = make_policy(spec, (seed,))
         assert torch.equal(alone.parameters.flat[0], together.parameters.flat[row])
         assert torch.equal(together.select(seed).parameters.flat, alone.parameters.flat)
-        single = alone.log_prob(observations[row : row + 1], actions[row : row + 1]).detach()
+        single = alone.log_prob(observations[row : row + 1], actions[row : row + 1])
         torch.testing.assert_close(single[0], log_prob[row], rtol=1e-5, atol=1e-5)
     assert not torch.equal(together.parameters.flat[0], together.parameters.flat[1])
+    some = together.select(8, 3)
+    assert some.seeds == (8, 3)
+    assert torch.equal(some.parameters.flat, together.parameters.flat[[2, 0]])
 
 
 def test_initial_weights_are_those_of_linear_layers() -> None:
@@ -332,13 +374,17 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
     assert only_warm_up.learning_rate(9) == pytest.approx(9e-4)
 
 
-def regression_losses(parameters: Parameters, inputs: Tensor) -> Tensor:
-    return (mlp(parameters, inputs) - inputs.sum(-1, keepdim=True)).square().mean((1, 2))
+def regress(adam: Adam, parameters: Parameters, inputs: Tensor, rate: float) -> None:
+    """A step down the mean squared error of networks that are to add up their inputs."""
+    outputs, pullback = mlp(parameters, inputs)
+    error = inputs.sum(-1, keepdim=True) - outputs
+    adam.ascend(parameters.gradient(pullback(2.0 * error / inputs.shape[1])), rate)
 
 
-def test_adam_equals_torch_on_plain_parameters() -> None:
+@pytest.mark.parametrize("batched", [False, True])
+def test_adam_equals_torch_on_plain_parameters(batched: bool) -> None:
     seeds, rates = 2, [1e-2, 5e-3, 0.0, 2e-2, 1e-3]
-    parameters = Parameters(mlp_shapes((3, 8, 1)), seeds)
+    parameters = Parameters(mlp_shapes((3, 8, 1)), seeds, batched=batched)
     for row in range(seeds):
         parameters.initialise(row, torch.Generator().manual_seed(row))
     plain = [{name: value[row].clone().requires_grad_() for name, value in parameters.named().items()} for row in range(seeds)]
@@ -346,7 +392,7 @@ def test_adam_equals_torch_on_plain_parameters() -> None:
     adam = Adam(parameters)
     inputs = torch.randn(seeds, 16, 3, generator=torch.Generator().manual_seed(9))
     for rate in rates * 4:
-        adam.minimise(regression_losses(parameters, inputs), rate)
+        regress(adam, parameters, inputs, rate)
         for network, optimiser, x in zip(plain, optimisers, inputs, strict=True):
             output = (x @ network["weight0"] + network["bias0"]).relu() @ network["weight1"] + network["bias1"]
             optimiser.zero_grad()
@@ -367,11 +413,11 @@ def test_adam_continues_from_its_state() -> None:
     inputs = torch.randn(1, 16, 3, generator=torch.Generator().manual_seed(9))
     onward, adam = fresh()
     for _ in range(5):
-        adam.minimise(regression_losses(onward, inputs), 1e-2)
+        regress(adam, onward, inputs, 1e-2)
     resumed, other = fresh()
     resumed.flat.copy_(onward.flat)
     other.load(adam.state())
     for _ in range(5):
-        adam.minimise(regression_losses(onward, inputs), 1e-2)
-        other.minimise(regression_losses(resumed, inputs), 1e-2)
+        regress(adam, onward, inputs, 1e-2)
+        regress(other, resumed, inputs, 1e-2)
     assert torch.equal(onward.flat, resumed.flat)

@@ -20,7 +20,8 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import Policy, policy_spec
 from iwbc.reference import reference_policy
-from iwbc.training import Stream, fit, initial_policy
+from iwbc.trainer import Learner
+from iwbc.training import Stream, initial_policy
 
 TOY = make_trajectories(np.linspace(0.0, 1.0, 20).tolist(), [5, 10] * 10)
 SETTINGS = compose("policy.hidden=[16]", "reference.steps=60", "reference.batch_size=16", "reference.averaging=transition")
@@ -51,8 +52,7 @@ def test_it_is_behaviour_cloning_of_all_data(averaging: str) -> None:
     recipe = replace(SETTINGS.reference, averaging=averaging)
     algorithm = BehaviourCloning(initial_policy(policy_spec(SETTINGS.policy, TOY), [7], "cpu"))
     everything = Curated(TOY, np.ones(20), averaging)
-    for _ in fit(algorithm, StepSampler(everything, [7], 16, Stream.REFERENCE), recipe):
-        pass
+    Learner(algorithm, StepSampler(everything, [7], 16, Stream.REFERENCE), recipe).train(0, recipe.steps)
     assert torch.equal(make([7], recipe=recipe)[0].parameters.flat, algorithm.policy.parameters.flat)
 
 

@@ -10,56 +10,15 @@ from rich.console import Console
 from setups import algorithm_of, compose, curated_of
 from torch import Tensor
 
-from iwbc.algorithms.bc import BehaviourCloning
-from iwbc.config import Recipe
 from iwbc.data.curated import Curated
-from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.data.sampling import StepSampler
 from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.evaluation import Evaluator
 from iwbc.policies import policy_spec
 from iwbc.reference import reference_policy
-from iwbc.training import Stream, fit, initial_policy
-
-
-class Recorder(BehaviourCloning):
-    """Notes what it is asked to do."""
-
-    def __init__(self, trajectories: Trajectories) -> None:
-        super().__init__(initial_policy(policy_spec(compose("policy.hidden=[8]").policy, trajectories), [0], "cpu"))
-        self.rates: list[float] = []
-        self.rows: list[Tensor] = []
-
-    def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
-        self.rates.append(learning_rate)
-        self.rows.append(batch.row)
-        return super().update(batch, learning_rate)
-
-
-RECIPE = Recipe(steps=10, lr=1e-3, schedule="cosine", warmup_steps=4, batch_size=5)
-
-
-def fitted(done: int = 0) -> tuple[Recorder, list[int]]:
-    toy = make_trajectories([1.0, 2.0, 3.0])
-    recorder = Recorder(toy)
-    sampler = StepSampler(Curated(toy, np.ones(3), "trajectory"), [0], RECIPE.batch_size, Stream.TRAINING)
-    return recorder, [step for step, _ in fit(recorder, sampler, RECIPE, done)]
-
-
-def test_fit_makes_every_step_with_its_learning_rate() -> None:
-    recorder, steps = fitted()
-    assert steps == list(range(1, 11))
-    assert recorder.rates == [RECIPE.learning_rate(step) for step in range(10)]
-    assert recorder.rates[0] == 0.0
-    assert recorder.rates[4] == 1e-3
-
-
-def test_fit_continues_with_the_minibatches_that_would_have_come() -> None:
-    whole, _ = fitted()
-    rest, steps = fitted(done=6)
-    assert steps == [7, 8, 9, 10]
-    assert rest.rates == whole.rates[6:]
-    assert all(torch.equal(one, other) for one, other in zip(rest.rows, whole.rows[6:], strict=True))
+from iwbc.trainer import Learner
+from iwbc.training import Stream, initial_policy
 
 
 def test_seeds_start_differently_and_the_same_alone_or_beside_others() -> None:
@@ -83,7 +42,7 @@ def test_diagnostics_by_hand() -> None:
 
     def log_prob(policy_: object, row: int) -> Tensor:
         observation, action = (torch.from_numpy(x[row]).expand(2, 1, -1) for x in (toy.observations, toy.actions))
-        return policy_.log_prob(observation, action)[:, 0].detach()  # type: ignore[attr-defined]
+        return policy_.log_prob(observation, action)[:, 0]  # type: ignore[attr-defined]
 
     dropped, kept = (log_prob(policy, row) for row in (0, 3))
     drift = kept - log_prob(reference, 3)
@@ -119,8 +78,8 @@ def test_fine_tuning_beats_the_reference_by_a_wide_margin(
     curated, spec = curated_of(config, hopper), policy_spec(config.policy, hopper)
     reference = reference_policy(hopper, spec, config.reference, config.all_seeds, "cpu", Console(quiet=True))
     algorithm = algorithm_of(config, curated, reference)
-    for _ in fit(algorithm, StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING), config.algo):
-        pass
+    sampler = StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING)
+    Learner(algorithm, sampler, config.algo).train(0, config.algo.steps)
     evaluator = Evaluator("Hopper-v5", {}, seed=0)
     before, after = (evaluator.evaluate(policy, 10).returns.mean() for policy in (reference, algorithm.policy))
     assert after > factor * before
