@@ -47,7 +47,7 @@ from iwbc import processor
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.commands import Option, parse, run
-from iwbc.config import IWBC, Config, validate
+from iwbc.config import IWBC, Config, Recipe, validate
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
@@ -62,10 +62,13 @@ from iwbc.policies import Policy, policy_spec
 from iwbc.reference import reference_policy
 from iwbc.runs import versions
 from iwbc.train import config_folder
+from iwbc.trainer import Learner, trainer
 from iwbc.training import Algorithm, Stream, initial_policy
 
 RESULTS = Path(__file__).parent / "results"
 PRODUCTS = 3
+LOG_EVERY = 100
+RECIPE = Recipe(steps=1, lr=4e-4, schedule="constant", warmup_steps=0, batch_size=256)
 # The peers' scripts, and the numbers of seeds that they train at once.
 PEERS = {"jax": ("jax_scan.py", (1, 5)), "d3rlpy": ("d3rlpy_bc.py", (1,)), "imitation": ("imitation_bc.py", (1,))}
 console = Console()
@@ -91,30 +94,37 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[s
 
 
 def training(
-    algorithm: Algorithm, sampler: StepSampler, diagnostics: Diagnostics, log_every: int, count: int
+    learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], count: int, closing: ExitStack
 ) -> Callable[[], None]:
-    """`count` gradient steps as the pipeline makes them, with diagnostics."""
+    """`count` gradient steps of every seed as a run makes them, with diagnostics."""
+    crew = closing.enter_context(trainer(learner, seeds, "cpu"))
     position = 0
 
     def run() -> None:
         nonlocal position
-        for _ in range(count):
-            algorithm.update(sampler.batch(position), 1e-4)
-            position += 1
-            if position % log_every == 0:
-                values = {**diagnostics.measure(algorithm.policy, algorithm.kappa), **algorithm.metrics()}
-                torch.stack([value.double() for value in values.values()]).cpu()
+        end = position + count
+        while position < end:
+            first, position = position, min(end, position + LOG_EVERY)
+            crew.train(first, position)
+            crew.measure()
 
     return run
 
 
-def matrix_products() -> Callable[[], None]:
-    """PRODUCTS of PyTorch's float32 matrix products, 2048 × 2048, of 2 · 2048³ operations each."""
+def learner_of(algorithm: Callable[[Policy], Algorithm], reference: Policy, curated: Curated, seeds: Sequence[int]) -> Learner:
+    """What trains some of the seeds from the reference policy, at a constant rate."""
+    own = reference.select(*seeds)
+    sampler = StepSampler(curated, seeds, RECIPE.batch_size, Stream.TRAINING)
+    return Learner(algorithm(own), sampler, RECIPE, Diagnostics(curated, own, seeds))
+
+
+def matrix_products(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+    """PRODUCTS float32 matrix products, 2048 × 2048, of 2 · 2048³ operations each."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
 
     def run() -> None:
         for _ in range(PRODUCTS):
-            torch.mm(a, b)
+            product(a, b)
 
     return run
 
@@ -130,7 +140,11 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     """BC, also in bfloat16, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC."""
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
-    tasks: dict[str, Callable[[], Any]] = {"products": matrix_products()}
+    settings = config.algo
+    tasks: dict[str, Callable[[], Any]] = {
+        "PyTorch's products": matrix_products(torch.mm),
+        "our products": matrix_products(partial(processor.product, transposed="right")),
+    }
     with ExitStack() as stack:
         peers = {
             name: stack.enter_context(peer(name, SCRIPTS / PEERS[name][0], python, count))
@@ -142,19 +156,25 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         for seeds in (1, 5):
             rows = list(range(seeds))
             reference = initial_policy(spec, rows, "cpu")
-            diagnostics = Diagnostics(curated, reference, rows)
-            bc = BehaviourCloning(reference.copy())
-            iw = ImportanceWeightedBC(reference.copy(), reference, curated, config.algo)
-            rounded = BehaviourCloning(initial_policy(replace(spec, precision="bfloat16"), rows, "cpu"))
-            ours: dict[str, Algorithm] = {"bc": bc, "iw_bc": iw, "bfloat16": rounded}
-            for name, algorithm in ours.items():
-                sampler = StepSampler(curated, rows, 256, Stream.TRAINING)
-                tasks[f"{name} {seeds}"] = training(algorithm, sampler, diagnostics, config.log_every, count)
+            rounded = initial_policy(replace(spec, precision="bfloat16"), rows, "cpu")
+
+            def iw_bc(own: Policy) -> Algorithm:
+                return ImportanceWeightedBC(own.copy(), own, curated, settings)
+
+            ours: dict[str, Callable[[Sequence[int]], Learner]] = {
+                "bc": partial(learner_of, BehaviourCloning, reference, curated),
+                "iw_bc": partial(learner_of, iw_bc, reference, curated),
+                "bfloat16": partial(learner_of, BehaviourCloning, rounded, curated),
+            }
+            for name, learner in ours.items():
+                tasks[f"{name} {seeds}"] = training(learner, rows, count, stack)
             for name, other in peers.items():
                 if seeds in PEERS[name][1]:
                     tasks[f"{name} {seeds}"] = partial(other.train, seeds)
         seconds = interleaved(tasks, repetitions)
-    rate = PRODUCTS * 2 * 2048**3 / seconds["products"]
+    rate = PRODUCTS * 2 * 2048**3 / seconds["PyTorch's products"]
+    fastest = max(rate, PRODUCTS * 2 * 2048**3 / seconds["our products"])
+    of_a_step = flops(reference)
     found: dict[str, Any] = {
         "bc_steps_per_second": count / seconds["bc 1"],
         "bc_seed_steps_per_second_5": 5 * count / seconds["bc 5"],
@@ -163,8 +183,11 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         "bfloat16_over_float32_1": seconds["bc 1"] / seconds["bfloat16 1"],
         "bfloat16_over_float32_5": seconds["bc 5"] / seconds["bfloat16 5"],
         "matmul_gflops": rate / 1e9,
-        "share_of_matmul_rate_1": flops(bc.policy) * count / seconds["bc 1"] / rate,
-        "share_of_matmul_rate_5": flops(bc.policy) * 5 * count / seconds["bc 5"] / rate,
+        "share_of_matmul_rate_1": of_a_step * count / seconds["bc 1"] / rate,
+        "share_of_matmul_rate_5": of_a_step * 5 * count / seconds["bc 5"] / rate,
+        "fastest_matmul_gflops": fastest / 1e9,
+        "share_of_fastest_matmul_rate_1": of_a_step * count / seconds["bc 1"] / fastest,
+        "share_of_fastest_matmul_rate_5": of_a_step * 5 * count / seconds["bc 5"] / fastest,
         "kept_steps": curated.steps,
     }
     for name, other in peers.items():
@@ -182,11 +205,9 @@ def evaluation(repetitions: int) -> dict[str, Any]:
     trajectories = load_dataset(config.dataset, config.env)
     spec = policy_spec(config.policy, trajectories)
     policy = reference_policy(trajectories, spec, config.reference, [0], "cpu", console)
-    algorithm = BehaviourCloning(policy)
     curated = Curated(trajectories, curate(trajectories, configs.TopFraction("top_fraction", 0.1)), "trajectory")
-    sampler = StepSampler(curated, [0], 256, Stream.TRAINING)
-    for step in range(2000):
-        algorithm.update(sampler.batch(step), 4e-4)
+    sampler = StepSampler(curated, [0], RECIPE.batch_size, Stream.TRAINING)
+    Learner(BehaviourCloning(policy), sampler, RECIPE).train(0, 2000)
     evaluators = {"gymnasium": Evaluator("Hopper-v5", {}, 0, workers=torch.get_num_threads())}
     try:
         evaluators["envpool"] = Evaluator("Hopper-v5", {}, 0, backend="envpool")
@@ -202,9 +223,8 @@ def evaluation(repetitions: int) -> dict[str, Any]:
             observation, _ = env.reset(seed=episode)
             over = False
             while not over:
-                with torch.no_grad():
-                    batch = torch.tensor(observation.reshape(1, 1, -1), dtype=torch.float32)
-                    action = policy.mean_action(batch).cpu().numpy().flatten()
+                batch = torch.tensor(observation.reshape(1, 1, -1), dtype=torch.float32)
+                action = policy.mean_action(batch).cpu().numpy().flatten()
                 observation, _, terminated, truncated, _ = env.step(np.clip(action, -1.0, 1.0))
                 over = terminated or truncated
                 played += 1
@@ -287,18 +307,20 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
     """Milliseconds per iw-BC step by dataset size."""
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
+    settings = config.algo
     tasks: dict[str, Callable[[], Any]] = {}
-    for size in (100_000, 1_000_000, 5_000_000):
-        trajectories = synthetic(size)
-        curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-        reference = initial_policy(policy_spec(config.policy, trajectories), [0], "cpu")
-        algorithm = ImportanceWeightedBC(reference.copy(), reference, curated, config.algo)
-        sampler = StepSampler(curated, [0], 256, Stream.TRAINING)
-        tasks[f"{size:,}"] = training(algorithm, sampler, Diagnostics(curated, reference, [0]), config.log_every, count)
-    return {
-        f"milliseconds_per_step at {size} steps": seconds / count * 1e3
-        for size, seconds in interleaved(tasks, repetitions).items()
-    }
+    with ExitStack() as stack:
+        for size in (100_000, 1_000_000, 5_000_000):
+            trajectories = synthetic(size)
+            curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
+            reference = initial_policy(policy_spec(config.policy, trajectories), [0], "cpu")
+
+            def iw_bc(own: Policy, curated: Curated = curated) -> Algorithm:
+                return ImportanceWeightedBC(own.copy(), own, curated, settings)
+
+            tasks[f"{size:,}"] = training(partial(learner_of, iw_bc, reference, curated), [0], count, stack)
+        seconds = interleaved(tasks, repetitions)
+    return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}
 
 
 def machine() -> dict[str, Any]:

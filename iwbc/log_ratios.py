@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from iwbc.data.curated import Curated
-from iwbc.data.sampling import Minibatch
 from iwbc.policies import Policy
 
 
@@ -57,9 +56,9 @@ class RunningLogRatios:
         self.lag = torch.zeros_like(self.means)
         self._drawn_last = torch.zeros(seeds, curated.steps, dtype=torch.int64, device=device)
 
-    def place(self, batch: Minibatch) -> Tensor:
-        """Where the minibatch's steps lie among the kept steps, [S, B]."""
-        return batch.row + self._shift[batch.trajectory]
+    def place(self, trajectory: Tensor, row: Tensor) -> Tensor:
+        """Where steps lie among the kept steps, from their kept trajectories and their rows in the dataset, [S, B] each."""
+        return row + self._shift[trajectory]
 
     def observe(self, trajectory: Tensor, place: Tensor, values: Tensor) -> None:
         """Take note of the values g(ρ_t) of some steps under the policy as it is now, and of their kept trajectories and

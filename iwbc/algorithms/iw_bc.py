@@ -47,7 +47,7 @@ class ImportanceWeightedBC:
         self.running = RunningLogRatios(curated, len(policy.seeds), device)
         # Whether log ratios are estimated from the minibatches: not for single steps, and a copy stands still long enough.
         self._estimated = self.level != "step" and settings.weights.estimator == "running" and settings.proposal.kind != "copy"
-        # What the latest minibatches told of the policy: trajectory, place and log_prob of their steps, [S, B] each.
+        # What the latest minibatches told of the policy: trajectory, row and log_prob of their steps, [S, B] each.
         self._pending: list[tuple[Tensor, ...]] = []
         self.steps = 0
         self._lengths = torch.from_numpy(curated.lengths).to(device)
@@ -92,21 +92,21 @@ class ImportanceWeightedBC:
 
     def _weights(self, batch: Minibatch, log_prob: Tensor) -> Tensor:
         """The importance weight of each of the minibatch's steps, [S, B]: its trajectory's, or its own."""
-        place = self.running.place(batch)
         if self.level == "step":
-            settings = self.settings.weights
+            settings, place = self.settings.weights, self.running.place(batch.trajectory, batch.row)
             proposal_log_prob = self.proposal.log_prob(batch.observations, batch.actions)
             log_ratio = proposal_log_prob - self.reference_log_probs.gather(1, place)
             weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.upper_bound)
             self._latest_weights = weights
             return weights
         # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
-        self._pending.append((batch.trajectory, place, log_prob))
+        self._pending.append((batch.trajectory, batch.row, log_prob))
         return self._trajectory_weights.gather(1, batch.trajectory)
 
     def _observe_pending(self) -> None:
         if self._pending:
-            trajectory, place, log_prob = (torch.cat(parts, dim=1) for parts in zip(*self._pending, strict=True))
+            trajectory, row, log_prob = (torch.cat(parts, dim=1) for parts in zip(*self._pending, strict=True))
+            place = self.running.place(trajectory, row)
             self.running.observe(trajectory, place, self._g(log_prob - self.reference_log_probs.gather(1, place)))
             self._pending = []
 
