@@ -153,7 +153,7 @@ class Adam:
         self._steps = torch.zeros((), device=parameters.flat.device)
         self._parts = [parameters.parts(flat) for flat in (parameters.flat, self._first_moment, self._second_moment)]
 
-    def ascend(self, gradient: list[Tensor], learning_rate: float) -> None:
+    def ascend(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
         """One step up a gradient, which comes as `Parameters.parts`."""
         values, first_moments, second_moments = self._parts
         self._steps += 1.0

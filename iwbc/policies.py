@@ -116,7 +116,7 @@ class Policy:
 
     def copy(self) -> Policy:
         """An independent policy with the same parameters."""
-        twin = Policy(self.spec, self.seeds, self.parameters.flat.device)
+        twin = Policy(self.spec, self.seeds, self.parameters.flat.device, self.parameters.batched)
         twin.parameters.flat.copy_(self.parameters.flat)
         return twin
 
@@ -217,7 +217,7 @@ class Policy:
 
     def select(self, *seeds: int) -> Policy:
         """The policies of some of the seeds."""
-        some = Policy(self.spec, seeds, self.parameters.flat.device)
+        some = Policy(self.spec, seeds, self.parameters.flat.device, self.parameters.batched)
         some.parameters.flat.copy_(self.parameters.flat[[self.seeds.index(seed) for seed in seeds]])
         return some
 

@@ -228,7 +228,7 @@ def test_weights_of_three_trajectories_by_hand(
         row=rows,
     )
     ascended: list[Tensor] = []
-    algorithm.adam.ascend = lambda gradient, rate: ascended.extend(gradient)  # type: ignore[method-assign]
+    algorithm.likelihood.adam.ascend = lambda gradient, rate: ascended.extend(gradient)  # type: ignore[method-assign]
     loss = algorithm.update(batch, 0.0)
     actions, w = data.actions[ROWS, 0].astype(np.float64), np.asarray(weights)
     if self_normalise:

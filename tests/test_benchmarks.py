@@ -45,7 +45,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package.write_text("raise RuntimeError('out of order')\n")
     commit("broken")
     package.write_text(present[0])
-    first = "        log_prob, score = self.policy.log_prob_and_score("
+    first = "        log_prob = self.likelihood.climb("
     assert present[1].count(first) == 1
     bc.write_text(present[1].replace(first, f"        __import__('time').sleep(0.1)\n{first}"))
     commit("slow")

@@ -18,6 +18,7 @@ from torch import Tensor
 from iwbc.config import AWR
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
+from iwbc.likelihood import WeightedLikelihood, captured
 from iwbc.networks import Adam, Parameters, Pullback, mlp, mlp_shapes
 from iwbc.objectives import advantage_weights, effective_sample_size, td_lambda_returns, weighted_log_likelihood
 from iwbc.policies import Policy
@@ -31,13 +32,14 @@ class AdvantageWeightedRegression:
     def __init__(self, policy: Policy, curated: Curated, settings: AWR, value_generators: Sequence[torch.Generator]) -> None:
         device, seeds = policy.parameters.flat.device, len(policy.seeds)
         self.policy, self.settings, self.curated = policy, settings, curated
-        self.adam = Adam(policy.parameters)
+        self.likelihood = WeightedLikelihood(policy)
         data = curated.trajectories
         sizes = (data.observations.shape[1], *settings.value_hidden, 1)
         self.value = Parameters(mlp_shapes(sizes), seeds, device)
         for row, generator in enumerate(value_generators):
             self.value.initialise(row, generator)
         self.value_adam = Adam(self.value)
+        self._regress = captured(self._regress_values, [self.value.flat, *self.value_adam.state().values()])
         self.targets = torch.zeros(seeds, curated.steps, device=device)
         self.weights = torch.ones(seeds, curated.steps, device=device)
         self.steps = 0
@@ -56,15 +58,18 @@ class AdvantageWeightedRegression:
         if self.steps % self.settings.refresh_every == 0:
             self._evaluate_data()
         place = batch.row + self._shift[batch.trajectory]
-        values, pullback = self._values(batch.observations)
-        # V descends the mean of (V − G^λ)².
-        error = (self.targets.gather(1, place) - values) / values.shape[-1]
-        self.value_adam.ascend(self.value.gradient(pullback(2.0 * error[..., None])), self.settings.value_lr)
-        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
+        self._regress(batch.observations, self.targets.gather(1, place))
         weights = self.weights.gather(1, place)
-        self.adam.ascend(score(weights), learning_rate)
+        log_prob = self.likelihood.climb(batch.observations, batch.actions, weights, learning_rate)
         self.steps += 1
         return -weighted_log_likelihood(log_prob, weights)
+
+    def _regress_values(self, observations: Tensor, targets: Tensor) -> Tensor:
+        """One gradient step of V down the mean of (V − G^λ)², which is returned, [S]."""
+        values, pullback = self._values(observations)
+        error = targets - values
+        self.value_adam.ascend(self.value.gradient(pullback(2.0 / error.shape[-1] * error[..., None])), self.settings.value_lr)
+        return error.square().mean(-1)
 
     def _values(self, observations: Tensor) -> tuple[Tensor, Pullback]:
         """V(s), [S, B, obs] → [S, B], and how to take a gradient back."""
@@ -101,20 +106,18 @@ class AdvantageWeightedRegression:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes."""
         return {
-            "policy": self.policy.parameters.flat,
+            **self.likelihood.state(),
             "value": self.value.flat,
             "targets": self.targets,
             "weights": self.weights,
             "steps": torch.tensor(self.steps),
-            **self.adam.state(),
             **{f"value_{name}": tensor for name, tensor in self.value_adam.state().items()},
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        self.policy.parameters.flat.copy_(state["policy"])
+        self.likelihood.load(state)
         self.value.flat.copy_(state["value"])
         self.targets, self.weights = state["targets"].to(self.targets), state["weights"].to(self.weights)
         self.steps = int(state["steps"])
-        self.adam.load(state)
         self.value_adam.load({name.removeprefix("value_"): t for name, t in state.items() if name.startswith("value_adam")})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from iwbc.data.sampling import Minibatch
-from iwbc.networks import Adam
+from iwbc.likelihood import WeightedLikelihood
 from iwbc.policies import Policy
 
 
@@ -22,13 +22,12 @@ class BehaviourCloning:
     kappa = 1.0  # only scales the log ratio in the reported bounds
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.adam = Adam(policy.parameters)
+        self.policy, self.likelihood = policy, WeightedLikelihood(policy)
 
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
         """One gradient step; the loss of each seed, [S]."""
-        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
-        self.adam.ascend(score(torch.ones_like(log_prob)), learning_rate)
+        equal = torch.ones_like(batch.row, dtype=torch.float32)
+        log_prob = self.likelihood.climb(batch.observations, batch.actions, equal, learning_rate)
         return -log_prob.mean(-1)
 
     def metrics(self) -> dict[str, Tensor]:
@@ -37,9 +36,8 @@ class BehaviourCloning:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes."""
-        return {"policy": self.policy.parameters.flat, **self.adam.state()}
+        return self.likelihood.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        self.policy.parameters.flat.copy_(state["policy"])
-        self.adam.load(state)
+        self.likelihood.load(state)

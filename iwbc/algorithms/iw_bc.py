@@ -15,8 +15,8 @@ from torch import Tensor
 from iwbc.config import IWBC
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
+from iwbc.likelihood import WeightedLikelihood
 from iwbc.log_ratios import RunningLogRatios, log_probs, trajectory_means
-from iwbc.networks import Adam
 from iwbc.objectives import (
     clip_log_ratio,
     clipped_product_weights,
@@ -41,7 +41,7 @@ class ImportanceWeightedBC:
         device = policy.parameters.flat.device
         self.policy, self.curated, self.settings = policy, curated, settings
         self.level, self.kappa = settings.weights.level, settings.weights.kappa
-        self.adam = Adam(policy.parameters)
+        self.likelihood = WeightedLikelihood(policy)
         self.proposal = reference.copy()  # θ_q
         self.reference_log_probs = log_probs(reference, curated)  # log π_ref, a constant of the data
         self.running = RunningLogRatios(curated, len(policy.seeds), device)
@@ -60,11 +60,13 @@ class ImportanceWeightedBC:
     def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
         """One gradient step; the loss of each seed, [S]."""
         self._move_proposal()
-        log_prob, score = self.policy.log_prob_and_score(batch.observations, batch.actions)
-        weights = self._weights(batch, log_prob)
+        # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
+        weights = self._weights(batch)
         if self.settings.weights.self_normalise:
             weights = self_normalise(weights)
-        self.adam.ascend(score(weights), learning_rate)
+        log_prob = self.likelihood.climb(batch.observations, batch.actions, weights, learning_rate)
+        if self.level != "step":
+            self._pending.append((batch.trajectory, batch.row, log_prob))
         self.steps += 1
         return -weighted_log_likelihood(log_prob, weights)
 
@@ -90,7 +92,7 @@ class ImportanceWeightedBC:
         self.proposal_log_ratios = proposal_log_ratios
         self._trajectory_weights = self._of_trajectories(proposal_log_ratios).float()
 
-    def _weights(self, batch: Minibatch, log_prob: Tensor) -> Tensor:
+    def _weights(self, batch: Minibatch) -> Tensor:
         """The importance weight of each of the minibatch's steps, [S, B]: its trajectory's, or its own."""
         if self.level == "step":
             settings, place = self.settings.weights, self.running.place(batch.trajectory, batch.row)
@@ -99,8 +101,6 @@ class ImportanceWeightedBC:
             weights = step_weights(log_ratio, self.kappa, settings.minimum, settings.upper_bound)
             self._latest_weights = weights
             return weights
-        # From what was known before this minibatch, so that a weight is independent of the noise in its own gradient.
-        self._pending.append((batch.trajectory, batch.row, log_prob))
         return self._trajectory_weights.gather(1, batch.trajectory)
 
     def _observe_pending(self) -> None:
@@ -155,18 +155,17 @@ class ImportanceWeightedBC:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes."""
         return {
-            "policy": self.policy.parameters.flat,
+            **self.likelihood.state(),
             "proposal": self.proposal.parameters.flat,
             "proposal_log_ratios": self.proposal_log_ratios,
             "steps": torch.tensor(self.steps),
             **{f"pending_{i}_{j}": part for i, parts in enumerate(self._pending) for j, part in enumerate(parts)},
             **self.running.state(),
-            **self.adam.state(),
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        self.policy.parameters.flat.copy_(state["policy"])
+        self.likelihood.load(state)
         self.proposal.parameters.flat.copy_(state["proposal"])
         self._set_log_ratios(state["proposal_log_ratios"].to(self.proposal_log_ratios, copy=True))
         self.steps = int(state["steps"])
@@ -174,4 +173,3 @@ class ImportanceWeightedBC:
         device = self.policy.parameters.flat.device
         self._pending = [tuple(state[f"pending_{i}_{j}"].to(device) for j in range(3)) for i in range(count)]
         self.running.load(state)
-        self.adam.load(state)
