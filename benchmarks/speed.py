@@ -198,9 +198,20 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     return found
 
 
+def actor_of(policy: Policy) -> torch.nn.Sequential:
+    """The mean action of a policy's first seed as torch.nn has it."""
+    named, actor = policy.parameters.named(), torch.nn.Sequential()
+    for i in range(len(policy.spec.hidden) + 1):
+        weight = named[f"weight{i}"][0]
+        layer = torch.nn.Linear(*weight.shape)
+        layer.load_state_dict({"weight": weight.T, "bias": named[f"bias{i}"][0, 0]})
+        actor.extend([layer, torch.nn.ReLU() if i < len(policy.spec.hidden) else torch.nn.Tanh()])
+    return actor
+
+
 def evaluation(repetitions: int) -> dict[str, Any]:
     """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, in Gymnasium and where it is
-    installed in EnvPool, against one environment and one observation at a time in Gymnasium."""
+    installed in EnvPool, against the field's usual loop: a torch.nn actor, one environment, one observation at a time."""
     config = composed("env=hopper", "dataset=medium_expert")
     trajectories = load_dataset(config.dataset, config.env)
     spec = policy_spec(config.policy, trajectories)
@@ -213,7 +224,7 @@ def evaluation(repetitions: int) -> dict[str, Any]:
         evaluators["envpool"] = Evaluator("Hopper-v5", {}, 0, backend="envpool")
     except UserError as error:
         console.print(f"Without EnvPool: {error}", soft_wrap=True)
-    env = make_env("Hopper-v5")
+    env, actor = make_env("Hopper-v5"), actor_of(policy)
     played = 0
 
     def one_at_a_time() -> None:
@@ -223,8 +234,8 @@ def evaluation(repetitions: int) -> dict[str, Any]:
             observation, _ = env.reset(seed=episode)
             over = False
             while not over:
-                batch = torch.tensor(observation.reshape(1, 1, -1), dtype=torch.float32)
-                action = policy.mean_action(batch).cpu().numpy().flatten()
+                with torch.no_grad():
+                    action = actor(torch.tensor(observation.reshape(1, -1), dtype=torch.float32)).cpu().numpy().flatten()
                 observation, _, terminated, truncated, _ = env.step(np.clip(action, -1.0, 1.0))
                 over = terminated or truncated
                 played += 1

@@ -30,8 +30,8 @@ from iwbc.objectives import (
 from iwbc.policies import Policy
 
 # Minibatches that the running estimate takes note of at once: it moves little in so few steps, and as many small
-# operations would cost eight times as much.
-_AT_ONCE = 8
+# operations at each would cost as many times as much.
+_AT_ONCE = 16
 
 
 class ImportanceWeightedBC:

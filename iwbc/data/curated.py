@@ -56,7 +56,7 @@ class Curated:
         """What to add to a step's row in the dataset to get its place among the kept steps, by kept trajectory, [K]."""
         return self.offsets[:-1] - self.trajectories.offsets[self.kept]
 
-    def chunks(self, size: int = 8192) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    def chunks(self, size: int = 2048) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
         """All kept steps in order, `size` at a time: where they lie among the kept steps, and their rows in the dataset."""
         for start in range(0, self.steps, size):
             places = np.arange(start, min(start + size, self.steps))
