@@ -67,7 +67,6 @@ from iwbc.training import Algorithm, Stream, initial_policy
 
 RESULTS = Path(__file__).parent / "results"
 PRODUCTS = 3
-LOG_EVERY = 100
 RECIPE = Recipe(steps=1, lr=4e-4, schedule="constant", warmup_steps=0, batch_size=256)
 # The peers' scripts, and the numbers of seeds that they train at once.
 PEERS = {"jax": ("jax_scan.py", (1, 5)), "d3rlpy": ("d3rlpy_bc.py", (1,)), "imitation": ("imitation_bc.py", (1,))}
@@ -94,9 +93,9 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[s
 
 
 def training(
-    learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], count: int, closing: ExitStack
+    learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], count: int, closing: ExitStack, log_every: int = 0
 ) -> Callable[[], None]:
-    """`count` gradient steps of every seed as a run makes them, with diagnostics."""
+    """`count` gradient steps of every seed as a run makes them, with diagnostics every `log_every` steps (0: without)."""
     crew = closing.enter_context(trainer(learner, seeds, "cpu"))
     position = 0
 
@@ -104,9 +103,10 @@ def training(
         nonlocal position
         end = position + count
         while position < end:
-            first, position = position, min(end, position + LOG_EVERY)
+            first, position = position, min(end, position + (log_every or count))
             crew.train(first, position)
-            crew.measure()
+            if log_every:
+                crew.measure()
 
     return run
 
@@ -137,7 +137,10 @@ def flops(policy: Policy) -> float:
 
 
 def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
-    """BC, also in bfloat16, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC."""
+    """BC, also in bfloat16, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
+
+    Steps alone, as the peers make them; iw-BC's price is that of steps with diagnostics.
+    """
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
     settings = config.algo
@@ -168,6 +171,8 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
             }
             for name, learner in ours.items():
                 tasks[f"{name} {seeds}"] = training(learner, rows, count, stack)
+                if name != "bfloat16":
+                    tasks[f"{name} with diagnostics {seeds}"] = training(learner, rows, count, stack, config.log_every)
             for name, other in peers.items():
                 if seeds in PEERS[name][1]:
                     tasks[f"{name} {seeds}"] = partial(other.train, seeds)
@@ -178,8 +183,10 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     found: dict[str, Any] = {
         "bc_steps_per_second": count / seconds["bc 1"],
         "bc_seed_steps_per_second_5": 5 * count / seconds["bc 5"],
-        "iw_over_bc_1": seconds["iw_bc 1"] / seconds["bc 1"],
-        "iw_over_bc_5": seconds["iw_bc 5"] / seconds["bc 5"],
+        "iw_over_bc_1": seconds["iw_bc with diagnostics 1"] / seconds["bc with diagnostics 1"],
+        "iw_over_bc_5": seconds["iw_bc with diagnostics 5"] / seconds["bc with diagnostics 5"],
+        "diagnostics_over_none_1": seconds["bc with diagnostics 1"] / seconds["bc 1"],
+        "diagnostics_over_none_5": seconds["bc with diagnostics 5"] / seconds["bc 5"],
         "bfloat16_over_float32_1": seconds["bc 1"] / seconds["bfloat16 1"],
         "bfloat16_over_float32_5": seconds["bc 5"] / seconds["bfloat16 5"],
         "matmul_gflops": rate / 1e9,
@@ -329,7 +336,8 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
             def iw_bc(own: Policy, curated: Curated = curated) -> Algorithm:
                 return ImportanceWeightedBC(own.copy(), own, curated, settings)
 
-            tasks[f"{size:,}"] = training(partial(learner_of, iw_bc, reference, curated), [0], count, stack)
+            learner = partial(learner_of, iw_bc, reference, curated)
+            tasks[f"{size:,}"] = training(learner, [0], count, stack, config.log_every)
         seconds = interleaved(tasks, repetitions)
     return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}
 

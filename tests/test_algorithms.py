@@ -290,10 +290,10 @@ def test_running_log_ratios_follow_the_proposal(kind: str, hopper: Trajectories)
     trainer = Trainer(hopper, IW_BC[f"iw_bc-trajectory-{kind}-running"])
     rate = {"ema": 0.1, "policy": 1.0}[kind]
     expected = torch.zeros_like(trainer.algorithm.proposal_log_ratios)
-    for step in range(20):
+    for step in range(40):
         trainer.run(1, start=step)
-        if step % 8 == 0:  # the estimate has just taken note of the eight minibatches before this one
-            for _ in range(8):
+        if step % 16 == 0:  # the estimate has just taken note of the sixteen minibatches before this one
+            for _ in range(16):
                 expected = (1 - rate) * expected + rate * trainer.algorithm.running.estimate()
         torch.testing.assert_close(trainer.algorithm.proposal_log_ratios, expected)
     assert expected.abs().max() > 1e-3
