@@ -57,7 +57,9 @@ def product(left: Tensor, right: Tensor, transposed: str) -> Tensor:
 
 
 def _by_onednn(factor: Tensor) -> bool:
-    return factor.is_cpu and factor.dtype == torch.float32 and factor.dim() == 2 and prefers_onednn()
+    # A single row, as when a policy acts, is over before oneDNN starts.
+    is_matrix = factor.is_cpu and factor.dtype == torch.float32 and factor.dim() == 2 and factor.shape[0] > 1
+    return is_matrix and prefers_onednn()
 
 
 def keep_freed_memory() -> None:
