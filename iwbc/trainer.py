@@ -195,8 +195,8 @@ def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], pa
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    # Requests to stop reach every process of a group; the one that began this one decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Requests to stop, a launcher's among them, reach every process of a group; the one that began this one decides.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # more would wait for threads that a fork leaves behind
     own = Trainer([_Here(learner, 1) for learner in learners])

@@ -167,6 +167,17 @@ def test_a_failure_in_a_process_is_raised_here(threads: partial[None]) -> None:
 
 
 @forked
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_requests_to_stop_are_for_the_process_that_began_the_others(threads: partial[None], number: int) -> None:
+    threads(2, 2)
+    with trainer(learner_of, [0, 1], "cpu") as training:
+        training.train(0, 1)
+        for part in training._parts:
+            os.kill(part._process.pid, number)  # type: ignore[attr-defined]
+        assert training.train(1, 2).isfinite().all()
+
+
+@forked
 def test_a_killed_process_is_told(threads: partial[None]) -> None:
     threads(2, 2)
     with trainer(learner_of, [0, 1], "cpu") as training:
