@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from torch import Tensor
 from iwbc.config import Recipe
 from iwbc.data.sampling import StepSampler
 from iwbc.diagnostics import Diagnostics
+from iwbc.errors import UserError
 from iwbc.training import Algorithm
 
 # Gradient steps between two looks at the progress bar and at requests to stop.
@@ -142,7 +145,10 @@ def trainer(learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], d
     # The system shares out the cores best among a process for each seed; where not all cores are ours, no more may run.
     processes = len(seeds) if threads >= len(os.sched_getaffinity(0)) else min(len(seeds), threads)
     shares = [[alone[i] for i in rows] for rows in np.array_split(np.arange(len(seeds)), processes)]
-    return Trainer([_Forked(share) for share in shares])
+    forked = [_Forked(share) for share in shares]
+    for one in forked:
+        one.wait()
+    return Trainer(forked)
 
 
 class _Here:
@@ -169,25 +175,31 @@ class _Forked:
         self._process = context.Process(target=_serve, args=(there, learners, os.getpid()), daemon=True)
         self._process.start()
         there.close()
+        # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
+        self.close = Finalize(self, _end, (self._process, self._connection), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         with contextlib.suppress(BrokenPipeError):  # as receiving will tell
             self._connection.send((method, [_exported(argument) for argument in arguments]))
-        return self._receive
+        return self.wait
 
-    def _receive(self) -> Any:
+    def wait(self) -> Any:
+        """The result of what was begun last, or of making the learners. Raises what it raised there."""
         try:
             failed, result = self._connection.recv()
-        except (EOFError, ConnectionResetError) as error:
-            raise RuntimeError("a training process died; was there enough memory?") from error
+        except (EOFError, ConnectionResetError):
+            raise UserError(
+                "a training process was killed, perhaps for want of memory; `threads=1` trains all seeds in one process"
+            ) from None
         if failed:
             raise result
         return _imported(result)
 
-    def close(self) -> None:
-        self._connection.close()
-        self._process.kill()
-        self._process.join()
+
+def _end(process: ForkProcess, connection: Connection) -> None:
+    process.kill()
+    process.join()
+    connection.close()
 
 
 def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], parent: int) -> None:
@@ -199,14 +211,14 @@ def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], pa
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # more would wait for threads that a fork leaves behind
-    own = Trainer([_Here(learner, 1) for learner in learners])
-    while True:
-        method, arguments = connection.recv()
-        try:
-            answer = False, _exported(getattr(own, method)(*map(_imported, arguments)))
-        except Exception as error:
-            answer = True, error
-        connection.send(answer)
+    try:
+        own = Trainer([_Here(learner, 1) for learner in learners])
+        connection.send((False, None))
+        while True:
+            method, arguments = connection.recv()
+            connection.send((False, _exported(getattr(own, method)(*map(_imported, arguments)))))
+    except Exception as error:
+        connection.send((True, error))
 
 
 def _exported(value: Any) -> Any:

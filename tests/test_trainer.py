@@ -167,6 +167,19 @@ def test_a_failure_in_a_process_is_raised_here(threads: partial[None]) -> None:
 
 
 @forked
+def test_a_learner_that_cannot_be_made_is_told_at_once(threads: partial[None]) -> None:
+    threads(2, 2)
+
+    def failing(seeds: Sequence[int]) -> Learner:
+        if seeds == [1]:
+            raise UserError("no such seed")
+        return learner_of(seeds)
+
+    with pytest.raises(UserError, match="no such seed"):
+        trainer(failing, [0, 1], "cpu")
+
+
+@forked
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_requests_to_stop_are_for_the_process_that_began_the_others(threads: partial[None], number: int) -> None:
     threads(2, 2)
@@ -183,32 +196,50 @@ def test_a_killed_process_is_told(threads: partial[None]) -> None:
     with trainer(learner_of, [0, 1], "cpu") as training:
         training.train(0, 1)
         os.kill(training._parts[1]._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        with pytest.raises(RuntimeError, match="a training process died"):
+        with pytest.raises(UserError, match="a training process was killed"):
             training.train(1, 2)
 
 
-@forked
-def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
-    script = f"""
-        import os, sys, time
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        import test_trainer
-        torch.get_num_threads = lambda: 2
-        os.sched_getaffinity = lambda _: {{0, 1}}
-        training = test_trainer.trainer(test_trainer.learner_of, [0, 1], "cpu")
-        training.train(0, 1)
-        print(*(part._process.pid for part in training._parts), flush=True)
-        time.sleep(60)
-    """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+BEGIN = f"""
+    import os, sys, time
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    import torch
+    import test_trainer
+    torch.get_num_threads = lambda: 2
+    os.sched_getaffinity = lambda _: {{0, 1}}
+    training = test_trainer.trainer(test_trainer.learner_of, [0, 1], "cpu")
+    training.train(0, 1)
+    print(*(part._process.pid for part in training._parts), flush=True)
+"""
+
+
+def begun(end: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process that trains two seeds and then does `end`, and the processes that it has begun."""
+    script = textwrap.dedent(BEGIN) + end
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    return process, pids
+
+
+def wait_for_the_end_of(pids: list[int]) -> None:
     patience = time.monotonic() + 10.0
     while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text() for pid in pids):
         assert time.monotonic() < patience
         time.sleep(0.05)
+
+
+@forked
+def test_processes_end_with_the_one_that_began_them() -> None:
+    process, pids = begun("time.sleep(60)")
+    process.kill()
+    process.communicate()
+    wait_for_the_end_of(pids)
+
+
+@forked
+def test_processes_that_nobody_closes_hold_up_no_exit() -> None:
+    process, pids = begun("sys.exit('some failure')")
+    assert process.communicate(timeout=20)[1] == "some failure\n"
+    wait_for_the_end_of(pids)
