@@ -572,6 +572,6 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_missing_libraries_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "run")
-    monkeypatch.setitem(sys.modules, "rliable.library", None)
+    monkeypatch.setitem(sys.modules, "rliable", None)
     with pytest.raises(UserError, match=r"pip install 'iwbc\[report\]'"):
         report(tmp_path / "run", tmp_path / "report")

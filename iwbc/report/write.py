@@ -46,7 +46,7 @@ def write_report(given: Sequence[Path], out: Path, console: Console) -> None:
 def _check_libraries() -> None:
     try:
         import matplotlib  # noqa: F401
-        import rliable.library  # noqa: F401
+        from rliable import library  # noqa: F401
     except ImportError as error:
         raise UserError(f"the report needs {error.name}: pip install 'iwbc[report]'") from None
 
