@@ -118,6 +118,11 @@ def learner_of(algorithm: Callable[[Policy], Algorithm], reference: Policy, cura
     return Learner(algorithm(own), sampler, RECIPE, Diagnostics(curated, own, seeds))
 
 
+def iw_bc(curated: Curated, settings: IWBC, reference: Policy) -> Algorithm:
+    """iw-BC from a reference policy."""
+    return ImportanceWeightedBC(reference.copy(), reference, curated, settings)
+
+
 def matrix_products(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], None]:
     """PRODUCTS float32 matrix products, 2048 × 2048, of 2 · 2048³ operations each."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
@@ -143,7 +148,6 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     """
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
-    settings = config.algo
     tasks: dict[str, Callable[[], Any]] = {
         "PyTorch's products": matrix_products(torch.mm),
         "our products": matrix_products(partial(processor.product, transposed="right")),
@@ -160,13 +164,9 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
             rows = list(range(seeds))
             reference = initial_policy(spec, rows, "cpu")
             rounded = initial_policy(replace(spec, precision="bfloat16"), rows, "cpu")
-
-            def iw_bc(own: Policy) -> Algorithm:
-                return ImportanceWeightedBC(own.copy(), own, curated, settings)
-
             ours: dict[str, Callable[[Sequence[int]], Learner]] = {
                 "bc": partial(learner_of, BehaviourCloning, reference, curated),
-                "iw_bc": partial(learner_of, iw_bc, reference, curated),
+                "iw_bc": partial(learner_of, partial(iw_bc, curated, config.algo), reference, curated),
                 "bfloat16": partial(learner_of, BehaviourCloning, rounded, curated),
             }
             for name, learner in ours.items():
@@ -177,8 +177,8 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
                 if seeds in PEERS[name][1]:
                     tasks[f"{name} {seeds}"] = partial(other.train, seeds)
         seconds = interleaved(tasks, repetitions)
-    rate = PRODUCTS * 2 * 2048**3 / seconds["PyTorch's products"]
-    fastest = max(rate, PRODUCTS * 2 * 2048**3 / seconds["our products"])
+    rate, ours_rate = (PRODUCTS * 2 * 2048**3 / seconds[f"{whose} products"] for whose in ("PyTorch's", "our"))
+    fastest = max(rate, ours_rate)
     of_a_step = flops(reference)
     found: dict[str, Any] = {
         "bc_steps_per_second": count / seconds["bc 1"],
@@ -325,18 +325,13 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
     """Milliseconds per iw-BC step by dataset size."""
     config = composed("env=hopper")
     assert isinstance(config.algo, IWBC)
-    settings = config.algo
     tasks: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:
         for size in (100_000, 1_000_000, 5_000_000):
             trajectories = synthetic(size)
             curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
             reference = initial_policy(policy_spec(config.policy, trajectories), [0], "cpu")
-
-            def iw_bc(own: Policy, curated: Curated = curated) -> Algorithm:
-                return ImportanceWeightedBC(own.copy(), own, curated, settings)
-
-            learner = partial(learner_of, iw_bc, reference, curated)
+            learner = partial(learner_of, partial(iw_bc, curated, config.algo), reference, curated)
             tasks[f"{size:,}"] = training(learner, [0], count, stack, config.log_every)
         seconds = interleaved(tasks, repetitions)
     return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}

@@ -31,7 +31,11 @@ class Diagnostics:
         self._probes: dict[str, Minibatch] = {
             name: StepSampler(one, seeds, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
         }
-        self._reference = {name: _log_prob(reference, probe) for name, probe in self._probes.items()} if reference else {}
+        self._reference = {
+            name: reference.log_prob(probe.observations, probe.actions)
+            for name, probe in self._probes.items()
+            if reference is not None
+        }
 
     def measure(self, policy: Policy, kappa: float) -> dict[str, Tensor]:
         """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of both sets, and the lower bound at the reference.
@@ -41,7 +45,7 @@ class Diagnostics:
         """
         found: dict[str, Tensor] = {}
         for name, probe in self._probes.items():
-            log_prob = _log_prob(policy, probe)
+            log_prob = policy.log_prob(probe.observations, probe.actions)
             found[f"log_prob_{name}"] = log_prob.mean(-1)
             if name in self._reference:
                 log_ratio = log_prob - self._reference[name]
@@ -49,7 +53,3 @@ class Diagnostics:
                 if name == "kept":
                     found["reference_bound"] = reference_bound(torch.ones_like(log_ratio), kappa * log_ratio)
         return found
-
-
-def _log_prob(policy: Policy, probe: Minibatch) -> Tensor:
-    return policy.log_prob(probe.observations, probe.actions)

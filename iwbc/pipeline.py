@@ -28,7 +28,7 @@ from iwbc.diagnostics import Diagnostics
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.loggers import WandbLogger, check_key
-from iwbc.policies import Policy, policy_spec
+from iwbc.policies import Policy, PolicySpec, policy_spec
 from iwbc.reference import reference_policy
 from iwbc.results import totals
 from iwbc.runs import RunFolder, versions
@@ -95,13 +95,14 @@ class _Run:
             f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
         )
         evaluator, scores = self._evaluator(trajectories)
+        spec = policy_spec(config.policy, trajectories)
         with self._timed("reference"):
-            reference = self._reference(trajectories)
-        policy = Policy(policy_spec(config.policy, trajectories), config.all_seeds, config.device)
+            reference = self._reference(trajectories, spec)
+        policy = Policy(spec, config.all_seeds, config.device)
         with contextlib.ExitStack() as closing:
             if evaluator is not None:
                 closing.callback(evaluator.close)
-            training = closing.enter_context(self._trainer(trajectories, curated, reference))
+            training = closing.enter_context(self._trainer(spec, curated, reference))
             done = 0
             if checkpoint is not None:
                 state, progress = checkpoint
@@ -146,20 +147,19 @@ class _Run:
         evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
         return evaluator, scores
 
-    def _reference(self, trajectories: Trajectories) -> Policy | None:
+    def _reference(self, trajectories: Trajectories, spec: PolicySpec) -> Policy | None:
         config = self.config
         if config.algo.start == "scratch":
             return None
-        spec = policy_spec(config.policy, trajectories)
         return reference_policy(trajectories, spec, config.reference, config.all_seeds, config.device, self.console)
 
-    def _trainer(self, trajectories: Trajectories, curated: Curated, reference: Policy | None) -> Trainer:
+    def _trainer(self, spec: PolicySpec, curated: Curated, reference: Policy | None) -> Trainer:
         recipe, device = self.config.algo, self.config.device
 
         def learner(seeds: Sequence[int]) -> Learner:
             own = None if reference is None else reference.select(*seeds)
             return Learner(
-                self._algorithm(trajectories, curated, own, seeds),
+                self._algorithm(spec, curated, own, seeds),
                 StepSampler(curated, seeds, recipe.batch_size, Stream.TRAINING, device),
                 recipe,
                 Diagnostics(curated, own, seeds, device),
@@ -167,11 +167,8 @@ class _Run:
 
         return trainer(learner, self.config.all_seeds, device)
 
-    def _algorithm(
-        self, trajectories: Trajectories, curated: Curated, reference: Policy | None, seeds: Sequence[int]
-    ) -> Algorithm:
+    def _algorithm(self, spec: PolicySpec, curated: Curated, reference: Policy | None, seeds: Sequence[int]) -> Algorithm:
         algo, device = self.config.algo, self.config.device
-        spec = policy_spec(self.config.policy, trajectories)
         policy = initial_policy(spec, seeds, device) if reference is None else reference.copy()
         if isinstance(algo, IWBC):
             assert reference is not None

@@ -116,9 +116,7 @@ class Policy:
 
     def copy(self) -> Policy:
         """An independent policy with the same parameters."""
-        twin = Policy(self.spec, self.seeds, self.parameters.flat.device, self.parameters.batched)
-        twin.parameters.flat.copy_(self.parameters.flat)
-        return twin
+        return self.select(*self.seeds)
 
     def _distribution(
         self, observations: Tensor, dtype: torch.dtype = torch.float32
@@ -216,7 +214,7 @@ class Policy:
         return (clipped if np.ndim(observation) > 1 else clipped[0]), state
 
     def select(self, *seeds: int) -> Policy:
-        """The policies of some of the seeds."""
+        """Independent policies with the parameters of some of the seeds."""
         some = Policy(self.spec, seeds, self.parameters.flat.device, self.parameters.batched)
         some.parameters.flat.copy_(self.parameters.flat[[self.seeds.index(seed) for seed in seeds]])
         return some

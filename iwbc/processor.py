@@ -36,10 +36,15 @@ def _onednn() -> Any:
     return torch.ops.mkldnn._linear_pointwise.default
 
 
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """activation(inputs · weightᵀ + bias), [B, in] and [out, in] → [B, out]."""
+    return _onednn()(inputs, weight, bias, activation, [], "")
+
+
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     """inputs · weight + bias, then max(·, 0) where asked for: [B, in], [in, out], [1, out] → [B, out], or batches of these."""
     if _by_onednn(inputs):
-        return _onednn()(inputs, weight.t(), bias[0], "relu" if relu else "none", [], "")
+        return _linear(inputs, weight.t(), bias[0], "relu" if relu else "none")
     output = (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
     return output.relu_() if relu else output
 
@@ -49,11 +54,11 @@ def product(left: Tensor, right: Tensor, transposed: str) -> Tensor:
     if not _by_onednn(left):
         return left.mT @ right if transposed == "left" else left @ right.mT
     if transposed == "right":
-        return _onednn()(left, right, None, "none", [], "")
+        return _linear(left, right)
     # oneDNN copies a left factor that is transposed: let that be the smaller one.
     if right.shape[1] < left.shape[1]:
-        return _onednn()(right.t(), left.t(), None, "none", [], "").t().contiguous()
-    return _onednn()(left.t(), right.t(), None, "none", [], "")
+        return _linear(right.t(), left.t()).t().contiguous()
+    return _linear(left.t(), right.t())
 
 
 def _by_onednn(factor: Tensor) -> bool:

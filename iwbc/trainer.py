@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.util import Finalize
@@ -137,25 +136,27 @@ class Trainer:
 def trainer(learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], device: str | torch.device) -> Trainer:
     """Train `seeds` as suits the device; `learner` makes the learner of some of them."""
     if torch.device(device).type != "cpu":
-        return Trainer([_Here(partial(learner, seeds), len(seeds))])
-    alone = [partial(learner, [seed]) for seed in seeds]
+        return Trainer([_Here(learner(seeds))])
     threads = torch.get_num_threads()
     if len(seeds) == 1 or threads == 1 or sys.platform != "linux":
-        return Trainer([_Here(one, 1) for one in alone])
+        return _in_turn(learner, seeds)
     # The system shares out the cores best among a process for each seed; where not all cores are ours, no more may run.
     processes = len(seeds) if threads >= len(os.sched_getaffinity(0)) else min(len(seeds), threads)
-    shares = [[alone[i] for i in rows] for rows in np.array_split(np.arange(len(seeds)), processes)]
-    forked = [_Forked(share) for share in shares]
+    forked = [_Forked(learner, share.tolist()) for share in np.array_split(seeds, processes)]
     for one in forked:
         one.wait()
     return Trainer(forked)
 
 
+def _in_turn(learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int]) -> Trainer:
+    return Trainer([_Here(learner([seed])) for seed in seeds])
+
+
 class _Here:
     """A learner in this process."""
 
-    def __init__(self, learner: Callable[[], Learner], seeds: int) -> None:
-        self.seeds, self._learner = seeds, learner()
+    def __init__(self, learner: Learner) -> None:
+        self.seeds, self._learner = len(learner.parameters()), learner
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         result = getattr(self._learner, method)(*arguments)
@@ -166,13 +167,13 @@ class _Here:
 
 
 class _Forked:
-    """Learners in a process of their own, which shares the data's memory with this one."""
+    """A process that trains some seeds in turn, and shares the data's memory with this one."""
 
-    def __init__(self, learners: Sequence[Callable[[], Learner]]) -> None:
-        self.seeds = len(learners)
+    def __init__(self, learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int]) -> None:
+        self.seeds = len(seeds)
         context = multiprocessing.get_context("fork")
         self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, learners, os.getpid()), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, learner, seeds, os.getpid()), daemon=True)
         self._process.start()
         there.close()
         # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
@@ -202,7 +203,7 @@ def _end(process: ForkProcess, connection: Connection) -> None:
     connection.close()
 
 
-def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], parent: int) -> None:
+def _serve(connection: Connection, learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], parent: int) -> None:
     """A process: answers requests until it is killed, at the latest when the process that began it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -212,7 +213,7 @@ def _serve(connection: Connection, learners: Sequence[Callable[[], Learner]], pa
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # more would wait for threads that a fork leaves behind
     try:
-        own = Trainer([_Here(learner, 1) for learner in learners])
+        own = _in_turn(learner, seeds)
         connection.send((False, None))
         while True:
             method, arguments = connection.recv()

@@ -23,7 +23,7 @@ from iwbc.curation import curate
 from iwbc.data.curated import Curated
 from iwbc.data.trajectories import Trajectories
 from iwbc.pipeline import _Run
-from iwbc.policies import Policy
+from iwbc.policies import Policy, policy_spec
 from iwbc.runs import RunFolder
 from iwbc.train import config_folder, main
 from iwbc.training import Algorithm
@@ -51,7 +51,8 @@ def curated_of(config: Config, trajectories: Trajectories) -> Curated:
 def algorithm_of(config: Config, curated: Curated, reference: Policy | None) -> Algorithm:
     """The algorithm that a run of this configuration trains."""
     run = _Run(config, RunFolder(Path()), Console(quiet=True))
-    return run._algorithm(curated.trajectories, curated, reference, config.all_seeds)
+    spec = policy_spec(config.policy, curated.trajectories)
+    return run._algorithm(spec, curated, reference, config.all_seeds)
 
 
 @dataclass

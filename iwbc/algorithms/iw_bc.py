@@ -29,8 +29,8 @@ from iwbc.objectives import (
 )
 from iwbc.policies import Policy
 
-# Minibatches that the running estimate takes note of at once: it moves little in so few steps, and as many small
-# operations at each would cost as many times as much.
+# Minibatches that the running estimate takes note of at once: it moves little in so few steps, and one by one
+# each would cost as many small operations as all of them do.
 _AT_ONCE = 16
 
 
