@@ -1,3 +1,47 @@
-"""Importance-weighted behaviour cloning: offline RL by supervised learning on curated data (arXiv 2507.12856)."""
+"""Importance-weighted behaviour cloning: offline RL by supervised learning on curated data.
 
-__version__ = "0.1.0"
+data = iwbc.load("mujoco/hopper/medium-v0")
+kept = iwbc.curate(data, iwbc.QualityLevels([90, 95, 98]))
+ref = iwbc.fit(iwbc.BC(steps=10_000), data)
+pi = iwbc.fit(iwbc.IWBC(kappa=1.0), kept, reference=ref)
+print(iwbc.evaluate(pi, "Hopper-v5", episodes=100).score)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.2.0"
+
+# What `import iwbc` offers, by module; __init__.pyi says the same to type checkers.
+_PLACES = {
+    "iwbc.api": ("evaluate", "generate", "load"),
+    "iwbc.curation": ("curate",),
+    "iwbc.data.arrays": ("from_arrays",),
+    "iwbc.data.curated": ("Curated",),
+    "iwbc.data.trajectories": ("Trajectories",),
+    "iwbc.errors": ("UserError",),
+    "iwbc.evaluation": ("Evaluation",),
+    "iwbc.fitting": ("fit",),
+    "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
+    "iwbc.settings": (
+        *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "MixturePolicy"),
+        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction"),
+    ),
+    "iwbc.trained": ("Policies", "load_policy"),
+}
+_PLACE = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = sorted(_PLACE)
+
+
+def __getattr__(name: str) -> Any:
+    # As they are asked for: commands import this package and must not wait for PyTorch to say --help.
+    if name not in _PLACE:
+        raise AttributeError(f"module 'iwbc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACE])

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from iwbc import settings
+from iwbc.data.curated import Curated
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
+from iwbc.settings import Settings
 
 Weights = npt.NDArray[np.float64]
 
@@ -56,26 +59,26 @@ def return_weighted(returns: Weights, temperature: float) -> Weights:
     return np.exp((returns - returns.max()) / spread)
 
 
-def curate(trajectories: Trajectories, curation: object) -> Weights:
-    """The weight R_i of each trajectory, [n], under one of config.py's curations.
+def curate(trajectories: Trajectories, curation: Settings, averaging: str = "trajectory") -> Curated:
+    """The trajectories that a curation keeps, such as settings.QualityLevels(), each with its weight R_i.
 
+    averaging: log-likelihoods over steps, then over trajectories ("trajectory"), or over all steps alike ("transition").
     Raises UserError where nothing is kept, or success labels are asked for and missing.
     """
-    from iwbc import config
-
+    curation.check("curation")
     returns = trajectories.returns
     match curation:
-        case config.All():
+        case settings.All():
             weights = all_trajectories(returns)
-        case config.TopFraction(fraction=fraction):
+        case settings.TopFraction(fraction=fraction):
             weights = top_fraction(returns, fraction)
-        case config.QualityLevels(percentiles=percentiles):
+        case settings.QualityLevels(percentiles=percentiles):
             weights = quality_levels(returns, percentiles)
-        case config.Threshold(minimum=minimum):
+        case settings.Threshold(minimum=minimum):
             weights = threshold(returns, minimum)
-        case config.Success(success_from="last_reward", minimum=minimum):
+        case settings.Success(success_from="last_reward", minimum=minimum):
             weights = success_by_last_reward(trajectories.rewards[trajectories.offsets[1:] - 1], minimum)
-        case config.Success():
+        case settings.Success():
             if trajectories.successes is None:
                 raise UserError(
                     f"curation=success: dataset {trajectories.info.id} has no success labels "
@@ -83,7 +86,7 @@ def curate(trajectories: Trajectories, curation: object) -> Weights:
                     "curation.success_from=last_reward, or choose another curation, such as top_fraction"
                 )
             weights = success(trajectories.successes)
-        case config.ReturnWeighted(temperature=temperature):
+        case settings.ReturnWeighted(temperature=temperature):
             weights = return_weighted(returns, temperature)
         case _:
             raise TypeError(f"not a curation: {curation!r}")
@@ -92,4 +95,15 @@ def curate(trajectories: Trajectories, curation: object) -> Weights:
             f"curation: keeps none of the {len(trajectories)} trajectories of {trajectories.info.id} "
             f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
         )
-    return weights
+    return Curated(trajectories, weights, averaging)
+
+
+def histogram(returns: Weights, kept: npt.NDArray[np.int64], bins: int = 50) -> list[dict[str, float]]:
+    """How many trajectories have returns of each size, of all and of those kept (their indices): the rows of curation.csv."""
+    edges = np.histogram_bin_edges(returns, bins)
+    everything, _ = np.histogram(returns, edges)
+    chosen, _ = np.histogram(returns[kept], edges)
+    return [
+        {"return_low": float(low), "return_high": float(high), "trajectories": int(all_), "kept": int(kept_)}
+        for low, high, all_, kept_ in zip(edges[:-1], edges[1:], everything, chosen, strict=True)
+    ]

@@ -3,53 +3,62 @@ far the policy has moved from the reference on both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iwbc import engine
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.data.streams import Stream
 from iwbc.objectives import reference_bound
-from iwbc.policies import Policy
-from iwbc.training import Stream
+from iwbc.policies.policy import Policy
 
 # Steps per seed and set: the standard error of a mean log ratio is then about 1/20 of its spread.
 _STEPS = 512
 
 
 class Diagnostics:
-    """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods."""
+    """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods.
+
+    `kappa` scales the log ratios of the bound.
+    """
 
     def __init__(
-        self, curated: Curated, reference: Policy | None, seeds: Sequence[int], device: str | torch.device = "cpu"
+        self,
+        curated: Curated,
+        reference: Policy | None,
+        seed: int,
+        kappa: float = 1.0,
+        device: str | torch.device = "cpu",
     ) -> None:
         dropped = (curated.curation_weights == 0).astype(np.float64)
         sets = {"kept": curated, **({"dropped": replace(curated, curation_weights=dropped)} if dropped.any() else {})}
+        self._kappa = kappa
         self._probes: dict[str, Minibatch] = {
-            name: StepSampler(one, seeds, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
+            name: StepSampler(one, seed, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
         }
         self._reference = {
-            name: reference.log_prob(probe.observations, probe.actions)
+            name: engine.log_prob(reference, probe.observations, probe.actions)
             for name, probe in self._probes.items()
             if reference is not None
         }
 
-    def measure(self, policy: Policy, kappa: float) -> dict[str, Tensor]:
+    def measure(self, policy: Policy) -> dict[str, Tensor]:
         """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of both sets, and the lower bound at the reference.
 
         The bound is κ-tempered and in units of the kept trajectories' reward: E_{D+}[1 + κ (ℓ(π_θ) − ℓ(π_ref))], 1 at
-        π_θ = π_ref. [S] each; without a reference there are no drifts and no bound.
+        π_θ = π_ref. Scalars; without a reference there are no drifts and no bound.
         """
         found: dict[str, Tensor] = {}
         for name, probe in self._probes.items():
-            log_prob = policy.log_prob(probe.observations, probe.actions)
-            found[f"log_prob_{name}"] = log_prob.mean(-1)
+            log_prob = engine.log_prob(policy, probe.observations, probe.actions)
+            found[f"log_prob_{name}"] = log_prob.mean()
             if name in self._reference:
                 log_ratio = log_prob - self._reference[name]
-                found[f"drift_{name}"] = log_ratio.mean(-1)
+                found[f"drift_{name}"] = log_ratio.mean()
                 if name == "kept":
-                    found["reference_bound"] = reference_bound(torch.ones_like(log_ratio), kappa * log_ratio)
+                    found["reference_bound"] = reference_bound(torch.ones_like(log_ratio), self._kappa * log_ratio)
         return found

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -17,6 +14,7 @@ import numpy.typing as npt
 
 from iwbc.data.spaces import ordered
 from iwbc.errors import UserError
+from iwbc.processes import Remote
 
 
 def _mujoco_warning(message: str | bytes) -> None:
@@ -107,19 +105,10 @@ class WorkerEnvironments:
     """
 
     def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None, workers: int) -> None:
-        # Spawned, not forked: a fork would inherit the locks of whatever threads this process runs.
-        context = multiprocessing.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(workers)]
-        self._connections = [here for here, _ in pipes]
-        self._processes = [
-            context.Process(target=_serve, args=(there, env_id, dict(env_kwargs or {})), daemon=True) for _, there in pipes
-        ]
-        for process, (_, there) in zip(self._processes, pipes, strict=True):
-            process.start()
-            there.close()
+        self._workers = [Remote(LocalEnvironments, env_id, dict(env_kwargs or {})) for _ in range(workers)]
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
-        workers = len(self._connections)
+        workers = len(self._workers)
         shares = [list(seeds[w::workers]) for w in range(workers)]
         found = self._ask([("reset", (share,)) if share else None for share in shares])
         observations = np.empty((len(seeds), *found[0].shape[1:]), found[0].dtype)
@@ -128,7 +117,7 @@ class WorkerEnvironments:
         return observations
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
-        workers = len(self._connections)
+        workers = len(self._workers)
         masks = [indices % workers == w for w in range(workers)]
         found = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
         first = next(result for result in found if result is not None)
@@ -141,37 +130,15 @@ class WorkerEnvironments:
 
     def _ask(self, requests: list[tuple[str, tuple[Any, ...]] | None]) -> list[Any]:
         """Send every worker its request, then gather the answers."""
-        try:
-            for connection, request in zip(self._connections, requests, strict=True):
-                if request is not None:
-                    connection.send(request)
-            return [
-                None if request is None else connection.recv()
-                for connection, request in zip(self._connections, requests, strict=True)
-            ]
-        except (EOFError, BrokenPipeError) as error:
-            raise RuntimeError("an evaluation worker died") from error
+        pending = [
+            None if request is None else worker.begin(request[0], *request[1])
+            for worker, request in zip(self._workers, requests, strict=True)
+        ]
+        return [None if one is None else one() for one in pending]
 
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(timeout=5)
-
-
-def _serve(connection: Connection, env_id: str, env_kwargs: dict[str, Any]) -> None:
-    """A worker: answers requests until the other end is closed."""
-    # Ctrl-C goes to the whole process group; it is the other end that decides what becomes of a run.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    environments = LocalEnvironments(env_id, env_kwargs)
-    while True:
-        try:
-            method, arguments = connection.recv()
-        except (EOFError, OSError):
-            environments.close()
-            return
-        result = getattr(environments, method)(*arguments)
-        connection.send(tuple(result) if isinstance(result, Results) else result)
+        for worker in self._workers:
+            worker.close()
 
 
 @dataclass(frozen=True)

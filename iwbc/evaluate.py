@@ -1,7 +1,8 @@
 """Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [backend=gymnasium|envpool]
-[out=episodes.csv]
+[out=episodes.csv] [policy=package.module.Name]
 
-With the run's own number of episodes, evaluation seed and backend, it repeats the run's final evaluation.
+With the run's own number of episodes, evaluation seed and backend, it repeats the run's final evaluation. A policy of your
+own is imported only where you name it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwbc.commands import Option, one_of, parse, run, whole
-from iwbc.config import BACKENDS
+from iwbc.settings import BACKENDS
 
 _OPTIONS = {
     "run": Option(Path),
@@ -18,6 +19,7 @@ _OPTIONS = {
     "seed": Option(whole(0), None),
     "backend": Option(one_of(*BACKENDS), None),
     "out": Option(Path, None),
+    "policy": Option(str, None),
 }
 
 
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.results import environment_name, results_table, totals
     from iwbc.runs import RunFolder
     from iwbc.scores import ReferenceScores
+    from iwbc.settings import OwnPolicy
 
     folder = RunFolder(given["run"])
     config = folder.config()
@@ -45,18 +48,22 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
     episodes = given["episodes"] or config.eval.episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
-    policy = folder.policy()
+    own = config.policy if isinstance(config.policy, OwnPolicy) else None
+    if own is not None and own.target != given["policy"]:
+        # The folder may be somebody else's: what it names is imported only where the user names it too.
+        raise UserError(f"run={folder.path}: holds a policy of its own; to import it, add policy={own.target}")
+    policy = folder.policy(own)
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     backend = given["backend"] or config.eval.backend
-    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed, backend=backend)
+    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed, backend=backend, scores=scores)
     env = environment_name(summary["env_id"], backend)
     console = Console()
     with console.status(f"Playing {episodes} episodes of {env}"):
         evaluation = evaluator.evaluate(policy, episodes)
     evaluator.close()
     if given["out"] is not None:
-        write_csv(given["out"], evaluation.rows("repeated", config.algo.steps, scores))
-    rows = {summary["method"]: totals(evaluation, scores)}
+        write_csv(given["out"], evaluation.rows("repeated", config.algo.steps))
+    rows = {summary["method"]: totals(evaluation)}
     console.print(results_table(rows, env, summary["seeds"], scores))
 
 

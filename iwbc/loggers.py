@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from iwbc.config import Config, Logger, to_plain
 from iwbc.errors import UserError
+from iwbc.settings import Config, Logger, to_plain
 
 
 class WandbLogger:

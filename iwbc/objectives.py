@@ -2,7 +2,7 @@
 
 Notation: ℓ_i(π) = (1/T_i) Σ_t log π(a_t|s_t), in nats per step; ρ = log π_q − log π_ref, of a step or, as a mean over
 steps, of a trajectory; κ the temperature of the weights; R_i a trajectory's curation weight. The last axis of every
-tensor runs over what is weighted; leading axes (seeds) broadcast. No gradient flows through a weight: pass detached
+tensor runs over what is weighted; leading axes broadcast. No gradient flows through a weight: pass detached
 tensors.
 """
 
@@ -64,8 +64,8 @@ def td_lambda_returns(
 ) -> Tensor:
     """TD(λ) returns of packed trajectories: G_t = r_t + γ ((1 − λ) V(s_{t+1}) + λ G_{t+1}).
 
-    Shapes: rewards [N], values [S, N] = V(s_t), final_values [S, n] = V of the observation after the last step (0 where
-    the environment ended the episode), offsets [n + 1]. Returns [S, N]. (Sutton & Barto, §12.1; Peng et al. 2019.)
+    Shapes: rewards [N], values [N] = V(s_t), final_values [n] = V of the observation after the last step (0 where the
+    environment ended the episode), offsets [n + 1]. Returns [N]. (Sutton & Barto, §12.1; Peng et al. 2019.)
     """
     lengths = offsets.diff()
     # Trajectories in order of length, longest first: those still running at time t are then a prefix.
@@ -74,15 +74,15 @@ def td_lambda_returns(
     longest = int(lengths[0])
     running = torch.searchsorted(-lengths, -torch.arange(longest, device=lengths.device)).tolist()  # #{i: T_i > t}
     targets = torch.empty_like(values)
-    following = final_values[:, order].clone()  # G_{t+1}, which is V at the end
+    following = final_values[order].clone()  # G_{t+1}, which is V at the end
     next_value = following.clone()  # V(s_{t+1})
     for t in range(longest - 1, -1, -1):
         rows = starts[: running[t]] + t
-        mixed = (1.0 - lam) * next_value[:, : running[t]] + lam * following[:, : running[t]]
+        mixed = (1.0 - lam) * next_value[: running[t]] + lam * following[: running[t]]
         target = rewards[rows] + gamma * mixed
-        targets[:, rows] = target
-        following[:, : running[t]] = target
-        next_value[:, : running[t]] = values[:, rows]
+        targets[rows] = target
+        following[: running[t]] = target
+        next_value[: running[t]] = values[rows]
     return targets
 
 

@@ -2,16 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from iwbc.data.curated import Curated
+from iwbc.data.trajectories import Trajectories
 from iwbc.evaluation import Evaluation, interval
+from iwbc.runs import versions
 from iwbc.scores import ReferenceScores
+from iwbc.settings import Config
 
 
-def totals(evaluation: Evaluation, scores: ReferenceScores | None) -> dict[str, Any]:
+def summary_of(
+    config: Config,
+    trajectories: Trajectories,
+    curated: Curated,
+    scores: ReferenceScores | None,
+    evaluations: Mapping[str, Evaluation],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions."""
+    info = trajectories.info
+    seed_steps = config.algo.steps * len(config.all_seeds)
+    return {
+        "format": 1,
+        "status": "finished",
+        "method": config.method,
+        "env_id": config.env.id or info.env_id,
+        "env_kwargs": info.env_kwargs if config.env.id in (None, info.env_id) else {},
+        "backend": config.eval.backend,
+        "dataset": {
+            "id": info.id,
+            "content_hash": trajectories.content_hash,
+            "trajectories": len(trajectories),
+            "steps": trajectories.steps,
+            "kept_trajectories": len(curated.kept),
+            "kept_steps": curated.steps,
+        },
+        "algo": config.algo.name,
+        "curation": config.curation.name,
+        "averaging": config.averaging,
+        "seeds": config.all_seeds,
+        "results": [
+            {"seed": seed, **{phase: _of_seed(one, row) for phase, one in evaluations.items()}}
+            for row, seed in enumerate(config.all_seeds)
+        ],
+        "totals": {phase: totals(one) for phase, one in evaluations.items()},
+        "normalisation": {"random": scores.random, "expert": scores.expert, "source": scores.source} if scores else None,
+        "steps_per_second": config.algo.steps / seconds["training"],
+        "seed_steps_per_second": seed_steps / seconds["training"],
+        "seconds": seconds,
+        "versions": versions(),
+    }
+
+
+def _of_seed(evaluation: Evaluation, row: int) -> dict[str, Any]:
+    returns = evaluation.returns[row]
+    return {
+        "episodes": len(returns),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "score_mean": None if evaluation.scores is None else float(evaluation.scores[row].mean()),
+    }
+
+
+def totals(evaluation: Evaluation) -> dict[str, Any]:
     """Mean return and score over seeds and episodes with 95 % bootstrap intervals (scores None where there are none)."""
     found: dict[str, Any] = {
         "episodes": evaluation.returns.shape[1],
@@ -20,9 +78,8 @@ def totals(evaluation: Evaluation, scores: ReferenceScores | None) -> dict[str, 
         "score_mean": None,
         "score_interval": None,
     }
-    if scores is not None:
-        normalised = scores.normalise(evaluation.returns)
-        found |= {"score_mean": float(normalised.mean()), "score_interval": interval(normalised)}
+    if evaluation.scores is not None:
+        found |= {"score_mean": evaluation.score, "score_interval": interval(evaluation.scores)}
     return found
 
 

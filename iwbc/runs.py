@@ -26,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from iwbc import __version__
-from iwbc.config import Config, to_plain, validate
+from iwbc.config import validate
 from iwbc.errors import UserError
 from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_tensors
-from iwbc.policies import Policy, load_policy
+from iwbc.settings import Config, OwnPolicy, to_plain
+from iwbc.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "wandb", "safetensors")
 
@@ -78,12 +79,13 @@ class RunFolder:
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
 
-    def write_policy(self, policy: Policy) -> None:
-        write_tensors(self.path / "policy.safetensors", policy.tensors(), policy.metadata())
+    def write_policy(self, policies: Policies) -> None:
+        policies.save(self.path / "policy.safetensors")
 
-    def policy(self, device: str = "cpu") -> Policy:
-        """The saved policy. Raises UserError where there is none or it is damaged."""
-        return load_policy(self.path / "policy.safetensors", device)
+    def policy(self, own: OwnPolicy | None = None) -> Policies:
+        """The saved policies; `own` names what to import where they are the user's own. Raises UserError where there are none
+        or they are damaged."""
+        return load_policy(self.path / "policy.safetensors", policy=own)
 
     def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """All that is needed to continue: the algorithm's tensors, and the rows and times so far."""

@@ -19,15 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
-from iwbc.config import Config, validate
+from iwbc.config import config_folder, validate
 from iwbc.errors import Interrupted, UserError
-
-
-def config_folder() -> str:
-    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "conf"
-    return str(installed if installed.exists() else package.parent / "conf")
+from iwbc.settings import Config, OwnPolicy
 
 
 def main() -> None:
@@ -112,10 +106,17 @@ def _job(composed: DictConfig) -> float | None:
 def _resume(arguments: list[str]) -> None:
     from iwbc.runs import RunFolder
 
+    folder = Path(arguments[0].removeprefix("resume="))
+    config = RunFolder(folder).config()
+    if isinstance(config.policy, OwnPolicy):
+        # The folder may be somebody else's: what it names is imported only where the user names it too.
+        trust = f"policy._target_={config.policy.target}"
+        if trust not in arguments:
+            raise UserError(f"resume: this run trains a policy of its own; to import it, add {trust}")
+        arguments.remove(trust)
     if len(arguments) > 1:
         raise UserError(f"resume: takes no further settings (got {' '.join(arguments[1:])}); the run folder holds them all")
-    folder = Path(arguments[0].removeprefix("resume="))
-    _run(RunFolder(folder).config(), folder)
+    _run(config, folder)
 
 
 def _run(config: Config, folder: Path) -> dict[str, Any]:

@@ -11,33 +11,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iwbc import engine
+from iwbc.algorithms.algorithm import Ingredients
 from iwbc.data.sampling import Minibatch
-from iwbc.likelihood import WeightedLikelihood
-from iwbc.policies import Policy
+from iwbc.settings import Recipe
 
 
 class BehaviourCloning:
     """State: the policy and its optimiser."""
 
-    kappa = 1.0  # only scales the log ratio in the reported bounds
+    def __init__(self, settings: Recipe, given: Ingredients) -> None:
+        self.policy = given.policy
+        self.optimizer = engine.policy_optimizer(given.policy)
+        self.by_autograd = self.optimizer.by_autograd
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy, self.likelihood = policy, WeightedLikelihood(policy)
-
-    def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
-        """One gradient step; the loss of each seed, [S]."""
-        equal = torch.ones_like(batch.row, dtype=torch.float32)
-        log_prob = self.likelihood.climb(batch.observations, batch.actions, equal, learning_rate)
-        return -log_prob.mean(-1)
+    def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
+        """θ ← θ + η ∇_θ (1/B) Σ_b log π_θ(a_b|s_b); the loss."""
+        equal = torch.ones_like(batch.step, dtype=torch.float32)
+        log_prob = self.optimizer.step(batch.observations, batch.actions, equal, learning_rate)
+        return -log_prob.mean()
 
     def metrics(self) -> dict[str, Tensor]:
-        """What the algorithm itself has to tell at a logging step, [S] each: nothing."""
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes."""
-        return self.likelihood.state()
+        return self.optimizer.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Continue from a `state()`."""
-        self.likelihood.load(state)
+        self.optimizer.load(state)

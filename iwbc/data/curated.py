@@ -1,4 +1,4 @@
-"""A dataset under a curation: the trajectories that are kept, with their weights, and a place for per-step values."""
+"""A dataset under a curation: the trajectories that are kept, with their weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from iwbc.data.trajectories import Trajectories
 
@@ -51,14 +53,17 @@ class Curated:
         """M: the number of kept steps."""
         return int(self.offsets[-1])
 
-    @cached_property
-    def shift(self) -> npt.NDArray[np.int64]:
-        """What to add to a step's row in the dataset to get its place among the kept steps, by kept trajectory, [K]."""
-        return self.offsets[:-1] - self.trajectories.offsets[self.kept]
-
-    def chunks(self, size: int = 2048) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-        """All kept steps in order, `size` at a time: where they lie among the kept steps, and their rows in the dataset."""
+    def batches(self, device: str | torch.device = "cpu", size: int = 2048) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """All kept steps in order, `size` at a time: where they are among the kept steps, and their observations [m, obs] and
+        actions [m, act]."""
+        observations, actions = self.trajectories.tensors(device)
+        rows = torch.from_numpy(self.rows).to(device)
         for start in range(0, self.steps, size):
-            places = np.arange(start, min(start + size, self.steps))
-            trajectory = np.searchsorted(self.offsets, places, side="right") - 1
-            yield slice(start, start + len(places)), places - self.shift[trajectory]
+            some = slice(start, min(start + size, self.steps))
+            yield some, observations.index_select(0, rows[some]), actions.index_select(0, rows[some])
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The row in the dataset of every kept step, [M]."""
+        shift = self.trajectories.offsets[self.kept] - self.offsets[:-1]
+        return np.arange(self.steps) + np.repeat(shift, self.lengths)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -33,6 +32,7 @@ from iwbc.data.minari_writer import write_minari
 from iwbc.data.tiers import DEFAULT_STEPS, TIERS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
+from iwbc.processes import FRESH, cores
 from iwbc.scores import d4rl_scores
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
@@ -162,18 +162,14 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
             raise UserError(
-                f"dataset {name}: a worker process was killed (out of memory?) or could not start (called from a script "
-                "without if __name__ == '__main__':?); nothing was written"
+                f"dataset {name}: a worker process was killed, perhaps for want of memory; nothing was written"
             ) from None
 
 
 @contextlib.contextmanager
 def _workers(units: int) -> Iterator[ProcessPoolExecutor]:
-    # Spawned, not forked: a fork would inherit the locks of whatever threads this process runs.
-    context = multiprocessing.get_context("spawn")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(cores, units), mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(min(cores(), units), mp_context=FRESH, initializer=_prepare_worker)
     try:
         yield pool
     except BaseException:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from iwbc.scores import ReferenceScores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class DatasetInfo:
     reference_scores: ReferenceScores | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectories:
     """n trajectories with N steps in all. Trajectory i owns the rows offsets[i] : offsets[i + 1].
 
@@ -66,6 +73,54 @@ class Trajectories:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        """One trajectory, or a list of some; its arrays are views."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = operator.index(index)
+        i += len(self) if i < 0 else 0
+        if not 0 <= i < len(self):
+            raise IndexError(f"trajectory {index} of {len(self)}")
+        rows = slice(self.offsets[i], self.offsets[i + 1])
+        return Episode(
+            self.observations[rows],
+            self.final_observations[i],
+            self.actions[rows],
+            self.rewards[rows],
+            bool(self.terminated[i]),
+            None if self.successes is None else bool(self.successes[i]),
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        low, mean, high = self.returns.min(), self.returns.mean(), self.returns.max()
+        return (
+            f"Trajectories({self.info.id!r}: {len(self):,} trajectories, {self.steps:,} steps, "
+            f"observations [{self.observations.shape[1]}], actions [{self.actions.shape[1]}], "
+            f"returns {low:.1f} … {high:.1f}, mean {mean:.1f})"
+        )
+
+    def tensors(self, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+        """Observations [N, obs] and actions [N, act] on a device: on the CPU these arrays themselves, elsewhere one copy."""
+        import torch
+
+        key = str(device)
+        if key not in self._on_devices:
+            self._on_devices[key] = tuple(torch.from_numpy(one).to(device) for one in (self.observations, self.actions))
+        return self._on_devices[key]
+
+    @cached_property
+    def _on_devices(self) -> dict[str, Any]:
+        return {}
 
     @property
     def steps(self) -> int:

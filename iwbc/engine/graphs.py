@@ -1,9 +1,4 @@
-"""The gradient step that every algorithm comes to: a policy climbs the weighted log-likelihood of a minibatch.
-
-    θ ← Adam(∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b))
-
-On an accelerator the step is captured as a CUDA graph: one launch in place of one for each of its small operations.
-"""
+"""A function of tensors as a CUDA graph: one launch in place of one for each of its small operations."""
 
 from __future__ import annotations
 
@@ -12,37 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from iwbc.networks import Adam
-from iwbc.policies import Policy
-
 # Calls before a capture, in which libraries set themselves up; PyTorch asks for a few.
 _WARM_UP = 3
-
-
-class WeightedLikelihood:
-    """A policy with its optimiser."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy, self.adam = policy, Adam(policy.parameters)
-        self._step = captured(self._climb, [policy.parameters.flat, *self.adam.state().values()])
-
-    def climb(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
-        """One gradient step with weights w [S, B]; log π(a|s) before it, [S, B]. No gradient flows through a weight."""
-        return self._step(observations, actions, weights, learning_rate)
-
-    def _climb(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float | Tensor) -> Tensor:
-        log_prob, score = self.policy.log_prob_and_score(observations, actions)
-        self.adam.ascend(score(weights), learning_rate)
-        return log_prob
-
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that a step changes."""
-        return {"policy": self.policy.parameters.flat, **self.adam.state()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue from a `state()`."""
-        self.policy.parameters.flat.copy_(state["policy"])
-        self.adam.load(state)
 
 
 def captured(function: Callable[..., Tensor], changes: Sequence[Tensor]) -> Callable[..., Tensor]:

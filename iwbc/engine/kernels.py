@@ -23,7 +23,16 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def prefers_onednn() -> bool:
     """Whether this processor is an AMD one and this PyTorch has the operator."""
     has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return bool(has_operator) and "AMD" in _processor()
+    return bool(has_operator) and "AMD" in _processor() and _works()
+
+
+def _works() -> bool:
+    """Whether the operator, which is private, takes what it is given here and gives the product."""
+    left, right = torch.arange(6.0).view(3, 2), torch.arange(4.0).view(2, 2)
+    try:
+        return torch.allclose(_linear(left, right, right[0], "relu"), (left @ right.t() + right[0]).relu())
+    except (AttributeError, TypeError, RuntimeError):
+        return False
 
 
 def _processor() -> str:
@@ -42,19 +51,22 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activati
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """inputs · weight + bias, then max(·, 0) where asked for: [B, in], [in, out], [1, out] → [B, out], or batches of these."""
+    """inputs · weightᵀ + bias, then max(·, 0) where asked for: [B, in], [out, in], [out] → [B, out]."""
     if _by_onednn(inputs):
-        return _linear(inputs, weight.t(), bias[0], "relu" if relu else "none")
-    output = (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
+        return _linear(inputs, weight, bias, "relu" if relu else "none")
+    output = torch.addmm(bias, inputs, weight.t())
     return output.relu_() if relu else output
 
 
-def product(left: Tensor, right: Tensor, transposed: str) -> Tensor:
-    """leftᵀ · right (transposed="left") or left · rightᵀ ("right"), of matrices or batches of them; contiguous."""
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left · right: [B, out], [out, in] → [B, in]."""
+    return _linear(left, right.t()) if _by_onednn(left) else left @ right
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ · right, contiguous: [B, out], [B, in] → [out, in]."""
     if not _by_onednn(left):
-        return left.mT @ right if transposed == "left" else left @ right.mT
-    if transposed == "right":
-        return _linear(left, right)
+        return left.t() @ right
     # oneDNN copies a left factor that is transposed: let that be the smaller one.
     if right.shape[1] < left.shape[1]:
         return _linear(right.t(), left.t()).t().contiguous()

@@ -1,0 +1,32 @@
+from iwbc.api import evaluate as evaluate
+from iwbc.api import generate as generate
+from iwbc.api import load as load
+from iwbc.curation import curate as curate
+from iwbc.data.arrays import from_arrays as from_arrays
+from iwbc.data.curated import Curated as Curated
+from iwbc.data.trajectories import Trajectories as Trajectories
+from iwbc.errors import UserError as UserError
+from iwbc.evaluation import Evaluation as Evaluation
+from iwbc.fitting import fit as fit
+from iwbc.policies import CouplingFlow as CouplingFlow
+from iwbc.policies import GaussianMixture as GaussianMixture
+from iwbc.policies import GaussianMLP as GaussianMLP
+from iwbc.policies import Policy as Policy
+from iwbc.settings import AWR as AWR
+from iwbc.settings import BC as BC
+from iwbc.settings import IWBC as IWBC
+from iwbc.settings import RWR as RWR
+from iwbc.settings import All as All
+from iwbc.settings import FilteredBC as FilteredBC
+from iwbc.settings import FlowPolicy as FlowPolicy
+from iwbc.settings import GaussianPolicy as GaussianPolicy
+from iwbc.settings import MixturePolicy as MixturePolicy
+from iwbc.settings import QualityLevels as QualityLevels
+from iwbc.settings import ReturnWeighted as ReturnWeighted
+from iwbc.settings import Success as Success
+from iwbc.settings import Threshold as Threshold
+from iwbc.settings import TopFraction as TopFraction
+from iwbc.trained import Policies as Policies
+from iwbc.trained import load_policy as load_policy
+
+__version__: str

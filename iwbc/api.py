@@ -1,0 +1,60 @@
+"""What the commands do, from Python: load → curate → fit → evaluate. `iwbc` itself offers these names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from iwbc.data.sources import load_dataset
+from iwbc.data.trajectories import Trajectories
+from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.scores import d4rl_scores
+from iwbc.settings import D4RL, Generated, Minari
+from iwbc.trained import Policies
+
+
+def load(name: str | Path, **options: Any) -> Trajectories:
+    """A dataset: a Minari id such as "mujoco/hopper/medium-v0" (downloaded once, then local), or a D4RL file such as
+    "hopper_medium-v2.hdf5". options: the fields of settings.Minari or settings.D4RL.
+
+    Raises UserError where it cannot be had or is not fit to train on.
+    """
+    is_file = str(name).endswith((".hdf5", ".h5"))
+    source = D4RL(path=str(name), **options) if is_file else Minari(id=str(name), **options)
+    source.check("dataset")
+    return load_dataset(source)
+
+
+def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajectories:
+    """A tier that the shipped behaviour policies roll out, such as generate("Hopper-v5"); made once, then local.
+
+    options: the fields of settings.Generated. Raises UserError for an environment without behaviour policies.
+    """
+    source = Generated(tier=tier, **options)
+    source.check("dataset")
+    return load_dataset(source, env_id)
+
+
+def evaluate(
+    policies: Policies,
+    env_id: str,
+    episodes: int = 100,
+    *,
+    seed: int = 12345,
+    env_kwargs: Mapping[str, Any] | None = None,
+    backend: str = "gymnasium",
+    workers: int = 0,
+) -> Evaluation:
+    """Play episodes with each policy's mean action; `.score` is their mean score where D4RL has reference returns.
+
+    Episode e of a policy's seed always starts from the same state. workers: processes that play besides this one. Raises
+    UserError where the environment is not installed or has other sizes.
+    """
+    evaluator = Evaluator(env_id, env_kwargs or {}, seed, workers, backend, d4rl_scores(env_id))
+    try:
+        spaces = policies.spaces
+        evaluator.check_sizes(spaces.observation_size, len(spaces.action_low), "of the policy")
+        return evaluator.evaluate(policies, episodes)
+    finally:
+        evaluator.close()

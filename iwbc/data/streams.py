@@ -1,0 +1,37 @@
+"""Random numbers: what each is for, so that no two uses share any."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a generator is for: part of its entropy, beside the seed."""
+
+    POLICY = 0
+    REFERENCE = 1
+    TRAINING = 2
+    VALUE = 3
+    PROBES = 4
+
+
+def _seed(entropy: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(2, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(*entropy: int) -> torch.Generator:
+    """A CPU generator that is a function of `entropy` alone; different tuples give independent streams."""
+    return torch.Generator().manual_seed(_seed(entropy))
+
+
+@contextlib.contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Within, PyTorch's own CPU generator, with which modules choose their starting values, is such a generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(entropy))
+        yield

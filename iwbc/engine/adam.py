@@ -1,0 +1,72 @@
+"""Adam (Kingma & Ba 2015) as one fused operation, without the bookkeeping of torch.optim.Adam, which costs as much again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+@lru_cache
+def has_fused_operation() -> bool:
+    """Whether this PyTorch has the operation behind torch.optim.Adam(fused=True), and takes it as it is called here."""
+    try:
+        one = torch.zeros(1)
+        _fused([one], [one.clone()], [one.clone()], [one.clone()], one[0].clone(), 0.0)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _fused(
+    values: list[Tensor], gradient: list[Tensor], first: list[Tensor], second: list[Tensor], steps: Tensor, rate: float | Tensor
+) -> None:
+    torch._fused_adam_(
+        values,
+        gradient,
+        first,
+        second,
+        [],
+        [steps] * len(values),
+        lr=rate,
+        beta1=_BETAS[0],
+        beta2=_BETAS[1],
+        weight_decay=0.0,
+        eps=_EPSILON,
+        amsgrad=False,
+        maximize=True,
+    )
+
+
+class Adam:
+    """The moments of some parameters, which it changes in place."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._values = list(parameters)
+        self.first_moments = [torch.zeros_like(value) for value in parameters]
+        self.second_moments = [torch.zeros_like(value) for value in parameters]
+        self.steps = torch.zeros((), device=parameters[0].device)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of its own that a step changes."""
+        return [*self.first_moments, *self.second_moments, self.steps]
+
+    def ascend(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
+        """One step up a gradient."""
+        self.steps += 1.0
+        if has_fused_operation():
+            _fused(self._values, gradient, self.first_moments, self.second_moments, self.steps, learning_rate)
+        else:
+            self._plain(gradient, learning_rate)
+
+    def _plain(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
+        """The same by public operations."""
+        for value, slope, first, second in zip(self._values, gradient, self.first_moments, self.second_moments, strict=True):
+            first.lerp_(slope, 1.0 - _BETAS[0])
+            second.lerp_(slope.square(), 1.0 - _BETAS[1])
+            corrected = second / (1.0 - _BETAS[1] ** self.steps)
+            value += learning_rate / (1.0 - _BETAS[0] ** self.steps) * first / (corrected.sqrt() + _EPSILON)

@@ -1,0 +1,115 @@
+"""GaussianMLP's density and its gradient, written out: autograd's bookkeeping cost a fifth of a gradient step of networks
+this small. iwbc.policies.gaussian has the same as a textbook does; the tests hold this to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iwbc.engine import kernels
+from iwbc.policies.gaussian import GaussianMLP
+from iwbc.policies.networks import SQUASH_LIMIT
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class GaussianKernel:
+    """A GaussianMLP's parameters, which it shares, and what is computed with them.
+
+    `parameters` is the order of every list of gradients: weight and bias of each layer, then log_std where it is global.
+    """
+
+    def __init__(self, policy: GaussianMLP) -> None:
+        self._policy, self._units = policy, policy.units
+        layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
+        self._layers = [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+        self._log_std = None if policy.log_std is None else policy.log_std.detach()
+        self.parameters = [part for layer in self._layers for part in layer]
+        if self._log_std is not None:
+            self.parameters.append(self._log_std)
+        self._dtype = torch.bfloat16 if policy.precision == "bfloat16" else torch.float32
+        # Of a standard Normal's density, and of the scale of actions.
+        self._log_scale = len(self._units.middle) * _HALF_LOG_2PI + self._units.log_scale
+
+    def _distribution(
+        self, observations: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
+        """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed), and the vector-Jacobian
+        product from gradients by them, [B, act] each, to those by the parameters."""
+        output, network_vjp = _mlp(self._layers, self._units.observations(observations), dtype)
+        mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
+        if self._policy.kind == "tanh_mean":
+            mean = mean.tanh()
+        log_std = free_log_std.clamp(*self._policy.log_std_bounds)
+
+        def vjp(by_mean: Tensor, by_log_std: Tensor) -> list[Tensor]:
+            if self._policy.kind == "tanh_mean":
+                by_mean = torch.ops.aten.tanh_backward.default(by_mean, mean)
+            by_log_std = by_log_std * (log_std == free_log_std)  # none where it is clamped
+            if self._log_std is None:
+                return network_vjp(torch.cat([by_mean, by_log_std], dim=-1))
+            return [*network_vjp(by_mean), by_log_std.sum(0)]
+
+        return mean, log_std, vjp
+
+    def log_prob_and_vjp(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        """log π(a|s), [B], and the function from weights w [B] to ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)."""
+        mean, log_std, vjp = self._distribution(observations, self._dtype)
+        units = self._units.to_units(actions)
+        log_normaliser = log_std.sum(-1) + self._log_scale
+        if self._policy.kind == "squashed":
+            units = units.clamp(-SQUASH_LIMIT, SQUASH_LIMIT).atanh()
+            log_normaliser = log_normaliser + (2.0 * (math.log(2.0) - units - F.softplus(-2.0 * units))).sum(-1)
+        inverse_std = torch.exp(-log_std)
+        deviation = (units - mean) * inverse_std
+        log_prob = torch.add(-log_normaliser, deviation.square().sum(-1), alpha=-0.5)
+
+        def weighted_vjp(weights: Tensor) -> list[Tensor]:
+            # ∂ log N/∂μ = (u − μ)/σ², ∂ log N/∂ log σ = (u − μ)²/σ² − 1.
+            part = (weights / weights.shape[-1])[..., None]
+            weighted = part * deviation
+            return vjp(weighted * inverse_std, weighted * deviation - part)
+
+        return log_prob, weighted_vjp
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """log π(a|s), [B]."""
+        return self.log_prob_and_vjp(observations, actions)[0]
+
+    def mean_action(self, observations: Tensor) -> Tensor:
+        """The mean action, [B, act]; always in float32."""
+        mean, _, _ = self._distribution(observations, torch.float32)
+        return self._units.to_actions(mean.tanh() if self._policy.kind == "squashed" else mean)
+
+
+def _mlp(
+    layers: list[tuple[Tensor, Tensor]], inputs: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    """A ReLU multi-layer perceptron, [B, in] → [B, out], and its vector-Jacobian product, from a gradient by the output to
+    those by weight0, bias0, weight1, … Products are made in `dtype`, all else in float32."""
+    own = [(_in(dtype, weight), _in(dtype, bias)) for weight, bias in layers]
+    activations = [_in(dtype, inputs)]  # what every layer is given, and the output
+    for i, (weight, bias) in enumerate(own, start=1):
+        activations.append(kernels.affine(activations[-1], weight, bias, relu=i < len(own)))
+
+    def vjp(by_output: Tensor) -> list[Tensor]:
+        delta = _in(dtype, by_output)
+        found: list[Tensor] = []
+        for i in reversed(range(len(own))):
+            for part in (delta.sum(-2), kernels.outer(delta, activations[i])):
+                found.append(_in(torch.float32, part))
+            if i > 0:
+                by_activation = kernels.product(delta, own[i][0])
+                delta = torch.ops.aten.threshold_backward.default(by_activation, activations[i], 0)
+        return found[::-1]
+
+    return _in(torch.float32, activations[-1]), vjp
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """As tensor.to(dtype), without the cost of asking."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

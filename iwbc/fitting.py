@@ -1,0 +1,103 @@
+"""Training from end to end: policies, learners of every seed, the loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from iwbc.algorithms import Ingredients, make_algorithm
+from iwbc.data.curated import Curated
+from iwbc.data.sampling import StepSampler
+from iwbc.data.streams import Stream, seeded
+from iwbc.data.trajectories import Trajectories
+from iwbc.diagnostics import Diagnostics
+from iwbc.errors import UserError
+from iwbc.policies.spec import PolicyChoice, policy_factory, spaces_of
+from iwbc.settings import GaussianPolicy, Recipe
+from iwbc.trained import Policies
+from iwbc.trainer import Learner, Trainer, steps
+
+
+class Observer(Protocol):
+    """What looks on while `fit` trains, and may raise to stop it."""
+
+    every: Sequence[int]
+
+    def start(self, trainer: Trainer, policies: Policies) -> int:
+        """Before training; the number of steps made already, where it loads a checkpoint. The policies are its to load with
+        the trainer's parameters."""
+
+    def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
+        """After `step` gradient steps: at multiples of `every`, at the end, and often besides."""
+
+
+def fit(
+    settings: Recipe,
+    data: Curated | Trajectories,
+    *,
+    reference: Policies | None = None,
+    policy: PolicyChoice | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str | torch.device = "cpu",
+    console: Console | None = None,
+    title: str | None = None,
+    stream: Stream = Stream.TRAINING,
+    observer: Observer | None = None,
+) -> Policies:
+    """Train a policy by an algorithm, of each seed one; the last policies.
+
+    data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
+    same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
+    settings (such as GaussianPolicy) or a function that makes a torch.nn.Module. seeds: those of the reference, or 0, by
+    default; with several threads they train side by side.
+
+    Raises UserError where settings cannot be, or the algorithm needs a reference and there is none.
+    """
+    settings.check("algo")
+    curated = data if isinstance(data, Curated) else Curated(data, np.ones(len(data)), "transition")
+    seeds = tuple(seeds if seeds is not None else reference.seeds if reference is not None else (0,))
+    starts_at_reference = settings.start == "reference"
+    if starts_at_reference and reference is None:
+        raise UserError(f"{settings.label}: starts from a reference policy; give reference=, such as fit(BC(), data)")
+    if reference is not None and (unknown := set(seeds) - set(reference.seeds)):
+        raise UserError(f"seeds: the reference has no seed {min(unknown)}, only {', '.join(map(str, reference.seeds))}")
+    trajectories = curated.trajectories
+    if starts_at_reference:
+        assert reference is not None
+        spec, spaces = reference.spec, reference.spaces
+        policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
+    else:
+        make, spec = policy_factory(policy if policy is not None else GaussianPolicy(), trajectories)
+        policies = Policies([_untrained(make, seed, device) for seed in seeds], seeds, spaces_of(trajectories), spec)
+
+    def learner(seed: int) -> Learner:
+        own = None if reference is None else reference.of_seed(seed)
+        given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
+        sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
+        # A reference has nobody who looks at its diagnostics.
+        watched = None if observer is None else Diagnostics(curated, own, seed, settings.kappa, device)
+        return Learner(make_algorithm(settings, given), sampler, settings, watched)
+
+    console = console or Console(stderr=True)
+    with Trainer(learner, seeds, device) as trainer:
+        done = 0 if observer is None else observer.start(trainer, policies)
+        every = () if observer is None else observer.every
+        for step, loss in steps(trainer, settings, title or settings.label, console, every, done):
+            if observer is not None:
+                observer.after(step, loss, trainer)
+        policies.load(trainer.parameters())
+    return policies
+
+
+def _untrained(make: object, seed: int, device: str | torch.device) -> torch.nn.Module:
+    """An untrained policy: seed s starts with the same parameters alone or beside others."""
+    assert callable(make)
+    with seeded(Stream.POLICY, seed):
+        made: torch.nn.Module = make()
+    return made.to(device)

@@ -1,0 +1,83 @@
+"""The gradient step that every algorithm comes to: θ ← Adam(∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)), for any policy."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from iwbc.policies.policy import Policy
+
+
+class PolicyOptimizer(Protocol):
+    """A policy with its optimiser. `by_autograd` says that a step needs gradients to be recorded."""
+
+    by_autograd: bool
+
+    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+        """One step with weights w [B], through which no gradient flows; log π(a|s) before it, [B]."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a step changes."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+
+
+class AutogradOptimizer:
+    """By autograd and torch.optim.Adam. The policy is in training mode within a step, and in evaluation mode otherwise."""
+
+    by_autograd = True
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._adam = torch.optim.Adam(policy.parameters(), maximize=True)
+
+    @torch.enable_grad()
+    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+        self.policy.train()
+        log_prob = self.policy.log_prob(observations, actions)
+        self._adam.zero_grad()
+        (weights * log_prob).mean().backward()
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        self.policy.eval()
+        return log_prob.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        return {**module_state(self.policy, "policy."), **adam_state(self._adam, self.policy, "adam.")}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        load_module(self.policy, state, "policy.")
+        load_adam(self._adam, self.policy, state, "adam.")
+
+
+def module_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and buffers by name; they share the module's memory."""
+    return {f"{prefix}{name}": value.detach() for name, value in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str = "") -> None:
+    """Copy a `module_state` into a module, whose tensors stay where they are."""
+    with torch.no_grad():
+        for name, own in module.state_dict().items():
+            own.copy_(state[prefix + name])
+
+
+def adam_state(adam: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The moments by parameter name, and the number of steps, of an optimiser of all of a module's parameters."""
+    found, steps = {}, torch.zeros(())
+    for name, parameter in module.named_parameters():
+        own = adam.state.get(parameter, {})
+        for moment in ("exp_avg", "exp_avg_sq"):
+            found[f"{prefix}{moment}.{name}"] = own.get(moment, torch.zeros_like(parameter)).detach()
+        steps = own.get("step", steps)
+    return {**found, f"{prefix}step": steps.detach()}
+
+
+def load_adam(adam: torch.optim.Adam, module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    """Continue from an `adam_state`."""
+    for name, parameter in module.named_parameters():
+        moments = {m: state[f"{prefix}{m}.{name}"].to(parameter, copy=True) for m in ("exp_avg", "exp_avg_sq")}
+        adam.state[parameter] = {"step": state[f"{prefix}step"].clone(), **moments}

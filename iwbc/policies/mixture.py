@@ -1,0 +1,73 @@
+"""A mixture of Gaussians over actions: several modes, of which a single Gaussian would take the average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from iwbc.policies.networks import Units, mlp, unsquash
+from iwbc.policies.policy import Policy
+
+
+class GaussianMixture(Policy):
+    """π(a|s) = Σ_k p_k(s) N(a; μ_k(s), σ_k), of `components` Gaussians, each as in GaussianMLP."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        units: Units,
+        components: int = 5,
+        hidden: Sequence[int] = (256, 256, 256),
+        kind: str = "tanh_mean",
+        std: str = "global",
+        log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+    ) -> None:
+        super().__init__()
+        self.kind, self.std, self.log_std_bounds, self.units = kind, std, log_std_bounds, units
+        self.shape = (components, len(units.middle))
+        size = components * len(units.middle)
+        self.network = mlp([observation_size, *hidden, components + size * (2 if std == "state" else 1)])
+        self.log_std = nn.Parameter(torch.zeros(self.shape)) if std == "global" else None
+
+    def distribution(self, observations: Tensor) -> MixtureSameFamily:
+        """The mixture over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of B, of vectors [act]."""
+        output = self.network(self.units.observations(observations))
+        logits, rest = output.split([self.shape[0], output.shape[-1] - self.shape[0]], dim=-1)
+        parts = rest.unflatten(-1, (-1, *self.shape))  # [B, 1 or 2, K, act]
+        mean = parts[..., 0, :, :]
+        if self.kind == "tanh_mean":
+            mean = mean.tanh()
+        log_std = self.log_std if self.log_std is not None else parts[..., 1, :, :]
+        normal = Normal(mean, log_std.clamp(*self.log_std_bounds).exp().expand_as(mean), validate_args=False)
+        components = Independent(normal, 1, validate_args=False)
+        return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """log Σ_k p_k N_k(a); squashed: of atanh a, less Σ log(1 − a²)."""
+        mixture, units = self.distribution(observations), self.units.to_units(actions)
+        if self.kind == "tanh_mean":
+            return mixture.log_prob(units) - self.units.log_scale
+        before, log_slope = unsquash(units)
+        return mixture.log_prob(before) - log_slope.sum(-1) - self.units.log_scale
+
+    def mean_action(self, observations: Tensor) -> Tensor:
+        """The mean of the likeliest component: the mean of all may lie where no component does."""
+        mixture = self.distribution(observations)
+        return self._of_component(mixture.component_distribution.mean, mixture.mixture_distribution.logits.argmax(-1))
+
+    def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """A component by its probability, then an action from it."""
+        mixture = self.distribution(observations)
+        normal: Normal = mixture.component_distribution.base_dist  # type: ignore[attr-defined]
+        # The largest of logits + Gumbel noise has the softmax's probabilities.
+        uniform = torch.rand(normal.mean.shape[:-1], generator=generator, dtype=torch.float64).to(normal.mean.device)
+        chosen = (mixture.mixture_distribution.logits - (-uniform.log()).log()).argmax(-1)
+        noise = torch.randn(normal.mean.shape, generator=generator).to(normal.mean.device)
+        return self._of_component(normal.mean + normal.stddev * noise, chosen)
+
+    def _of_component(self, values: Tensor, chosen: Tensor) -> Tensor:
+        drawn = values.gather(-2, chosen[..., None, None].expand(*chosen.shape, 1, values.shape[-1])).squeeze(-2)
+        return self.units.to_actions(drawn.tanh() if self.kind == "squashed" else drawn)

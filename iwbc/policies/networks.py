@@ -1,0 +1,74 @@
+"""What the shipped policies are built from: a multi-layer perceptron, and the units that it works in."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# atanh(±1) is infinite; the nearest float32 to 1 − 1e-6 keeps |u| below 7.3.
+SQUASH_LIMIT = 1.0 - 1e-6
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """A ReLU multi-layer perceptron with layer sizes `sizes`; weights and biases start at U(±1/√inputs), as
+    torch.nn.Linear's do."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        bound = 1.0 / math.sqrt(inputs)
+        with torch.no_grad():
+            layer.weight.copy_(((torch.rand(inputs, outputs) * 2.0 - 1.0) * bound).t())
+            layer.bias.copy_((torch.rand(outputs) * 2.0 - 1.0) * bound)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Units(nn.Module):
+    """From observations and actions as they come to those that a network works with.
+
+    Actions of action_low … action_high become ±1; observations become (o − mean) / std where those are given.
+    """
+
+    def __init__(
+        self,
+        action_low: Sequence[float],
+        action_high: Sequence[float],
+        observation_mean: Sequence[float] | None = None,
+        observation_std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        low, high = torch.tensor(action_low), torch.tensor(action_high)
+        self.plain = bool((low == -1.0).all() and (high == 1.0).all())
+        self.normalises = observation_mean is not None and observation_std is not None
+        constants = {"middle": (low + high) / 2.0, "half_range": (high - low) / 2.0}
+        if self.normalises:
+            constants |= {"mean": torch.tensor(observation_mean), "std": torch.tensor(observation_std)}
+        self.middle: Tensor
+        self.half_range: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+        for name, value in constants.items():
+            self.register_buffer(name, value.float(), persistent=False)  # constants, not state
+        self.log_scale = float(self.half_range.log().sum())  # log |d action / d unit|
+
+    def observations(self, observations: Tensor) -> Tensor:
+        return (observations - self.mean) / self.std if self.normalises else observations
+
+    def to_units(self, actions: Tensor) -> Tensor:
+        return actions if self.plain else (actions - self.middle) / self.half_range
+
+    def to_actions(self, units: Tensor) -> Tensor:
+        return units if self.plain else self.middle + self.half_range * units
+
+
+def unsquash(units: Tensor) -> tuple[Tensor, Tensor]:
+    """u = atanh(a) and log |da/du| = log(1 − a²) of actions in ±1, [B, act] → [B, act] each; a first moved inside
+    ±(1 − 1e-6), so that actions at the bounds have a finite log-likelihood and gradient."""
+    before = units.clamp(-SQUASH_LIMIT, SQUASH_LIMIT).atanh()
+    # log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not underflow.
+    return before, 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))

@@ -1,0 +1,26 @@
+"""What an algorithm needs of a policy: log_prob and mean_action, and sample where actions are to be drawn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Policy(nn.Module):
+    """A distribution over actions given observations; one network, one seed.
+
+    Any torch.nn.Module with these methods trains by every algorithm; it need not be a subclass. `log_prob` must be
+    differentiable by the parameters and must not draw random numbers. Actions are in the environment's units.
+    """
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """log π(a|s) in nats: observations [B, obs] and actions [B, act] → [B]."""
+        raise NotImplementedError
+
+    def mean_action(self, observations: Tensor) -> Tensor:
+        """The action that is played without noise, [B, obs] → [B, act]."""
+        raise NotImplementedError
+
+    def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions drawn from the policy, [B, obs] → [B, act]."""
+        raise NotImplementedError

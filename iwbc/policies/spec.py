@@ -1,0 +1,149 @@
+"""From settings and a dataset to a policy: sizes, action range, observation normaliser."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.policies.flow import CouplingFlow
+from iwbc.policies.gaussian import GaussianMLP
+from iwbc.policies.mixture import GaussianMixture
+from iwbc.policies.networks import Units
+from iwbc.policies.policy import Policy
+from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act]."""
+
+    observation_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+
+def spaces_of(trajectories: Trajectories) -> Spaces:
+    """The spaces of a dataset.
+
+    An action bound that is infinite gives no range to scale to: the range of the data's own actions takes its place.
+    """
+    info = trajectories.info
+    low, high = np.asarray(info.action_low), np.asarray(info.action_high)
+    unbounded = ~(np.isfinite(low) & np.isfinite(high))
+    if unbounded.any():
+        data_low, data_high = trajectories.actions.min(0), trajectories.actions.max(0)
+        constant = data_high <= data_low
+        low = np.where(unbounded, np.where(constant, data_low - 1.0, data_low), low)
+        high = np.where(unbounded, np.where(constant, data_high + 1.0, data_high), high)
+    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()))
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """All that defines a policy of a shipped family besides its parameters: what a saved file rebuilds it from."""
+
+    settings: GaussianPolicy
+    spaces: Spaces
+    observation_mean: tuple[float, ...] | None = None
+    observation_std: tuple[float, ...] | None = None
+
+    def make(self) -> Policy:
+        """A policy with starting parameters by PyTorch's own generator."""
+        settings, spaces = self.settings, self.spaces
+        units = Units(spaces.action_low, spaces.action_high, self.observation_mean, self.observation_std)
+        bounds = (settings.log_std_min, settings.log_std_max)
+        common: dict[str, Any] = {
+            "observation_size": spaces.observation_size,
+            "units": units,
+            "hidden": settings.hidden,
+            "kind": settings.kind,
+            "std": settings.std,
+            "log_std_bounds": bounds,
+        }
+        match settings:
+            case MixturePolicy():
+                return GaussianMixture(components=settings.components, **common)
+            case FlowPolicy():
+                return CouplingFlow(couplings=settings.couplings, coupling_hidden=settings.coupling_hidden, **common)
+            case _:
+                return GaussianMLP(precision=settings.precision, **common)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def of_plain(plain: dict[str, Any]) -> PolicySpec:
+        """From `plain` values. Raises KeyError, TypeError or UserError where they are none."""
+        settings = POLICIES[plain["settings"]["family"]](**plain["settings"])
+        settings.check("policy")
+        mean, std = (plain[name] and tuple(plain[name]) for name in ("observation_mean", "observation_std"))
+        return PolicySpec(settings, spaces_of_plain(plain["spaces"]), mean, std)
+
+
+def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
+    return Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]))
+
+
+def policy_spec(settings: GaussianPolicy, trajectories: Trajectories) -> PolicySpec:
+    """The spec of a policy for a dataset, with its observation normaliser where one is asked for."""
+    spaces = spaces_of(trajectories)
+    if not settings.normalise_observations:
+        return PolicySpec(settings, spaces)
+    mean, std = trajectories.observation_statistics
+    return PolicySpec(settings, spaces, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+# What `fit` takes for a policy: settings of a shipped family, of the user's own by name, or what makes a module.
+PolicyChoice = GaussianPolicy | OwnPolicy | Callable[[], nn.Module]
+
+
+def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Callable[[], Any], PolicySpec | None]:
+    """What makes an untrained policy for a dataset, and its spec where it is of a shipped family."""
+    if isinstance(choice, GaussianPolicy):
+        spec = policy_spec(choice, trajectories)
+        return spec.make, spec
+    return own_factory(choice, spaces_of(trajectories)), None
+
+
+def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> Callable[[], nn.Module]:
+    """What makes a policy of the user's own: `choice` itself, or what it names, called with the sizes and its arguments.
+
+    Raises UserError where that cannot be imported; what is returned raises it where no policy is made.
+    """
+    if not isinstance(choice, OwnPolicy):
+        return _checked(choice, "policy")
+    sizes = {"observation_size": spaces.observation_size, "action_size": len(spaces.action_low)}
+    return _checked(partial(_imported(choice.target), **sizes, **choice.arguments), choice.target)
+
+
+def _imported(target: str) -> Callable[..., nn.Module]:
+    module, _, name = target.rpartition(".")
+    try:
+        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"policy._target_={target}: cannot be imported ({error}); is its folder in PYTHONPATH?") from None
+    return found
+
+
+def _checked(factory: Callable[[], nn.Module], name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        try:
+            made = factory()
+        except TypeError as error:
+            raise UserError(f"{name}: cannot be made ({error})") from None
+        missing = [method for method in ("log_prob", "mean_action") if not callable(getattr(made, method, None))]
+        if not isinstance(made, nn.Module) or missing:
+            lacks = f"lacks {' and '.join(missing)}" if missing else "is no torch.nn.Module"
+            raise UserError(f"{name}: {type(made).__name__} {lacks}; a policy has log_prob and mean_action")
+        return made
+
+    return make

@@ -1,0 +1,215 @@
+"""Threads and worker processes: how many there are, how they are talked to, and how they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from iwbc.errors import UserError
+
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int | None) -> None:
+    """How many threads, and by them how many worker processes, this process uses; None leaves PyTorch's own choice."""
+    if threads is not None:
+        _torch().set_num_threads(threads)
+
+
+def threads() -> int:
+    """How many it uses."""
+    number: int = _torch().get_num_threads()
+    return number
+
+
+def _torch() -> Any:
+    # Not imported with this module: processes that play environments do without.
+    import torch
+
+    return torch
+
+
+def environment_workers() -> int:
+    """How many processes play environments: as many as there are threads, which are idle while policies are played."""
+    return threads() if threads() > 1 else 0
+
+
+def training_workers(seeds: int) -> int:
+    """How many processes train `seeds` seeds on a processor; 0: this one trains them in turn."""
+    if seeds == 1 or threads() == 1 or sys.platform != "linux":
+        return 0
+    # The system shares out the cores best among a process for each seed; where not all cores are ours, no more may run.
+    return seeds if threads() >= cores() else min(seeds, threads())
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, PyTorch uses one thread: idle ones would spin on the cores that other processes work on."""
+    before = threads()
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+class _FreshProcess(SpawnProcess):
+    """A process that starts afresh, not as a fork, which would inherit the locks of this one's threads."""
+
+    def start(self) -> None:
+        # It takes on its parent's start method by name. In a worker of joblib that is one which only joblib's own processes
+        # know, and with which every other process fails to start.
+        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+            multiprocessing.set_start_method("spawn", force=True)
+        # It would run the user's script once more, up to `if __name__ == "__main__"` and, where that is missing, all of it;
+        # what runs here is all in this package.
+        main = sys.modules["__main__"]
+        hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
+        try:
+            main.__spec__ = main.__file__ = None
+            super().start()
+        finally:
+            for name, value in hidden.items():
+                setattr(main, name, value)
+
+
+class _FreshContext(SpawnContext):
+    Process = _FreshProcess  # type: ignore[assignment]
+
+
+FRESH = _FreshContext()
+
+
+class Handle(Protocol):
+    """An object, here or in another process."""
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        """Begin a call of one of its methods; what is returned waits for the result."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Here:
+    """An object of this process."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        result = getattr(self._value, method)(*arguments)
+        return lambda: result
+
+    def close(self) -> None:
+        pass
+
+
+class Remote:
+    """A process that makes an object and answers calls of its methods, one after the other.
+
+    It starts while the constructor's caller goes on; the first result waits for it. With context "fork" it shares this
+    process's memory as it is now, and must be made before other threads are. A process that dies, whatever it does, is a
+    UserError at the next result; what a method raises there is raised here.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any, context: str = "spawn") -> None:
+        chosen = FRESH if context == "spawn" else multiprocessing.get_context(context)
+        self._connection, there = chosen.Pipe()
+        process = chosen.Process(target=_serve, args=(there, make, arguments, context, os.getpid()), daemon=True)  # type: ignore[attr-defined]
+        process.start()
+        there.close()
+        self._started = False
+        # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
+        self.close = Finalize(self, _end, (process, self._connection), exitpriority=0)
+
+    def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        self.wait_for_start()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as receiving will tell
+            self._connection.send((method, [_exported(argument) for argument in arguments]))
+        return self._receive
+
+    def wait_for_start(self) -> None:
+        """Wait until the object is made. Raises what making it raised."""
+        if not self._started:
+            self._started = True
+            self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            failed, result = self._connection.recv()
+        except (EOFError, OSError):
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; `threads=1` does all work in one process"
+            ) from None
+        if failed:
+            raise result
+        return _imported(result)
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    connection.close()
+    process.kill()
+    process.join()
+
+
+def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str, parent: int) -> None:
+    """A process: answers until the other end is closed, or until it is killed, at the latest when its parent ends."""
+    if context == "fork":  # then the pipe's other end may live on in processes that were forked later
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+    # Requests to stop, a launcher's among them, reach every process of a group; the one that began this one decides.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if "torch" in sys.modules:
+        set_threads(1)  # a fork leaves the others behind, and would wait for them
+    try:
+        value = make(*arguments)
+        connection.send((False, None))
+        while True:
+            method, given = connection.recv()
+            connection.send((False, _exported(getattr(value, method)(*map(_imported, given)))))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            connection.send((True, error))
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A tensor on its way, by value; PyTorch would send it as a file of shared memory."""
+
+    array: npt.NDArray[Any]
+
+
+def _exported(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _exported(one) for name, one in value.items()}
+    is_tensor = "torch" in sys.modules and isinstance(value, _torch().Tensor)
+    return _Sent(value.detach().numpy()) if is_tensor else value
+
+
+def _imported(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _imported(one) for name, one in value.items()}
+    return _torch().from_numpy(value.array) if isinstance(value, _Sent) else value

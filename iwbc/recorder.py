@@ -1,0 +1,174 @@
+"""What a run writes while it trains: metrics, periodic evaluations, checkpoints, and the time that each phase takes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from iwbc.errors import Interrupted, UserError
+from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.loggers import WandbLogger
+from iwbc.runs import RunFolder
+from iwbc.settings import Config
+from iwbc.trained import Policies
+from iwbc.trainer import Trainer
+
+
+class Stopwatch:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("data", "reference", "training", "evaluation"), 0.0)
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """The time within is a phase's; the time since the last lap is nobody's."""
+        self.lap()
+        yield
+        self.lap(phase)
+
+    def lap(self, phase: str | None = None) -> None:
+        """The time since the last lap is a phase's."""
+        now = time.perf_counter()
+        if phase is not None:
+            self.seconds[phase] += now - self._since
+        self._since = now
+
+
+class Recorder:
+    """Looks on while `fit` trains (an Observer of iwbc.fitting), and plays policies; a context manager, for its logger."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        console: Console,
+        stopwatch: Stopwatch,
+        evaluator: Evaluator | None,
+        dataset_id: str,
+        curation: list[dict[str, Any]],
+    ) -> None:
+        """`curation` is the histogram of returns that curation.csv is to hold."""
+        self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
+        self.evaluator = evaluator
+        self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
+        self.metrics: list[dict[str, Any]] = []
+        self.evaluations: list[dict[str, Any]] = []
+        self._dataset_id, self._curation = dataset_id, curation
+        self._stop = threading.Event()
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._closing.__exit__(kind, error, traceback)
+
+    def start(self, trainer: Trainer, policies: Policies) -> int:
+        """Load the checkpoint, if there is one. The trainer has forked its processes by now: what follows begins threads."""
+        self._policies, done = policies, 0
+        checkpoint = self.folder.checkpoint()
+        if checkpoint is not None:
+            state, progress = checkpoint
+            trainer.load(state)
+            done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
+            self.stopwatch.seconds = progress["seconds"]
+            self.console.print(f"Continuing after step {done:,}")
+        # Not before: a run that is refused leaves nothing behind.
+        self.folder.start(self.config)
+        self.folder.write_curation(self._curation)
+        self._logger = self._closing.enter_context(WandbLogger(self.config, self.folder.path, self._dataset_id))
+        self._closing.enter_context(_stop_requests(self._stop))
+        self.stopwatch.lap()
+        return done
+
+    def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
+        """Log, play and write a checkpoint where it is time to; the last checkpoint comes at the end."""
+        config, last = self.config, step == self.config.algo.steps
+        if step % config.log_every == 0 or last:
+            self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
+        self.stopwatch.lap("training")
+        if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
+            self._policies.load(trainer.parameters())
+            self.play("periodic", step, self._policies, config.eval.periodic_episodes)
+        if last or step % config.checkpoint_every == 0 or self._stop.is_set():
+            self._checkpoint(step, trainer)
+            if not last:
+                self.check_stop()
+        self.stopwatch.lap()
+
+    def _checkpoint(self, done: int, trainer: Trainer) -> None:
+        progress = {
+            "done": done,
+            "metrics": self.metrics,
+            "evaluations": self.evaluations,
+            "seconds": self.stopwatch.seconds,
+        }
+        self.folder.write_checkpoint(trainer.state(), progress)
+        self.write_rows()
+
+    def write_rows(self) -> None:
+        """metrics.csv and evaluations.csv as they are by now."""
+        self.folder.write_metrics(self.metrics)
+        self.folder.write_evaluations(self.evaluations)
+
+    def check_stop(self) -> None:
+        """Raise Interrupted where the run was asked to stop."""
+        if self._stop.is_set():
+            raise Interrupted
+
+    def _log(self, step: int, found: dict[int, dict[str, Tensor]]) -> None:
+        learning_rate = self.config.algo.learning_rate(step - 1)
+        for seed, values in found.items():
+            # One transfer from the device for all of them.
+            table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
+            row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
+            self.metrics.append({"step": step, "seed": seed, **row})
+            self._logger.log(step, seed, row)
+            if not np.isfinite(row["loss"]):
+                raise UserError(f"step {step}: the loss of seed {seed} is not finite; try a smaller algo.lr")
+
+    def play(self, phase: str, step: int, policies: Policies, episodes: int) -> Evaluation:
+        """Play policies; every episode is a row of evaluations.csv."""
+        assert self.evaluator is not None
+        with self.stopwatch.timed("evaluation"):
+            evaluation = self.evaluator.evaluate(policies, episodes)
+        self.evaluations += evaluation.rows(phase, step)
+        if phase == "periodic":
+            for row, seed in enumerate(policies.seeds):
+                values = {"return": float(evaluation.returns[row].mean())}
+                if evaluation.scores is not None:
+                    values["score"] = float(evaluation.scores[row].mean())
+                self._logger.log(step, seed, {f"{phase}/{name}": value for name, value in values.items()})
+        return evaluation
+
+
+@contextlib.contextmanager
+def _stop_requests(stop: threading.Event) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM set the event, so that a run stops between steps; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise Interrupted
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

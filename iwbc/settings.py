@@ -1,0 +1,474 @@
+"""Every setting of a run: its type, its default, and what it may be. Imports no torch.
+
+Each class stands for a choice of one of conf/'s groups, whose files say only what differs from these defaults. `check`
+raises UserError, one line that names the key.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
+
+from iwbc.data.tiers import DEFAULT_STEPS, TIERS
+from iwbc.errors import UserError
+
+
+def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
+    metadata = {"rule": rule, "says": says}
+    if choices:
+        metadata = {"rule": lambda value: value in choices, "says": f"must be one of {', '.join(choices)}"}
+    if isinstance(default, list):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def required(rule: Callable[[Any], bool], says: str) -> Any:
+    """A field that must be given."""
+    return field(metadata={"rule": rule, "says": says})
+
+
+def positive(default: float | None) -> Any:
+    """A finite number above 0 (or none, where that is the default)."""
+    return setting(default, lambda value: value is None or 0 < value < math.inf, "must be positive")
+
+
+def not_negative(default: float) -> Any:
+    return setting(default, lambda value: 0 <= value < math.inf, "must not be negative")
+
+
+def share(default: float) -> Any:
+    """A number from 0 to 1."""
+    return setting(default, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
+
+
+def sizes(default: list[int]) -> Any:
+    """Sizes of hidden layers."""
+    return setting(default, lambda value: all(n > 0 for n in value), "must be positive layer sizes")
+
+
+class Settings:
+    """What all of them share."""
+
+    def check(self, group: str = "") -> None:
+        """Raise UserError for the first value that cannot be; `group` is where these settings are in the configuration."""
+        assert is_dataclass(self)
+        for one in fields(self):
+            value, rule = getattr(self, one.name), one.metadata.get("rule")
+            if isinstance(value, Settings):
+                value.check(one.name)
+            elif rule is not None:
+                self.require(rule(value), group, one.name, one.metadata["says"])
+        self.check_together(group)
+
+    def check_together(self, group: str) -> None:
+        """What values must fulfil beside each other."""
+
+    def require(self, condition: bool, group: str, name: str, says: str) -> None:
+        if not condition:
+            key = f"{group}.{name}" if group else name
+            raise UserError(f"{key}={getattr(self, name)}: {says}")
+
+
+# --- dataset ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Generated(Settings):
+    """A tier rolled out from the shipped behaviour policies."""
+
+    tier: str = setting("medium-replay", choices=TIERS)
+    steps: int = positive(DEFAULT_STEPS)
+    seed: int = not_negative(0)
+    source: str = "generated"
+
+
+@dataclass
+class Minari(Settings):
+    """A Minari dataset by its id.
+
+    clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
+    drop episodes that neither terminate nor truncate.
+    """
+
+    id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
+    clip_actions: bool = False
+    unfinished: str = setting("keep", choices=("keep", "drop"))
+    source: str = "minari"
+
+
+@dataclass
+class D4RL(Settings):
+    """A D4RL HDF5 file by its path. env_id: guessed from D4RL's file names where it is null; none: there is none."""
+
+    path: str = required(lambda value: bool(value.strip()), "give a file such as hopper_medium-v2.hdf5")
+    env_id: str | None = None
+    clip_actions: bool = False
+    unfinished: str = setting("keep", choices=("keep", "drop"))
+    source: str = "d4rl"
+
+
+# --- curation --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class All(Settings):
+    """Every trajectory, with the same weight."""
+
+    name: str = "all"
+
+
+@dataclass
+class TopFraction(Settings):
+    """The best trajectories by return."""
+
+    fraction: float = setting(0.1, lambda value: 0 < value <= 1, "must lie in (0, 1]; 0.1 keeps the best tenth")
+    name: str = "top_fraction"
+
+
+@dataclass
+class QualityLevels(Settings):
+    """A trajectory counts once for every percentile of the returns that it reaches: the paper's Q."""
+
+    percentiles: list[float] = setting(
+        [90.0, 95.0, 98.0],
+        lambda value: bool(value) and all(0 <= p <= 100 for p in value),
+        "needs at least one percentile between 0 and 100",
+    )
+    name: str = "quality_levels"
+
+
+@dataclass
+class Threshold(Settings):
+    """Trajectories with at least this return."""
+
+    minimum: float = required(math.isfinite, "must be a finite return")
+    name: str = "threshold"
+
+
+@dataclass
+class Success(Settings):
+    """Trajectories labelled a success, or (`last_reward`) those whose last reward is at least `minimum`."""
+
+    success_from: str = setting("labels", choices=("labels", "last_reward"))
+    minimum: float = setting(1.0, math.isfinite, "must be a finite reward")
+    name: str = "success"
+
+
+@dataclass
+class ReturnWeighted(Settings):
+    """All trajectories, weighted by the exponential of their return in units of `temperature` standard deviations."""
+
+    temperature: float = positive(0.5)
+    name: str = "return_weighted"
+
+
+# --- algo ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recipe(Settings):
+    """How long and how fast to train: Adam; `schedule` constant, or cosine to 0; linear warm-up from 0 in either."""
+
+    label: ClassVar[str] = ""  # in tables
+    kappa: ClassVar[float] = 1.0  # the scale of the log ratios in the reported bounds
+
+    steps: int = positive(2000)
+    lr: float = positive(4e-4)
+    schedule: str = setting("cosine", choices=("constant", "cosine"))
+    warmup_steps: int = not_negative(300)
+    batch_size: int = positive(256)
+    start: str = setting("reference", choices=("scratch", "reference"))
+
+    @property
+    def variant(self) -> str:
+        """What tells it from others of its label in tables."""
+        return ""
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
+        if step < self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass
+class BC(Recipe):
+    """Behaviour cloning, from an untrained policy."""
+
+    label: ClassVar[str] = "BC"
+
+    steps: int = positive(10_000)
+    lr: float = positive(1e-3)
+    start: str = setting("scratch", choices=("scratch", "reference"))
+    name: str = "bc"
+
+
+@dataclass
+class FilteredBC(Recipe):
+    """Behaviour cloning of the curated trajectories, from the reference policy: the paper's SFT."""
+
+    label: ClassVar[str] = "filtered BC"
+
+    name: str = "filtered_bc"
+
+
+@dataclass
+class RWR(Recipe):
+    """Behaviour cloning of trajectories weighted by their return."""
+
+    label: ClassVar[str] = "RWR"
+
+    name: str = "rwr"
+
+
+@dataclass
+class IWBC(Recipe):
+    """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
+
+    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC. level: `trajectory` (of the mean over its steps),
+    `clipped_product` (of the sum over its steps, each clipped to step_ratio_bounds), `step` (a weight for each step).
+    proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy` itself; or a `copy`
+    of it every `copy_every` steps. minimum, maximum: of a weight; no maximum means 1000, and 2 at step level.
+    estimator: `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
+    """
+
+    label: ClassVar[str] = "iw-BC"
+
+    kappa: float = setting(1.0, lambda value: 0 <= value < math.inf, "must be finite and not negative; 0 is filtered BC")  # type: ignore[misc]
+    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step"))
+    proposal: str = setting("ema", choices=("ema", "policy", "copy"))
+    decay: float = share(0.9)
+    copy_every: int = positive(100)
+    minimum: float = 0.0
+    maximum: float | None = None
+    step_ratio_bounds: list[float] = setting(
+        [0.2, 1.8],
+        lambda value: len(value) == 2 and 0 < value[0] <= 1 <= value[1],
+        "needs two bounds with 0 < a_min <= 1 <= a_max",
+    )
+    self_normalise: bool = True
+    estimator: str = setting("running", choices=("running", "exact"))
+    refresh_every: int = positive(100)
+    start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
+    name: str = "iw_bc"
+
+    @property
+    def variant(self) -> str:
+        return "" if self.level == "trajectory" else f" {self.level.replace('_', ' ')}"
+
+    @property
+    def upper_bound(self) -> float:
+        """The largest weight: `maximum`, or else the method's default for the level."""
+        if self.maximum is not None:
+            return self.maximum
+        return 2.0 if self.level == "step" else 1000.0
+
+    def check_together(self, group: str) -> None:
+        fits = 0 <= self.minimum < self.upper_bound
+        self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
+
+
+@dataclass
+class AWR(Recipe):
+    """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum); value targets and
+    advantages are computed anew every `refresh_every` steps."""
+
+    label: ClassVar[str] = "AWR"
+
+    steps: int = positive(10_000)
+    lr: float = positive(1e-3)
+    start: str = setting("scratch", choices=("scratch", "reference"))
+    gamma: float = share(0.99)
+    lam: float = share(0.95)
+    temperature: float = positive(0.5)
+    maximum: float = positive(20.0)
+    value_lr: float = positive(1e-3)
+    value_hidden: list[int] = sizes([256, 256])
+    refresh_every: int = positive(500)
+    name: str = "awr"
+
+
+@dataclass
+class Reference(Recipe):
+    """How the reference policy is trained: behaviour cloning on all data."""
+
+    steps: int = positive(10_000)
+    lr: float = positive(1e-3)
+    schedule: str = setting("constant", choices=("constant", "cosine"))
+    warmup_steps: int = not_negative(0)
+    start: str = setting("scratch", lambda value: value == "scratch", "the reference starts from scratch")
+    averaging: str = setting("transition", choices=("trajectory", "transition"))
+    name: str = "reference"
+
+
+# --- policy ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class GaussianPolicy(Settings):
+    """One Gaussian. kind: `tanh_mean` (a Normal around tanh of the network) or `squashed` (the tanh of a Normal).
+
+    std: `global` (one per action) or `state` (a second output of the network). precision: of the matrix products in
+    training; bfloat16 is faster where the processor has them.
+    """
+
+    kind: str = setting("tanh_mean", choices=("tanh_mean", "squashed"))
+    std: str = setting("global", choices=("global", "state"))
+    hidden: list[int] = sizes([256, 256, 256])
+    log_std_min: float = -5.0
+    log_std_max: float = 2.0
+    normalise_observations: bool = False
+    precision: str = setting("float32", choices=("float32", "bfloat16"))
+    family: str = "gaussian"
+
+    def check_together(self, group: str) -> None:
+        fits = self.log_std_min < self.log_std_max
+        self.require(fits, group, "log_std_min", f"must be below log_std_max={self.log_std_max}")
+
+
+@dataclass
+class MixturePolicy(GaussianPolicy):
+    """A mixture of Gaussians; the mean action is that of the likeliest."""
+
+    components: int = positive(5)
+    precision: str = setting("float32", choices=("float32",))
+    family: str = "mixture"
+
+
+@dataclass
+class FlowPolicy(GaussianPolicy):
+    """A Gaussian sent through affine couplings with networks of their own."""
+
+    couplings: int = positive(4)
+    coupling_hidden: list[int] = sizes([64, 64])
+    precision: str = setting("float32", choices=("float32",))
+    family: str = "flow"
+
+
+@dataclass
+class OwnPolicy(Settings):
+    """A policy of the user's own: `target` names what is called, as package.module.Name, with observation_size, action_size
+    and `arguments`. In a configuration it stands as `_target_` with the arguments beside it."""
+
+    target: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def check_together(self, group: str) -> None:
+        if not all(part.isidentifier() for part in self.target.split(".")) or "." not in self.target:
+            raise UserError(f"{group}._target_={self.target}: give what to call as package.module.Name")
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Env(Settings):
+    """The evaluation environment; null: the one the dataset names."""
+
+    name: str | None = None
+    id: str | None = None
+
+
+BACKENDS = ("gymnasium", "envpool")
+
+
+@dataclass
+class Eval(Settings):
+    """`episodes` at the end, with the last policy; `periodic_episodes` every so many gradient steps (0: never).
+
+    backend envpool, an extra, is faster, with the same distribution of returns but other episodes.
+    """
+
+    episodes: int = not_negative(100)
+    periodic_episodes: int = not_negative(10)
+    every: int = not_negative(1000)
+    seed: int = not_negative(12345)
+    backend: str = setting("gymnasium", choices=BACKENDS)
+
+
+@dataclass
+class Logger(Settings):
+    """Weights & Biases: `mode` disabled, offline or online."""
+
+    mode: str = setting("disabled", choices=("disabled", "offline", "online"))
+    project: str = "iwbc"
+    entity: str | None = None
+
+
+@dataclass
+class Config(Settings):
+    """A whole run.
+
+    averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
+    trains several side by side. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
+    Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
+    """
+
+    env: Env = field(default_factory=Env)
+    dataset: Any = field(default_factory=Generated)
+    curation: Any = field(default_factory=QualityLevels)
+    policy: Any = field(default_factory=GaussianPolicy)
+    algo: Any = field(default_factory=IWBC)
+    reference: Reference = field(default_factory=Reference)
+    eval: Eval = field(default_factory=Eval)
+    logger: Logger = field(default_factory=Logger)
+    averaging: str = setting("trajectory", choices=("trajectory", "transition"))
+    seed: int = 0
+    seeds: list[int] | None = None
+    device: str = setting("cpu", lambda value: value.split(":")[0] in ("cpu", "cuda"), "must be one of cpu, cuda")
+    engine: bool = True
+    threads: int | None = positive(None)
+    log_every: int = positive(50)
+    checkpoint_every: int = positive(500)
+
+    def check_together(self, group: str) -> None:
+        seeds = self.all_seeds
+        key = "seed" if self.seeds is None else "seeds"
+        self.require(bool(seeds) and min(seeds) >= 0, group, key, "needs at least one seed, none negative")
+        self.require(len(set(seeds)) == len(seeds), group, "seeds", "names a seed twice")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of this run: `seeds`, or else the one `seed`."""
+        return self.seeds if self.seeds is not None else [self.seed]
+
+    @property
+    def method(self) -> str:
+        """The method's name in tables: the algorithm, and what of its curation and weights tells it from its relatives."""
+        match self.curation:
+            case TopFraction(fraction=fraction):
+                kept = f" {100 * fraction:g} %"
+            case QualityLevels():
+                kept = "(Q)"
+            case All() | ReturnWeighted():
+                kept = ""
+            case _:
+                kept = f" {self.curation.name}"
+        if isinstance(self.algo, FilteredBC) and kept == "(Q)":
+            return "SFT(Q)"
+        return f"{self.algo.label}{kept}{self.algo.variant}"
+
+
+# The choices of each group, by the name that stands in a configuration.
+DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Minari, D4RL)}
+CURATIONS: dict[str, type[Settings]] = {
+    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted)
+}
+ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
+POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}
+
+
+def to_plain(settings: Settings) -> dict[str, Any]:
+    """Settings as nested plain dicts and lists, from which iwbc.config.validate makes them again."""
+    assert is_dataclass(settings)
+    plain = asdict(settings)
+    if isinstance(settings, Config) and isinstance(settings.policy, OwnPolicy):
+        plain["policy"] = {"_target_": settings.policy.target, **settings.policy.arguments}
+    return plain

@@ -1,0 +1,140 @@
+"""The policies of a run, one for each seed, with what it takes to act and to be saved.
+
+Saved as one safetensors file, policies of the shipped families can be rebuilt without any of the code's defaults. No file
+names code to run: a policy of the user's own is loaded with the function that makes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from iwbc import engine
+from iwbc.data.streams import generator
+from iwbc.errors import UserError
+from iwbc.files import write_tensors
+from iwbc.optimizer import load_module, module_state
+from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
+from iwbc.settings import OwnPolicy
+
+_FORMAT = 2
+
+
+class Policies(Sequence[Any]):
+    """Policies by seed: `policies[0]` is the torch.nn.Module of the first seed.
+
+    `spec` is that of a shipped family, None for modules of the user's own.
+    """
+
+    def __init__(self, modules: Sequence[Any], seeds: Sequence[int], spaces: Spaces, spec: PolicySpec | None) -> None:
+        self.modules, self.seeds, self.spaces, self.spec = list(modules), tuple(seeds), spaces, spec
+        for module in self.modules:
+            module.requires_grad_(True).eval()
+        self._random = generator(self.seeds[0])
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.modules[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.modules)
+
+    def __repr__(self) -> str:
+        return f"Policies({type(self.modules[0]).__name__}, seeds {', '.join(map(str, self.seeds))})"
+
+    def of_seed(self, seed: int) -> Any:
+        """The module of one seed."""
+        return self.modules[self.seeds.index(seed)]
+
+    def select(self, *seeds: int) -> Policies:
+        """The policies of some of the seeds; the same modules, not copies."""
+        return Policies([self.of_seed(seed) for seed in seeds], seeds, self.spaces, self.spec)
+
+    def predict(
+        self,
+        observation: npt.NDArray[np.floating],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
+        """Stable-Baselines3's interface: observation [obs] or [B, obs] → (action [act] or [B, act], state).
+
+        Acts as the first of the seeds; actions are clipped to the action space. Policies have no memory: `state` and
+        `episode_start` are returned and ignored.
+        """
+        module = self.modules[0]
+        device = next(module.parameters()).device
+        batch = torch.as_tensor(np.atleast_2d(observation), dtype=torch.float32, device=device)
+        with torch.inference_mode():
+            action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
+        clipped = np.clip(action.cpu().numpy(), self.spaces.action_low, self.spaces.action_high).astype(np.float32)
+        return (clipped if np.ndim(observation) > 1 else clipped[0]), state
+
+    def state(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, by seed and name."""
+        return {name: value for seed in self.seeds for name, value in module_state(self.of_seed(seed), f"{seed}.").items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take on a `state()`."""
+        for seed, module in zip(self.seeds, self.modules, strict=True):
+            load_module(module, state, f"{seed}.")
+
+    def save(self, path: str | Path, **metadata: str) -> None:
+        """Write them to one safetensors file, atomically."""
+        fields = {
+            "format": _FORMAT,
+            "class": type(self.modules[0]).__name__,
+            "seeds": self.seeds,
+            "spaces": asdict(self.spaces),
+            "spec": None if self.spec is None else self.spec.plain(),
+        }
+        write_tensors(Path(path), self.state(), {"policy": json.dumps(fields), **metadata})
+
+
+def load_policy(
+    path: str | Path,
+    seed: int | None = None,
+    device: str | torch.device = "cpu",
+    policy: OwnPolicy | Callable[[], nn.Module] | None = None,
+) -> Policies:
+    """Rebuild saved policies from their file alone: of all seeds, or of one. `policy` makes the module where it is one of the
+    user's own, or names what to import. Raises UserError where the file is missing, damaged or of an earlier format."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"policy {path}: is a folder; give its file {path / 'policy.safetensors'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads(file.metadata()["policy"])
+            if fields.get("format") != _FORMAT:
+                raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
+            seeds = fields["seeds"] if seed is None else [seed]
+            if seed is not None and seed not in fields["seeds"]:
+                raise UserError(f"policy {path}: has no seed {seed}, only {', '.join(map(str, fields['seeds']))}")
+            spec = None if fields["spec"] is None else PolicySpec.of_plain(fields["spec"])
+            spaces = spaces_of_plain(fields["spaces"])
+            if spec is None and policy is None:
+                raise UserError(
+                    f"policy {path}: is a {fields['class']} of your own; load it with the function that makes it: "
+                    "load_policy(path, policy=…)"
+                )
+            make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
+            found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
+            for name, own in found.state().items():
+                saved = file.get_tensor(name)
+                if saved.shape != own.shape:
+                    raise ValueError(f"{name} has shape {tuple(saved.shape)}, not {tuple(own.shape)}")
+                own.copy_(saved)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"policy {path}: cannot be read ({error})") from None
+    return found
