@@ -12,9 +12,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.spaces import ordered
 from iwbc.errors import UserError
 from iwbc.processes import Remote
+from iwbc.spaces import ordered
 
 
 def _mujoco_warning(message: str | bytes) -> None:

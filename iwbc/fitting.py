@@ -76,7 +76,7 @@ def fit(
         make, spec = policy_factory(policy if policy is not None else GaussianPolicy(), trajectories)
         policies = Policies([_untrained(make, seed, device) for seed in seeds], seeds, spaces_of(trajectories), spec)
 
-    def learner(seed: int) -> Learner:
+    def make_learner(seed: int) -> Learner:
         own = None if reference is None else reference.of_seed(seed)
         given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
@@ -85,7 +85,7 @@ def fit(
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
     console = console or Console(stderr=True)
-    with Trainer(learner, seeds, device) as trainer:
+    with Trainer(make_learner, seeds, device) as trainer:
         done = 0 if observer is None else observer.start(trainer, policies)
         every = () if observer is None else observer.every
         for step, loss in steps(trainer, settings, title or settings.label, console, every, done):

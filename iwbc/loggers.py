@@ -1,56 +1,135 @@
-"""Weights & Biases, off or offline unless asked for. One W&B run per seed; never a prompt."""
+"""Where a run's figures go besides its folder: Weights & Biases (offline unless asked for), TensorBoard, or nowhere.
+
+What goes to metrics.csv and evaluations.csv goes here too, one stream for each seed; in the end the results.
+"""
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from iwbc.errors import UserError
 from iwbc.settings import Config, Logger, to_plain
 
 
-class WandbLogger:
-    """Streams what goes to metrics.csv and evaluations.csv to one W&B run per seed; with mode "disabled" to none."""
+class RunLogger(Protocol):
+    """One stream of figures for each seed of a run."""
 
-    def __init__(self, config: Config, folder: Path, dataset_id: str) -> None:
-        self._runs: dict[int, Any] = {}
-        if config.logger.mode == "disabled":
-            return
+    def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        """Values of one seed at a gradient step."""
+
+    def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        """What one seed ends with."""
+
+    def close(self, failed: bool) -> None:
+        """End every stream, so that the next job of the same process starts its own."""
+
+
+def make_logger(config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]) -> RunLogger:
+    """The logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
+    histogram of returns, of all trajectories and of those kept (the rows of curation.csv)."""
+    match config.logger.name:
+        case "wandb":
+            return WandbLogger(config, folder, dataset, curation)
+        case "tensorboard":
+            return TensorboardLogger(config, folder, dataset, curation)
+        case _:
+            return NoLogger()
+
+
+class NoLogger:
+    """Nowhere."""
+
+    def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self, failed: bool) -> None:
+        pass
+
+
+class WandbLogger:
+    """One W&B run per seed, of one group; never a prompt."""
+
+    def __init__(
+        self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
+    ) -> None:
         import wandb
 
+        self._runs: dict[int, Any] = {}
+        edges = [row["return_low"] for row in curation] + [curation[-1]["return_high"]]
         for seed in config.all_seeds:
-            self._runs[seed] = wandb.init(
+            run = self._runs[seed] = wandb.init(
                 project=config.logger.project,
                 entity=config.logger.entity,
                 mode=config.logger.mode,  # type: ignore[arg-type]
                 dir=str(folder),
-                group=f"{config.algo.name}-{dataset_id.replace('/', '-')}",
+                group=f"{config.algo.name}-{dataset['id'].replace('/', '-')}",
                 name=f"{folder.name}-seed{seed}",
-                config={**to_plain(config), "seed": seed},
+                config={**to_plain(config), "seed": seed, "data": dict(dataset)},
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", disable_git=True),
             )
+            for name in ("trajectories", "kept"):
+                counts = np.array([row[name] for row in curation])
+                run.summary[f"curation/{name}"] = wandb.Histogram(np_histogram=(counts, np.array(edges)))
 
-    def log(self, step: int, seed: int, values: dict[str, float]) -> None:
-        """Values of one seed at a gradient step."""
-        if self._runs:
-            self._runs[seed].log(values, step=step)
+    def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        self._runs[seed].log(dict(values), step=step)
 
-    def __enter__(self) -> WandbLogger:
-        return self
+    def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        self._runs[seed].log(dict(values), step=step)
+        self._runs[seed].summary.update(dict(values))
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """End every W&B run, so that the next job of the same process starts its own."""
+    def close(self, failed: bool) -> None:
         for run in self._runs.values():
-            run.finish(exit_code=int(kind is not None))
+            run.finish(exit_code=int(failed))
         self._runs = {}
 
 
+class TensorboardLogger:
+    """A folder of events per seed, tensorboard/seed<n> in the run's folder."""
+
+    def __init__(
+        self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
+    ) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("logger=tensorboard: is not installed; pip install 'iwbc[tensorboard]'") from None
+
+        self._writers: dict[int, Any] = {}
+        for seed in config.all_seeds:
+            writer = self._writers[seed] = SummaryWriter(folder / "tensorboard" / f"seed{seed}")
+            settings = json.dumps({**to_plain(config), "seed": seed, "data": dict(dataset)}, indent=2)
+            writer.add_text("config", f"```json\n{settings}\n```")
+            for name in ("trajectories", "kept"):
+                middles = [(row["return_low"] + row["return_high"]) / 2.0 for row in curation]
+                writer.add_histogram(f"curation/{name}", np.repeat(middles, [int(row[name]) for row in curation]), 0)
+
+    def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writers[seed].add_scalar(name, value, step)
+
+    def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        self.log(step, seed, values)
+
+    def close(self, failed: bool) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
 def check_key(settings: Logger) -> None:
-    """Raise UserError where mode is "online" and there is no API key, for which W&B would ask."""
-    if settings.mode == "online" and not _has_key():
+    """Raise UserError where W&B is to be online and there is no API key, for which it would ask."""
+    if settings.name == "wandb" and settings.mode == "online" and not _has_key():
         raise UserError("logger.mode=online: no W&B API key; set WANDB_API_KEY or run `wandb login`, or use mode=offline")
 
 

@@ -20,7 +20,7 @@ from iwbc.fitting import fit
 from iwbc.loggers import check_key
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
-from iwbc.results import summary_of
+from iwbc.results import dataset_summary, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.settings import Config
@@ -75,7 +75,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             with stopwatch.timed("reference"):
                 reference = reference_policy(trajectories, config.policy, config.reference, seeds, device, console)
         shown = histogram(trajectories.returns, curated.kept)
-        recorder = Recorder(config, folder, console, stopwatch, evaluator, trajectories.info.id, shown)
+        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
         closing.enter_context(recorder)
         policies = fit(
             config.algo,
@@ -89,7 +89,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             observer=recorder,
         )
         evaluations = _final(config, reference, policies, recorder)
-    summary = summary_of(config, trajectories, curated, scores, evaluations, stopwatch.seconds)
+    summary = summary_of(config, curated, scores, evaluations, stopwatch.seconds)
     folder.write_policy(policies)
     recorder.write_rows()
     folder.finish(summary)

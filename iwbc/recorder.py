@@ -17,7 +17,7 @@ from torch import Tensor
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.loggers import WandbLogger
+from iwbc.loggers import RunLogger, make_logger
 from iwbc.runs import RunFolder
 from iwbc.settings import Config
 from iwbc.trained import Policies
@@ -56,18 +56,19 @@ class Recorder:
         console: Console,
         stopwatch: Stopwatch,
         evaluator: Evaluator | None,
-        dataset_id: str,
+        dataset: dict[str, Any],
         curation: list[dict[str, Any]],
     ) -> None:
-        """`curation` is the histogram of returns that curation.csv is to hold."""
+        """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
         self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
         self.metrics: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
-        self._dataset_id, self._curation = dataset_id, curation
+        self._dataset, self._curation = dataset, curation
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
+        self._logger: RunLogger
 
     def __enter__(self) -> Recorder:
         return self
@@ -88,7 +89,8 @@ class Recorder:
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)
         self.folder.write_curation(self._curation)
-        self._logger = self._closing.enter_context(WandbLogger(self.config, self.folder.path, self._dataset_id))
+        self._logger = make_logger(self.config, self.folder.path, self._dataset, self._curation)
+        self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(_stop_requests(self._stop))
         self.stopwatch.lap()
         return done
@@ -145,12 +147,14 @@ class Recorder:
         with self.stopwatch.timed("evaluation"):
             evaluation = self.evaluator.evaluate(policies, episodes)
         self.evaluations += evaluation.rows(phase, step)
-        if phase == "periodic":
-            for row, seed in enumerate(policies.seeds):
-                values = {"return": float(evaluation.returns[row].mean())}
-                if evaluation.scores is not None:
-                    values["score"] = float(evaluation.scores[row].mean())
-                self._logger.log(step, seed, {f"{phase}/{name}": value for name, value in values.items()})
+        for row, seed in enumerate(policies.seeds):
+            values = {f"{phase}/return": float(evaluation.returns[row].mean())}
+            if evaluation.scores is not None:
+                values[f"{phase}/score"] = float(evaluation.scores[row].mean())
+            if phase == "periodic":
+                self._logger.log(step, seed, values)
+            else:
+                self._logger.results(self.config.algo.steps, seed, values)
         return evaluation
 
 

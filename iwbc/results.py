@@ -9,23 +9,34 @@ from rich.console import Console
 from rich.table import Table
 
 from iwbc.data.curated import Curated
-from iwbc.data.trajectories import Trajectories
 from iwbc.evaluation import Evaluation, interval
 from iwbc.runs import versions
 from iwbc.scores import ReferenceScores
 from iwbc.settings import Config
 
 
+def dataset_summary(curated: Curated) -> dict[str, Any]:
+    """What summary.json says of the data: id, content hash, and how much of it is kept."""
+    trajectories = curated.trajectories
+    return {
+        "id": trajectories.info.id,
+        "content_hash": trajectories.content_hash,
+        "trajectories": len(trajectories),
+        "steps": trajectories.steps,
+        "kept_trajectories": len(curated.kept),
+        "kept_steps": curated.steps,
+    }
+
+
 def summary_of(
     config: Config,
-    trajectories: Trajectories,
     curated: Curated,
     scores: ReferenceScores | None,
     evaluations: Mapping[str, Evaluation],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions."""
-    info = trajectories.info
+    info = curated.trajectories.info
     seed_steps = config.algo.steps * len(config.all_seeds)
     return {
         "format": 1,
@@ -34,14 +45,7 @@ def summary_of(
         "env_id": config.env.id or info.env_id,
         "env_kwargs": info.env_kwargs if config.env.id in (None, info.env_id) else {},
         "backend": config.eval.backend,
-        "dataset": {
-            "id": info.id,
-            "content_hash": trajectories.content_hash,
-            "trajectories": len(trajectories),
-            "steps": trajectories.steps,
-            "kept_trajectories": len(curated.kept),
-            "kept_steps": curated.steps,
-        },
+        "dataset": dataset_summary(curated),
         "algo": config.algo.name,
         "curation": config.curation.name,
         "averaging": config.averaging,

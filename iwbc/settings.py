@@ -395,9 +395,11 @@ class Eval(Settings):
 
 @dataclass
 class Logger(Settings):
-    """Weights & Biases: `mode` disabled, offline or online."""
+    """Where figures go besides the run's folder. mode, project, entity: of Weights & Biases, which writes to the folder, for
+    `wandb sync` to upload, or uploads while training (`online`)."""
 
-    mode: str = setting("disabled", choices=("disabled", "offline", "online"))
+    name: str = setting("none", choices=("none", "wandb", "tensorboard"))
+    mode: str = setting("offline", choices=("offline", "online"))
     project: str = "iwbc"
     entity: str | None = None
 

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import hydra
-from rich.console import Console
-
-from iwbc.config import Config, validate
+from iwbc import config as configs
+from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
+from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
-from iwbc.pipeline import _Run
-from iwbc.policies import Policy, policy_spec
-from iwbc.runs import RunFolder
-from iwbc.train import config_folder, main
-from iwbc.training import Algorithm
+from iwbc.policies import Policy
+from iwbc.policies.spec import policy_factory
+from iwbc.settings import Config
+from iwbc.train import main
 
 # Networks and sets small enough for a run of a second or two.
 SMALL = ("dataset.steps=20000", "policy.hidden=[32,32]", "reference.steps=60", "reference.batch_size=64", "algo.batch_size=64")
@@ -40,19 +38,24 @@ def compose(*overrides: str) -> Config:
 
 @functools.cache
 def _compose(overrides: tuple[str, ...]) -> Config:
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        return validate(hydra.compose("train", list(overrides)))
+    return configs.compose(*overrides)
 
 
 def curated_of(config: Config, trajectories: Trajectories) -> Curated:
-    return Curated(trajectories, curate(trajectories, config.curation), config.averaging)
+    return curate(trajectories, config.curation, config.averaging)
 
 
-def algorithm_of(config: Config, curated: Curated, reference: Policy | None) -> Algorithm:
+def untrained(config: Config, trajectories: Trajectories, seed: int = 0) -> Policy:
+    """The policy that training from scratch begins with."""
+    make, _ = policy_factory(config.policy, trajectories)
+    with seeded(Stream.POLICY, seed):
+        return make()
+
+
+def algorithm_of(config: Config, curated: Curated, reference: Policy | None, seed: int = 0) -> Algorithm:
     """The algorithm that a run of this configuration trains."""
-    run = _Run(config, RunFolder(Path()), Console(quiet=True))
-    spec = policy_spec(config.policy, curated.trajectories)
-    return run._algorithm(spec, curated, reference, config.all_seeds)
+    policy = untrained(config, curated.trajectories, seed) if reference is None else copy.deepcopy(reference)
+    return make_algorithm(config.algo, Ingredients(policy, reference, curated, seed))
 
 
 @dataclass

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from setups import BRIEF, column, compose, finish, python, read_csv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from iwbc.config import Logger
+from iwbc.settings import Logger
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.loggers import check_key
@@ -37,6 +38,12 @@ def values_of(record: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
 
 
+def summary_values(written: list[Any]) -> dict[str, Any]:
+    """What a run's summary ends with."""
+    updates = [item for record in written if record.WhichOneof("record_type") == "summary" for item in record.summary.update]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+
 def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     arguments = ["logger=wandb", "logger.project=tests", "seeds=[3,4]", "eval.every=20", "eval.periodic_episodes=1"]
@@ -60,7 +67,7 @@ def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_pat
         assert run.project == "tests"
         assert run.run_group == f"iw_bc-{hopper.info.id.replace('/', '-')}"
         assert run.display_name == f"run-seed{seed}"
-        assert config["algo"]["weights"]["kappa"] == compose().algo.weights.kappa
+        assert config["algo"]["kappa"] == compose().algo.kappa
         assert config["policy"]["hidden"] == [32, 32]
         history = [values_of(record) for record in written if record.WhichOneof("record_type") == "history"]
         logged = [row for row in history if "loss" in row]
@@ -68,6 +75,19 @@ def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_pat
         for name in ("loss", "ess_share", "drift_kept"):
             assert [row[name] for row in logged] == pytest.approx(column(metrics, name, seed=seed))
         (evaluation,) = [row for row in history if "periodic/return" in row]
+        (final,) = [row for row in history if "final/return" in row]
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        (of_seed,) = [row for row in summary["results"] if row["seed"] == seed]
+        assert final["_step"] == 40
+        assert (final["final/return"], final["final/score"]) == (of_seed["final"]["return_mean"], of_seed["final"]["score_mean"])
+        (reference,) = [row for row in history if "reference/return" in row]
+        assert reference["reference/score"] == of_seed["reference"]["score_mean"]
+        assert config["data"] == summary["dataset"]
+        told = summary_values(written)
+        assert told["final/score"] == of_seed["final"]["score_mean"]
+        assert told["curation/kept"]["_type"] == "histogram"
+        assert sum(told["curation/kept"]["values"]) == summary["dataset"]["kept_trajectories"]
+        assert sum(told["curation/trajectories"]["values"]) == len(hopper)
         expected = column(read_csv(tmp_path / "run" / "evaluations.csv"), "return", phase="periodic", seed=seed)
         assert evaluation["periodic/return"] == pytest.approx(expected[0])
         (ended,) = [record.exit for record in written if record.WhichOneof("record_type") == "exit"]
@@ -81,14 +101,36 @@ def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, mon
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     monkeypatch.delenv("NETRC", raising=False)
     with pytest.raises(UserError, match="no W&B API key"):
-        check_key(Logger("online", "iwbc", None))
-    check_key(Logger("offline", "iwbc", None))
-    check_key(Logger("disabled", "iwbc", None))
+        check_key(Logger("wandb", "online"))
+    check_key(Logger("wandb", "offline"))
+    check_key(Logger("none", "online"))
     (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password 0123456789\n")
     (tmp_path / ".netrc").chmod(0o600)
-    check_key(Logger("online", "iwbc", None))
+    check_key(Logger("wandb", "online"))
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     with pytest.raises(UserError, match="no W&B API key"):
-        check_key(Logger("online", "iwbc", None))
+        check_key(Logger("wandb", "online"))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    check_key(Logger("online", "iwbc", None))
+    check_key(Logger("wandb", "online"))
+
+
+def test_tensorboard_holds_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:
+    arguments = ["logger=tensorboard", "seeds=[3,4]", "eval.every=20", "eval.periodic_episodes=1", "hydra.run.dir=run"]
+    outcome = finish(python("-m", "iwbc.train", *BRIEF, *arguments, cwd=tmp_path))
+    assert (outcome.code, outcome.err) == (0, "")
+    metrics, evaluations = (read_csv(tmp_path / "run" / f"{name}.csv") for name in ("metrics", "evaluations"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for seed in (3, 4):
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"seed{seed}"))
+        events.Reload()
+        loss = events.Scalars("loss")
+        assert [event.step for event in loss] == [10, 20, 30, 40]
+        assert [event.value for event in loss] == pytest.approx(column(metrics, "loss", seed=seed))
+        (periodic,) = events.Scalars("periodic/return")
+        assert periodic.value == pytest.approx(column(evaluations, "return", phase="periodic", seed=seed)[0])
+        (of_seed,) = [row for row in summary["results"] if row["seed"] == seed]
+        for phase in ("final", "reference"):
+            (score,) = events.Scalars(f"{phase}/score")
+            assert score.value == pytest.approx(of_seed[phase]["score_mean"])
+        assert events.Histograms("curation/kept")[0].histogram_value.num == summary["dataset"]["kept_trajectories"]
+        assert summary["dataset"]["content_hash"] in str(events.Tensors("config/text_summary")[0])

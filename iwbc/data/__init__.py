@@ -1,5 +1,1 @@
 """Datasets: every source becomes the same packed trajectories."""
-
-from iwbc.data.arrays import from_arrays
-
-__all__ = ["from_arrays"]

@@ -17,6 +17,7 @@ from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.scores import d4rl_scores
 
@@ -54,6 +55,8 @@ def from_arrays(
     unfinished: str = "keep",
     clip_actions: bool = False,
     description: str = "Made from arrays.",
+    author: str | None = None,
+    algorithm_name: str | None = None,
 ) -> Trajectories:
     """The trajectories in N steps of episodes laid end to end; with an `id`, written as that local Minari dataset.
 
@@ -62,7 +65,8 @@ def from_arrays(
     cut, by a time limit for example). A last episode that does neither is kept as if it were cut, or dropped
     (unfinished="drop"). next_observations [N, obs] give the observation after each episode's last action; without them
     its last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
-    episode is a success if one of its steps is) or per episode.
+    episode is a success if one of its steps is) or per episode. description, author and algorithm_name are what Minari will
+    say of the dataset.
 
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
@@ -79,7 +83,14 @@ def from_arrays(
     steps = Steps(**{field: None if values is None else _array(name, field, values) for field, values in given.items()})
     info = describe(name, steps, env_id, action_low, action_high)
     if id is not None:
-        write_minari(info, episodes(steps, info.id, unfinished), description=description, clip_actions=clip_actions)
+        write_minari(
+            info,
+            episodes(steps, info.id, unfinished),
+            description=description,
+            author=author,
+            algorithm_name=algorithm_name,
+            clip_actions=clip_actions,
+        )
         return load(id)
     with tempfile.TemporaryDirectory() as folder:
         pack(episodes(steps, info.id, unfinished), info, Path(folder) / "packed", "", clip_actions)
@@ -113,8 +124,6 @@ def describe(
     low: Any = -1.0
     high: Any = 1.0
     if env_id is not None:
-        from iwbc.environments import make_env
-
         env: Any = make_env(env_id)
         sizes = {
             "observations": (observation_size, gym.spaces.flatdim(env.observation_space)),

@@ -19,6 +19,7 @@ action_low   the bounds of the action space, one number or one per dimension, wi
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates
 clip_actions true moves actions outside the bounds to them; false (default) refuses them
+description  what Minari is to say of it (default: the file's name); likewise author and algorithm_name
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from iwbc.commands import Option, boolean, one_of, parse, run
 from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import describe, episodes
 from iwbc.data.d4rl_source import choose_env_id
-from iwbc.data.minari_source import dataset_folder, load
+from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import Trajectories
@@ -46,13 +48,23 @@ def convert(
     action_high: Sequence[float] | None = None,
     unfinished: str = "keep",
     clip_actions: bool = False,
+    description: str | None = None,
+    author: str | None = None,
+    algorithm_name: str | None = None,
 ) -> Trajectories:
     """Write the file's episodes as the local Minari dataset `id`, and load it."""
     with open_steps(path) as steps:
         info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)
         ends = int((steps.terminations[:].astype(bool) | steps.truncations[:].astype(bool)).sum())
         whole = tracked(episodes(steps, id, unfinished), f"Converting {path.name}", ends)
-        write_minari(info, whole, description=f"Converted from {path.name}.", clip_actions=clip_actions)
+        write_minari(
+            info,
+            whole,
+            description=description or f"Converted from {path.name}.",
+            author=author,
+            algorithm_name=algorithm_name,
+            clip_actions=clip_actions,
+        )
     return load(id)
 
 
@@ -72,6 +84,9 @@ def main(arguments: Sequence[str]) -> None:
         "action_high": Option(_bound, None),
         "unfinished": Option(one_of("keep", "drop"), "keep"),
         "clip_actions": Option(boolean, False),
+        "description": Option(default=None),
+        "author": Option(default=None),
+        "algorithm_name": Option(default=None),
     }
     if len(paths) != 1:
         raise UserError(f"need one file to convert, not {len(paths)} (see --help)")

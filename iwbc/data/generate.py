@@ -27,10 +27,11 @@ import numpy as np
 from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.data.behaviours import Behaviours, behaviours
 from iwbc.data.locks import only_one
-from iwbc.data.minari_source import dataset_folder
+from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.tiers import DEFAULT_STEPS, TIERS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
 from iwbc.processes import FRESH, cores
 from iwbc.scores import d4rl_scores
@@ -77,8 +78,6 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
 
 def play_unit(unit: Unit) -> list[Episode]:
     """Play one unit: whole episodes until they hold at least its steps."""
-    from iwbc.environments import LocalEnvironments, play
-
     policy = behaviours(unit.env_id).load(unit.snapshot)
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
     environments = LocalEnvironments(unit.env_id)
@@ -123,8 +122,6 @@ def ensure(env_id: str, tier: str, steps: int = DEFAULT_STEPS, seed: int = 0) ->
 
 
 def _generate(name: str, env_id: str, tier: str, steps: int, seed: int) -> None:
-    from iwbc.environments import make_env
-
     source = behaviours(env_id)
     space: Any = make_env(env_id).action_space
     info = DatasetInfo(
@@ -140,6 +137,7 @@ def _generate(name: str, env_id: str, tier: str, steps: int, seed: int) -> None:
         write_minari(
             info,
             episodes,
+            author="iwbc",
             algorithm_name="SAC",
             description=f"D4RL-style {tier} tier of {env_id}, rolled out from snapshots of a SAC policy ({source.training}); "
             f"{steps:,} steps asked for, seed {seed}.",

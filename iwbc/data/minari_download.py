@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 from iwbc.data.locks import only_one
-from iwbc.data.minari_source import dataset_folder
+from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
 
 _TIMEOUT = 5.0  # seconds to wait for a first sign of the server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from iwbc.data.minari_download import download
+from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
-from iwbc.data.spaces import ordered
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
+from iwbc.spaces import ordered
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
@@ -26,22 +27,6 @@ _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 _SUCCESS_KEYS = ("success", "is_success")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
-
-
-def dataset_folder(dataset_id: str | None = None) -> Path:
-    """Where Minari keeps this dataset: a folder under MINARI_DATASETS_PATH (default ~/.minari/datasets); that folder
-    itself without an id. Raises UserError for an id that is not one of Minari's."""
-    from minari.dataset.minari_dataset import DATASET_ID_RE
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    match = DATASET_ID_RE.fullmatch(dataset_id or "")
-    if dataset_id is not None and not (match and match["version"]):
-        raise UserError(f"dataset {dataset_id}: not an id; ids look like mujoco/hopper/medium-v0: (namespace/)name-vN")
-    try:
-        return Path(get_dataset_path(dataset_id))
-    except OSError as error:
-        where = os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")
-        raise UserError(f"MINARI_DATASETS_PATH={where}: cannot be used ({error.strerror})") from None
 
 
 def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") -> Trajectories:
@@ -70,8 +55,6 @@ def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") 
 def _obtain(dataset_id: str) -> None:
     if dataset_id.startswith("iwbc/"):
         raise UserError(f"dataset {dataset_id}: has not been generated here; see python -m iwbc.data.generate --help")
-    from iwbc.data.minari_download import download
-
     download(dataset_id)
 
 

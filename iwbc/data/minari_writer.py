@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from iwbc import __version__
 from iwbc.data.checks import checked
-from iwbc.data.minari_source import dataset_folder
+from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments import make_env
 from iwbc.errors import UserError
 
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
@@ -31,10 +31,13 @@ def write_minari(
     episodes: Iterable[Episode],
     *,
     description: str,
+    author: str | None = None,
     algorithm_name: str | None = None,
     clip_actions: bool = False,
 ) -> None:
     """Check `episodes`, one by one as they come, and write them as the dataset `info.id` (HDF5).
+
+    description, author and algorithm_name are what Minari says of it.
 
     Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written.
     """
@@ -62,7 +65,7 @@ def write_minari(
                 action_space=env.action_space if env else gym.spaces.Box(low, high, dtype=np.float32),
                 env_spec=env.spec if env else None,
             )
-            storage.update_metadata(_metadata(info, env, description, algorithm_name))
+            storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
             storage.update_episodes(_buffers(itertools.chain([first], whole), building))
             _make_namespace(info.id.rpartition("/")[0])
         os.replace(building, folder)
@@ -78,8 +81,6 @@ def write_minari(
 def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
     if info.env_id is None:
         return None
-    from iwbc.environments import make_env
-
     env = make_env(info.env_id, info.env_kwargs)
     width, given = gym.spaces.flatdim(env.observation_space), first.observations.shape[1]
     if width != given:
@@ -87,17 +88,19 @@ def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
     return env
 
 
-def _metadata(info: DatasetInfo, env: gym.Env[Any, Any] | None, description: str, algorithm_name: str | None) -> dict[str, Any]:
+def _metadata(
+    info: DatasetInfo, env: gym.Env[Any, Any] | None, description: str, author: str | None, algorithm_name: str | None
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "dataset_id": info.id,
         "minari_version": version("minari"),
         "description": description,
-        "author": {"iwbc"},
-        "code_permalink": f"https://pypi.org/project/iwbc/{__version__}/",
         "requirements": [f"gymnasium[mujoco]=={gym.__version__}"] if env else [],
     }
     if env is not None and env.spec is not None:
         metadata["eval_env_spec"] = env.spec.to_json()
+    if author:
+        metadata["author"] = {author}
     if algorithm_name:
         metadata["algorithm_name"] = algorithm_name
     if info.reference_scores:

@@ -55,7 +55,7 @@ class Adam:
         """Every tensor of its own that a step changes."""
         return [*self.first_moments, *self.second_moments, self.steps]
 
-    def ascend(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
+    def step(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
         """One step up a gradient."""
         self.steps += 1.0
         if has_fused_operation():

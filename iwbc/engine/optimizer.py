@@ -28,7 +28,7 @@ class GaussianOptimizer:
 
     def _make_step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float | Tensor) -> Tensor:
         log_prob, vjp = self._kernel.log_prob_and_vjp(observations, actions)
-        self._adam.ascend(vjp(weights), learning_rate)
+        self._adam.step(vjp(weights), learning_rate)
         return log_prob
 
     def state(self) -> dict[str, Tensor]:
