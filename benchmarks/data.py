@@ -115,7 +115,7 @@ def main() -> None:
     rates = [(generation(1, seed), generation(2, seed)) for seed in repetitions]
 
     from iwbc.data.generate import ensure
-    from iwbc.data.minari_source import dataset_folder
+    from iwbc.data.minari_folder import dataset_folder
 
     dataset_id = ensure("Hopper-v5", TIER, STEPS)
     loads: dict[str, list[dict[str, float]]] = {"iterating": [], "first load": [], "later load": []}

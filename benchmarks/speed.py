@@ -38,6 +38,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from iwbc.training import Algorithm, Stream, initial_policy
 from rich.console import Console
 
 from benchmarks.options import MEASURING, PARTS
@@ -63,7 +64,6 @@ from iwbc.reference import reference_policy
 from iwbc.runs import versions
 from iwbc.train import config_folder
 from iwbc.trainer import Learner, trainer
-from iwbc.training import Algorithm, Stream, initial_policy
 
 RESULTS = Path(__file__).parent / "results"
 PRODUCTS = 3

@@ -32,7 +32,7 @@ COMMON = [
     "eval.episodes=20",
 ]
 RATES = ["1e-4", "4e-4", "1e-3", "2e-3"]
-IW = {"algo.lr": ["4e-4", "1e-3"], "algo.weights.kappa": ["0.5", "1"]}
+IW = {"algo.lr": ["4e-4", "1e-3"], "algo.kappa": ["0.5", "1"]}
 GRIDS: dict[str, dict[str, list[str]]] = {
     "bc": {"algo.lr": RATES},
     "filtered_bc": {"algo.lr": RATES},

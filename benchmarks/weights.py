@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
+from iwbc.training import Stream
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -27,7 +28,6 @@ from iwbc.files import write_csv
 from iwbc.policies import policy_spec
 from iwbc.reference import reference_policy
 from iwbc.train import config_folder
-from iwbc.training import Stream
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +47,7 @@ def compare(env: str, overrides: list[str], console: Console) -> list[dict[str, 
     proposal = reference.copy()  # θ_q, which the running estimate does without
     rows: list[dict[str, object]] = []
     for step in range(config.algo.steps):
-        proposal.parameters.flat.lerp_(policy.parameters.flat, 1.0 - config.algo.proposal.decay)
+        proposal.parameters.flat.lerp_(policy.parameters.flat, 1.0 - config.algo.decay)
         algorithm.update(sampler.batch(step), config.algo.learning_rate(step))
         if (step + 1) % (config.algo.steps // 10) == 0:
             exact = algorithm.exact_log_ratios(proposal)[0]

@@ -84,7 +84,10 @@ def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    line = str(error).strip().splitlines()[0]
+    if "is not a ListConfig" in line:
+        return "must be a list, such as [0,1]"
+    return "must be one value, not a list" if "Cannot convert 'ListConfig'" in line else line
 
 
 def _defaults(kind: type[Settings]) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
+from iwbc.policies.spec import imported
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config
+from iwbc.settings import Config, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -57,7 +58,10 @@ def _check_device(device: str) -> None:
 
 
 def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
-    folder.checkpoint()  # a damaged one is refused before any work
+    # What is damaged or missing is refused before any work.
+    folder.checkpoint()
+    if isinstance(config.policy, OwnPolicy):
+        imported(config.policy.target)
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)

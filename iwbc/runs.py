@@ -66,9 +66,17 @@ class RunFolder:
         if not self._config.exists():
             raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
         try:
-            return validate(OmegaConf.create(yaml.safe_load(self._config.read_text())))
-        except (yaml.YAMLError, AssertionError) as error:
-            raise UserError(f"{self._config}: damaged ({' '.join(str(error).split())})") from None
+            plain = yaml.safe_load(self._config.read_text())
+            config = validate(OmegaConf.create(plain))
+            if to_plain(config) != plain:
+                raise UserError("not all settings are there")
+        except (yaml.YAMLError, AssertionError, UserError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self._config}: damaged, or written by another version of iwbc, which can continue it; or train again "
+                f"({reason})"
+            ) from None
+        return config
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "metrics.csv", rows)

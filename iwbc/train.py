@@ -49,6 +49,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _exit("Interrupted before training began; the same command starts again.", 130)
     except Exception as error:
+        if "Config group override must be" in str(error):  # of Hydra, for env=3 or =3
+            _exit(f"{' '.join(arguments)}: the choice of a group must be a name (see --help)", 2)
         if sweeps.Sweep.launched is None or in_full:
             raise
         # Where a worker is killed, say, or the cluster refuses the jobs.
@@ -58,6 +60,10 @@ def main() -> None:
         all_finished = sweeps.summarise()
     if gave_up or not all_finished:
         sys.exit(1)
+
+
+# What others call a setting, and what it is called here.
+_USUAL_NAMES = {"learning_rate": "lr", "num_steps": "steps", "n_steps": "steps", "batch": "batch_size", "alpha": "decay"}
 
 
 def _explain(error: Exception) -> str:
@@ -73,7 +79,10 @@ def _explain(error: Exception) -> str:
     key = message.split("'")[1]
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         keys = _keys(hydra.compose("train"))
-    near = difflib.get_close_matches(key, keys, n=3) or [name for name in keys if name.split(".")[-1] == key.split(".")[-1]]
+    group, _, name = key.rpartition(".")
+    same = [one for one in keys if one.split(".")[-1] == name]
+    usual = [one for one in keys if one == f"{group}.{_USUAL_NAMES.get(name)}"]
+    near = usual or same or difflib.get_close_matches(key, keys, n=3)
     return f"{key}: no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "; --cfg job lists them all")
 
 
@@ -106,16 +115,16 @@ def _job(composed: DictConfig) -> float | None:
 def _resume(arguments: list[str]) -> None:
     from iwbc.runs import RunFolder
 
-    folder = Path(arguments[0].removeprefix("resume="))
+    folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
+    trusted = [argument for argument in given if argument.startswith("policy._target_=")]
+    if extra := [argument for argument in given if argument not in trusted]:
+        raise UserError(f"resume: takes no further settings (got {' '.join(extra)}); the run folder holds them all")
     config = RunFolder(folder).config()
-    if isinstance(config.policy, OwnPolicy):
+    needed = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
+    if trusted != needed:
         # The folder may be somebody else's: what it names is imported only where the user names it too.
-        trust = f"policy._target_={config.policy.target}"
-        if trust not in arguments:
-            raise UserError(f"resume: this run trains a policy of its own; to import it, add {trust}")
-        arguments.remove(trust)
-    if len(arguments) > 1:
-        raise UserError(f"resume: takes no further settings (got {' '.join(arguments[1:])}); the run folder holds them all")
+        what = f"trains a policy of its own; to import it, add {needed[0]}" if needed else "trains no policy of its own"
+        raise UserError(f"resume={folder}: this run {what}")
     _run(config, folder)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_info, make_trajectories
+from iwbc.training import Algorithm, Stream, initial_policy
 from setups import algorithm_of, compose, curated_of
 from torch import Tensor
 
@@ -22,20 +23,19 @@ from iwbc.data.sampling import Minibatch, StepSampler, generator
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import Policy, PolicySpec, policy_spec
 from iwbc.train import config_folder
-from iwbc.training import Algorithm, Stream, initial_policy
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
 OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "rwr", "awr")}
 IW_BC = {
     f"iw_bc-{level}-{kind}-{estimator}": [
         "algo=iw_bc",
-        f"algo.weights.level={level}",
-        f"algo.proposal.kind={kind}",
-        f"algo.weights.estimator={estimator}",
+        f"algo.level={level}",
+        f"algo.proposal={kind}",
+        f"algo.estimator={estimator}",
         # A product over hundreds of steps is soon beyond any bound that fits a mean.
-        f"algo.weights.maximum={1e9 if level == 'clipped_product' else 3}",
-        "algo.weights.refresh_every=7",
-        "algo.proposal.every=7",
+        f"algo.maximum={1e9 if level == 'clipped_product' else 3}",
+        "algo.refresh_every=7",
+        "algo.copy_every=7",
     ]
     for level in ("trajectory", "clipped_product", "step")
     for kind in ("ema", "policy", "copy")
@@ -150,7 +150,7 @@ def filtered_bc(hopper: Trajectories, steps: int = 20) -> Tensor:
 @pytest.mark.parametrize("name", IW_BC)
 def test_kappa_zero_is_filtered_bc(name: str, hopper: Trajectories) -> None:
     # A clipped product has no temperature: steps all clipped to a ratio of 1 are its κ = 0.
-    change = "algo.weights.step_ratio_bounds=[1,1]" if "clipped_product" in name else "algo.weights.kappa=0"
+    change = "algo.step_ratio_bounds=[1,1]" if "clipped_product" in name else "algo.kappa=0"
     trainer = Trainer(hopper, [*IW_BC[name], change])
     trainer.run(20)
     torch.testing.assert_close(trainer.flat, filtered_bc(hopper), rtol=0.0, atol=1e-6)
@@ -158,7 +158,7 @@ def test_kappa_zero_is_filtered_bc(name: str, hopper: Trajectories) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IW_BC if "-ema-" in name])
 def test_a_frozen_proposal_is_filtered_bc(name: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, [*IW_BC[name], "algo.proposal.decay=1"])
+    trainer = Trainer(hopper, [*IW_BC[name], "algo.decay=1"])
     trainer.run(20)
     torch.testing.assert_close(trainer.flat, filtered_bc(hopper), rtol=0.0, atol=1e-5)
 
@@ -258,7 +258,7 @@ def test_exact_log_ratios_by_hand() -> None:
 
 def proposals(hopper: Trajectories, name: str, next_proposal: Callable[[int, Tensor, Tensor], Tensor]) -> None:
     """Compare θ_q with a recursion: (step, θ_q, θ before the step's gradient) → θ_q."""
-    trainer = Trainer(hopper, [*IW_BC[name], "algo.weights.refresh_every=1"], [0, 1])
+    trainer = Trainer(hopper, [*IW_BC[name], "algo.refresh_every=1"], [0, 1])
     expected = trainer.algorithm.proposal.parameters.flat.clone()
     for step in range(20):
         expected = next_proposal(step, expected, trainer.flat.clone())

@@ -18,7 +18,7 @@ import torch
 from setups import SMALL, finish, python, read_csv, train
 
 from iwbc.data.trajectories import Trajectories
-from iwbc.policies import load_policy
+from iwbc.trained import load_policy
 
 # Long enough to be interrupted while training.
 LONG = [

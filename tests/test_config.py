@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import re
 import shlex
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import yaml
 from omegaconf import OmegaConf
 from setups import compose, finish, python, train
 
-from iwbc.config import IWBC, method_name, to_plain, validate
+from iwbc.config import config_folder, validate
 from iwbc.errors import UserError
-from iwbc.train import config_folder
+from iwbc.runs import RunFolder
+from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
-PRESETS = ("experiment", "method")  # groups that set others, and are added with +
+PRESETS = ("experiment", "method", "tuned")  # groups that set others, and are added with +
 CHOICES = [f"{group}={name}" for group, name in FILES if group not in PRESETS]
 MANDATORY = {
     "dataset=minari": ["dataset.id=some/data-v0"],
@@ -33,8 +35,10 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
     config = compose(choice, *MANDATORY.get(choice, []))
     assert validate(OmegaConf.create(yaml.safe_load(yaml.safe_dump(to_plain(config))))) == config
     group, name = choice.split("=")
-    told = {"algo": "name", "curation": "name", "env": "name", "policy": "kind"}.get(group)
+    told = {"algo": "name", "curation": "name", "env": "name"}.get(group)
     assert told is None or getattr(getattr(config, group), told) == name
+    if group == "policy":
+        assert name in (config.policy.kind, config.policy.family)
 
 
 def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
@@ -43,7 +47,7 @@ def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
     presets = {group: [compose(f"+{group}={name}") for g, name in named if g == group] for group in PRESETS}
     assert len(presets["experiment"]) >= 1
     methods = presets["method"]
-    assert len({method_name(config) for config in methods}) == len(methods) >= 6
+    assert len({config.method for config in methods}) == len(methods) >= 6
 
 
 def test_the_commands_of_the_benchmark_are_those_of_its_sweep() -> None:
@@ -53,7 +57,7 @@ def test_the_commands_of_the_benchmark_are_those_of_its_sweep() -> None:
     file = Path(__file__).parents[1] / "benchmarks" / "results" / "benchmark" / "commands.sh"
     commands = [shlex.split(line)[3:] for line in file.read_text().splitlines() if not line.startswith("#")]
     assert [tuple(command[:3]) for command in commands] == cells
-    for command in commands[: len(grid["+method"].split(","))]:
+    for command in commands[: len(grid["+tuned"].split(","))]:
         assert compose(*command) == compose("+experiment=benchmark", *command[:3])
 
 
@@ -62,8 +66,8 @@ def test_there_is_a_choice_for_everything_in_the_specification() -> None:
         "algo": {"bc", "filtered_bc", "iw_bc", "rwr", "awr"},
         "curation": {"all", "top_fraction", "quality_levels", "threshold", "success", "return_weighted"},
         "env": {"hopper", "halfcheetah", "walker2d"},
-        "policy": {"tanh_mean", "squashed"},
-        "logger": {"none", "wandb"},
+        "policy": {"tanh_mean", "squashed", "mixture", "flow"},
+        "logger": {"none", "wandb", "tensorboard"},
     }
     for group, names in expected.items():
         assert {f"{group}={name}" for name in names} <= set(CHOICES)
@@ -71,12 +75,12 @@ def test_there_is_a_choice_for_everything_in_the_specification() -> None:
 
 def test_published_values() -> None:
     config = compose("+experiment=published")
-    algo, weights, reference = config.algo, config.algo.weights, config.reference
+    algo, reference = config.algo, config.reference
     assert isinstance(algo, IWBC)
     assert (algo.steps, algo.lr, algo.batch_size, algo.warmup_steps, algo.schedule) == (2000, 4e-5, 256, 300, "cosine")
-    assert (algo.proposal.kind, algo.proposal.decay) == ("ema", 0.9)
-    assert (weights.level, weights.kappa, weights.minimum, weights.maximum) == ("trajectory", 10.0, 0.0, 1000.0)
-    assert weights.self_normalise
+    assert (algo.proposal, algo.decay) == ("ema", 0.9)
+    assert (algo.level, algo.kappa, algo.minimum, algo.upper_bound) == ("trajectory", 10.0, 0.0, 1000.0)
+    assert algo.self_normalise
     assert (reference.steps, reference.lr, reference.batch_size, reference.schedule) == (10_000, 1e-3, 128, "constant")
     assert reference.averaging == config.averaging == "trajectory"
     assert (config.curation.name, config.curation.percentiles) == ("quality_levels", [90.0, 95.0, 98.0])
@@ -95,7 +99,7 @@ def test_a_choice_of_eval_changes_the_backend_alone() -> None:
 def test_an_experiment_leaves_room_for_overrides() -> None:
     config = compose("+experiment=published", "algo.lr=4e-4", "env=walker2d")
     assert config.algo.lr == 4e-4
-    assert config.algo.weights.kappa == 10.0
+    assert config.algo.kappa == 10.0
     assert config.env.id == "Walker2d-v5"
 
 
@@ -123,11 +127,11 @@ def test_method_names() -> None:
         "algo=filtered_bc curation=quality_levels": "SFT(Q)",
         "algo=filtered_bc curation=success": "filtered BC success",
         "algo=iw_bc": "iw-BC(Q)",
-        "algo=iw_bc algo.weights.level=step": "iw-BC(Q) step",
+        "algo=iw_bc algo.level=step": "iw-BC(Q) step",
         "algo=rwr": "RWR",
         "algo=awr": "AWR",
     }
-    assert {arguments: method_name(compose(*arguments.split())) for arguments in names} == names
+    assert {arguments: compose(*arguments.split()).method for arguments in names} == names
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------------
@@ -138,8 +142,8 @@ REFUSED = {
     "algo=foo": "Available options in 'algo': awr bc filtered_bc iw_bc rwr",
     "algos=bc": "did you mean algo",
     "algo.stepz=3": "did you mean algo.steps",
-    "algo.weights.kapa=3": "did you mean algo.weights.kappa",
-    "kappa=3": "algo.weights.kappa",
+    "algo.kapa=3": "did you mean algo.kappa",
+    "kappa=3": "algo.kappa",
     "+algo.foo=3": "algo.foo",
     "+foo=3": "foo",
     "+experiment=nope": "experiment/nope",
@@ -152,6 +156,12 @@ REFUSED = {
     "policy.normalise_observations=maybe": "policy.normalise_observations",
     "seeds=3": "seeds",
     "seeds=[a]": "seeds",
+    "seeds=5": "seeds: must be a list, such as [0,1]",
+    "dataset=minari dataset.id=[a,b]": "dataset.id: must be one value, not a list",
+    "algo.learning_rate=1e-3": "did you mean algo.lr?",
+    "algo.weights.kappa=3": "did you mean algo.kappa?",
+    "=3": "the choice of a group must be a name",
+    "env=3": "the choice of a group must be a name",
     # Values that cannot be.
     "algo.steps=0": "algo.steps=0: must be positive",
     "algo.lr=-1": "algo.lr=-1.0: must be positive",
@@ -159,17 +169,24 @@ REFUSED = {
     "algo.batch_size=0": "algo.batch_size",
     "algo.warmup_steps=-1": "algo.warmup_steps",
     "algo.schedule=linear": "must be one of constant, cosine",
-    "algo.proposal.kind=none": "must be one of ema, policy, copy",
-    "algo.proposal.decay=1.5": "algo.proposal.decay",
-    "algo.proposal.every=0": "algo.proposal.every",
-    "algo.weights.level=word": "must be one of trajectory, clipped_product, step",
-    "algo.weights.kappa=-1": "algo.weights.kappa",
-    "algo.weights.kappa=inf": "algo.weights.kappa",
-    "algo.weights.maximum=0": "algo.weights.minimum",
-    "algo.weights.step_ratio_bounds=[1.2,1.8]": "algo.weights.step_ratio_bounds",
-    "algo.weights.step_ratio_bounds=[0.5]": "algo.weights.step_ratio_bounds",
-    "algo.weights.estimator=guess": "must be one of running, exact",
-    "algo.weights.refresh_every=0": "algo.weights.refresh_every",
+    "algo.proposal=none": "must be one of ema, policy, copy",
+    "algo.decay=1.5": "algo.decay",
+    "algo.copy_every=0": "algo.copy_every",
+    "algo.level=word": "must be one of trajectory, clipped_product, step",
+    "algo.kappa=-1": "algo.kappa",
+    "algo.kappa=inf": "algo.kappa",
+    "algo.maximum=0": "algo.minimum",
+    "algo.step_ratio_bounds=[1.2,1.8]": "algo.step_ratio_bounds",
+    "algo.step_ratio_bounds=[0.5]": "algo.step_ratio_bounds",
+    "algo.estimator=guess": "must be one of running, exact",
+    "algo.refresh_every=0": "algo.refresh_every",
+    "policy.family=none": "must be one of gaussian, mixture, flow",
+    "policy=mixture policy.components=0": "policy.components=0: must be positive",
+    "policy=mixture policy.precision=bfloat16": "must be one of float32",
+    "policy=flow policy.couplings=-1": "policy.couplings",
+    "+policy._target_=somewhere": "give what to call as package.module.Name",
+    "+policy._target_=nowhere.at.All": "policy._target_=nowhere.at.All: cannot be imported",
+    "engine=maybe": "engine",
     "algo.start=scratch": "iw_bc starts from the reference",
     "algo=bc algo.start=somewhere": "must be one of scratch, reference",
     "algo=awr algo.gamma=1.1": "algo.gamma",
@@ -200,7 +217,7 @@ REFUSED = {
     "reference.averaging=mean": "must be one of trajectory, transition",
     "eval.episodes=-1": "eval.episodes",
     "eval.backend=mujoco": "must be one of gymnasium, envpool",
-    "logger.mode=loud": "must be one of disabled, offline, online",
+    "logger.mode=loud": "must be one of offline, online",
     "averaging=mean": "must be one of trajectory, transition",
     "device=tpu": "device=tpu: must be one of cpu, cuda",
     "seeds=[]": "needs at least one seed",
@@ -270,11 +287,57 @@ def test_a_damaged_configuration_of_a_run_is_one_line(tmp_path: Path) -> None:
         assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), (text, outcome)
 
 
-def test_a_missing_field_of_a_saved_configuration_is_refused() -> None:
+def test_a_missing_field_of_a_saved_configuration_is_refused(tmp_path: Path) -> None:
     plain = to_plain(compose())
     del plain["reference"]["averaging"]
-    with pytest.raises(UserError, match=r"reference\.averaging: must be given"):
-        validate(OmegaConf.create(plain))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(UserError, match="not all settings are there"):
+        RunFolder(tmp_path).config()
+
+
+def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    plain = to_plain(compose())
+    plain["algo"]["weights"] = {"kappa": plain["algo"].pop("kappa")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    for command in ([f"resume={tmp_path}"],):
+        outcome = train(*command)
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+        assert "written by another version of iwbc, which can continue it; or train again" in outcome.err
+
+
+# --- defaults ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_one_default_under_one_name() -> None:
+    for name, kind in ALGORITHMS.items():
+        assert compose(f"algo={name}").algo == kind()
+    for group, method in FILES:
+        if group == "method":
+            config = compose(f"+method={method}")
+            assert dataclasses.replace(config.algo, **given_by(method)) == config.algo
+            kind: type[Recipe] = type(config.algo)
+            assert config.algo == kind(**given_by(method))
+            assert config.curation == CURATIONS[config.curation.name]()
+            assert config.averaging == compose(f"algo={config.algo.name}").averaging
+
+
+def given_by(method: str) -> dict[str, str]:
+    """What a method says of its algorithm."""
+    file = Path(config_folder()) / "method" / f"{method}.yaml"
+    found: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
+    return found
+
+
+def test_every_setting_can_be_set_from_the_command_line() -> None:
+    config = compose("algo.kappa=3", "algo.copy_every=7", "policy.hidden=[8]", "reference.lr=1e-4", "logger.entity=us")
+    assert (config.algo.kappa, config.algo.copy_every, config.policy.hidden) == (3.0, 7, [8])
+    assert (config.reference.lr, config.logger.entity) == (1e-4, "us")
+
+
+def test_python_and_the_command_line_have_the_same_defaults() -> None:
+    config = compose()
+    assert config.algo == IWBC()
+    assert config == dataclasses.replace(type(config)(), env=config.env)
 
 
 # --- help ----------------------------------------------------------------------------------------------------------------
@@ -287,8 +350,8 @@ def test_help_names_the_groups_and_needs_no_torch(tmp_path: Path) -> None:
     assert outcome.err == ""
     for choice in CHOICES:
         group, name = choice.split("=")
-        line = next(line for line in outcome.out.splitlines() if line.startswith(f"{group}:"))
-        assert name in line.split(": ")[1].split(", ")
+        block = outcome.out.split(f"\n  {group} ")[1].split("\n\n")[0]
+        assert re.search(rf"\b{name}\b", block), choice
     assert "resume=" in outcome.out
     assert list((tmp_path / "work").iterdir()) == []
 

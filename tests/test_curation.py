@@ -9,7 +9,7 @@ from helpers import make_trajectories, quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iwbc import config, curation
+from iwbc import curation, settings
 from iwbc.errors import UserError
 
 TEN = np.arange(1.0, 11.0)
@@ -89,21 +89,21 @@ def test_return_weighted_of_constant_returns_is_one(value: float) -> None:
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
-        (config.All("all"), [1, 1, 1, 1]),
-        (config.TopFraction("top_fraction", 0.25), [0, 0, 0, 1]),
-        (config.QualityLevels("quality_levels", [0.0, 50.0]), [1, 1, 2, 2]),
-        (config.Threshold("threshold", 8.0), [0, 1, 1, 1]),
-        (config.Success("success", "labels", 1.0), [1, 0, 0, 1]),
+        (settings.All(), [1, 1, 1, 1]),
+        (settings.TopFraction(0.25), [0, 0, 0, 1]),
+        (settings.QualityLevels([0.0, 50.0]), [1, 1, 2, 2]),
+        (settings.Threshold(8.0), [0, 1, 1, 1]),
+        (settings.Success(), [1, 0, 0, 1]),
     ],
 )
-def test_curate_dispatches(chosen: object, expected: list[int]) -> None:
+def test_curate_dispatches(chosen: settings.Settings, expected: list[int]) -> None:
     trajectories = make_trajectories([4.0, 8.0, 12.0, 16.0], [4, 2, 8, 1], successes=[True, False, False, True])
-    assert curation.curate(trajectories, chosen).tolist() == expected
+    assert curation.curate(trajectories, chosen).curation_weights.tolist() == expected
 
 
 def test_curate_return_weighted() -> None:
     trajectories = make_trajectories([0.0, 8.0])
-    weights = curation.curate(trajectories, config.ReturnWeighted("return_weighted", 2.0))
+    weights = curation.curate(trajectories, settings.ReturnWeighted(2.0)).curation_weights
     assert weights.tolist() == pytest.approx([math.exp(-1), 1.0])
 
 
@@ -115,12 +115,12 @@ def test_success_by_the_last_reward() -> None:
 
 def test_missing_success_labels_are_an_error() -> None:
     with pytest.raises(UserError, match="toy/data-v0 has no success labels") as caught:
-        curation.curate(make_trajectories([1.0, 2.0]), config.Success("success", "labels", 1.0))
+        curation.curate(make_trajectories([1.0, 2.0]), settings.Success())
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("chosen", [config.Threshold("threshold", 100.0), config.Success("success", "labels", 1.0)])
-def test_an_empty_selection_is_an_error(chosen: object) -> None:
+@pytest.mark.parametrize("chosen", [settings.Threshold(100.0), settings.Success()])
+def test_an_empty_selection_is_an_error(chosen: settings.Settings) -> None:
     trajectories = make_trajectories([1.0, 2.0, 4.0], successes=[False] * 3)
     with pytest.raises(UserError, match=r"keeps none of the 3 trajectories of toy/data-v0 .*from 1\.0 to 4\.0") as caught:
         curation.curate(trajectories, chosen)
@@ -129,15 +129,15 @@ def test_an_empty_selection_is_an_error(chosen: object) -> None:
 
 def test_something_else_is_not_a_curation() -> None:
     with pytest.raises(TypeError, match="not a curation"):
-        curation.curate(make_trajectories([1.0]), "top_fraction")
+        curation.curate(make_trajectories([1.0]), settings.BC())
 
 
 def test_curate_by_the_last_reward() -> None:
     @dataclass
-    class ByLastReward(config.Success):
+    class ByLastReward(settings.Success):
         success_from: str = "last_reward"
         minimum: float = 2.0
 
     # Every reward of a trajectory is its return divided by its length: 1, 4, 2, 8.
     trajectories = make_trajectories([4.0, 8.0, 8.0, 8.0], [4, 2, 4, 1])
-    assert curation.curate(trajectories, ByLastReward("success")).tolist() == [0, 1, 1, 1]
+    assert curation.curate(trajectories, ByLastReward()).curation_weights.tolist() == [0, 1, 1, 1]

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from helpers import everything, seven_steps
 
-from iwbc.data import d4rl_source, from_arrays
+from iwbc.data import d4rl_source
 from iwbc.data.array_files import open_steps
+from iwbc.data.arrays import from_arrays
 from iwbc.data.convert import convert
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError

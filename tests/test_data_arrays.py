@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import everything, seven_steps
 
-from iwbc.data import from_arrays
+from iwbc.data.arrays import from_arrays
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
 

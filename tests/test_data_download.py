@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from helpers import everything, seven_steps
 
-from iwbc.data import from_arrays, minari_download
+from iwbc.data import minari_download
+from iwbc.data.arrays import from_arrays
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
 

@@ -18,8 +18,8 @@ from minari.dataset.minari_storage import MinariStorage
 
 from iwbc.data import packed
 from iwbc.data.minari_source import load
-from iwbc.data.spaces import ordered
 from iwbc.errors import UserError
+from iwbc.spaces import ordered
 
 Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
 FORMATS = ["hdf5", "arrow"]

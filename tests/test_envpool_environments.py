@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from iwbc.training import initial_policy
 from setups import BRIEF, column, read_csv, train
 
 from iwbc.data.trajectories import Trajectories
@@ -23,7 +24,6 @@ from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.evaluation import Evaluator
 from iwbc.policies import Policy, PolicySpec
-from iwbc.training import initial_policy
 
 pytest.importorskip("envpool", reason="needs pip install -c constraints.txt -e '.[envpool]'")
 stats = pytest.importorskip("scipy.stats")

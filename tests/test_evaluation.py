@@ -6,14 +6,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 
+from iwbc.data.streams import Stream, seeded
 from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, interval
-from iwbc.policies import Policy, PolicySpec
+from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.scores import ReferenceScores
-from iwbc.training import initial_policy
+from iwbc.settings import GaussianPolicy
+from iwbc.trained import Policies
 
 ENV = "iwbc-tests/Countdown-v0"
 
@@ -50,11 +51,14 @@ def registered() -> Iterator[None]:
     del gym.registry[ENV]
 
 
-def constant_policy(actions: list[float], seeds: tuple[int, ...]) -> Policy:
+def constant_policy(actions: list[float], seeds: tuple[int, ...]) -> Policies:
     """Acts the same whatever it sees: one action (in units of its range ±1) per seed."""
-    policy = Policy(PolicySpec("tanh_mean", "global", (), (-5.0, 2.0), (-1.0,), (1.0,), 1), seeds)
-    policy.parameters.named()["bias0"].copy_(torch.tensor(actions)[:, None, None].atanh())
-    return policy
+    spec = PolicySpec(GaussianPolicy(hidden=[]), Spaces(1, (-1.0,), (1.0,)))
+    modules = [spec.make() for _ in seeds]
+    for module, action in zip(modules, actions, strict=True):
+        for name, parameter in module.named_parameters():
+            parameter.data.fill_(float(np.arctanh(action)) if name == "network.0.bias" else 0.0)
+    return Policies(modules, seeds, spec.spaces, spec)
 
 
 def starts(seed: int, policy_seed: int, episodes: int) -> list[int]:
@@ -110,8 +114,10 @@ def test_environments_are_made_once() -> None:
 
 
 def test_rows_for_the_table() -> None:
-    evaluation = Evaluation((4, 9), np.array([[10.0, 20.0], [30.0, 40.0]]), np.array([[1, 2], [3, 4]]))
-    rows = evaluation.rows("final", 50, ReferenceScores(10.0, 30.0, "made up"))
+    returns, lengths = np.array([[10.0, 20.0], [30.0, 40.0]]), np.array([[1, 2], [3, 4]])
+    evaluation = Evaluation((4, 9), returns, lengths, ReferenceScores(10.0, 30.0, "made up"))
+    rows = evaluation.rows("final", 50)
+    assert evaluation.score == 75.0
     assert [row["seed"] for row in rows] == [4, 4, 9, 9]
     assert rows[3] == {
         "phase": "final",
@@ -122,15 +128,21 @@ def test_rows_for_the_table() -> None:
         "length": 4,
         "score": 150.0,
     }
-    assert evaluation.rows("final", 50, None)[0]["score"] == ""
+    without = Evaluation((4, 9), returns, lengths)
+    assert without.rows("final", 50)[0]["score"] == ""
+    assert without.score is without.scores is None
 
 
 # --- MuJoCo --------------------------------------------------------------------------------------------------------------
 
 
-def hopper_policy(seeds: list[int]) -> Policy:
-    spec = PolicySpec("tanh_mean", "global", (16,), (-5.0, 2.0), (-1.0,) * 3, (1.0,) * 3, 11)
-    return initial_policy(spec, seeds, "cpu")
+def hopper_policy(seeds: list[int]) -> Policies:
+    spec = PolicySpec(GaussianPolicy(hidden=[16]), Spaces(11, (-1.0,) * 3, (1.0,) * 3))
+    modules = []
+    for seed in seeds:
+        with seeded(Stream.POLICY, seed):
+            modules.append(spec.make())
+    return Policies(modules, seeds, spec.spaces, spec)
 
 
 def test_a_seed_alone_or_in_a_batch_gives_the_same_returns() -> None:

@@ -75,7 +75,7 @@ def test_a_d4rl_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_success_by_the_last_reward(datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    from iwbc.data import from_arrays
+    from iwbc.data.arrays import from_arrays
 
     arrays = demonstrations(5, 2)
     arrays.pop("successes")

@@ -216,7 +216,7 @@ def test_ray_starts_a_killed_job_again(
 def test_a_search_keeps_its_study(sweeper: str, hopper: Trajectories, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     # Of a decay that cannot be, trials fail, and the study goes on.
-    arguments = [*SHORT, sweeper, "hydra.sweeper.n_trials=4", "algo.proposal.decay=choice(0.5,2.0)"]
+    arguments = [*SHORT, sweeper, "hydra.sweeper.n_trials=4", "algo.decay=choice(0.5,2.0)"]
     outcome = finish(python(*arguments, cwd=tmp_path))
     assert outcome.code == 1, outcome.err
     folder = tmp_path / "multirun"

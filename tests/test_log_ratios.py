@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from helpers import make_trajectories
+from iwbc.log_ratios import RunningLogRatios, log_probs, trajectory_means
+from iwbc.training import Stream, initial_policy
 from rich.console import Console
 from setups import algorithm_of, compose, curated_of
 from torch import Tensor
@@ -11,10 +13,8 @@ from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.trajectories import Trajectories
-from iwbc.log_ratios import RunningLogRatios, log_probs, trajectory_means
 from iwbc.policies import policy_spec
 from iwbc.reference import reference_policy
-from iwbc.training import Stream, initial_policy
 
 LENGTHS = [3, 1, 5, 2, 4]
 KEPT = [1.0, 0.0, 2.0, 0.0, 1.0]  # curation weights: trajectories 0, 2 and 4 are kept
@@ -141,7 +141,7 @@ def test_its_ranking_is_that_of_the_exact_weights_on_real_data(hopper: Trajector
     sampler = StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING)
     proposal = reference.copy()  # θ_q, which the running estimate does without
     for step in range(config.algo.steps):
-        proposal.parameters.flat.lerp_(algorithm.policy.parameters.flat, 1.0 - config.algo.proposal.decay)
+        proposal.parameters.flat.lerp_(algorithm.policy.parameters.flat, 1.0 - config.algo.decay)
         algorithm.update(sampler.batch(step), config.algo.learning_rate(step))
     for used, exact in zip(algorithm.proposal_log_ratios, algorithm.exact_log_ratios(proposal), strict=True):
         ranks = torch.stack([used, exact]).argsort(1).argsort(1).double()

@@ -12,10 +12,10 @@ from setups import BRIEF, column, compose, finish, python, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from iwbc.settings import Logger
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.loggers import check_key
+from iwbc.settings import Logger
 
 
 def records(path: Path) -> list[Any]:
@@ -79,7 +79,10 @@ def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_pat
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         (of_seed,) = [row for row in summary["results"] if row["seed"] == seed]
         assert final["_step"] == 40
-        assert (final["final/return"], final["final/score"]) == (of_seed["final"]["return_mean"], of_seed["final"]["score_mean"])
+        assert (final["final/return"], final["final/score"]) == (
+            of_seed["final"]["return_mean"],
+            of_seed["final"]["score_mean"],
+        )
         (reference,) = [row for row in history if "reference/return" in row]
         assert reference["reference/score"] == of_seed["reference"]["score_mean"]
         assert config["data"] == summary["dataset"]

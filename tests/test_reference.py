@@ -11,17 +11,18 @@ import pytest
 import torch
 from helpers import make_trajectories
 from rich.console import Console
-from setups import compose
+from setups import compose, untrained
 
+from iwbc.algorithms import Ingredients
 from iwbc.algorithms.bc import BehaviourCloning
-from iwbc.config import Reference
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.policies import Policy, policy_spec
 from iwbc.reference import reference_policy
+from iwbc.settings import Reference
+from iwbc.trained import Policies
 from iwbc.trainer import Learner
-from iwbc.training import Stream, initial_policy
 
 TOY = make_trajectories(np.linspace(0.0, 1.0, 20).tolist(), [5, 10] * 10)
 SETTINGS = compose("policy.hidden=[16]", "reference.steps=60", "reference.batch_size=16", "reference.averaging=transition")
@@ -36,11 +37,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(
     seeds: list[int], trajectories: Trajectories = TOY, recipe: Reference = SETTINGS.reference, hidden: int = 16
-) -> tuple[Policy, str]:
+) -> tuple[Policies, str]:
     """The reference policies, and what was printed meanwhile."""
     out = io.StringIO()
-    spec = policy_spec(replace(SETTINGS.policy, hidden=[hidden]), trajectories)
-    return reference_policy(trajectories, spec, recipe, seeds, "cpu", Console(file=out)), out.getvalue()
+    policy = replace(SETTINGS.policy, hidden=[hidden])
+    return reference_policy(trajectories, policy, recipe, seeds, "cpu", Console(file=out)), out.getvalue()
+
+
+def flat(policies: Policies, seed: int) -> torch.Tensor:
+    """All parameters of one seed."""
+    return torch.cat([value.detach().flatten() for value in policies.of_seed(seed).parameters()])
 
 
 def entries(cache: Path) -> list[Path]:
@@ -50,10 +56,11 @@ def entries(cache: Path) -> list[Path]:
 @pytest.mark.parametrize("averaging", ["trajectory", "transition"])
 def test_it_is_behaviour_cloning_of_all_data(averaging: str) -> None:
     recipe = replace(SETTINGS.reference, averaging=averaging)
-    algorithm = BehaviourCloning(initial_policy(policy_spec(SETTINGS.policy, TOY), [7], "cpu"))
     everything = Curated(TOY, np.ones(20), averaging)
-    Learner(algorithm, StepSampler(everything, [7], 16, Stream.REFERENCE), recipe).train(0, recipe.steps)
-    assert torch.equal(make([7], recipe=recipe)[0].parameters.flat, algorithm.policy.parameters.flat)
+    algorithm = BehaviourCloning(recipe, Ingredients(untrained(SETTINGS, TOY, 7), None, everything, 7))
+    Learner(algorithm, StepSampler(everything, 7, 16, Stream.REFERENCE), recipe).train(0, recipe.steps)
+    expected = torch.cat([value.detach().flatten() for value in algorithm.policy.parameters()])
+    assert torch.equal(flat(make([7], recipe=recipe)[0], 7), expected)
 
 
 def test_it_is_trained_once(cache: Path) -> None:
@@ -65,14 +72,15 @@ def test_it_is_trained_once(cache: Path) -> None:
     assert printed == ""
     assert entries(cache) == [entry]
     assert entry.stat().st_mtime_ns == written
-    assert torch.equal(first.parameters.flat, second.parameters.flat)
+    assert torch.equal(flat(first, 3), flat(second, 3))
     assert (first.spec, first.seeds) == (second.spec, second.seeds)
 
 
 def test_what_is_returned_is_not_tied_to_the_cache() -> None:
     first, _ = make([3])
-    first.parameters.flat.zero_()
-    assert make([3])[0].parameters.flat.abs().max() > 0
+    for value in first[0].parameters():
+        value.data.zero_()
+    assert flat(make([3])[0], 3).abs().max() > 0
 
 
 def test_whatever_it_depends_on_makes_another_entry(cache: Path) -> None:
@@ -98,19 +106,20 @@ def test_only_the_missing_seeds_are_trained_and_the_order_is_that_asked_for(cach
     assert len(entries(cache)) == 3
     assert entry.stat().st_mtime_ns == written
     assert three.seeds == (2, 1, 0)
-    assert torch.equal(three.parameters.flat[1], one.parameters.flat[0])
+    assert torch.equal(flat(three, 1), flat(one, 1))
     again, _ = make([0, 2])
-    assert torch.equal(again.parameters.flat, three.parameters.flat[[2, 0]])
+    assert again.seeds == (0, 2)
+    assert all(torch.equal(flat(again, seed), flat(three, seed)) for seed in (0, 2))
 
 
 def test_seeds_trained_together_equal_those_trained_alone(cache: Path) -> None:
     together, _ = make([0, 1, 2])
     for entry in entries(cache):
         entry.unlink()
-    for row, seed in enumerate([0, 1, 2]):
+    for seed in [0, 1, 2]:
         alone, _ = make([seed])
-        torch.testing.assert_close(alone.parameters.flat[0], together.parameters.flat[row], rtol=0.0, atol=1e-4)
-    assert (together.parameters.flat[0] - together.parameters.flat[1]).abs().max() > 1e-2
+        assert torch.equal(flat(alone, seed), flat(together, seed))
+    assert (flat(together, 0) - flat(together, 1)).abs().max() > 1e-2
 
 
 # --- damage --------------------------------------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ def test_a_damaged_entry_is_noticed_and_rebuilt(damage: Callable[[Path], None], 
     assert entry.read_bytes() != intact
     after, printed = make([3])
     assert "is damaged; it is trained again" in " ".join(printed.split())
-    assert torch.equal(after.parameters.flat, before.parameters.flat)
+    assert torch.equal(flat(after, 3), flat(before, 3))
     assert make([3])[1] == ""
 
 
@@ -166,7 +175,7 @@ def test_an_entry_of_another_seed_is_not_taken_for_this_one(cache: Path) -> None
     entry.write_bytes(other.read_bytes())
     three, printed = make([3])
     assert "is damaged" in printed
-    assert not torch.equal(three.parameters.flat, four.parameters.flat)
+    assert not torch.equal(flat(three, 3), flat(four, 4))
 
 
 def test_an_interrupted_training_leaves_no_entry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +188,16 @@ def test_an_interrupted_training_leaves_no_entry(cache: Path, monkeypatch: pytes
             make([0])
     assert entries(cache) == []
     assert "Reference policy" in make([0])[1]
+
+
+def test_a_policy_of_the_users_own_is_not_cached(cache: Path) -> None:
+    made = []
+
+    def make_own() -> torch.nn.Module:
+        made.append(untrained(SETTINGS, TOY))
+        return made[-1]
+
+    for count in (1, 2):
+        reference_policy(TOY, make_own, SETTINGS.reference, [0], "cpu", Console(quiet=True))
+        assert len(made) == count
+    assert entries(cache) == []

@@ -74,8 +74,7 @@ def test_other_settings_on_one_dataset_are_other_columns_named_by_them(tmp_path:
         *("iw-BC(Q) (kappa=2)", "iw-BC(Q) (kappa=10)"),
     ]
     assert (
-        "iw-BC(Q) was run with different settings (algo.weights.kappa) on the same data: each has a column of its own."
-        in study.notes
+        "iw-BC(Q) was run with different settings (algo.kappa) on the same data: each has a column of its own." in study.notes
     )
 
 

@@ -9,6 +9,8 @@ import math
 import os
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -16,16 +18,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from setups import BRIEF, Outcome, column, compose, read_csv, train
+from setups import BRIEF, Outcome, column, compose, finish, python, read_csv, train
 
 from iwbc.curation import curate
 from iwbc.data import minari_source
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
-from iwbc.policies import load_policy
 from iwbc.runs import RunFolder
 from iwbc.scores import d4rl_scores
+from iwbc.trained import load_policy
 
 ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
 
@@ -71,7 +73,7 @@ def test_the_terminal_shows_progress_a_table_and_the_folder(run: tuple[Path, Out
 
 def test_the_configuration_is_the_resolved_one(folder: Path) -> None:
     assert RunFolder(folder).config() == compose(*ARGUMENTS)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["weights"]["level"] == "trajectory"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["level"] == "trajectory"
 
 
 def test_metrics(folder: Path) -> None:
@@ -103,7 +105,7 @@ def test_every_episode_is_in_evaluations(folder: Path) -> None:
 
 def test_the_histogram_counts_every_trajectory(folder: Path, hopper: Trajectories) -> None:
     rows = read_csv(folder / "curation.csv")
-    kept = np.flatnonzero(curate(hopper, compose(*ARGUMENTS).curation))
+    kept = curate(hopper, compose(*ARGUMENTS).curation).kept
     assert sum(column(rows, "trajectories")) == len(hopper)
     assert sum(column(rows, "kept")) == len(kept)
     lowest_kept = min(low for low, count in zip(column(rows, "return_high"), column(rows, "kept"), strict=True) if count)
@@ -115,7 +117,7 @@ def test_the_summary(folder: Path, hopper: Trajectories) -> None:
     assert (summary["format"], summary["status"], summary["method"]) == (1, "finished", "iw-BC(Q)")
     assert (summary["env_id"], summary["env_kwargs"], summary["backend"]) == ("Hopper-v5", {}, "gymnasium")
     assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")
-    kept = np.flatnonzero(curate(hopper, compose(*ARGUMENTS).curation))
+    kept = curate(hopper, compose(*ARGUMENTS).curation).kept
     assert summary["dataset"] == {
         "id": hopper.info.id,
         "content_hash": hopper.content_hash,
@@ -150,19 +152,21 @@ def test_the_policy_is_rebuilt_from_its_file_alone(folder: Path, tmp_path: Path)
     shutil.copy(folder / "policy.safetensors", tmp_path / "elsewhere.safetensors")
     policy = load_policy(tmp_path / "elsewhere.safetensors")
     assert policy.seeds == (0, 1)
-    assert policy.spec.hidden == (32, 32)  # not the default
-    assert policy.spec.action_high == (1.0, 1.0, 1.0)
+    assert policy.spec is not None
+    assert policy.spec.settings.hidden == [32, 32]  # not the default
+    assert policy.spaces.action_high == (1.0, 1.0, 1.0)
     action, _ = policy.predict(np.zeros(11))
     assert action.shape == (3,)
-    assert not torch.equal(policy.parameters.flat[0], policy.parameters.flat[1])
+    state = policy.state()
+    assert not torch.equal(state["0.network.0.weight"], state["1.network.0.weight"])
 
 
 def test_the_same_command_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
     assert train(*ARGUMENTS, f"hydra.run.dir={tmp_path / 'again'}").code == 0
     for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
-    policies = [load_policy(path / "policy.safetensors").parameters.flat for path in (folder, tmp_path / "again")]
-    assert torch.equal(policies[0], policies[1])
+    policies = [(path / "policy.safetensors").read_bytes() for path in (folder, tmp_path / "again")]
+    assert policies[0] == policies[1]
 
 
 def test_a_finished_run_is_not_run_again(folder: Path) -> None:
@@ -210,19 +214,6 @@ def test_evaluate_with_other_episodes_and_seed(folder: Path, tmp_path: Path) -> 
     assert column(read_csv(tmp_path / "other.csv"), "return", seed=0) != pytest.approx(final, rel=1e-3)
 
 
-def test_a_run_from_before_there_was_a_choice_of_backend(folder: Path, tmp_path: Path) -> None:
-    old = tmp_path / "run"
-    shutil.copytree(folder, old)
-    config, summary = yaml.safe_load((old / "config.yaml").read_text()), json.loads((old / "summary.json").read_text())
-    del config["eval"]["backend"], summary["backend"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    (old / "summary.json").write_text(json.dumps(summary))
-    assert RunFolder(old).config() == RunFolder(folder).config()
-    assert evaluated(f"run={old}") == evaluated(f"run={folder}")
-    assert "is finished already" in (outcome := train(f"resume={old}")).out
-    assert "Hopper-v5" in outcome.out
-
-
 def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         evaluate([f"run={tmp_path}"])
@@ -262,8 +253,68 @@ def test_a_squashed_policy_with_a_normaliser_runs(hopper: Trajectories, tmp_path
     outcome = train(*BRIEF, "policy=squashed", "policy.normalise_observations=true", f"hydra.run.dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     spec = load_policy(tmp_path / "run" / "policy.safetensors").spec
-    assert (spec.kind, spec.std) == ("squashed", "state")
+    assert spec is not None
+    assert (spec.settings.kind, spec.settings.std) == ("squashed", "state")
     assert spec.observation_mean == pytest.approx(hopper.observation_statistics[0])
+
+
+@pytest.mark.parametrize("family", ["mixture", "flow"])
+def test_every_family_of_policies_runs_and_is_played_again(family: str, hopper: Trajectories, tmp_path: Path) -> None:
+    outcome = train(*BRIEF, f"policy={family}", "seeds=[0,1]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    evaluated(f"run={tmp_path / 'run'}", f"out={tmp_path / 'episodes.csv'}")
+    final = column(read_csv(tmp_path / "run" / "evaluations.csv"), "return", phase="final")
+    assert column(read_csv(tmp_path / "episodes.csv"), "return") == final
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, observation_size, action_size, width=8):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(observation_size, width), nn.Tanh(), nn.Linear(width, action_size))
+
+    def mean_action(self, observations):
+        return self.network(observations).tanh()
+
+    def log_prob(self, observations, actions):
+        return torch.distributions.Normal(self.mean_action(observations), 0.5).log_prob(actions).sum(-1)
+"""
+
+
+def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
+    (tmp_path / "mine_of_mine.py").write_text(OWN)
+    (tmp_path / "conf" / "policy").mkdir(parents=True)
+    (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")
+    arguments = [a for a in BRIEF if not a.startswith(("policy.", "algo.steps"))]
+    own = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
+    arguments += ["algo.steps=3000", "checkpoint_every=50", "eval.every=0"]
+
+    def command(*given: str) -> Outcome:
+        return finish(python(*given, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
+
+    process = python("-m", "iwbc.train", *own, *arguments, "hydra.run.dir=run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    interrupted = finish(process)
+    assert interrupted.code == 130, interrupted.err
+    refused = command("-m", "iwbc.train", "resume=run")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "to import it, add policy._target_=mine_of_mine.Mine" in refused.err
+    assert command("-m", "iwbc.train", "resume=run", "policy._target_=os.system").code == 2
+    resumed = command("-m", "iwbc.train", "resume=run", "policy._target_=mine_of_mine.Mine")
+    assert resumed.code == 0, resumed.err
+    assert "Continuing after step" in resumed.out
+    refused = command("-m", "iwbc.evaluate", "run=run")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "to import it, add policy=mine_of_mine.Mine" in refused.err
+    assert command("-m", "iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine").code == 0
+    with pytest.raises(UserError, match="is a Mine of your own; load it with the function that makes it"):
+        load_policy(tmp_path / "run" / "policy.safetensors")
 
 
 def test_without_final_episodes_nothing_is_played(hopper: Trajectories, tmp_path: Path) -> None:

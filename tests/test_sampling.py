@@ -6,19 +6,28 @@ import torch
 from helpers import make_trajectories
 
 from iwbc.data.curated import Curated
-from iwbc.data.sampling import BLOCK, Minibatch, StepSampler, generator
+from iwbc.data.sampling import BLOCK, Minibatch, StepSampler
+from iwbc.data.streams import generator, seeded
 
 LENGTHS = [1, 4, 2, 8, 5]
 WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0, 0.5])
 DATA = make_trajectories([1.0] * len(LENGTHS), LENGTHS)
 
 
-def sampler(averaging: str = "trajectory", seeds: tuple[int, ...] = (0,), batch_size: int = 64, stream: int = 1) -> StepSampler:
-    return StepSampler(Curated(DATA, WEIGHTS, averaging), seeds, batch_size, stream)
+CURATED = Curated(DATA, WEIGHTS, "trajectory")
+
+
+def sampler(averaging: str = "trajectory", seed: int = 0, batch_size: int = 64, stream: int = 1) -> StepSampler:
+    return StepSampler(Curated(DATA, WEIGHTS, averaging), seed, batch_size, stream)
+
+
+def rows_of(batch: Minibatch) -> torch.Tensor:
+    """The rows in the dataset of a minibatch's steps."""
+    return torch.from_numpy(CURATED.rows)[batch.step]
 
 
 def assert_same(one: Minibatch, other: Minibatch) -> None:
-    for field in ("observations", "actions", "trajectory", "row"):
+    for field in ("observations", "actions", "trajectory", "step"):
         torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=0)
 
 
@@ -30,7 +39,7 @@ def row_probabilities(averaging: str) -> np.ndarray:
 @pytest.mark.parametrize("averaging", ["trajectory", "transition"])
 def test_rows_are_drawn_with_their_probabilities(averaging: str) -> None:
     draws = sampler(averaging, batch_size=128)
-    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    rows = torch.stack([rows_of(draws.batch(step)) for step in range(BLOCK)]).flatten().numpy()
     counts = np.bincount(rows, minlength=DATA.steps)
     expected = row_probabilities(averaging) * len(rows)
     possible = expected > 0
@@ -41,8 +50,8 @@ def test_rows_are_drawn_with_their_probabilities(averaging: str) -> None:
 
 
 def test_with_transition_averaging_and_equal_weights_all_steps_count_the_same() -> None:
-    draws = StepSampler(Curated(DATA, np.ones(len(LENGTHS)), "transition"), (0,), 128, 1)
-    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    draws = StepSampler(Curated(DATA, np.ones(len(LENGTHS)), "transition"), 0, 128, 1)
+    rows = torch.stack([draws.batch(step).step for step in range(BLOCK)]).flatten().numpy()
     counts = np.bincount(rows, minlength=DATA.steps)
     np.testing.assert_allclose(counts / len(rows), 1.0 / DATA.steps, rtol=0.15)
 
@@ -51,48 +60,47 @@ def test_the_minibatch_mean_is_an_unbiased_estimate() -> None:
     values = np.random.default_rng(3).normal(size=DATA.steps)
     means = np.add.reduceat(values, DATA.offsets[:-1]) / DATA.lengths
     expected = (WEIGHTS * means).sum() / WEIGHTS.sum()
-    draws = sampler(batch_size=32, seeds=(0, 1, 2))
-    estimates = np.stack([values[draws.batch(step).row.numpy()].mean(-1) for step in range(4 * BLOCK)])
+    draws = sampler(batch_size=96)
+    estimates = np.stack([values[rows_of(draws.batch(step)).numpy()].mean() for step in range(4 * BLOCK)])
     error = estimates.mean() - expected
     assert abs(error) < 4.0 * estimates.std() / np.sqrt(estimates.size)
 
 
 def test_a_minibatch_is_consistent_with_the_data() -> None:
-    batch = sampler(seeds=(4, 9), batch_size=16).batch(3)
-    assert batch.observations.shape == (2, 16, 3)
-    assert batch.actions.shape == (2, 16, 2)
-    rows = batch.row.numpy()
+    batch = sampler(seed=9, batch_size=16).batch(3)
+    assert batch.observations.shape == (16, 3)
+    assert batch.actions.shape == (16, 2)
+    rows = rows_of(batch).numpy()
     np.testing.assert_array_equal(batch.observations.numpy(), DATA.observations[rows])
     np.testing.assert_array_equal(batch.actions.numpy(), DATA.actions[rows])
     kept = np.flatnonzero(WEIGHTS)[batch.trajectory.numpy()]
     np.testing.assert_array_equal(kept, np.searchsorted(DATA.offsets, rows, side="right") - 1)
 
 
-def test_a_seed_sees_the_same_minibatches_alone_or_beside_others() -> None:
-    together = sampler(seeds=(7, 0, 3))
-    for position, seed in enumerate((7, 0, 3)):
-        alone = sampler(seeds=(seed,))
-        for step in (0, 1, BLOCK, 3 * BLOCK + 5):
-            batch, single = together.batch(step), alone.batch(step)
-            for field in ("observations", "actions", "trajectory", "row"):
-                assert torch.equal(getattr(batch, field)[position], getattr(single, field)[0])
-
-
 def test_drawing_can_start_at_any_step() -> None:
     steps = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17]
-    onward = sampler(seeds=(1, 2))
+    onward = sampler(seed=2)
     batches = {step: onward.batch(step) for step in range(max(steps) + 1)}
     for step in steps:
-        assert_same(sampler(seeds=(1, 2)).batch(step), batches[step])
+        assert_same(sampler(seed=2).batch(step), batches[step])
     assert_same(onward.batch(1), batches[1])  # and go back
 
 
 def test_steps_seeds_and_streams_differ() -> None:
-    batch = sampler(seeds=(0, 1)).batch(0)
-    assert not torch.equal(batch.row[0], batch.row[1])
-    assert not torch.equal(batch.row, sampler(seeds=(0, 1)).batch(1).row)
-    assert not torch.equal(batch.row, sampler(seeds=(0, 1)).batch(BLOCK).row)
-    assert not torch.equal(batch.row, sampler(seeds=(0, 1), stream=2).batch(0).row)
+    step = sampler().batch(0).step
+    others = [sampler(seed=1).batch(0), sampler().batch(1), sampler().batch(BLOCK), sampler(stream=2).batch(0)]
+    assert not any(torch.equal(step, other.step) for other in others)
+
+
+def test_seeded_modules_start_from_their_entropy_alone_and_leave_the_generator_as_it_was() -> None:
+    before = torch.get_rng_state()
+    with seeded(1, 2):
+        one = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    with seeded(1, 2):
+        assert torch.equal(torch.rand(3), one)
+    assert torch.equal(torch.rand(3, generator=generator(1, 2)), one)
 
 
 def test_generators_are_a_function_of_their_entropy() -> None:
@@ -107,7 +115,7 @@ def test_generators_are_a_function_of_their_entropy() -> None:
 
 def test_zero_weight_at_either_end_is_never_drawn() -> None:
     weights = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
-    draws = StepSampler(Curated(DATA, weights, "trajectory"), (0,), 256, 1)
-    rows = torch.stack([draws.batch(step).row for step in range(BLOCK)]).flatten().numpy()
+    draws = StepSampler(curated := Curated(DATA, weights, "trajectory"), 0, 256, 1)
+    rows = torch.stack([torch.from_numpy(curated.rows)[draws.batch(step).step] for step in range(BLOCK)]).flatten().numpy()
     trajectories = np.searchsorted(DATA.offsets, rows, side="right") - 1
     assert set(trajectories.tolist()) == {1, 3}

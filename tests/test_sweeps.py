@@ -51,13 +51,13 @@ def test_jobs_are_listed_with_what_tells_them_apart(
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
-    original = pipeline._histogram
+    original = pipeline.histogram
 
     def once_broken(*arguments: object) -> list[dict[str, object]]:
-        monkeypatch.setattr(pipeline, "_histogram", original)
+        monkeypatch.setattr(pipeline, "histogram", original)
         raise ZeroDivisionError("bins")
 
-    monkeypatch.setattr(pipeline, "_histogram", once_broken)
+    monkeypatch.setattr(pipeline, "histogram", once_broken)
     outcome = train(*SWEEP, "seed=0,1")
     assert outcome.code == 1
     assert "once_broken" in outcome.err, "no traceback"

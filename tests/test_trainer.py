@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_trajectories
+from iwbc.training import Stream, initial_policy
 from rich.console import Console
 from setups import compose
 from torch import Tensor
@@ -27,7 +28,6 @@ from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
 from iwbc.policies import policy_spec
 from iwbc.trainer import Learner, Trainer, fit, trainer
-from iwbc.training import Stream, initial_policy
 
 CONFIG = compose("policy.hidden=[8]")
 CURATED = Curated(make_trajectories([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0]), "trajectory")

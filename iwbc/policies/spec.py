@@ -122,10 +122,11 @@ def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> 
     if not isinstance(choice, OwnPolicy):
         return _checked(choice, "policy")
     sizes = {"observation_size": spaces.observation_size, "action_size": len(spaces.action_low)}
-    return _checked(partial(_imported(choice.target), **sizes, **choice.arguments), choice.target)
+    return _checked(partial(imported(choice.target), **sizes, **choice.arguments), choice.target)
 
 
-def _imported(target: str) -> Callable[..., nn.Module]:
+def imported(target: str) -> Callable[..., nn.Module]:
+    """What package.module.Name names. Raises UserError where it cannot be imported."""
     module, _, name = target.rpartition(".")
     try:
         found: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)

@@ -1,12 +1,13 @@
 """Train the behaviour policies that the generated datasets come from: SAC, one run per environment.
 
     pip install -e '.[behaviours]'
-    python -m benchmarks.behaviours_train hopper --steps 1000000
+    python -m tools.behaviours.train hopper --steps 400000
 
-A snapshot of the actor is written every 5,000 environment steps; `benchmarks.behaviours_export` chooses among them and
-packs the file the package ships. A run stopped anywhere continues from its last checkpoint (every 100,000 steps) when
-the same command is given again; the simulator restarts its episode there, so a resumed run is a valid SAC run but not
-the same one to the bit.
+The actor is small (2 × 64), so that a hundred snapshots of it fit in a megabyte; the critics are SAC's usual 2 × 256.
+A snapshot of the actor is written every 2,500 environment steps; `tools.behaviours.export` chooses among them and packs
+the file that the package ships. A run stopped anywhere continues from its last checkpoint (every 100,000 steps) when the
+same command is given again; the simulator restarts its episode there, so a resumed run is a valid SAC run but not the
+same one to the bit.
 
 One process uses one thread, so that several environments can be trained side by side.
 """
@@ -32,7 +33,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
-SNAPSHOT_EVERY = 5_000
+SNAPSHOT_EVERY = 2_500
+ACTOR = [64, 64]
 CHECKPOINT_EVERY = 100_000
 
 
@@ -114,7 +116,8 @@ def main() -> None:
         model = SAC(
             "MlpPolicy",
             env,
-            learning_starts=10_000,
+            learning_starts=1_000,
+            policy_kwargs={"net_arch": {"pi": ACTOR, "qf": [256, 256]}},
             train_freq=8,
             gradient_steps=32,
             batch_size=128,

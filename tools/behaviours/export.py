@@ -1,6 +1,6 @@
-"""Choose among the snapshots of a finished `benchmarks.behaviours_train` run and pack the file that the package ships.
+"""Choose among the snapshots of a finished `tools.behaviours.train` run and pack the file that the package ships.
 
-    python -m benchmarks.behaviours_export hopper
+    python -m tools.behaviours.export hopper
 
 Rule. expert: the best, by 20 sampled episodes, of ten snapshots of the last tenth of training. medium: of the snapshots
 up to the first at which the last 100 training episodes average a third of the expert's return, the one whose own D4RL
@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.behaviours_train import ENVIRONMENTS, actor_tensors
 from iwbc.data.behaviours import FOLDER, Behaviour, Behaviours
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.scores import d4rl_scores
+from tools.behaviours.train import ENVIRONMENTS, actor_tensors
 
 
 def untrained(env_id: str, seed: int) -> dict[str, np.ndarray]:
