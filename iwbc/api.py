@@ -8,6 +8,8 @@ from typing import Any
 
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
+from iwbc.environment_spec import EnvironmentSpec
+from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.scores import d4rl_scores
 from iwbc.settings import D4RL, Generated, Minari
@@ -38,23 +40,31 @@ def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajec
 
 def evaluate(
     policies: Policies,
-    env_id: str,
+    environment: str | EnvironmentSpec | Trajectories,
     episodes: int = 100,
     *,
     seed: int = 12345,
+    action: str = "mean",
     env_kwargs: Mapping[str, Any] | None = None,
     backend: str = "gymnasium",
     workers: int = 0,
 ) -> Evaluation:
-    """Play episodes with each policy's mean action; `.score` is their mean score where D4RL has reference returns.
+    """Play episodes with each policy's mean action, or with samples (action="sample"); `.score` is their mean score where
+    reference returns are known, `.success_rate` the share that succeeds where the environment says so.
 
-    Episode e of a policy's seed always starts from the same state. workers: processes that play besides this one. Raises
-    UserError where the environment is not installed or has other sizes.
+    environment: the id of one, or the data, for the one that it was recorded in. Episode e of a policy's seed always starts
+    from the same state. workers: processes that play besides this one. Raises UserError where the environment is not
+    installed or has other sizes.
     """
-    evaluator = Evaluator(env_id, env_kwargs or {}, seed, workers, backend, d4rl_scores(env_id))
+    recorded = environment.info.environment if isinstance(environment, Trajectories) else environment
+    if recorded is None:
+        raise UserError("evaluate: the data names no environment; give the id of one")
+    spec = EnvironmentSpec(recorded) if isinstance(recorded, str) else recorded
+    scores = environment.info.reference_scores if isinstance(environment, Trajectories) else d4rl_scores(spec.id)
+    evaluator = Evaluator(spec.changed(env_kwargs or {}), seed, workers, backend, scores)
     try:
         spaces = policies.spaces
         evaluator.check_sizes(spaces.observation_size, len(spaces.action_low), "of the policy")
-        return evaluator.evaluate(policies, episodes)
+        return evaluator.evaluate(policies, episodes, action)
     finally:
         evaluator.close()

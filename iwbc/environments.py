@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.processes import Remote
 from iwbc.spaces import ordered
@@ -21,29 +23,90 @@ def _mujoco_warning(message: str | bytes) -> None:
     """Pass MuJoCo's warnings on, except the one about Gymnasium's own half_cheetah.xml, which no user can act on."""
     text = message.decode() if isinstance(message, bytes) else message
     if "settotalmass" not in text:
-        import warnings
-
         warnings.warn(f"MuJoCo: {text.strip()}", RuntimeWarning, stacklevel=2)
 
 
-def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
-    """One environment of a name registered with Gymnasium. Raises UserError where it is not installed."""
+# Where environments and datasets say whether a task is done.
+SUCCESS_KEYS = ("success", "is_success")
+
+# Gymnasium's wrappers that a dataset may ask for: they change spaces, rewards and time, and touch nothing else.
+_WRAPPERS = {
+    *("AddRenderObservation", "ClipAction", "ClipReward", "DelayObservation", "DiscretizeObservation", "DtypeObservation"),
+    *("FilterObservation", "FlattenObservation", "FrameStackObservation", "GrayscaleObservation", "MaxAndSkipObservation"),
+    *("RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
+    *("TimeAwareObservation", "TimeLimit"),
+}
+
+
+def make_env(spec: EnvironmentSpec | str) -> gym.Env[Any, Any]:
+    """One environment registered with Gymnasium, by its spec or its id alone.
+
+    Raises UserError where it is not installed, or cannot be made as the spec says.
+    """
+    if isinstance(spec, str):
+        spec = EnvironmentSpec(spec)
+    _register(spec)
+    limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
     try:
         with contextlib.suppress(ImportError):
             importlib.import_module("mujoco").set_mju_user_warning(_mujoco_warning)
-        return gym.make(env_id, disable_env_checker=True, **(env_kwargs or {}))
-    except (gym.error.Error, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"environment {env_id}: cannot be made ({reason})") from None
+        env = gym.make(spec.id, disable_env_checker=True, **limit, **spec.kwargs)
+        for wrapper in spec.wrappers:
+            env = _wrapped(env, wrapper)
+        return env
+    except (gym.error.Error, ImportError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
+
+
+def _register(spec: EnvironmentSpec) -> None:
+    """Import what registers an environment: what the user named, and its own package where that is a known one."""
+    for module in spec.imports:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"env.imports: {module} cannot be imported ({error}); is its folder in PYTHONPATH?") from None
+    if spec.package in PACKAGES and spec.id not in gym.registry:
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what else these packages hold
+            importlib.import_module(spec.package)
+
+
+def _remedy(spec: EnvironmentSpec) -> str:
+    if spec.id in gym.registry:
+        return ""
+    if spec.package in PACKAGES:
+        return f"; pip install {PACKAGES[spec.package]}"
+    return "; name the module that registers it with 'env.imports=[its_module]'"
+
+
+def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
+    if wrapper.package != "gymnasium" or wrapper.name not in _WRAPPERS or wrapper.kwargs is None:
+        raise UserError(
+            f"environment {env.spec.id if env.spec else env}: the data was recorded with the wrapper {wrapper.name}, which "
+            "cannot be made from a dataset; register an environment that has it, and name that with env.id=…"
+        )
+    made: gym.Env[Any, Any] = getattr(importlib.import_module("gymnasium.wrappers"), wrapper.name)(env, **wrapper.kwargs)
+    return made
 
 
 class Results(NamedTuple):
-    """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k]."""
+    """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k], and what the
+    environment says of success [k]: 1, 0, or NaN where it says nothing."""
 
     observations: npt.NDArray[np.floating]
     rewards: npt.NDArray[np.float64]
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
+    success: npt.NDArray[np.float32]
+
+
+def reported_success(info: Mapping[str, Any]) -> float:
+    """What an environment's info says of success: 1, 0, or NaN."""
+    for key in SUCCESS_KEYS:
+        if key in info:
+            return float(np.any(info[key]))
+    return np.nan
 
 
 class Environments(Protocol):
@@ -62,13 +125,13 @@ class Environments(Protocol):
 class LocalEnvironments:
     """Environments of this process, made as they are needed and then used again."""
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, spec: EnvironmentSpec | str) -> None:
         """Raises UserError where the environment is not installed or its actions are not a vector."""
-        self._make = lambda: make_env(env_id, env_kwargs)
+        self._make = lambda: make_env(spec)
         self._envs = [self._make()]
         self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-            raise UserError(f"environment {env_id}: its actions are {actions}, not a vector of continuous ones")
+            raise UserError(f"environment {self._envs[0].spec}: its actions are {actions}, not a vector of continuous ones")
         self._low, self._high = actions.low, actions.high
         self._plain = isinstance(self._space, gym.spaces.Box) and len(self._space.shape) == 1
         self.observation_size, self.action_size = int(gym.spaces.flatdim(self._space)), len(self._low)
@@ -85,11 +148,15 @@ class LocalEnvironments:
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         clipped = np.clip(actions, self._low, self._high)
-        observations, rewards, terminated, truncated, _ = zip(
+        observations, rewards, terminated, truncated, infos = zip(
             *[self._envs[i].step(action) for i, action in zip(indices.tolist(), clipped, strict=True)], strict=True
         )
         return Results(
-            self._vectors(list(observations)), np.array(rewards, np.float64), np.array(terminated), np.array(truncated)
+            self._vectors(list(observations)),
+            np.array(rewards, np.float64),
+            np.array(terminated),
+            np.array(truncated),
+            np.array([reported_success(info) for info in infos], np.float32),
         )
 
     def close(self) -> None:
@@ -104,8 +171,8 @@ class WorkerEnvironments:
     results are those of LocalEnvironments. The workers start while the constructor's caller goes on.
     """
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None, workers: int) -> None:
-        self._workers = [Remote(LocalEnvironments, env_id, dict(env_kwargs or {})) for _ in range(workers)]
+    def __init__(self, spec: EnvironmentSpec | str, workers: int) -> None:
+        self._workers = [Remote(LocalEnvironments, spec) for _ in range(workers)]
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         workers = len(self._workers)
@@ -155,6 +222,7 @@ class Step:
     next_observations: npt.NDArray[np.floating]
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
+    success: npt.NDArray[np.float32]
 
 
 def play(
@@ -181,6 +249,7 @@ def play(
             next_observations=results.observations,
             terminated=results.terminated,
             truncated=results.truncated,
+            success=results.success,
         )
         yield step
         current[active] = results.observations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Results
 from iwbc.errors import UserError
 
@@ -36,15 +37,20 @@ class EnvpoolEnvironments:
     - An episode that terminates on the very step of its time limit is truncated, not both.
     """
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any] | None, threads: int) -> None:
+    def __init__(self, environment: EnvironmentSpec, threads: int) -> None:
         """Raises UserError where EnvPool is not installed, or lacks the environment (with vectors) or a setting of it."""
+        env_id = environment.id
         try:
             self._envpool = importlib.import_module("envpool")
         except ImportError:
             raise UserError(
                 "eval.backend=envpool: EnvPool is not installed; pip install -c constraints.txt -e '.[envpool]'"
             ) from None
-        self._env_id, self._settings, self._threads = env_id, dict(env_kwargs or {}), threads
+        self._env_id, self._settings, self._threads = env_id, dict(environment.kwargs), threads
+        if environment.max_episode_steps is not None:
+            self._settings["max_episode_steps"] = environment.max_episode_steps
+        if environment.wrappers or environment.imports:
+            raise UserError(f"environment {env_id}: EnvPool has no wrappers, nor environments of others; {_REMEDY}")
         if env_id not in self._envpool.list_all_envs():
             raise UserError(f"environment {env_id}: EnvPool does not have it; {_REMEDY}")
         known = set(self._envpool.make_spec(env_id).config._fields) - _POOL
@@ -71,7 +77,8 @@ class EnvpoolEnvironments:
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         observations, rewards, terminated, truncated, _ = self._pool.step(np.clip(actions, self._low, self._high), indices)
-        return Results(observations, rewards.astype(np.float64), terminated, truncated)
+        unknown = np.full(len(indices), np.nan, np.float32)  # none of its MuJoCo tasks has successes
+        return Results(observations, rewards.astype(np.float64), terminated, truncated, unknown)
 
     def close(self) -> None:
         self._pool = None  # its threads end with it

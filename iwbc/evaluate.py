@@ -1,25 +1,28 @@
-"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [backend=gymnasium|envpool]
-[out=episodes.csv] [policy=package.module.Name]
+"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [action=mean|sample|both]
+[backend=gymnasium|envpool] [out=episodes.csv] [policy=package.module.Name] [imports=module,module]
 
-With the run's own number of episodes, evaluation seed and backend, it repeats the run's final evaluation. A policy of your
-own is imported only where you name it.
+With the run's own number of episodes, evaluation seed, action and backend, it repeats the run's final evaluation. A policy of
+your own, and modules that register environments, are imported only where you name them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from iwbc.commands import Option, one_of, parse, run, whole
-from iwbc.settings import BACKENDS
+from iwbc.settings import ACTIONS, BACKENDS
 
 _OPTIONS = {
     "run": Option(Path),
     "episodes": Option(whole(1), None),
     "seed": Option(whole(0), None),
+    "action": Option(one_of(*ACTIONS, "both"), None),
     "backend": Option(one_of(*BACKENDS), None),
     "out": Option(Path, None),
     "policy": Option(str, None),
+    "imports": Option(lambda text: text.split(","), []),
 }
 
 
@@ -29,10 +32,11 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
+    from iwbc.environment_spec import EnvironmentSpec
     from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
     from iwbc.files import write_csv
-    from iwbc.results import environment_name, results_table, totals
+    from iwbc.results import ACTION_NAMES, environment_name, results_table, totals
     from iwbc.runs import RunFolder
     from iwbc.scores import ReferenceScores
     from iwbc.settings import OwnPolicy
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}"
         )
-    if summary["env_id"] is None:
+    if summary["environment"] is None:
         raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
     episodes = given["episodes"] or config.eval.episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
@@ -55,15 +59,24 @@ def main(arguments: Sequence[str]) -> None:
     policy = folder.policy(own)
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     backend = given["backend"] or config.eval.backend
-    evaluator = Evaluator(summary["env_id"], summary["env_kwargs"], seed, backend=backend, scores=scores)
-    env = environment_name(summary["env_id"], backend)
+    environment = EnvironmentSpec.of_plain(summary["environment"])
+    if list(environment.imports) != given["imports"]:
+        needed = f"to import what registers it, add imports={','.join(environment.imports)}"
+        what = needed if environment.imports else "needs no imports"
+        raise UserError(f"run={folder.path}: its environment {environment.id} {what}")
+    evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
+    env = environment_name(environment.id, backend)
     console = Console()
-    with console.status(f"Playing {episodes} episodes of {env}"):
-        evaluation = evaluator.evaluate(policy, episodes)
+    chosen = dataclasses.replace(config.eval, action=given["action"] or config.eval.action)
+    evaluations = []
+    for action in chosen.actions:
+        with console.status(f"Playing {episodes} episodes of {env}, {ACTION_NAMES[action]}"):
+            evaluations.append(evaluator.evaluate(policy, episodes, action))
     evaluator.close()
     if given["out"] is not None:
-        write_csv(given["out"], evaluation.rows("repeated", config.algo.steps))
-    rows = {summary["method"]: totals(evaluation)}
+        write_csv(given["out"], [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
+    method, several = summary["method"], len(evaluations) > 1
+    rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
     console.print(results_table(rows, env, summary["seeds"], scores))
 
 

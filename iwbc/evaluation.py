@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from iwbc import engine, processes
+from iwbc.data.streams import Stream, generator
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
 from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
+from iwbc.policies.policy import Policy
 from iwbc.scores import ReferenceScores
 from iwbc.trained import Policies
 
@@ -25,12 +28,16 @@ _SIDE_BY_SIDE = 100
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Undiscounted return and length of every episode, [S, E], and what scores are relative to, where that is known."""
+    """Undiscounted return and length of every episode, [S, E], what scores are relative to, where that is known, whether
+    each was a success, [S, E], where the environment says so, and which `action` of the policy was played: its mean, or a
+    sample."""
 
     seeds: tuple[int, ...]
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
     reference_scores: ReferenceScores | None = None
+    successes: npt.NDArray[np.bool_] | None = None
+    action: str = "mean"
 
     @property
     def scores(self) -> npt.NDArray[np.float64] | None:
@@ -42,9 +49,16 @@ class Evaluation:
         """The mean score over seeds and episodes."""
         return None if self.scores is None else float(self.scores.mean())
 
+    @property
+    def success_rate(self) -> float | None:
+        """The share of episodes that succeed."""
+        return None if self.successes is None else float(self.successes.mean())
+
     def __repr__(self) -> str:
         score = "" if self.score is None else f", score {self.score:.1f}"
-        return f"Evaluation({len(self.seeds)} × {self.returns.shape[1]} episodes: return {self.returns.mean():.1f}{score})"
+        success = "" if self.success_rate is None else f", success {100 * self.success_rate:.1f} %"
+        episodes = f"{len(self.seeds)} × {self.returns.shape[1]} episodes"
+        return f"Evaluation({episodes}, {self.action} action: return {self.returns.mean():.1f}{score}{success})"
 
     def rows(self, phase: str, step: int) -> list[dict[str, Any]]:
         """One row per episode for evaluations.csv."""
@@ -55,9 +69,11 @@ class Evaluation:
                 "step": step,
                 "seed": seed,
                 "episode": episode,
+                "action": self.action,
                 "return": float(self.returns[row, episode]),
                 "length": int(self.lengths[row, episode]),
                 "score": "" if normalised is None else float(normalised[row, episode]),
+                "success": "" if self.successes is None else int(self.successes[row, episode]),
             }
             for row, seed in enumerate(self.seeds)
             for episode in range(self.returns.shape[1])
@@ -73,23 +89,23 @@ class Evaluator:
 
     def __init__(
         self,
-        env_id: str,
-        env_kwargs: Mapping[str, Any],
+        environment: EnvironmentSpec | str,
         seed: int,
         workers: int = 0,
         backend: str = "gymnasium",
         scores: ReferenceScores | None = None,
     ) -> None:
         """Raises UserError where the environment is not installed, or is not one of the backend's."""
-        self.env_id, self.seed, self.scores = env_id, seed, scores
+        spec = EnvironmentSpec(environment) if isinstance(environment, str) else environment
+        self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._environments: Environments
         if backend == "envpool":
-            pool = self._environments = EnvpoolEnvironments(env_id, env_kwargs, processes.threads())
+            pool = self._environments = EnvpoolEnvironments(spec, processes.threads())
             self.sizes = pool.observation_size, pool.action_size
         else:
-            local = LocalEnvironments(env_id, env_kwargs)
+            local = LocalEnvironments(spec)
             self.sizes = local.observation_size, local.action_size
-            self._environments = WorkerEnvironments(env_id, env_kwargs, workers) if workers else local
+            self._environments = WorkerEnvironments(spec, workers) if workers else local
         self._others_play = backend == "envpool" or workers > 0
 
     def check_sizes(self, observation_size: int, action_size: int, dataset_id: str) -> None:
@@ -100,23 +116,28 @@ class Evaluator:
                 f"{observation_size} and {action_size}; choose the env that the data was recorded in"
             )
 
-    def evaluate(self, policy: Policies, episodes: int) -> Evaluation:
-        """Play `episodes` episodes with each seed's policy, the mean action clipped to the action space.
+    def evaluate(self, policies: Policies, episodes: int, action: str = "mean") -> Evaluation:
+        """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the action
+        space.
 
-        Episode e of policy seed s always starts from the same state, whatever else is played.
+        Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
+        as many episodes are played.
         """
-        seeds = len(policy.seeds)
-        side_by_side = max(1, min(episodes, _SIDE_BY_SIDE // seeds))
-        returns, lengths = np.zeros((seeds, episodes)), np.zeros((seeds, episodes), np.int64)
+        shape = (len(policies), episodes)
+        returns, lengths, success = np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, np.nan, np.float32)
         with processes.one_thread() if self._others_play else contextlib.nullcontext():
-            for first in range(0, episodes, side_by_side):
-                wave = np.arange(first, min(first + side_by_side, episodes))
-                starts = [self._start(seed, int(episode)) for seed in policy.seeds for episode in wave]
-                for step in play(self._environments, partial(_mean_actions, policy), starts):
-                    row, place = np.divmod(step.active, len(wave))
-                    returns[row, wave[place]] += step.rewards
-                    lengths[row, wave[place]] += 1
-        return Evaluation(policy.seeds, returns, lengths, self.scores)
+            for row, (seed, module) in enumerate(zip(policies.seeds, policies, strict=True)):
+                random = generator(Stream.ACTIONS, self.seed, seed)
+                act = partial(_mean_actions, module) if action == "mean" else partial(_sampled_actions, module, random)
+                for first in range(0, episodes, _SIDE_BY_SIDE):
+                    wave = np.arange(first, min(first + _SIDE_BY_SIDE, episodes))
+                    for step in play(self._environments, act, [self._start(seed, int(episode)) for episode in wave]):
+                        played = wave[step.active]
+                        returns[row, played] += step.rewards
+                        lengths[row, played] += 1
+                        success[row, played] = np.fmax(success[row, played], step.success)  # at any step; NaN: unknown
+        known = not np.isnan(success).all()
+        return Evaluation(policies.seeds, returns, lengths, self.scores, success == 1.0 if known else None, action)
 
     def _start(self, seed: int, episode: int) -> int:
         return int(np.random.SeedSequence((self.seed, seed, episode)).generate_state(1)[0]) >> 1
@@ -127,15 +148,24 @@ class Evaluator:
 
 
 @torch.inference_mode()
-def _mean_actions(policies: Policies, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Mean actions for the observations of each seed's episodes, laid end to end: [S · E, obs] → [S · E, act]."""
-    device = next(policies[0].parameters()).device
-    batch = torch.from_numpy(observations.astype(np.float32)).to(device).chunk(len(policies))
-    actions = [engine.mean_action(module, own) for module, own in zip(policies, batch, strict=True)]
-    return torch.cat(actions).cpu().numpy()
+def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """[E, obs] → [E, act]."""
+    return engine.mean_action(module, _on_device(module, observations)).cpu().numpy()
 
 
-def interval(values: Sequence[Sequence[float]] | npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+@torch.inference_mode()
+def _sampled_actions(
+    module: Policy, random: torch.Generator, observations: npt.NDArray[np.floating]
+) -> npt.NDArray[np.floating]:
+    """[E, obs] → [E, act]."""
+    return module.sample(_on_device(module, observations), random).cpu().numpy()
+
+
+def _on_device(module: Policy, observations: npt.NDArray[np.floating]) -> Tensor:
+    return torch.from_numpy(observations.astype(np.float32)).to(next(module.parameters()).device)
+
+
+def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of [S, E] values: seeds are drawn anew, then episodes within each."""
     array = np.asarray(values, np.float64)
     random = np.random.default_rng(seed)

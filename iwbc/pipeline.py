@@ -14,6 +14,7 @@ from iwbc.curation import curate, histogram
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
+from iwbc.environment_spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.fitting import fit
@@ -21,10 +22,10 @@ from iwbc.loggers import check_key
 from iwbc.policies.spec import imported
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
-from iwbc.results import dataset_summary, summary_of
+from iwbc.results import dataset_summary, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config, OwnPolicy
+from iwbc.settings import Config, Env, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -70,7 +71,9 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
     )
-    evaluator, scores = _evaluator(config, trajectories, console)
+    env = config.env
+    environment = environment_spec(trajectories.info.environment, env.id, env.kwargs, env.max_episode_steps, tuple(env.imports))
+    evaluator, scores = _evaluator(config, environment, trajectories, console)
     with contextlib.ExitStack() as closing:
         if evaluator is not None:
             closing.callback(evaluator.close)
@@ -93,28 +96,27 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             observer=recorder,
         )
         evaluations = _final(config, reference, policies, recorder)
-    summary = summary_of(config, curated, scores, evaluations, stopwatch.seconds)
+    summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
     folder.write_policy(policies)
     recorder.write_rows()
     folder.finish(summary)
     return summary
 
 
-def _evaluator(config: Config, trajectories: Trajectories, console: Console) -> tuple[Evaluator | None, ReferenceScores | None]:
+def _evaluator(
+    config: Config, environment: EnvironmentSpec | None, trajectories: Trajectories, console: Console
+) -> tuple[Evaluator | None, ReferenceScores | None]:
     """What plays the policies, and what scores are relative to; no evaluator where there is no environment."""
     env, info = config.env, trajectories.info
-    same = env.id is None or env.id == info.env_id
-    scores = info.reference_scores if same else d4rl_scores(env.id)
-    env_id = env.id or info.env_id
-    if env_id is None:
+    if environment is None:
         console.print(f"{info.id} names no environment: training without evaluation.")
-        return None, scores
+        return None, info.reference_scores
+    scores = info.reference_scores if environment.id == info.env_id else d4rl_scores(environment.id)
     try:
         workers = processes.environment_workers()
-        kwargs = info.env_kwargs if same else {}
-        evaluator = Evaluator(env_id, kwargs, config.eval.seed, workers, config.eval.backend, scores)
+        evaluator = Evaluator(environment, config.eval.seed, workers, config.eval.backend, scores)
     except UserError as error:
-        if env.id is not None or config.eval.backend != "gymnasium":  # asked for by name
+        if env != Env(name=env.name) or config.eval.backend != "gymnasium":  # asked for by name
             raise
         console.print(f"Training without evaluation: {error}", soft_wrap=True)
         return None, scores
@@ -128,8 +130,10 @@ def _final(config: Config, reference: Policies | None, policies: Policies, recor
     if recorder.evaluator is not None and episodes:
         played = {"reference": (reference, 0), "final": (policies, config.algo.steps)}
         for phase, (one, step) in played.items():
-            if one is not None:
-                with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy"):
-                    found[phase] = recorder.play(phase, step, one, episodes)
+            for action in config.eval.actions if one is not None else ():
+                assert one is not None
+                with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy, {action} action"):
+                    name = phase_name(phase, action, config.eval.action)
+                    found[name] = recorder.play(phase, step, one, episodes, action)
                 recorder.check_stop()
     return found

@@ -18,6 +18,7 @@ from torch import Tensor
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.loggers import RunLogger, make_logger
+from iwbc.results import phase_name
 from iwbc.runs import RunFolder
 from iwbc.settings import Config
 from iwbc.trained import Policies
@@ -103,7 +104,7 @@ class Recorder:
         self.stopwatch.lap("training")
         if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
             self._policies.load(trainer.parameters())
-            self.play("periodic", step, self._policies, config.eval.periodic_episodes)
+            self.play("periodic", step, self._policies, config.eval.periodic_episodes, config.eval.actions[0])
         if last or step % config.checkpoint_every == 0 or self._stop.is_set():
             self._checkpoint(step, trainer)
             if not last:
@@ -141,16 +142,19 @@ class Recorder:
             if not np.isfinite(row["loss"]):
                 raise UserError(f"step {step}: the loss of seed {seed} is not finite; try a smaller algo.lr")
 
-    def play(self, phase: str, step: int, policies: Policies, episodes: int) -> Evaluation:
+    def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
         """Play policies; every episode is a row of evaluations.csv."""
         assert self.evaluator is not None
         with self.stopwatch.timed("evaluation"):
-            evaluation = self.evaluator.evaluate(policies, episodes)
+            evaluation = self.evaluator.evaluate(policies, episodes, action)
         self.evaluations += evaluation.rows(phase, step)
+        name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):
-            values = {f"{phase}/return": float(evaluation.returns[row].mean())}
+            values = {f"{name}/return": float(evaluation.returns[row].mean())}
             if evaluation.scores is not None:
-                values[f"{phase}/score"] = float(evaluation.scores[row].mean())
+                values[f"{name}/score"] = float(evaluation.scores[row].mean())
+            if evaluation.successes is not None:
+                values[f"{name}/success"] = float(evaluation.successes[row].mean())
             if phase == "periodic":
                 self._logger.log(step, seed, values)
             else:

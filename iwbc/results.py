@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from iwbc.data.curated import Curated
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.evaluation import Evaluation, interval
 from iwbc.runs import versions
 from iwbc.scores import ReferenceScores
-from iwbc.settings import Config
+from iwbc.settings import SUMMARY_FORMAT, Config
 
 
 def dataset_summary(curated: Curated) -> dict[str, Any]:
@@ -28,22 +29,26 @@ def dataset_summary(curated: Curated) -> dict[str, Any]:
     }
 
 
+def phase_name(phase: str, action: str, chosen: str) -> str:
+    """What a phase is called among results: `final`, or `final_sampled` beside it where eval.action is both."""
+    return f"{phase}_sampled" if chosen == "both" and action == "sample" else phase
+
+
 def summary_of(
     config: Config,
     curated: Curated,
+    environment: EnvironmentSpec | None,
     scores: ReferenceScores | None,
     evaluations: Mapping[str, Evaluation],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions."""
-    info = curated.trajectories.info
     seed_steps = config.algo.steps * len(config.all_seeds)
     return {
-        "format": 1,
+        "format": SUMMARY_FORMAT,
         "status": "finished",
         "method": config.method,
-        "env_id": config.env.id or info.env_id,
-        "env_kwargs": info.env_kwargs if config.env.id in (None, info.env_id) else {},
+        "environment": None if environment is None else environment.to_plain(),
         "backend": config.eval.backend,
         "dataset": dataset_summary(curated),
         "algo": config.algo.name,
@@ -70,33 +75,46 @@ def _of_seed(evaluation: Evaluation, row: int) -> dict[str, Any]:
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "score_mean": None if evaluation.scores is None else float(evaluation.scores[row].mean()),
+        "success_rate": None if evaluation.successes is None else float(evaluation.successes[row].mean()),
     }
 
 
 def totals(evaluation: Evaluation) -> dict[str, Any]:
-    """Mean return and score over seeds and episodes with 95 % bootstrap intervals (scores None where there are none)."""
+    """Mean return, score and success rate over seeds and episodes with 95 % bootstrap intervals: over seeds and episodes, or,
+    of one seed, over its episodes alone. Scores and success are None where there are none."""
     found: dict[str, Any] = {
         "episodes": evaluation.returns.shape[1],
-        "return_mean": float(evaluation.returns.mean()),
-        "return_interval": interval(evaluation.returns),
-        "score_mean": None,
-        "score_interval": None,
+        "action": evaluation.action,
+        "interval_over": "seeds and episodes" if len(evaluation.seeds) > 1 else "episodes",
     }
-    if evaluation.scores is not None:
-        found |= {"score_mean": evaluation.score, "score_interval": interval(evaluation.scores)}
+    measures = {"return": evaluation.returns, "score": evaluation.scores, "success": evaluation.successes}
+    for name, values in measures.items():
+        found[_MEANS[name]] = None if values is None else float(values.mean())
+        found[f"{name}_interval"] = None if values is None else interval(values)
     return found
+
+
+# What the mean of each measure is called in summary.json.
+_MEANS = {"return": "return_mean", "score": "score_mean", "success": "success_rate"}
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print the table of a run's summary: its reference policy, if it has one, and its last policy."""
-    if "final" not in summary["totals"]:
+    if not summary["totals"]:
         console.print("No evaluation was made.")
         return
     names = {"reference": "reference (BC on all data)", "final": summary["method"]}
-    rows = {names[phase]: total for phase, total in summary["totals"].items()}
+    both = len({total["action"] for total in summary["totals"].values()}) > 1
+    rows = {}
+    for phase, total in summary["totals"].items():
+        name = names[phase.removesuffix("_sampled")]
+        rows[f"{name}, {ACTION_NAMES[total['action']]}" if both else name] = total
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    env = environment_name(summary["env_id"], summary.get("backend", "gymnasium"))
+    env = environment_name(summary["environment"]["id"], summary["backend"])
     console.print(results_table(rows, env, summary["seeds"], scores))
+
+
+ACTION_NAMES = {"mean": "mean action", "sample": "sampled actions"}
 
 
 def environment_name(env_id: str, backend: str) -> str:
@@ -106,20 +124,27 @@ def environment_name(env_id: str, backend: str) -> str:
 
 def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
     """A table of `totals`, one named row each."""
-    episodes = next(iter(rows.values()))["episodes"]
-    note = f"{episodes} episodes for seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; mean action, last policy"
+    first = next(iter(rows.values()))
+    actions = " and ".join(
+        ACTION_NAMES[action] for action in ("mean", "sample") if action in {r["action"] for r in rows.values()}
+    )
+    note = f"{first['episodes']} episodes for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
     if scores is not None:
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
-    table = Table(title=env, caption=f"{note}\nin brackets: 95 % bootstrap interval of the mean", caption_justify="left")
+    note += f"\nin brackets: 95 % bootstrap interval of the mean over {first['interval_over']}"
+    table = Table(title=env, caption=note, caption_justify="left")
     table.add_column("policy", no_wrap=True)
-    table.add_column("return", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    for name, total in rows.items():
-        table.add_row(name, *(_cell(total[f"{what}_mean"], total[f"{what}_interval"]) for what in ("return", "score")))
+    shown = {"return": 1.0, "score": 1.0, "success": 100.0}
+    if first["success_rate"] is None:
+        del shown["success"]
+    for name in shown:
+        table.add_column("success %" if name == "success" else name, justify="right", no_wrap=True)
+    for row, total in rows.items():
+        table.add_row(row, *(_cell(total[_MEANS[what]], total[f"{what}_interval"], by) for what, by in shown.items()))
     return table
 
 
-def _cell(mean: float | None, bounds: tuple[float, float] | None) -> str:
+def _cell(mean: float | None, bounds: tuple[float, float] | None, by: float) -> str:
     if mean is None or bounds is None:
         return "–"
-    return f"{mean:.1f} \\[{bounds[0]:.1f}, {bounds[1]:.1f}]"
+    return f"{by * mean:.1f} \\[{by * bounds[0]:.1f}, {by * bounds[1]:.1f}]"

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 from iwbc.data.tiers import DEFAULT_STEPS, TIERS
 from iwbc.errors import UserError
 
+SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
+
 
 def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
@@ -370,27 +372,48 @@ class OwnPolicy(Settings):
 
 @dataclass
 class Env(Settings):
-    """The evaluation environment; null: the one the dataset names."""
+    """The evaluation environment. id null: the one the dataset names, as it was recorded.
+
+    kwargs and max_episode_steps: what it is made with, beside or instead of what the dataset says. imports: modules that
+    register environments of your own, or of others.
+    """
 
     name: str | None = None
     id: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = positive(None)
+    imports: list[str] = field(default_factory=list)
+
+    @property
+    def needed_imports(self) -> list[str]:
+        """What the user has named for import, by itself or as module:Id."""
+        module = (self.id or "").rpartition(":")[0]
+        return [*([module] if module else []), *self.imports]
 
 
 BACKENDS = ("gymnasium", "envpool")
+ACTIONS = ("mean", "sample")
 
 
 @dataclass
 class Eval(Settings):
     """`episodes` at the end, with the last policy; `periodic_episodes` every so many gradient steps (0: never).
 
-    backend envpool, an extra, is faster, with the same distribution of returns but other episodes.
+    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
+    with the same distribution of returns but other episodes.
     """
 
     episodes: int = not_negative(100)
     periodic_episodes: int = not_negative(10)
     every: int = not_negative(1000)
     seed: int = not_negative(12345)
+    action: str = setting("mean", choices=(*ACTIONS, "both"))
     backend: str = setting("gymnasium", choices=BACKENDS)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What is played; the first is what periodic evaluations play."""
+        return ACTIONS if self.action == "both" else (self.action,)
 
 
 @dataclass

@@ -17,3 +17,18 @@ def ordered(space: gym.Space[Any]) -> gym.Space[Any]:
     if isinstance(space, gym.spaces.Tuple):
         return gym.spaces.Tuple([ordered(part) for part in space.spaces])
     return space
+
+
+def parts(space: gym.Space[Any]) -> list[tuple[str, list[int]]] | None:
+    """What a Dict's vectors are made of, in the order of `ordered`: the path (keys joined by /) and shape of each array. None
+    for other spaces, and where not all leaves are arrays."""
+    if not isinstance(space, gym.spaces.Dict):
+        return None
+    found: list[tuple[str, list[int]]] = []
+    for key in sorted(space.spaces):
+        own = space.spaces[key]
+        below = [("", list(own.shape))] if isinstance(own, gym.spaces.Box) else parts(own)
+        if below is None:
+            return None
+        found += [(f"{key}/{path}" if path else str(key), shape) for path, shape in below]
+    return found

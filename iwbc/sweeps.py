@@ -105,11 +105,12 @@ class Sweep(Callback):
 
 
 def objective(summary: dict[str, Any]) -> float | None:
-    """What a sweeper that searches may maximise: the last policy's mean score, or its return where there are no scores."""
+    """What a sweeper that searches may maximise: the last policy's mean score; where there are no scores its success rate, or
+    else its return."""
     final = summary["totals"].get("final")
     if final is None:
         return None
-    return float(final["return_mean"] if final["score_mean"] is None else final["score_mean"])
+    return float(next(final[name] for name in ("score_mean", "success_rate", "return_mean") if final[name] is not None))
 
 
 def summarise() -> bool:

@@ -116,14 +116,16 @@ def _resume(arguments: list[str]) -> None:
     from iwbc.runs import RunFolder
 
     folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
-    trusted = [argument for argument in given if argument.startswith("policy._target_=")]
+    trusted = [argument for argument in given if argument.startswith(("policy._target_=", "env.imports="))]
     if extra := [argument for argument in given if argument not in trusted]:
         raise UserError(f"resume: takes no further settings (got {' '.join(extra)}); the run folder holds them all")
     config = RunFolder(folder).config()
     needed = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
-    if trusted != needed:
+    if imports := config.env.needed_imports:
+        needed.append(f"env.imports=[{','.join(imports)}]")
+    if sorted(trusted) != sorted(needed):
         # The folder may be somebody else's: what it names is imported only where the user names it too.
-        what = f"trains a policy of its own; to import it, add {needed[0]}" if needed else "trains no policy of its own"
+        what = f"imports modules of its own; to trust them, add {' '.join(needed)}" if needed else "imports nothing of its own"
         raise UserError(f"resume={folder}: this run {what}")
     _run(config, folder)
 

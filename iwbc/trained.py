@@ -7,7 +7,7 @@ names code to run: a policy of the user's own is loaded with the function that m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,24 @@ class Policies(Sequence[Any]):
 
     def predict(
         self,
-        observation: npt.NDArray[np.floating],
+        observation: npt.NDArray[np.floating] | Mapping[str, Any],
         state: tuple[npt.NDArray[Any], ...] | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
-        """Stable-Baselines3's interface: observation [obs] or [B, obs] → (action [act] or [B, act], state).
+        """Stable-Baselines3's interface: observation [obs], [B, obs] or a Dict of arrays → (action [act] or [B, act], state).
 
         Acts as the first of the seeds; actions are clipped to the action space. Policies have no memory: `state` and
         `episode_start` are returned and ignored.
         """
         module = self.modules[0]
         device = next(module.parameters()).device
-        batch = torch.as_tensor(np.atleast_2d(observation), dtype=torch.float32, device=device)
+        vector = self.spaces.vector(observation)
+        batch = torch.as_tensor(np.atleast_2d(vector), device=device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
         clipped = np.clip(action.cpu().numpy(), self.spaces.action_low, self.spaces.action_high).astype(np.float32)
-        return (clipped if np.ndim(observation) > 1 else clipped[0]), state
+        return (clipped if vector.ndim > 1 else clipped[0]), state
 
     def state(self) -> dict[str, Tensor]:
         """Every parameter and buffer, by seed and name."""

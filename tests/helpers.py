@@ -19,8 +19,7 @@ def make_info(
 ) -> DatasetInfo:
     return DatasetInfo(
         id=id,
-        env_id=None,
-        env_kwargs={},
+        environment=None,
         action_low=list(low) if low is not None else [-1.0] * action_size,
         action_high=list(high) if high is not None else [1.0] * action_size,
         reference_scores=None,

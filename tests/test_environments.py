@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
 from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
@@ -31,11 +32,11 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     def one(env_id: str = "Hopper-v5", **env_kwargs: Any) -> Environments:
         match request.param:
             case "local":
-                made.append(LocalEnvironments(env_id, env_kwargs))
+                made.append(LocalEnvironments(EnvironmentSpec(env_id, env_kwargs)))
             case "workers":
-                made.append(WorkerEnvironments(env_id, env_kwargs, 2))
+                made.append(WorkerEnvironments(EnvironmentSpec(env_id, env_kwargs), 2))
             case "envpool":
-                made.append(EnvpoolEnvironments(env_id, env_kwargs, 2))
+                made.append(EnvpoolEnvironments(EnvironmentSpec(env_id, env_kwargs), 2))
         return made[-1]
 
     yield one
@@ -72,15 +73,17 @@ def test_an_episode_depends_on_its_seed_and_actions_alone(make: Make) -> None:
         row = indices.tolist().index(2)
         for whole, single in zip(found, expected, strict=True):
             assert len(whole) == len(indices)
-            assert np.array_equal(whole[row], single[0])
+            assert np.array_equal(whole[row], single[0], equal_nan=True)
 
 
 def test_types_and_shapes(make: Make) -> None:
     environments = make()
     assert environments.reset([1, 2, 3]).dtype == np.float64
-    observations, rewards, terminated, truncated = environments.step(np.array([2, 0]), actions(1, 2)[0])
+    observations, rewards, terminated, truncated, success = environments.step(np.array([2, 0]), actions(1, 2)[0])
     assert (observations.shape, observations.dtype) == ((2, 11), np.float64)
     assert (rewards.shape, rewards.dtype) == ((2,), np.float64)
+    assert (success.shape, success.dtype) == ((2,), np.float32)
+    assert np.isnan(success).all()  # Hopper says nothing of it
     assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype) == ((2,), np.bool_)
 
 
@@ -135,4 +138,4 @@ def test_settings_reach_the_environment(make: Make) -> None:
 def test_envpool_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "envpool", None)
     with pytest.raises(UserError, match=r"^eval.backend=envpool: .* pip install -c constraints.txt -e '.\[envpool\]'$"):
-        EnvpoolEnvironments("Hopper-v5", {}, 1)
+        EnvpoolEnvironments(EnvironmentSpec("Hopper-v5"), 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iwbc.data.streams import Stream, seeded
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, interval
@@ -63,12 +64,12 @@ def constant_policy(actions: list[float], seeds: tuple[int, ...]) -> Policies:
 
 def starts(seed: int, policy_seed: int, episodes: int) -> list[int]:
     """The first observations of a policy's episodes."""
-    evaluation = Evaluator(ENV, {}, seed).evaluate(constant_policy([0.0], (policy_seed,)), episodes)
+    evaluation = Evaluator(ENV, seed).evaluate(constant_policy([0.0], (policy_seed,)), episodes)
     return evaluation.lengths[0].tolist()
 
 
 def test_returns_and_lengths_are_of_the_first_episodes_alone() -> None:
-    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.25], (3,)), 30)
+    evaluation = Evaluator(ENV, 0).evaluate(constant_policy([0.25], (3,)), 30)
     assert evaluation.seeds == (3,)
     assert evaluation.lengths.shape == (1, 30)
     assert evaluation.lengths.min() < evaluation.lengths.max()
@@ -76,12 +77,12 @@ def test_returns_and_lengths_are_of_the_first_episodes_alone() -> None:
 
 
 def test_actions_are_clipped_to_the_environment() -> None:
-    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.9], (3,)), 5)
+    evaluation = Evaluator(ENV, 0).evaluate(constant_policy([0.9], (3,)), 5)
     np.testing.assert_allclose(evaluation.returns, evaluation.lengths * (evaluation.lengths + 0.5), rtol=1e-6)
 
 
 def test_each_seed_plays_with_its_own_policy() -> None:
-    evaluation = Evaluator(ENV, {}, 0).evaluate(constant_policy([0.25, -0.25], (0, 1)), 10)
+    evaluation = Evaluator(ENV, 0).evaluate(constant_policy([0.25, -0.25], (0, 1)), 10)
     for row, action in enumerate((0.25, -0.25)):
         expected = evaluation.lengths[row] * (evaluation.lengths[row] + action)
         np.testing.assert_allclose(evaluation.returns[row], expected, rtol=1e-6)
@@ -91,7 +92,7 @@ def test_an_episode_starts_the_same_whatever_else_is_played() -> None:
     few = starts(seed=7, policy_seed=2, episodes=4)
     many = starts(seed=7, policy_seed=2, episodes=130)  # more than are played side by side
     assert many[:4] == few
-    evaluator = Evaluator(ENV, {}, 7)
+    evaluator = Evaluator(ENV, 7)
     policy = constant_policy([0.0, 0.0, 0.0], (1, 2, 5))
     for _ in range(2):  # environments that were played before
         assert evaluator.evaluate(policy, 4).lengths[1].tolist() == few
@@ -106,7 +107,7 @@ def test_episodes_seeds_and_evaluation_seeds_differ() -> None:
 
 
 def test_environments_are_made_once() -> None:
-    evaluator = Evaluator(ENV, {}, 0)
+    evaluator = Evaluator(ENV, 0)
     before = Countdown.made
     for _ in range(3):
         evaluator.evaluate(constant_policy([0.0], (0,)), 5)
@@ -124,13 +125,81 @@ def test_rows_for_the_table() -> None:
         "step": 50,
         "seed": 9,
         "episode": 1,
+        "action": "mean",
         "return": 40.0,
         "length": 4,
         "score": 150.0,
+        "success": "",
     }
+    tried = Evaluation((4, 9), returns, lengths, None, np.array([[True, False], [True, True]]), "sample")
+    assert [row["success"] for row in tried.rows("final", 50)] == [1, 0, 1, 1]
+    assert [row["action"] for row in tried.rows("final", 50)] == ["sample"] * 4
+    assert tried.success_rate == 0.75
     without = Evaluation((4, 9), returns, lengths)
     assert without.rows("final", 50)[0]["score"] == ""
     assert without.score is without.scores is None
+
+
+# --- success and sampled actions -----------------------------------------------------------------------------------------
+
+
+class Button(gym.Env[Any, Any]):
+    """Three steps; success is reported, by the key that is asked for, where the action of the second is above a half."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, key: str | None = "is_success") -> None:
+        self.key = key
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        info = {self.key: self.steps == 2 and float(action[0]) > 0.5} if self.key else {}
+        return np.zeros(1, np.float32), float(action[0]), False, self.steps == 3, info
+
+
+@pytest.fixture
+def button() -> Iterator[str]:
+    gym.register("iwbc-tests/Button-v0", Button)
+    yield "iwbc-tests/Button-v0"
+    del gym.registry["iwbc-tests/Button-v0"]
+
+
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_success_at_any_step_is_success(button: str, key: str) -> None:
+    spec = EnvironmentSpec(button, {"key": key})
+    evaluation = Evaluator(spec, 0).evaluate(constant_policy([0.75, 0.25], (0, 1)), 4)
+    assert evaluation.successes is not None
+    assert evaluation.successes.tolist() == [[True] * 4, [False] * 4]
+    assert evaluation.success_rate == 0.5
+    assert Evaluator(EnvironmentSpec(button, {"key": None}), 0).evaluate(constant_policy([0.75], (0,)), 4).successes is None
+
+
+def test_sampled_actions_have_the_policy_s_distribution_and_are_the_same_every_time(button: str) -> None:
+    policy = constant_policy([0.5], (3,))
+    policy[0].log_std.data.fill_(np.log(0.1))
+    evaluator = Evaluator(button, 0)
+    evaluation = evaluator.evaluate(policy, 300, "sample")
+    assert evaluation.action == "sample"
+    assert evaluation.success_rate is not None
+    assert abs(evaluation.success_rate - 0.5) < 0.1  # P(N(0.5, 0.1) > 0.5)
+    np.testing.assert_allclose(evaluation.returns.mean(), 1.5, atol=4 * 0.1 * np.sqrt(3 / 300))
+    np.testing.assert_allclose(evaluation.returns.std(), 0.1 * np.sqrt(3), rtol=0.2)
+    again = Evaluator(button, 0).evaluate(constant_policy_pair(policy), 300, "sample")
+    assert np.array_equal(again.returns[1], evaluation.returns[0])  # whatever is played beside it
+    assert np.array_equal(evaluator.evaluate(policy, 300, "sample").returns, evaluation.returns)
+    assert len(np.unique(evaluator.evaluate(policy, 5).returns)) == 1  # the mean
+
+
+def constant_policy_pair(policy: Policies) -> Policies:
+    """Two seeds, the second as given."""
+    other = constant_policy([0.0], (2,))
+    return Policies([other[0], policy[0]], (2, *policy.seeds), policy.spaces, policy.spec)
 
 
 # --- MuJoCo --------------------------------------------------------------------------------------------------------------
@@ -146,9 +215,9 @@ def hopper_policy(seeds: list[int]) -> Policies:
 
 
 def test_a_seed_alone_or_in_a_batch_gives_the_same_returns() -> None:
-    evaluator = Evaluator("Hopper-v5", {}, 0)
+    evaluator = Evaluator("Hopper-v5", 0)
     together = evaluator.evaluate(hopper_policy([0, 1]), 5)
-    alone = Evaluator("Hopper-v5", {}, 0).evaluate(hopper_policy([1]), 5)
+    alone = Evaluator("Hopper-v5", 0).evaluate(hopper_policy([1]), 5)
     np.testing.assert_allclose(alone.returns[0], together.returns[1], rtol=1e-3)
     assert np.abs(together.returns[0] - together.returns[1]).max() > 0.1
 
@@ -156,7 +225,7 @@ def test_a_seed_alone_or_in_a_batch_gives_the_same_returns() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_worker_processes_give_the_same_bits(workers: int) -> None:
     policy = hopper_policy([0, 1])
-    here, there = Evaluator("Hopper-v5", {}, 0), Evaluator("Hopper-v5", {}, 0, workers)
+    here, there = Evaluator("Hopper-v5", 0), Evaluator("Hopper-v5", 0, workers)
     for episodes in (1, 4):
         expected, found = (evaluator.evaluate(policy, episodes) for evaluator in (here, there))
         assert np.array_equal(found.returns, expected.returns)
@@ -166,9 +235,9 @@ def test_worker_processes_give_the_same_bits(workers: int) -> None:
 
 def test_the_mean_action_is_played() -> None:
     policy = hopper_policy([3])
-    found = Evaluator("Hopper-v5", {}, 1).evaluate(policy, 1)
+    found = Evaluator("Hopper-v5", 1).evaluate(policy, 1)
     env = make_env("Hopper-v5")
-    observation, _ = env.reset(seed=Evaluator("Hopper-v5", {}, 1)._start(3, 0))
+    observation, _ = env.reset(seed=Evaluator("Hopper-v5", 1)._start(3, 0))
     total, length, over = 0.0, 0, False
     while not over:
         action, _ = policy.predict(observation, deterministic=True)
@@ -180,11 +249,11 @@ def test_the_mean_action_is_played() -> None:
 
 def test_an_environment_that_is_not_installed() -> None:
     with pytest.raises(UserError, match="environment Nothing-v0: cannot be made"):
-        Evaluator("Nothing-v0", {}, 0)
+        Evaluator("Nothing-v0", 0)
 
 
 def test_an_environment_of_other_sizes() -> None:
-    evaluator = Evaluator("Hopper-v5", {}, 0)
+    evaluator = Evaluator("Hopper-v5", 0)
     evaluator.check_sizes(11, 3, "some/data-v0")
     with pytest.raises(UserError, match=r"Hopper-v5: has 11 observations and 3 actions, dataset some/data-v0 has 17 and 6"):
         evaluator.check_sizes(17, 6, "some/data-v0")

@@ -13,6 +13,7 @@ from helpers import make_episode, make_info
 from iwbc.data.checks import ActionBounds
 from iwbc.data.packed import fingerprint_of, load_or_pack, open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores
 
@@ -35,8 +36,8 @@ def test_pack_and_open(tmp_path: Path) -> None:
     episodes = make_episodes()
     info = dataclasses.replace(
         make_info(),
-        env_id="Hopper-v5",
-        env_kwargs={"frame_skip": 2},
+        environment=EnvironmentSpec("Hopper-v5", {"frame_skip": 2}, 70, (Wrapper("ClipAction"),), "gymnasium"),
+        observation_parts=[("a/b", [2]), ("c", [1])],
         reference_scores=ReferenceScores(-20.0, 3000.0, "D4RL"),
         action_high=[1.0, float("inf")],
     )

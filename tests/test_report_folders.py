@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import write_csv
 from iwbc.report.collect import collect
+from iwbc.settings import SUMMARY_FORMAT
 
 HOPPER = {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
-HEADER = "phase,step,seed,episode,return,length,score"
+HEADER = "phase,step,seed,episode,action,return,length,score,success"
 UNIT = {"random": 0.0, "expert": 100.0, "source": "the test"}  # a return is its own score
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -36,7 +38,9 @@ def make_run(
     *,
     content_hash: str = "ab" * 32,
     env_id: str | None = "Hopper-v5",
-    backend: str | None = None,
+    backend: str = "gymnasium",
+    successes: Mapping[int, Sequence[bool]] | None = None,
+    sampled: Mapping[int, Sequence[float]] | None = None,
     normalisation: dict[str, Any] | None = UNIT,
     settings: Mapping[str, Any] | None = None,
     steps: int = 2000,
@@ -44,22 +48,30 @@ def make_run(
     metrics: Sequence[Mapping[str, Any]] = (),
     histogram: Sequence[tuple[float, float, int, int]] = (),
 ) -> Path:
-    """A finished run: `returns[seed]` of its final episodes, and `periodic[step][seed]` of one episode each."""
+    """A finished run: `returns[seed]` (and `successes`) of its final episodes, `sampled[seed]` of those with sampled actions,
+    and `periodic[step][seed]` of one episode each."""
     returns = {0: [10.0, 20.0]} if returns is None else returns
     config = {"seed": 0, "seeds": list(returns), "device": "cpu", "reference": {"steps": 10}, **METHODS.get(method, {})}
     config["algo"] = {**config.get("algo", {"name": "other"}), "lr": 0.001, "steps": steps, **(settings or {})}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    episodes = [("periodic", step, seed, 0, total) for step, one in (periodic or {}).items() for seed, total in one.items()]
-    episodes += [("final", steps, seed, i, total) for seed, own in returns.items() for i, total in enumerate(own)]
+    episodes = [
+        ("periodic", step, seed, 0, "mean", total) for step, one in (periodic or {}).items() for seed, total in one.items()
+    ]
+    played = {"final": ("mean", returns)} | ({"final_sampled": ("sample", sampled)} if sampled else {})
+    for action, of_seeds in played.values():
+        episodes += [("final", steps, s, i, action, total) for s, own in of_seeds.items() for i, total in enumerate(own)]
 
     def score(total: float) -> float | str:
         if normalisation is None:
             return ""
         return 100 * (total - normalisation["random"]) / (normalisation["expert"] - normalisation["random"])
 
-    columns = ("phase", "step", "seed", "episode", "return", "length", "score")
-    rows = [dict(zip(columns, (*e, 7, score(e[-1])), strict=True)) for e in episodes]
+    def success(phase: str, seed: int, episode: int) -> int | str:
+        return int(successes[seed][episode]) if successes and phase == "final" else ""
+
+    columns = ("phase", "step", "seed", "episode", "action", "return", "length", "score", "success")
+    rows = [dict(zip(columns, (*e, 7, score(e[-1]), success(e[0], e[2], e[3])), strict=True)) for e in episodes]
     write_csv(folder / "evaluations.csv", rows)
     if metrics:
         write_csv(folder / "metrics.csv", metrics)
@@ -67,20 +79,25 @@ def make_run(
         names = ("return_low", "return_high", "trajectories", "kept")
         write_csv(folder / "curation.csv", [dict(zip(names, row, strict=True)) for row in histogram])
     results = [
-        {"seed": seed, "final": {"episodes": len(own), "return_mean": sum(own) / len(own)}} if own else {"seed": seed}
-        for seed, own in returns.items()
+        {"seed": seed}
+        | {
+            phase: {"episodes": len(of_seeds[seed]), "return_mean": sum(of_seeds[seed]) / len(of_seeds[seed])}
+            for phase, (_, of_seeds) in played.items()
+            if of_seeds[seed]
+        }
+        for seed in returns
     ]
     summary = {
-        "format": 1,
+        "format": SUMMARY_FORMAT,
         "status": "finished",
         "method": method,
-        "env_id": env_id,
-        "env_kwargs": {},
-        **({"backend": backend} if backend else {}),
+        "environment": None if env_id is None else EnvironmentSpec(env_id).to_plain(),
+        "backend": backend,
         "dataset": {"id": dataset, "content_hash": content_hash, "trajectories": 40, "kept_trajectories": 4},
         "curation": config.get("curation", {}).get("name", "all"),
         "seeds": list(returns),
         "results": results,
+        "totals": {phase: {"action": action} for phase, (action, of_seeds) in played.items() if any(of_seeds.values())},
         "normalisation": normalisation,
         "steps_per_second": 250.0,
         "seconds": {"training": 60.0, "evaluation": 30.0},
@@ -147,12 +164,12 @@ def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("summary.json", '{"format": 1, "sta', "damaged, not readable as JSON"),
+        ("summary.json", '{"format": 2, "sta', "damaged, not readable as JSON"),
         ("summary.json", "[]", "damaged, it holds no object"),
-        ("summary.json", '{"format": 2}', "format 2; this version reads format 1"),
-        ("summary.json", '{"format": 1, "status": "finished"}', "'normalisation' is missing"),
-        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,10\n", "line 2: damaged"),
-        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,10,7,10\n", "not the final episodes of seed 0"),
+        ("summary.json", '{"format": 1}', "format 1, written by another version of iwbc"),
+        ("summary.json", '{"format": 2, "status": "finished"}', "'normalisation' is missing"),
+        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10\n", "line 2: damaged"),
+        ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10,7,10,\n", "not the final episodes of seed 0"),
         ("config.yaml", "algo: {name: bc}", "algo.steps is missing"),
         ("config.yaml", "algo: [\n", "damaged"),
         ("config.yaml", "- 1\n", "holds no settings"),

@@ -17,6 +17,7 @@ from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.scores import d4rl_scores
@@ -147,8 +148,7 @@ def describe(
         raise UserError(f"dataset {name}: action_low={low.tolist()} must lie below action_high={high.tolist()}")
     return DatasetInfo(
         id=name,
-        env_id=env_id,
-        env_kwargs={},
+        environment=None if env_id is None else EnvironmentSpec(env_id),
         action_low=low.tolist(),
         action_high=high.tolist(),
         reference_scores=d4rl_scores(env_id),

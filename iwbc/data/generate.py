@@ -31,6 +31,7 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.tiers import DEFAULT_STEPS, TIERS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
 from iwbc.processes import FRESH, cores
@@ -126,8 +127,7 @@ def _generate(name: str, env_id: str, tier: str, steps: int, seed: int) -> None:
     space: Any = make_env(env_id).action_space
     info = DatasetInfo(
         id=name,
-        env_id=env_id,
-        env_kwargs={},
+        environment=EnvironmentSpec(env_id),
         action_low=space.low.tolist(),
         action_high=space.high.tolist(),
         reference_scores=d4rl_scores(env_id),

@@ -16,15 +16,16 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments import SUCCESS_KEYS
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.spaces import ordered
+from iwbc.spaces import ordered, parts
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
-_READER = 1
+_READER = 2
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
-_SUCCESS_KEYS = ("success", "is_success")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -86,31 +87,37 @@ def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episod
     reason = _not_a_vector(observations)
     if reason:
         raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
+    environment = _environment(dataset_id, metadata)
     info = DatasetInfo(
         id=dataset_id,
-        **_environment(metadata),
+        environment=environment,
         action_low=actions.low.astype(float).tolist(),
         action_high=actions.high.astype(float).tolist(),
-        reference_scores=_reference_scores(metadata),
+        reference_scores=_reference_scores(metadata, environment),
+        observation_parts=parts(observations),
     )
     return _episodes(dataset_id, dataset, unfinished), info
 
 
-def _environment(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation environment's id and arguments, as data: the file's entry point is never followed."""
-    spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    if not spec:
-        return {"env_id": None, "env_kwargs": {}}
-    fields = json.loads(spec)
-    return {"env_id": fields["id"], "env_kwargs": fields.get("kwargs") or {}}
+def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec | None:
+    """The evaluation environment, as data: the file's entry point is never followed."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not text:
+        return None
+    try:
+        return EnvironmentSpec.of_gymnasium(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"dataset {dataset_id}: its metadata.json has a damaged environment ({_line(error)}); download or make it again"
+        ) from None
 
 
-def _reference_scores(metadata: dict[str, Any]) -> ReferenceScores | None:
+def _reference_scores(metadata: dict[str, Any], environment: EnvironmentSpec | None) -> ReferenceScores | None:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is not None and high is not None:
         label = metadata.get("reference_scores_source", "the dataset's own metadata")
         return ReferenceScores(float(low), float(high), source=label)
-    return d4rl_scores(_environment(metadata)["env_id"])
+    return None if environment is None else d4rl_scores(environment.id)
 
 
 def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episode]:
@@ -167,7 +174,7 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
             group = h5g.open(file.id, f"episode_{index}".encode())
             fields = {name: read(group, name) for name in _FIELDS}
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(infos, key) for key in _SUCCESS_KEYS if key.encode() in infos}
+            labels = {key: read(infos, key) for key in SUCCESS_KEYS if key.encode() in infos}
             yield EpisodeData(id=index, infos=labels, **fields)
 
 
@@ -194,7 +201,7 @@ def _flatten(space: gym.Space, values: Any) -> np.ndarray:
 
 def _success(infos: dict[str, Any] | None) -> bool | None:
     """Whether the episode's infos report success at any step; None where they have no such key."""
-    for key in _SUCCESS_KEYS:
+    for key in SUCCESS_KEYS:
         if infos and key in infos:
             return bool(np.any(infos[key]))
     return None

@@ -79,9 +79,9 @@ def write_minari(
 
 
 def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
-    if info.env_id is None:
+    if info.environment is None:
         return None
-    env = make_env(info.env_id, info.env_kwargs)
+    env = make_env(info.environment)
     width, given = gym.spaces.flatdim(env.observation_space), first.observations.shape[1]
     if width != given:
         raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {width}")

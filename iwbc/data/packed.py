@@ -23,11 +23,12 @@ import numpy.typing as npt
 from iwbc.data.checks import checked
 from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import cache_folder
 from iwbc.scores import ReferenceScores
 
-FORMAT = 2
+FORMAT = 3
 _META = "packed.json"
 
 
@@ -129,6 +130,11 @@ def open_packed(folder: Path) -> Trajectories:
     info = dict(meta["info"])
     if info["reference_scores"] is not None:
         info["reference_scores"] = ReferenceScores(**info["reference_scores"])
+    if info["environment"] is not None:
+        # The cache lies beside the data, and may have come with it: it names nothing to import.
+        info["environment"] = EnvironmentSpec.of_plain({**info["environment"], "imports": ()})
+    if info["observation_parts"] is not None:
+        info["observation_parts"] = [(path, shape) for path, shape in info["observation_parts"]]
     # Copy-on-write maps: never written to, but PyTorch warns of tensors over read-only memory.
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)

@@ -18,6 +18,7 @@ class Stream(IntEnum):
     TRAINING = 2
     VALUE = 3
     PROBES = 4
+    ACTIONS = 5
 
 
 def _seed(entropy: tuple[int, ...]) -> int:

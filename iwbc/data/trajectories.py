@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.scores import ReferenceScores
 
 if TYPE_CHECKING:
@@ -39,17 +40,22 @@ class Episode:
 class DatasetInfo:
     """What is known of a dataset besides its arrays.
 
-    `env_id` is the Gymnasium environment it came from (None if unknown) and `env_kwargs` what that is made with;
-    `action_low` and `action_high` are the bounds of the action space (infinite where there are none);
-    `reference_scores` normalise returns (None where nothing is known).
+    `environment` is where to evaluate (None if unknown); `action_low` and `action_high` are the bounds of the action space
+    (infinite where there are none); `reference_scores` normalise returns (None where nothing is known). `observation_parts`
+    says what observations are made of where they are Dicts of arrays: the path and shape of each, in their order.
     """
 
     id: str
-    env_id: str | None
-    env_kwargs: dict[str, object]
+    environment: EnvironmentSpec | None
     action_low: list[float]
     action_high: list[float]
     reference_scores: ReferenceScores | None
+    observation_parts: list[tuple[str, list[int]]] | None = None
+
+    @property
+    def env_id(self) -> str | None:
+        """The environment's id."""
+        return None if self.environment is None else self.environment.id
 
 
 @dataclass(frozen=True, repr=False)

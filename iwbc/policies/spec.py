@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from iwbc.data.trajectories import Trajectories
@@ -23,11 +24,32 @@ from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, O
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act]."""
+    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act].
+
+    observation_parts: what the vectors are made of where observations are Dicts of arrays, path and shape of each in order.
+    """
 
     observation_size: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    observation_parts: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+
+    def vector(self, observation: Any) -> npt.NDArray[np.float32]:
+        """An observation as it comes, a vector [obs] or [B, obs] or a Dict, as vectors.
+
+        Raises UserError where it is not of these spaces.
+        """
+        if not isinstance(observation, Mapping):
+            found = np.asarray(observation, np.float32)
+        elif self.observation_parts is None:
+            raise UserError("predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation")
+        else:
+            found = np.concatenate([_part(observation, path, shape) for path, shape in self.observation_parts], axis=-1)
+        if found.ndim not in (1, 2) or found.shape[-1] != self.observation_size:
+            raise UserError(
+                f"predict: the observation has shape {found.shape}, the policy's have {self.observation_size} entries"
+            )
+        return found
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
@@ -43,7 +65,10 @@ def spaces_of(trajectories: Trajectories) -> Spaces:
         constant = data_high <= data_low
         low = np.where(unbounded, np.where(constant, data_low - 1.0, data_low), low)
         high = np.where(unbounded, np.where(constant, data_high + 1.0, data_high), high)
-    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()))
+    parts = None
+    if info.observation_parts is not None:
+        parts = tuple((path, tuple(shape)) for path, shape in info.observation_parts)
+    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()), parts)
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,22 @@ class PolicySpec:
 
 
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
-    return Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]))
+    parts = plain["observation_parts"] and tuple((path, tuple(shape)) for path, shape in plain["observation_parts"])
+    return Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+
+
+def _part(observation: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """One of a Dict's arrays, [n] or [B, n]."""
+    value: Any = observation
+    for key in path.split("/"):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UserError(f"predict: the observation has no {path}")
+        value = value[key]
+    array = np.asarray(value, np.float32)
+    batch = array.shape[: array.ndim - len(shape)]
+    if array.shape[len(batch) :] != shape or len(batch) > 1:
+        raise UserError(f"predict: the observation's {path} has shape {array.shape}, not {shape}")
+    return array.reshape(*batch, -1)
 
 
 def policy_spec(settings: GaussianPolicy, trajectories: Trajectories) -> PolicySpec:

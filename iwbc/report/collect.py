@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores
+from iwbc.settings import SUMMARY_FORMAT
 
-_FORMAT = 1
 _REMEDY = "train this run again, or leave its folder out"
 
 
 class Episode(NamedTuple):
-    """One row of evaluations.csv; `score` is None where there are no reference returns."""
+    """One row of evaluations.csv; `score` is None where there are no reference returns, `success` where none is reported."""
 
     phase: str
     step: int
@@ -31,24 +31,28 @@ class Episode(NamedTuple):
     total: float
     length: int
     score: float | None
+    action: str
+    success: bool | None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is scored on: a dataset, the environment its policy is evaluated in and whose (`backend`: gymnasium or
-    envpool), and how returns become scores."""
+    """What a run is scored on: a dataset, the environment its policy is evaluated in (`made_with` is what else is known of it)
+    and whose (`backend`: gymnasium or envpool), which action is played, and how returns become scores."""
 
     dataset: str
     content_hash: str
     env_id: str | None
-    env_kwargs: str
+    made_with: str
     backend: str
+    action: str
     normalisation: ReferenceScores | None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `name` is its folder, told from the other runs' folders; `steps` its gradient steps."""
+    """A finished run, as one action of its policy was played. `name` is its folder, told from the other runs' folders; `steps`
+    its gradient steps."""
 
     folder: Path
     name: str
@@ -62,7 +66,7 @@ class Run:
 
     def final(self, seed: int) -> list[Episode]:
         """The final episodes of one seed, which the last policy played."""
-        return [episode for episode in self.episodes if episode.phase == "final" and episode.seed == seed]
+        return [e for e in self.episodes if (e.phase, e.seed, e.action) == ("final", seed, self.task.action)]
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Missing]]:
             f"{', '.join(map(str, folders))}: no run folder there or below (none holds summary.json or config.yaml)"
         )
     parent = os.path.commonpath([folder.parent for folder in found])
-    read = [_read(folder, os.path.relpath(folder, parent)) for folder in found]
+    read = [one for folder in found for one in _read(folder, os.path.relpath(folder, parent))]
     return [one for one in read if isinstance(one, Run)], [one for one in read if isinstance(one, Missing)]
 
 
@@ -96,38 +100,49 @@ def _run_folders(given: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
-def _read(folder: Path, name: str) -> Run | Missing:
+def _read(folder: Path, name: str) -> list[Run] | list[Missing]:
     if (folder / "summary.json").exists():
         summary = _json(folder / "summary.json")
-        if summary.get("format") != _FORMAT:
-            raise UserError(f"{folder / 'summary.json'}: format {summary.get('format')}; this version reads format {_FORMAT}")
+        if summary.get("format") != SUMMARY_FORMAT:
+            raise UserError(
+                f"{folder / 'summary.json'}: format {summary.get('format')}, written by another version of iwbc, whose report "
+                f"can read it (this one reads format {SUMMARY_FORMAT}); or {_REMEDY}"
+            )
         if summary.get("status") == "finished":
             return _finished(folder, name, summary)
-        return Missing(name, "unfinished", f"its status is {summary.get('status')}")
+        return [Missing(name, "unfinished", f"its status is {summary.get('status')}")]
     if (folder / "failure.json").exists():
         failure = _json(folder / "failure.json")
         overrides = " ".join(map(str, failure.get("overrides") or []))
         reason = str(failure.get("error", "no reason given"))
-        return Missing(name, "failed", f"{reason} ({overrides})" if overrides else reason)
-    return Missing(name, "unfinished", "interrupted or still running: it has no summary.json")
+        return [Missing(name, "failed", f"{reason} ({overrides})" if overrides else reason)]
+    return [Missing(name, "unfinished", "interrupted or still running: it has no summary.json")]
 
 
-def _finished(folder: Path, name: str, summary: dict[str, Any]) -> Run:
+def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
+    """The run, once for each action that was played."""
     path = folder / "summary.json"
     try:
         bounds = summary["normalisation"]
         scores = ReferenceScores(float(bounds["random"]), float(bounds["expert"]), str(bounds["source"])) if bounds else None
-        env_id = None if summary["env_id"] is None else str(summary["env_id"])
-        env_kwargs = json.dumps(summary.get("env_kwargs") or {}, sort_keys=True)
-        backend = str(summary.get("backend", "gymnasium"))  # as all were before there was a choice
+        environment = summary["environment"]
+        env_id = None if environment is None else str(environment["id"])
+        others = {key: value for key, value in (environment or {}).items() if key not in ("id", "package") and value}
+        made_with = json.dumps(others, sort_keys=True)
+        backend = str(summary["backend"]) if env_id else "gymnasium"
         dataset, content_hash = str(summary["dataset"]["id"]), str(summary["dataset"]["content_hash"])
-        task = Task(dataset, content_hash, env_id, env_kwargs, backend if env_id else "gymnasium", scores)
         seeds = tuple(int(seed) for seed in summary["seeds"])
         method = str(summary["method"])
-        finals = {int(result["seed"]): result.get("final") for result in summary["results"]}
-        if set(finals) != set(seeds):
-            raise ValueError(f"it has results of seeds {sorted(finals)}, but trained {sorted(seeds)}")
-        expected = {seed: (int(final["episodes"]), float(final["return_mean"])) for seed, final in finals.items() if final}
+        results = {int(result["seed"]): result for result in summary["results"]}
+        if set(results) != set(seeds):
+            raise ValueError(f"it has results of seeds {sorted(results)}, but trained {sorted(seeds)}")
+        finals = {phase: total["action"] for phase, total in summary["totals"].items() if phase.startswith("final")}
+        expected = {
+            (str(action), seed): (int(result[phase]["episodes"]), float(result[phase]["return_mean"]))
+            for phase, action in finals.items()
+            for seed, result in results.items()
+        }
+        actions = [str(action) for action in finals.values()] or ["mean"]
     except KeyError as error:
         raise UserError(f"{path}: damaged, {error} is missing; {_REMEDY}") from None
     except (TypeError, ValueError, AttributeError) as error:
@@ -137,14 +152,18 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> Run:
         steps = int(config["algo"]["steps"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{folder / 'config.yaml'}: damaged, algo.steps is missing; {_REMEDY}") from None
-    run = Run(folder, name, method, task, steps, seeds, config, summary, tuple(_episodes(folder)))
-    for seed, (count, mean) in expected.items():
-        totals = [episode.total for episode in run.final(seed)]
-        if len(totals) != count or not math.isclose(float(np.mean(totals)), mean, rel_tol=1e-6, abs_tol=1e-6):
-            raise UserError(
-                f"{folder / 'evaluations.csv'}: not the final episodes of seed {seed} that summary.json sums up; {_REMEDY}"
-            )
-    return run
+    episodes = tuple(_episodes(folder))
+    tasks = [Task(dataset, content_hash, env_id, made_with, backend, action, scores) for action in actions]
+    runs = [Run(folder, name, method, task, steps, seeds, config, summary, episodes) for task in tasks]
+    for run in runs:
+        for seed in seeds if finals else ():
+            count, mean = expected[run.task.action, seed]
+            totals = [episode.total for episode in run.final(seed)]
+            if len(totals) != count or not math.isclose(float(np.mean(totals)), mean, rel_tol=1e-6, abs_tol=1e-6):
+                raise UserError(
+                    f"{folder / 'evaluations.csv'}: not the final episodes of seed {seed} that summary.json sums up; {_REMEDY}"
+                )
+    return runs
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -187,6 +206,8 @@ def _episodes(folder: Path) -> Iterator[Episode]:
                 float(row["return"]),
                 int(row["length"]),
                 score,
+                row["action"],
+                bool(int(row["success"])) if row.get("success") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, line {line}: damaged ({error}); {_REMEDY}") from None

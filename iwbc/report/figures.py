@@ -140,6 +140,8 @@ def curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
     series: dict[tuple[int, int], dict[float, list[float]]] = {}
     for i, run in enumerate(runs):
         for episode in run.episodes:
+            if episode.phase != "periodic" and episode.action != run.task.action:
+                continue
             value = episode.score if scored else episode.total
             if value is not None:
                 series.setdefault((i, episode.seed), {}).setdefault(100 * episode.step / run.steps, []).append(value)

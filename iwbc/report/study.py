@@ -16,10 +16,11 @@ from iwbc.report.collect import Episode, Run, Task
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
 _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")
 
-# Settings that do not change what a run's final score means; `env`, `dataset` and `eval.backend` are part of the task instead.
+# Settings that do not change what a run's final score means; `env`, `dataset`, `eval.backend` and `eval.action` are part of
+# the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|backend)"
+    r"|eval\.(every|periodic_episodes|backend|action)"
 )
 
 
@@ -37,8 +38,14 @@ class Result:
 
     @property
     def mean_score(self) -> float:
-        """NaN where there are no reference returns."""
-        return float(np.mean([np.nan if episode.score is None else episode.score for episode in self.episodes]))
+        """The mean score; where there are no reference returns the success rate in per cent, and NaN without either."""
+        scores = [np.nan if episode.score is None else episode.score for episode in self.episodes]
+        return self.success_percent if self.run.task.normalisation is None else float(np.mean(scores))
+
+    @property
+    def success_percent(self) -> float:
+        """The success rate in per cent, NaN where nothing is said of it."""
+        return float(np.mean([np.nan if episode.success is None else 100.0 * episode.success for episode in self.episodes]))
 
 
 @dataclass
@@ -105,10 +112,12 @@ def _task_names(tasks: set[Task]) -> dict[Task, str]:
         extra = []
         if len({other.content_hash for other in same}) > 1:
             extra.append(f"content {task.content_hash[:8]}")
-        if len({(other.env_id, other.env_kwargs, other.backend) for other in same}) > 1 or task.backend != "gymnasium":
+        if len({(other.env_id, other.made_with, other.backend) for other in same}) > 1 or task.backend != "gymnasium":
             whose = "" if task.backend == "gymnasium" else f"{task.backend}'s "
-            kwargs = f" with {task.env_kwargs}" if task.env_kwargs != "{}" else ""
-            extra.append(f"evaluated in {whose}{task.env_id}{kwargs}" if task.env_id else "not evaluated")
+            made_with = f" with {task.made_with}" if task.made_with != "{}" else ""
+            extra.append(f"evaluated in {whose}{task.env_id}{made_with}" if task.env_id else "not evaluated")
+        if task.action == "sample":
+            extra.append("sampled actions")
         if len({other.normalisation for other in same}) > 1:
             bounds = task.normalisation
             extra.append(f"scores from {bounds.random:g} to {bounds.expert:g}, {bounds.source}" if bounds else "no scores")

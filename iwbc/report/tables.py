@@ -59,9 +59,20 @@ def score_table(study: Study) -> Table | None:
     return table
 
 
+def success_table(study: Study) -> Table | None:
+    """Mean ± std of the success rate in per cent, where environments say whether an episode succeeds; None where none do."""
+    tasks = [name for name in study.tasks if _says_success(study, name)]
+    caption = "Success rate in per cent, mean ± standard deviation over seeds"
+    return _grid(study, tasks, "success", caption, lambda r: r.success_percent)
+
+
+def _says_success(study: Study, task: str) -> bool:
+    return any(np.isfinite(r.success_percent) for place, results in study.cells.items() if place[0] == task for r in results)
+
+
 def return_table(study: Study) -> Table | None:
-    """Mean ± std of the return on the datasets that have no reference returns; None where there are none."""
-    tasks = [name for name, task in study.tasks.items() if not task.normalisation]
+    """Mean ± std of the return on the datasets that have neither reference returns nor successes; None where there are none."""
+    tasks = [name for name, task in study.tasks.items() if not task.normalisation and not _says_success(study, name)]
     caption = "Undiscounted return, mean ± standard deviation over seeds, where no reference returns are known"
     return _grid(study, tasks, "returns", caption, lambda r: r.mean_return)
 
@@ -83,7 +94,8 @@ def aggregate_table(
         rows.append([Cell(method), *cells])
     notes = [
         f"Over {len(scores.tasks)} dataset{'s' * (len(scores.tasks) != 1)}: {', '.join(scores.tasks)}.",
-        f"Of normalised scores, one per seed and dataset ({counts(map(len, scores.matrices.values()), 'seed')} per dataset). "
+        "Of normalised scores (where there are no reference returns, of success rates in per cent), one per seed and dataset "
+        f"({counts(map(len, scores.matrices.values()), 'seed')} per dataset). "
         "IQM: mean of the middle half; median: of the datasets' means; optimality gap: how far scores stay below 100 on "
         "average (less is better).",
         f"In brackets: 95 % intervals, stratified bootstrap over seeds ({repetitions:,} samples, rliable); "
@@ -131,8 +143,9 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
     varying = " (n: number of seeds, where it varies)" if len(seeds) > 1 else ""
     notes = [
         f"Each seed's number is the mean of {episodes}, played by the last policy (never the best checkpoint) with its mean "
-        f"action. {counts(seeds, 'seed').capitalize()} per cell{varying}; the standard deviation is the sample's (n − 1), "
-        "over seeds. Bold: the highest mean of a row, whatever its margin."
+        f"action, or with sampled actions where the dataset's name says so. {counts(seeds, 'seed').capitalize()} per "
+        f"cell{varying}; the standard deviation is the sample's (n − 1), over seeds. "
+        "Bold: the highest mean of a row, whatever its margin."
     ]
     return Table(name, caption, ["dataset", *methods], rows, notes=notes)
 

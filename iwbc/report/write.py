@@ -53,7 +53,7 @@ def _check_libraries() -> None:
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """The tables of results, and the figures of their aggregates."""
-    found = [table for table in (tables.score_table(study), tables.return_table(study)) if table]
+    found = [table for table in (tables.score_table(study), tables.success_table(study), tables.return_table(study)) if table]
     scores = statistics.shared_scores(study)
     if not scores.matrices:
         study.notes.extend(scores.notes)
@@ -78,13 +78,16 @@ def _write(
 ) -> None:
     with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("run", "method", "dataset", "env_id", "seed", "step", "episode", "return", "length", "score"))
+        writer.writerow(
+            ("run", "method", "dataset", "env_id", "seed", "step", "episode", "action", "return", "length", "score", "success")
+        )
         for (task, method), cell in study.cells.items():
             for result in cell:
                 place = (result.run.name, method, task, study.tasks[task].env_id, result.seed)
                 for e in result.episodes:
                     score = "" if e.score is None else f"{e.score:.7g}"
-                    writer.writerow((*place, e.step, e.episode, f"{e.total:.7g}", e.length, score))
+                    success = "" if e.success is None else int(e.success)
+                    writer.writerow((*place, e.step, e.episode, e.action, f"{e.total:.7g}", e.length, score, success))
     failures = [tables.missing_table(missing)] if missing else []
     notes = "".join(f"> {note}\n\n" for note in study.notes)
     (folder / "tables.md").write_text(notes + "\n".join(map(tables.to_markdown, [*results, *failures])), encoding="utf-8")

@@ -1,0 +1,119 @@
+"""Which environment a dataset was recorded in, or policies are to be played in: as data, of which no name is followed.
+
+Minari stores Gymnasium's EnvSpec: id, keyword arguments, time limit, wrappers, and an entry point that names a module. A file
+may be anybody's, so its entry point is looked at for one thing only: whether its package is one of `PACKAGES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Packages that are imported, if installed, to register their environments, and what pip calls them.
+PACKAGES = {
+    "gym_aloha": "gym-aloha",
+    "gym_pusht": "gym-pusht",
+    "gym_xarm": "gym-xarm",
+    "gymnasium_robotics": "gymnasium-robotics",
+    "highway_env": "highway-env",
+    "metaworld": "metaworld",
+    "mo_gymnasium": "mo-gymnasium",
+    "myosuite": "myosuite",
+    "panda_gym": "panda-gym",
+    "safety_gymnasium": "safety-gymnasium",
+}
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """One of Gymnasium's wrappers, by the name of its class; `kwargs` None where the dataset does not say them."""
+
+    name: str
+    kwargs: dict[str, Any] | None = field(default_factory=dict)
+    package: str = "gymnasium"
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """An environment registered with Gymnasium, and how it is made.
+
+    max_episode_steps: None is the registered time limit. wrappers: from the inside out. package: the top module of its entry
+    point, where a dataset names one. imports: modules that the user has named, imported to register it.
+    """
+
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = None
+    wrappers: tuple[Wrapper, ...] = ()
+    package: str | None = None
+    imports: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether the id and keyword arguments say all."""
+        return not (self.wrappers or self.imports or self.max_episode_steps)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> EnvironmentSpec:
+        """From `to_plain`'s values. Raises KeyError or TypeError where they are none."""
+        wrappers = tuple(Wrapper(**one) for one in plain["wrappers"])
+        return EnvironmentSpec(**{**plain, "wrappers": wrappers, "imports": tuple(plain["imports"])})
+
+    @staticmethod
+    def of_gymnasium(text: str) -> EnvironmentSpec:
+        """From the JSON of Gymnasium's EnvSpec. Raises ValueError, KeyError, TypeError or AttributeError where it is none."""
+        fields = json.loads(text)
+        wrappers = []
+        for one in fields.get("additional_wrappers") or ():
+            kwargs = one.get("kwargs")
+            wrappers.append(Wrapper(str(one["name"]), None if kwargs is None else dict(kwargs), _top(one["entry_point"]) or ""))
+        limit = fields.get("max_episode_steps")
+        return EnvironmentSpec(
+            str(fields["id"]),
+            dict(fields.get("kwargs") or {}),
+            # A recorder that had no time limit left none; ours must end.
+            int(limit) if limit is not None and int(limit) > 0 else None,
+            tuple(wrappers),
+            _top(fields.get("entry_point")),
+        )
+
+    def changed(
+        self, kwargs: Mapping[str, Any], max_episode_steps: int | None = None, imports: tuple[str, ...] = ()
+    ) -> EnvironmentSpec:
+        """The same with some keyword arguments, and the time limit, as the user has them."""
+        return dataclasses.replace(
+            self,
+            kwargs={**self.kwargs, **kwargs},
+            max_episode_steps=max_episode_steps or self.max_episode_steps,
+            imports=(*self.imports, *imports),
+        )
+
+
+def environment_spec(
+    recorded: EnvironmentSpec | None,
+    env_id: str | None,
+    kwargs: Mapping[str, Any],
+    max_episode_steps: int | None,
+    imports: tuple[str, ...],
+) -> EnvironmentSpec | None:
+    """The environment to evaluate in: the user's `env_id`, or else the one that the data was recorded in (None where neither
+    is known); in either the user's settings come last. `module:Id`, Gymnasium's way to say what to import, counts as the id
+    with an import."""
+    if env_id is not None:
+        module, _, name = env_id.rpartition(":")
+        imports = (*((module,) if module else ()), *imports)
+        if recorded is None or recorded.id != name:
+            recorded = EnvironmentSpec(name)
+    return None if recorded is None else recorded.changed(kwargs, max_episode_steps, imports)
+
+
+def _top(entry_point: Any) -> str | None:
+    """The package that an entry point lies in."""
+    return entry_point.split(":")[0].split(".")[0] if isinstance(entry_point, str) else None
