@@ -72,7 +72,9 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
     )
     env = config.env
-    environment = environment_spec(trajectories.info.environment, env.id, env.kwargs, env.max_episode_steps, tuple(env.imports))
+    environment = environment_spec(
+        trajectories.info.environment, env.id, env.kwargs or {}, env.max_episode_steps, tuple(env.imports)
+    )
     evaluator, scores = _evaluator(config, environment, trajectories, console)
     with contextlib.ExitStack() as closing:
         if evaluator is not None:
@@ -118,7 +120,7 @@ def _evaluator(
     except UserError as error:
         if env != Env(name=env.name) or config.eval.backend != "gymnasium":  # asked for by name
             raise
-        console.print(f"Training without evaluation: {error}", soft_wrap=True)
+        console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
         return None, scores
     evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
     return evaluator, scores

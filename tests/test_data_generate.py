@@ -18,7 +18,7 @@ from helpers import everything
 from iwbc.data.behaviours import behaviours
 from iwbc.data.generate import ensure, plan
 from iwbc.data.minari_source import load
-from iwbc.data.tiers import TIERS, dataset_id
+from iwbc.data.tiers import TIERS, VERSIONS, dataset_id
 from iwbc.errors import UserError
 from iwbc.scores import d4rl_scores
 
@@ -41,14 +41,23 @@ def generate(*arguments: str, cores: set[int] | None = None, **options: object) 
 # --- the behaviours and tiers ----------------------------------------------------------------------------------------
 
 
+# Mean scores of D4RL's medium datasets.
+D4RL_MEDIUM = {"Hopper-v5": 44.3, "HalfCheetah-v5": 40.7, "Walker2d-v5": 62.1}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str) -> None:
-    source = behaviours(env_id)
+def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str, version: int) -> None:
+    source = behaviours(env_id, version)
     scores = d4rl_scores(env_id)
     assert scores is not None
     medium, expert = scores.normalise([source.returns[source.medium], source.returns[source.expert]])
     assert source.returns[source.expert] >= EXPERT_RETURNS[env_id]
-    assert 0.25 < medium / expert < 0.42
+    if version == 0:
+        assert 0.25 < medium / expert < 0.42
+    else:
+        assert abs(medium - D4RL_MEDIUM[env_id]) < 3.0
+        assert source.medium + 1 >= 60
     assert list(source.steps) == sorted(source.steps)
     assert source.steps[0] == 0
     for snapshot in (0, source.medium, source.expert):
@@ -60,9 +69,10 @@ def width(env_id: str) -> int:
     return {"Hopper-v5": 11}.get(env_id, 17)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_plan_shares_the_steps_out(tier: str) -> None:
-    source = behaviours("Hopper-v5")
+def test_a_plan_shares_the_steps_out(tier: str, version: int) -> None:
+    source = behaviours("Hopper-v5", version)
     units = plan(source, tier, 200_000, 3)
     shares = {snapshot: sum(u.steps for u in units if u.snapshot == snapshot) for snapshot in {u.snapshot for u in units}}
     expected = {
@@ -74,7 +84,13 @@ def test_a_plan_shares_the_steps_out(tier: str) -> None:
     }[tier]
     assert set(shares) == expected
     assert sum(shares.values()) == 200_000
-    assert max(shares.values()) - min(shares.values()) <= 1
+    if tier == "medium-replay" and version > 0:
+        # As long as training took from each snapshot to the next, and the medium one as long as the one before.
+        taken = np.diff(source.steps[: source.medium + 1])
+        expected_shares = 200_000 * np.append(taken, taken[-1]) / (taken.sum() + taken[-1])
+        np.testing.assert_allclose([shares[i] for i in sorted(shares)], expected_shares, atol=1.0)
+    else:
+        assert max(shares.values()) - min(shares.values()) <= 1
     assert [u.snapshot for u in units] == sorted(u.snapshot for u in units)
     assert len({u.entropy for u in units}) == len(units)
 
@@ -85,9 +101,9 @@ def test_a_plan_of_few_steps_is_whole(steps: int) -> None:
 
 
 def test_names_tell_sizes_and_seeds_apart() -> None:
-    assert dataset_id("HalfCheetah-v5", "medium-replay") == "iwbc/halfcheetah/medium-replay-v0"
-    assert dataset_id("Hopper-v5", "medium", 1000) == "iwbc/hopper/medium-1000-v0"
-    assert dataset_id("Hopper-v5", "medium", 1000, 2) == "iwbc/hopper/medium-1000-seed2-v0"
+    assert dataset_id("HalfCheetah-v5", "medium-replay") == "iwbc/halfcheetah/medium-replay-v1"
+    assert dataset_id("Hopper-v5", "medium", 1000) == "iwbc/hopper/medium-1000-v1"
+    assert dataset_id("Hopper-v5", "medium", 1000, 2, version=0) == "iwbc/hopper/medium-1000-seed2-v0"
 
 
 # --- the datasets ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The behaviour policies shipped with the package: snapshots of SAC's actor over the course of its training.
 
-One safetensors file per environment, all snapshots stacked, in half precision; `benchmarks/behaviours_*.py` made them.
+One safetensors file per environment and version, all snapshots stacked, in half precision; `tools/behaviours` made them.
+Version 1 has many snapshots of small networks, for a medium-replay tier like D4RL's; version 0 has 25 of larger ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
+from iwbc.data.tiers import OTHER_STEPS, VERSION
 from iwbc.errors import UserError
 
 FOLDER = Path(__file__).parent / "behaviours"
@@ -42,7 +44,7 @@ class Behaviour:
 class Behaviours:
     """All snapshots of one environment. `steps` [K] is when each was taken, `returns` [K] what it earns (mean return of
     sampled actions); `medium` and `expert` are the snapshots that the tiers of those names are made with; snapshot 0 is
-    the untrained policy."""
+    the untrained policy. `replay_steps` is how many steps the medium-replay tier has by default."""
 
     env_id: str
     steps: tuple[int, ...]
@@ -50,30 +52,42 @@ class Behaviours:
     medium: int
     expert: int
     training: str
+    version: int = 0
+    replay_steps: int = OTHER_STEPS
+
+    @property
+    def file(self) -> Path:
+        """Where they are."""
+        return _file(self.env_id, self.version)
 
     def load(self, snapshot: int) -> Behaviour:
         """The policy of one snapshot."""
-        with safe_open(_file(self.env_id), framework="numpy") as file:
+        with safe_open(self.file, framework="numpy") as file:
             names = set(file.keys())
+            # Version 1's expert, of another training, has larger networks than the snapshots that are stacked.
+            apart = snapshot == self.expert and "expert.weight0" in names
 
             def layer(key: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-                weight, bias = (file.get_slice(f"{part}{key}")[snapshot] for part in ("weight", "bias"))
+                parts = (f"{part}{key}" for part in ("weight", "bias"))
+                weight, bias = (
+                    file.get_tensor(f"expert.{name}") if apart else file.get_slice(name)[snapshot] for name in parts
+                )
                 return weight.astype(np.float32), bias.astype(np.float32)
 
             hidden = sum(name.removeprefix("weight").isdigit() for name in names)
             return Behaviour(tuple(layer(str(i)) for i in range(hidden)), layer("_mean"), layer("_log_std"))
 
 
-def _file(env_id: str) -> Path:
-    return FOLDER / f"{env_id.split('-v')[0].lower()}.safetensors"
+def _file(env_id: str, version: int) -> Path:
+    return FOLDER / f"{env_id.split('-v')[0].lower()}-v{version}.safetensors"
 
 
 @lru_cache
-def behaviours(env_id: str) -> Behaviours:
+def behaviours(env_id: str, version: int = VERSION) -> Behaviours:
     """The shipped behaviours of an environment. Raises UserError where there are none."""
-    if not _file(env_id).exists():
-        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
+    if not _file(env_id, version).exists():
+        known = ", ".join(sorted(path.stem.removesuffix(f"-v{version}") for path in FOLDER.glob(f"*-v{version}.safetensors")))
         raise UserError(f"environment {env_id}: no behaviour policies are shipped for it (there are: {known})")
-    with safe_open(_file(env_id), framework="numpy") as file:
+    with safe_open(_file(env_id, version), framework="numpy") as file:
         fields: dict[str, Any] = json.loads(file.metadata()["behaviours"])
     return Behaviours(**fields | {key: tuple(fields[key]) for key in ("steps", "returns")})

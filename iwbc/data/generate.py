@@ -1,14 +1,15 @@
 """Generated datasets: D4RL's tiers, rolled out from the shipped behaviour policies into local Minari datasets.
 
-    python -m iwbc.data.generate env=hopper tier=medium-replay steps=200000 seed=0
+    python -m iwbc.data.generate env=hopper tier=medium-replay seed=0
 
-env    hopper, halfcheetah or walker2d (or Hopper-v5, …)
-tier   random, medium, medium-replay, medium-expert or expert
-steps  how many, at least: whole episodes are kept (default 200000)
-seed   the same seed gives the same bytes, on any number of cores (default 0)
+env      hopper, halfcheetah or walker2d (or Hopper-v5, …)
+tier     random, medium, medium-replay, medium-expert or expert
+steps    how many, at least: whole episodes are kept (default 200000; medium-replay as many as D4RL's)
+seed     the same seed gives the same bytes, on any number of cores (default 0)
+version  1, like D4RL's tiers, or 0, the first ones of this package (default 1)
 
-The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/<tier>-v0; another size or
-seed than the default becomes part of its name. Ctrl-C leaves nothing behind.
+The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/<tier>-v<version>; another size
+or seed than the default becomes part of its name. Ctrl-C leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from iwbc.data.behaviours import Behaviours, behaviours
 from iwbc.data.locks import only_one
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import write_minari
-from iwbc.data.tiers import DEFAULT_STEPS, TIERS, dataset_id
+from iwbc.data.tiers import OTHER_STEPS, TIERS, VERSION, VERSIONS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
@@ -48,6 +49,7 @@ class Unit:
     """A share of the work: at least `steps` steps of whole episodes from one snapshot, with a random stream of its own."""
 
     env_id: str
+    version: int
     snapshot: int
     steps: int
     entropy: tuple[int, ...]
@@ -56,30 +58,35 @@ class Unit:
 def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
     """The units whose episodes, in order, make up a tier (as D4RL defines it).
 
-    medium-replay goes through the snapshots in the order of training, from the untrained one up to the medium one, with
-    equal shares; medium-expert is half and half; the other tiers are one snapshot.
+    medium-replay goes through the snapshots in the order of training, from the untrained one up to the medium one, each with
+    the share of steps that training took from it to the next (in version 0, with equal shares); medium-expert is half and
+    half; the other tiers are one snapshot.
     """
-    shares = {
+    snapshots = {
         "random": [0],
         "medium": [source.medium],
         "medium-replay": list(range(source.medium + 1)),
         "medium-expert": [source.medium, source.expert],
         "expert": [source.expert],
     }[tier]
+    ends = list(range(len(snapshots) + 1))
+    if tier == "medium-replay" and source.version > 0:
+        taken = source.steps[: source.medium + 1]
+        ends = [*taken, 2 * taken[-1] - taken[-2]]  # the medium one plays as long as the one before
     units: list[Unit] = []
-    for share, snapshot in enumerate(shares):
-        share_steps = steps * (share + 1) // len(shares) - steps * share // len(shares)
+    for share, snapshot in enumerate(snapshots):
+        share_steps = steps * ends[share + 1] // ends[-1] - steps * ends[share] // ends[-1]
         parts = max(1, round(share_steps / _UNIT_STEPS))
         for part in range(parts):
             unit_steps = share_steps * (part + 1) // parts - share_steps * part // parts
             entropy = (seed, TIERS.index(tier), share, part)
-            units.append(Unit(source.env_id, snapshot, unit_steps, entropy))
+            units.append(Unit(source.env_id, source.version, snapshot, unit_steps, entropy))
     return [unit for unit in units if unit.steps]
 
 
 def play_unit(unit: Unit) -> list[Episode]:
     """Play one unit: whole episodes until they hold at least its steps."""
-    policy = behaviours(unit.env_id).load(unit.snapshot)
+    policy = behaviours(unit.env_id, unit.version).load(unit.snapshot)
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
     environments = LocalEnvironments(unit.env_id)
     episodes: list[Episode] = []
@@ -108,22 +115,24 @@ def play_unit(unit: Unit) -> list[Episode]:
     return episodes
 
 
-def ensure(env_id: str, tier: str, steps: int = DEFAULT_STEPS, seed: int = 0) -> str:
+def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
     """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
 
     Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
     """
-    name = dataset_id(env_id, tier, steps, seed)
+    source = behaviours(env_id, version)
+    default = source.replay_steps if tier == "medium-replay" else OTHER_STEPS
+    name = dataset_id(env_id, tier, None if steps == default else steps, seed, version)
     folder = dataset_folder(name)
     if not folder.exists():
         with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock"):
             if not folder.exists():
-                _generate(name, env_id, tier, steps, seed)
+                _generate(name, source, tier, steps or default, seed)
     return name
 
 
-def _generate(name: str, env_id: str, tier: str, steps: int, seed: int) -> None:
-    source = behaviours(env_id)
+def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -> None:
+    env_id = source.env_id
     space: Any = make_env(env_id).action_space
     info = DatasetInfo(
         id=name,
@@ -189,14 +198,15 @@ def main(arguments: Sequence[str]) -> None:
     options = {
         "env": Option(),
         "tier": Option(lambda text: one_of(*TIERS)(text.replace("_", "-"))),
-        "steps": Option(whole(1), DEFAULT_STEPS),
+        "steps": Option(whole(1), None),
         "seed": Option(whole(0), 0),
+        "version": Option(lambda text: int(one_of(*map(str, VERSIONS))(text)), VERSION),
     }
     chosen = parse(arguments, options)
-    env_id = behaviours(chosen["env"]).env_id
+    env_id = behaviours(chosen["env"], chosen["version"]).env_id
     if "-v" in chosen["env"] and chosen["env"] != env_id:
         raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
-    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"])
+    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], chosen["version"])
     print(f"{made} is in {dataset_folder(made)}")
 
 

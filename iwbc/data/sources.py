@@ -17,7 +17,7 @@ def load_dataset(dataset: settings.Generated | settings.Minari | settings.D4RL, 
         case settings.Generated():
             if env_id is None:
                 raise UserError("dataset: a generated tier needs an environment; add env=hopper (or halfcheetah, walker2d)")
-            return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed))
+            return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version))
         case settings.Minari():
             return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished)
         case settings.D4RL():

@@ -4,10 +4,10 @@
     python -m tools.behaviours.train hopper --steps 400000
 
 The actor is small (2 × 64), so that a hundred snapshots of it fit in a megabyte; the critics are SAC's usual 2 × 256.
-A snapshot of the actor is written every 2,500 environment steps; `tools.behaviours.export` chooses among them and packs
-the file that the package ships. A run stopped anywhere continues from its last checkpoint (every 100,000 steps) when the
-same command is given again; the simulator restarts its episode there, so a resumed run is a valid SAC run but not the
-same one to the bit.
+A snapshot of the actor is written at the start and every 2,500 environment steps; `tools.behaviours.export` chooses among
+them and packs the file that the package ships. A run stopped anywhere continues from its last checkpoint (every 100,000
+steps) when the same command is given again; the simulator restarts its episode there, so a resumed run is a valid SAC run
+but not the same one to the bit.
 
 One process uses one thread, so that several environments can be trained side by side.
 """
@@ -76,6 +76,8 @@ class Recorder(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.last_snapshot = self.last_checkpoint = self.num_timesteps
+        if self.num_timesteps == 0:
+            save_file(actor_tensors(self.model), self.folder / "snapshots" / "00000000.safetensors")  # the untrained policy
 
     def _on_step(self) -> bool:
         return True

@@ -1,0 +1,244 @@
+"""The environment that data was recorded in is the one that policies are played in, and no file names what is imported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+from gymnasium.wrappers import ClipReward, TimeAwareObservation
+from minari.data_collector import EpisodeBuffer
+from setups import column, read_csv, train
+
+import iwbc
+from iwbc.data.minari_source import load
+from iwbc.environment_spec import EnvironmentSpec, Wrapper, environment_spec
+from iwbc.environments import make_env
+from iwbc.errors import UserError
+
+SHORT = (
+    *("dataset=minari", "env=from_dataset", "curation=all", "policy.hidden=[8]", "algo.steps=2", "algo.warmup_steps=0"),
+    *("reference.steps=2", "eval.episodes=2", "eval.every=0", "threads=1"),
+)
+
+
+def record(env: gym.Env[Any, Any], name: str, episodes: int = 3, success: Callable[[int], bool] | None = None) -> str:
+    """Episodes of random actions, as a Minari dataset of this very environment."""
+    buffers, random = [], np.random.default_rng(0)
+    for episode in range(episodes):
+        seen, actions, rewards, done = [env.reset(seed=episode)[0]], [], [], False
+        while not done:
+            actions.append(random.uniform(env.action_space.low, env.action_space.high).astype(np.float32))  # type: ignore[attr-defined]
+            observation, reward, terminated, truncated, _ = env.step(actions[-1])
+            seen.append(observation)
+            rewards.append(float(reward))
+            done = terminated or truncated
+        observations: Any = {key: [o[key] for o in seen] for key in seen[0]} if isinstance(seen[0], dict) else seen
+        steps = len(rewards)
+        ends = np.arange(steps) == steps - 1
+        infos = None if success is None else {"success": np.full(steps + 1, success(episode))}
+        fields = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "terminations": list(ends & bool(terminated)),
+            "truncations": list(ends & (not terminated)),
+            "infos": infos,
+        }
+        buffers.append(EpisodeBuffer(**fields))
+    minari.create_dataset_from_buffers(
+        name, buffers, env=env, description="", author="a", author_email="a@b.c", code_permalink="x", algorithm_name="none"
+    )
+    return name
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "datasets"
+
+
+def lengths(folder: Path) -> list[float]:
+    (found,) = folder.rglob("evaluations.csv")
+    return column(read_csv(found), "length", phase="final")
+
+
+# --- the dataset's own environment ---------------------------------------------------------------------------------------
+
+
+def test_time_limit_wrappers_and_arguments_are_those_of_the_recording(datasets: Path, tmp_path: Path) -> None:
+    env = TimeAwareObservation(ClipReward(gym.make("Pendulum-v1", max_episode_steps=50, g=2.0), -1.0, 0.0))
+    trajectories = load(record(env, "mine/pendulum-v0"))
+    spec = trajectories.info.environment
+    assert spec is not None
+    assert (spec.id, spec.kwargs, spec.max_episode_steps) == ("Pendulum-v1", {"g": 2.0}, 50)
+    assert [wrapper.name for wrapper in spec.wrappers] == ["ClipReward", "TimeAwareObservation"]
+    made = make_env(spec)
+    assert made.unwrapped.g == 2.0  # type: ignore[attr-defined]
+    assert made.observation_space == env.observation_space
+    outcome = train(*SHORT, "dataset.id=mine/pendulum-v0")
+    assert outcome.code == 0, outcome.err
+    assert lengths(tmp_path) == [50.0, 50.0]
+    returns = column(read_csv(next(tmp_path.rglob("evaluations.csv"))), "return", phase="final")
+    assert all(-50.0 <= total <= 0.0 for total in returns)  # clipped
+
+
+@pytest.mark.parametrize("kwargs", ["env.kwargs={g: 3.0}", "+env.kwargs.g=3.0"])
+def test_settings_of_the_user_come_last(datasets: Path, tmp_path: Path, kwargs: str) -> None:
+    record(gym.make("Pendulum-v1", max_episode_steps=50, g=2.0), "mine/pendulum-v0", 1)
+    changes = ("env.max_episode_steps=20", kwargs)
+    outcome = train(*SHORT, "dataset.id=mine/pendulum-v0", *changes)
+    assert outcome.code == 0, outcome.err
+    assert lengths(tmp_path) == [20.0, 20.0]
+    summary = json.loads(next(tmp_path.rglob("summary.json")).read_text())
+    assert (summary["environment"]["kwargs"], summary["environment"]["max_episode_steps"]) == ({"g": 3.0}, 20)
+
+
+RECORDED = EnvironmentSpec("Maze-v3", {"a": 1}, 120, (Wrapper("ClipAction"),), "gymnasium_robotics")
+
+
+@pytest.mark.parametrize("env_id", [None, "Maze-v3", "somewhere:Maze-v3"])
+def test_the_recorded_environment_by_whatever_name(env_id: str | None) -> None:
+    found = environment_spec(RECORDED, env_id, {"b": 2}, None, ())
+    imports = ("somewhere",) if env_id and ":" in env_id else ()
+    assert found == EnvironmentSpec("Maze-v3", {"a": 1, "b": 2}, 120, RECORDED.wrappers, "gymnasium_robotics", imports)
+
+
+def test_another_environment_takes_nothing_from_the_recorded_one() -> None:
+    assert environment_spec(RECORDED, "Maze-v4", {}, 7, ("module",)) == EnvironmentSpec("Maze-v4", {}, 7, imports=("module",))
+    assert environment_spec(None, None, {}, None, ()) is None
+
+
+def test_a_spec_survives_json() -> None:
+    assert EnvironmentSpec.of_plain(json.loads(json.dumps(RECORDED.to_plain()))) == RECORDED
+
+
+# --- what is not there ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module that leaves a trace when it is imported, and registers an environment."""
+    (tmp_path / "trap_module.py").write_text(
+        f"import gymnasium\nopen({str(tmp_path / 'sprung')!r}, 'w').close()\n"
+        "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
+        "gymnasium.register('Trap-v0', PendulumEnv, max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "sprung"
+    sys.modules.pop("trap_module", None)
+    gym.registry.pop("Trap-v0", None)
+
+
+def name_in_metadata(datasets: Path, name: str, **spec: Any) -> None:
+    path = datasets / name / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    own = json.loads(metadata["env_spec"]) | spec
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(own), "eval_env_spec": json.dumps(own)}))
+
+
+def test_a_module_that_only_a_file_names_is_not_imported(datasets: Path, trap: Path) -> None:
+    name = record(gym.make("Pendulum-v1", max_episode_steps=9), "mine/pendulum-v0", 1)
+    wrapper = {"name": "Evil", "entry_point": "trap_module:Evil", "kwargs": {}}
+    named = {"id": "Trap-v0", "entry_point": "trap_module:make"}
+    for spec in (named, {"id": "Pendulum-v1", "additional_wrappers": [wrapper]}):
+        name_in_metadata(datasets, name, **spec)
+        outcome = train(*SHORT, f"dataset.id={name}")
+        assert outcome.code == 0
+        assert "Training without evaluation" in outcome.out
+        assert not trap.exists()
+    assert "the wrapper Evil, which cannot be made from a dataset" in outcome.out
+
+
+def test_what_the_user_names_is_imported_and_a_run_folder_alone_does_not(datasets: Path, trap: Path, tmp_path: Path) -> None:
+    name = record(gym.make("Pendulum-v1", max_episode_steps=9), "mine/pendulum-v0", 1)
+    name_in_metadata(datasets, name, id="Trap-v0", entry_point="trap_module:make")
+    outcome = train(*SHORT, f"dataset.id={name}")
+    assert "name the module that registers it with 'env.imports=[its_module]'" in outcome.out
+    outcome = train(*SHORT, f"dataset.id={name}", "env.imports=[trap_module]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert lengths(tmp_path / "run") == [9.0, 9.0]
+    trap.unlink()
+    del sys.modules["trap_module"], gym.registry["Trap-v0"]
+    refused = train(f"resume={tmp_path / 'run'}")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "to trust them, add env.imports=[trap_module]" in refused.err
+    assert not trap.exists()
+    assert train(f"resume={tmp_path / 'run'}", "env.imports=[trap_module]").code == 0
+
+    from iwbc.evaluate import main as evaluate
+
+    with pytest.raises(UserError, match="add imports=trap_module"):
+        evaluate([f"run={tmp_path / 'run'}"])
+    assert not trap.exists()
+    evaluate([f"run={tmp_path / 'run'}", "imports=trap_module"])
+    assert trap.exists()
+
+
+def test_a_known_package_that_is_not_installed_is_named(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "panda_gym", None)
+    name = record(gym.make("Pendulum-v1", max_episode_steps=9), "mine/pendulum-v0", 1)
+    name_in_metadata(datasets, name, id="PandaReach-v3", entry_point="panda_gym.envs:PandaReachEnv")
+    assert "pip install panda-gym" in train(*SHORT, f"dataset.id={name}").out
+
+
+def test_a_wrapper_whose_arguments_are_not_recorded_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Pendulum-v1: the data was recorded with the wrapper TimeAwareObservation, which"):
+        make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("TimeAwareObservation", None),)))
+    with pytest.raises(UserError, match="RecordVideo"):  # it writes files
+        make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("RecordVideo", {"video_folder": "x"}),)))
+
+
+def test_a_damaged_spec_is_one_line(datasets: Path) -> None:
+    name = record(gym.make("Pendulum-v1", max_episode_steps=5), "mine/pendulum-v0", 1)
+    path = datasets / name / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"eval_env_spec": "[]"}))
+    damaged = r"^dataset mine/pendulum-v0: .*(cannot be opened|damaged environment) \(.*\); download or make it again$"
+    with pytest.raises(UserError, match=damaged):
+        load(name)
+
+
+# --- gymnasium-robotics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("PointMaze_UMaze-v3", {"continuing_task": False}),
+        ("AntMaze_UMaze-v5", {}),
+        ("AdroitHandDoor-v1", {}),
+    ],
+)
+def test_gymnasium_robotics(datasets: Path, tmp_path: Path, env_id: str, kwargs: dict[str, Any]) -> None:
+    """Recorded there, trained, played with the recording's time limit, predicted: Dict observations and successes too."""
+    import gymnasium_robotics
+
+    gym.register_envs(gymnasium_robotics)
+    env = gym.make(env_id, max_episode_steps=20, **kwargs)
+    name = record(env, "mine/robot-v0", 4, success=lambda episode: episode % 2 == 0)
+    outcome = train(*SHORT, f"dataset.id={name}", "curation=success", "eval.action=both", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert "success %" in outcome.out
+    assert lengths(tmp_path / "run") == [20.0] * 4
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["totals"]["final"]["success_rate"] == summary["totals"]["final_sampled"]["success_rate"] == 0.0
+    assert {row["success"] for row in read_csv(tmp_path / "run" / "evaluations.csv")} == {"0"}
+    policy = iwbc.load_policy(tmp_path / "run" / "policy.safetensors")
+    observation, _ = env.reset(seed=0)
+    action, _ = policy.predict(observation)
+    assert env.action_space.contains(action)
+    if isinstance(observation, dict):
+        flat = np.concatenate([np.ravel(observation[key]) for key in sorted(observation)])
+        np.testing.assert_array_equal(policy.predict(flat)[0], action)
+        two = {key: np.stack([value, value]) for key, value in observation.items()}
+        np.testing.assert_allclose(policy.predict(two)[0], np.stack([action, action]), atol=1e-6)
+        with pytest.raises(UserError, match="predict: the observation has no achieved_goal"):
+            policy.predict({"observation": observation["observation"]})
