@@ -1,6 +1,6 @@
-"""The cards of the generated datasets: docs/datasets/README.md with its pictures.
+"""The cards of the generated datasets: README.md in this folder with its pictures.
 
-    python -m benchmarks.cards
+    python docs/datasets/make.py
 
 Makes the fifteen datasets of the default size and seed where they are not there yet (about a minute or two in all).
 """
@@ -23,7 +23,7 @@ from iwbc.data.tiers import DEFAULT_STEPS, TIERS
 from iwbc.data.trajectories import Trajectories
 
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
-FOLDER = Path(__file__).parents[1] / "docs" / "datasets"
+FOLDER = Path(__file__).parent
 MEANING = {
     "random": "the untrained policy",
     "medium": "one policy at about a third of the expert's score",
@@ -76,7 +76,6 @@ def card(env_id: str, tier: str) -> str:
 
 
 def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
     sections = [
         "# Generated datasets",
         "",
@@ -85,7 +84,7 @@ def main() -> None:
         "policy, 100 its expert. A tier means what it means in D4RL, but the policies are others, so scores differ from "
         "those of D4RL's files.",
         "",
-        f"`python -m benchmarks.cards` wrote this page (gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, "
+        f"`python docs/datasets/make.py` wrote this page (gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, "
         f"minari {version('minari')}, numpy {version('numpy')}). The same seed gives the same bytes with the same versions, on "
         "any number of cores.",
         "",
