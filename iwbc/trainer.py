@@ -88,9 +88,13 @@ class Trainer:
         if workers:
             shares = [share.tolist() for share in np.array_split(seeds, workers)]
             forked = [Remote(Learners, make, share, context="fork") for share in shares]
-            for one in forked:
-                one.wait_for_start()
             self._handles = list(forked)
+            try:
+                for one in forked:
+                    one.wait_for_start()
+            except BaseException:
+                self.close()
+                raise
         else:
             self._handles = [Here(Learners(make, seeds))]
 

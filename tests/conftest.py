@@ -5,8 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from iwbc import processes
 from iwbc.data import generate, minari_source
 from iwbc.data.trajectories import Trajectories
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_threads() -> None:
+    """Under pytest-xdist the workers are what keeps the cores busy: threads of theirs would wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        processes.set_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
-"""What every algorithm must do, and what importance-weighted BC and AWR compute, through their classes."""
+"""What every algorithm must do with every policy, and what importance-weighted BC and AWR compute, through their classes."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,26 +12,34 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_info, make_trajectories
-from iwbc.training import Algorithm, Stream, initial_policy
-from setups import algorithm_of, compose, curated_of
-from torch import Tensor
+from rich.console import Console
+from safetensors.torch import load_file
+from setups import algorithm_of, compose, curated_of, untrained
+from torch import Tensor, nn
 
+from iwbc.algorithms import Ingredients
 from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
-from iwbc.config import AWR, IWBC, ImportanceWeights, Proposal
+from iwbc.algorithms.weights import ExactWeights, Proposal
+from iwbc.config import config_folder
 from iwbc.data.curated import Curated
-from iwbc.data.sampling import Minibatch, StepSampler, generator
+from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.policies import Policy, PolicySpec, policy_spec
-from iwbc.train import config_folder
+from iwbc.files import write_tensors
+from iwbc.fitting import fit
+from iwbc.policies import GaussianMLP, Policy, Units
+from iwbc.settings import AWR, IWBC, Config
+from iwbc.trained import Policies, load_policy
+from iwbc.trainer import Trainer
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
 OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "rwr", "awr")}
 IW_BC = {
-    f"iw_bc-{level}-{kind}-{estimator}": [
+    f"iw_bc-{level}-{proposal}-{estimator}": [
         "algo=iw_bc",
         f"algo.level={level}",
-        f"algo.proposal={kind}",
+        f"algo.proposal={proposal}",
         f"algo.estimator={estimator}",
         # A product over hundreds of steps is soon beyond any bound that fits a mean.
         f"algo.maximum={1e9 if level == 'clipped_product' else 3}",
@@ -38,136 +47,201 @@ IW_BC = {
         "algo.copy_every=7",
     ]
     for level in ("trajectory", "clipped_product", "step")
-    for kind in ("ema", "policy", "copy")
+    for proposal in ("ema", "policy", "copy")
     for estimator in ("running", "exact")
 }
 VARIANTS = OTHERS | IW_BC
-every_variant = pytest.mark.parametrize("name", VARIANTS)
 
 
-def test_every_algorithm_in_conf_is_here() -> None:
-    shipped = {path.stem for path in (Path(config_folder()) / "algo").glob("*.yaml")}
-    assert shipped == {name.split("-")[0] for name in VARIANTS}
+class OwnPolicy(nn.Module):
+    """A policy of a user's own: layers that behave otherwise in training, a buffer, and no base class of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 2))
+        self.log_scale = nn.Parameter(torch.zeros(2))
+
+    def mean_action(self, observations: Tensor) -> Tensor:
+        return self.network(observations).tanh()
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        laplace = torch.distributions.Laplace(self.mean_action(observations), self.log_scale.clamp(-5.0, 2.0).exp())
+        return laplace.log_prob(actions).sum(-1)
 
 
-def untrained_reference(trajectories: Trajectories, seeds: list[int]) -> Policy:
-    policy = initial_policy(policy_spec(compose(*RECIPE).policy, trajectories), seeds, "cpu")
-    policy.parameters.named()["log_std"].fill_(-0.5)
+POLICIES: dict[str, list[str]] = {
+    f"{family}-{kind}-{std}": [f"policy={family}", f"policy.kind={kind}", f"policy.std={std}"]
+    for family in ("tanh_mean", "mixture", "flow")  # tanh_mean is the group's choice of a Gaussian
+    for kind in ("tanh_mean", "squashed")
+    for std in ("global", "state")
+} | {"own": []}
+
+
+def test_every_algorithm_and_policy_in_conf_is_here() -> None:
+    shipped = {group: {path.stem for path in (Path(config_folder()) / group).glob("*.yaml")} for group in ("algo", "policy")}
+    assert shipped["algo"] == {name.split("-")[0] for name in VARIANTS}
+    assert shipped["policy"] == {part for name in POLICIES for part in name.split("-")} - {"global", "state", "own"}
+
+
+# --- the contract: every algorithm with every policy -----------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """An `Observer` had seen enough."""
+
+
+class Observer:
+    """Writes a checkpoint after some steps and stops there, or continues from one; takes note of losses and metrics."""
+
+    every = (1,)
+
+    def __init__(self, checkpoint: Path, stop_after: int | None = None) -> None:
+        self.checkpoint, self.stop_after = checkpoint, stop_after
+        self.seen: dict[int, dict[str, Tensor]] = {}
+
+    def start(self, trainer: Trainer, policies: Policies) -> int:
+        if self.stop_after is not None or not self.checkpoint.exists():
+            return 0
+        trainer.load(load_file(self.checkpoint))
+        return STOP
+
+    def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
+        (measured,) = trainer.measure().values()
+        self.seen[step] = {"loss": loss[7].clone(), **{name: value.clone() for name, value in measured.items()}}
+        if step == self.stop_after:
+            write_tensors(self.checkpoint, trainer.state(), {})
+            raise Stopped
+
+
+STEPS, STOP = 12, 7
+TOY = make_trajectories([float(i) for i in range(12)], [3, 5, 8, 2] * 3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, policy: str, tmp_path: Path) -> None:
+    brief = ["policy.hidden=[8,8]", "algo.batch_size=16", "algo.warmup_steps=2", f"algo.steps={STEPS}", "algo.lr=1e-2"]
+    config = compose(*POLICIES[policy], *brief, *VARIANTS[name])
+    make = OwnPolicy if policy == "own" else None
+    curated, choice, quiet = curated_of(config, TOY), make or config.policy, Console(quiet=True)
+    reference = fit(config.reference.__class__(steps=5, batch_size=16), TOY, policy=choice, seeds=[7], console=quiet)
+    before = {key: value.clone() for key, value in reference.state().items()}
+    start = {"reference": reference} if config.algo.start == "reference" else {"policy": choice}
+
+    def train(observer: Observer) -> Policies:
+        return fit(config.algo, curated, **start, seeds=[7], console=quiet, observer=observer)  # type: ignore[arg-type]
+
+    whole = Observer(tmp_path / "none")
+    trained = train(whole)
+    assert list(whole.seen) == list(range(1, STEPS + 1))
+    for step, found in whole.seen.items():
+        for key, value in found.items():
+            assert value.shape == () and value.isfinite(), (step, key)
+    assert all(torch.equal(value, before[key]) for key, value in reference.state().items())  # π_ref is frozen
+    moved = [
+        (own - untrained_).abs().max()
+        for own, untrained_ in zip(trained[0].parameters(), reference[0].parameters(), strict=True)
+    ]
+    assert max(moved) > 1e-3
+
+    first, rest = Observer(tmp_path / "checkpoint", STOP), Observer(tmp_path / "checkpoint")
+    with pytest.raises(Stopped):
+        train(first)
+    continued = train(rest)
+    assert list(rest.seen) == list(range(STOP + 1, STEPS + 1))
+    for step, found in (first.seen | rest.seen).items():
+        assert found.keys() == whole.seen[step].keys()
+        for key, value in found.items():
+            assert torch.equal(value, whole.seen[step][key]), (step, key)
+    expected = trained.state()
+    assert expected.keys() == continued.state().keys()
+    assert all(torch.equal(value, expected[key]) for key, value in continued.state().items())
+
+    trained.save(tmp_path / "policy.safetensors")
+    loaded = load_policy(tmp_path / "policy.safetensors", policy=make)
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.state().items())
+    actions, _ = loaded.predict(TOY.observations)
+    assert actions.shape == TOY.actions.shape
+    assert np.array_equal(actions, trained.predict(TOY.observations)[0])
+    assert not np.array_equal(actions, reference.predict(TOY.observations)[0])
+
+
+def reference_of(trajectories: Trajectories, config: Config, seed: int = 0) -> Policy:
+    policy = untrained(config, trajectories, seed)
+    assert isinstance(policy, GaussianMLP) and policy.log_std is not None
+    policy.log_std.data.fill_(-0.5)
     return policy
 
 
-class Trainer:
+class Training:
     """An algorithm with its minibatches; `overrides` are command-line arguments."""
 
-    def __init__(self, trajectories: Trajectories, overrides: list[str], seeds: list[int] | None = None) -> None:
-        seeds = seeds or [0]
-        self.config = compose(*RECIPE, *overrides, f"seeds={seeds}")
+    def __init__(self, trajectories: Trajectories, overrides: list[str], seed: int = 0) -> None:
+        self.config = compose(*RECIPE, *overrides)
         self.curated = curated_of(self.config, trajectories)
-        reference = untrained_reference(trajectories, seeds) if self.config.algo.start == "reference" else None
-        self.algorithm: Any = algorithm_of(self.config, self.curated, reference)
-        self.sampler = StepSampler(self.curated, seeds, self.config.algo.batch_size, Stream.TRAINING)
+        reference = reference_of(trajectories, self.config, seed) if self.config.algo.start == "reference" else None
+        self.algorithm: Any = algorithm_of(self.config, self.curated, reference, seed)
+        self.sampler = StepSampler(self.curated, seed, self.config.algo.batch_size, Stream.TRAINING)
 
-    def run(self, steps: int, start: int = 0, each: Callable[[Algorithm], None] = lambda algorithm: None) -> Tensor:
+    def run(self, steps: int, start: int = 0) -> Tensor:
         loss = torch.empty(0)
-        for step in range(start, start + steps):
-            each(self.algorithm)
-            loss = self.algorithm.update(self.sampler.batch(step), self.config.algo.learning_rate(step))
+        with torch.no_grad():
+            for step in range(start, start + steps):
+                loss = self.algorithm.update(self.sampler.batch(step), step, self.config.algo.learning_rate(step))
         return loss
 
     @property
     def flat(self) -> Tensor:
-        return self.algorithm.policy.parameters.flat
+        return flat(self.algorithm.policy)
 
 
-# --- the contract ----------------------------------------------------------------------------------------------------
+def flat(policy: nn.Module) -> Tensor:
+    """All parameters, end to end; a copy."""
+    return torch.cat([value.detach().flatten() for value in policy.parameters()])
 
 
-@every_variant
-def test_losses_and_metrics_are_finite_per_seed(name: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, VARIANTS[name], [3, 4])
-    before = trainer.flat.clone()
-    for value in [trainer.run(10), *trainer.algorithm.metrics().values()]:
-        assert value.shape == (2,)
-        assert torch.isfinite(value).all()
-    assert (trainer.flat != before).any(1).all()
-
-
-@every_variant
-def test_a_loaded_state_continues_bit_for_bit(name: str, hopper: Trajectories) -> None:
-    whole = Trainer(hopper, VARIANTS[name], [0, 1])
-    whole.run(10)
-    saved = {key: value.clone() for key, value in whole.algorithm.state().items()}
-    whole.run(10, start=10)
-    continued = Trainer(hopper, VARIANTS[name], [0, 1])
-    continued.algorithm.load(saved)
-    continued.run(10, start=10)
-    expected, found = whole.algorithm.state(), continued.algorithm.state()
-    assert expected.keys() == found.keys()
-    for key in expected:
-        assert torch.equal(expected[key], found[key]), key
-    for key, value in whole.algorithm.metrics().items():
-        assert torch.equal(value, continued.algorithm.metrics()[key]), key
-
-
-@every_variant
+@pytest.mark.parametrize("name", VARIANTS)
 def test_a_loaded_state_is_a_copy(name: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, VARIANTS[name])
-    trainer.run(3)
-    saved = {key: value.clone() for key, value in trainer.algorithm.state().items()}
+    training = Training(hopper, VARIANTS[name])
+    training.run(3)
+    saved = {key: value.clone() for key, value in training.algorithm.state().items()}
     kept = {key: value.clone() for key, value in saved.items()}
-    trainer.algorithm.load(saved)
-    trainer.run(3, start=3)
+    training.algorithm.load(saved)
+    training.run(3, start=3)
     for key in saved:
         assert torch.equal(saved[key], kept[key]), key
-
-
-@every_variant
-def test_seeds_as_a_batch_equal_single_runs(name: str, hopper: Trajectories) -> None:
-    together = Trainer(hopper, VARIANTS[name], [0, 1, 2])
-    first = together.flat.clone()
-    together.run(100)
-    for row, seed in enumerate([0, 1, 2]):
-        alone = Trainer(hopper, VARIANTS[name], [seed])
-        assert torch.equal(alone.flat[0], first[row])
-        for step in (0, 99):
-            mine, theirs = alone.sampler.batch(step), together.sampler.batch(step)
-            assert torch.equal(mine.observations[0], theirs.observations[row])
-            assert torch.equal(mine.actions[0], theirs.actions[row])
-        alone.run(100)
-        assert (alone.flat[0] - first[row]).abs().max() > 1e-2  # it did train
-        torch.testing.assert_close(alone.flat[0], together.flat[row], rtol=0.0, atol=1e-4)
 
 
 # --- importance-weighted BC: what it has in common with filtered BC ----------------------------------------------------
 
 
 def filtered_bc(hopper: Trajectories, steps: int = 20) -> Tensor:
-    trainer = Trainer(hopper, ["algo=filtered_bc", "curation=quality_levels"])
-    trainer.run(steps)
-    return trainer.flat
+    training = Training(hopper, ["algo=filtered_bc", "curation=quality_levels"])
+    training.run(steps)
+    return training.flat
 
 
 @pytest.mark.parametrize("name", IW_BC)
 def test_kappa_zero_is_filtered_bc(name: str, hopper: Trajectories) -> None:
     # A clipped product has no temperature: steps all clipped to a ratio of 1 are its κ = 0.
     change = "algo.step_ratio_bounds=[1,1]" if "clipped_product" in name else "algo.kappa=0"
-    trainer = Trainer(hopper, [*IW_BC[name], change])
-    trainer.run(20)
-    torch.testing.assert_close(trainer.flat, filtered_bc(hopper), rtol=0.0, atol=1e-6)
+    training = Training(hopper, [*IW_BC[name], change])
+    training.run(20)
+    torch.testing.assert_close(training.flat, filtered_bc(hopper), rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in IW_BC if "-ema-" in name])
 def test_a_frozen_proposal_is_filtered_bc(name: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, [*IW_BC[name], "algo.decay=1"])
-    trainer.run(20)
-    torch.testing.assert_close(trainer.flat, filtered_bc(hopper), rtol=0.0, atol=1e-5)
+    training = Training(hopper, [*IW_BC[name], "algo.decay=1"])
+    training.run(20)
+    torch.testing.assert_close(training.flat, filtered_bc(hopper), rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", IW_BC)
 def test_otherwise_it_is_not_filtered_bc(name: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, IW_BC[name])
-    trainer.run(40)
-    assert (trainer.flat - filtered_bc(hopper, 40)).abs().max() > 1e-4
+    training = Training(hopper, IW_BC[name])
+    training.run(40)
+    assert (training.flat - filtered_bc(hopper, 40)).abs().max() > 1e-4
 
 
 # --- importance-weighted BC: three trajectories by hand ----------------------------------------------------------------
@@ -182,23 +256,35 @@ ROWS = [0, 1, 2, 5]  # a minibatch: both steps of the first trajectory, the seco
 TRAJECTORY = [0, 0, 1, 2]
 
 
-def by_hand(level: str, kappa: float, minimum: float, maximum: float, self_normalise: bool) -> ImportanceWeightedBC:
+def constant_policy(mean: float) -> GaussianMLP:
+    """N(mean, 1), whatever the observation."""
+    policy = GaussianMLP(1, Units([-1.0], [1.0]), hidden=[])
+    for parameter in policy.parameters():
+        parameter.data.zero_()
+    policy.network[0].bias.data.fill_(math.atanh(mean))  # type: ignore[operator, union-attr]
+    return policy
+
+
+def by_hand(level: str, kappa: float, minimum: float, maximum: float, **changes: Any) -> tuple[ImportanceWeightedBC, Curated]:
+    """iw-BC whose policy has moved from N(0, 1) to N(m, 1), and its data."""
     toy = make_trajectories([1.0, 2.0, 3.0], [2, 1, 3], observation_size=1, action_size=1)
     toy.actions[:, 0] = np.concatenate([np.asarray(actions) for actions in ACTIONS])
-    spec = PolicySpec("tanh_mean", "global", (), (-5.0, 2.0), (-1.0,), (1.0,), 1)
-    reference, policy = Policy(spec, (0,)), Policy(spec, (0,))
-    policy.parameters.named()["bias0"].fill_(math.atanh(M))
+    curated = Curated(toy, np.ones(3), "trajectory")
     settings = IWBC(
-        steps=1,
-        lr=1.0,
-        schedule="constant",
-        warmup_steps=0,
-        batch_size=4,
-        name="iw_bc",
-        proposal=Proposal("policy", 0.9, 1),
-        weights=ImportanceWeights(level, kappa, minimum, maximum, [0.8, 1.2], self_normalise, "exact", 1),
+        level=level,
+        kappa=kappa,
+        minimum=minimum,
+        maximum=maximum,
+        step_ratio_bounds=[0.8, 1.2],
+        **({"proposal": "policy", "estimator": "exact", "refresh_every": 1} | changes),
     )
-    return ImportanceWeightedBC(policy, reference, Curated(toy, np.ones(3), "trajectory"), settings)
+    return ImportanceWeightedBC(settings, Ingredients(constant_policy(M), constant_policy(0.0), curated, 0)), curated
+
+
+def batch_by_hand(curated: Curated, rows: list[int], trajectory: list[int]) -> Minibatch:
+    data, step = curated.trajectories, torch.tensor(rows)  # a row's index among the kept steps: all are kept
+    observations, actions = torch.from_numpy(data.observations)[step], torch.from_numpy(data.actions)[step]
+    return Minibatch(observations, actions, torch.tensor(trajectory), step)
 
 
 @pytest.mark.parametrize(
@@ -214,29 +300,35 @@ def by_hand(level: str, kappa: float, minimum: float, maximum: float, self_norma
         ("step", 2.0, 0.5, 2.0, [2.0, math.exp(0.25), 0.5, 1.0]),
     ],
 )
+@pytest.mark.parametrize("proposal", ["ema", "policy", "copy"])
+@pytest.mark.parametrize("estimator", ["running", "exact"])
 @pytest.mark.parametrize("self_normalise", [True, False])
 def test_weights_of_three_trajectories_by_hand(
-    level: str, kappa: float, minimum: float, maximum: float, weights: list[float], self_normalise: bool
+    level: str,
+    kappa: float,
+    minimum: float,
+    maximum: float,
+    weights: list[float],
+    proposal: str,
+    estimator: str,
+    self_normalise: bool,
 ) -> None:
-    algorithm = by_hand(level, kappa, minimum, maximum, self_normalise)
-    data = algorithm.curated.trajectories
-    rows = torch.tensor([ROWS])
-    batch = Minibatch(
-        observations=torch.from_numpy(data.observations)[rows],
-        actions=torch.from_numpy(data.actions)[rows],
-        trajectory=torch.tensor([TRAJECTORY]),
-        row=rows,
-    )
-    ascended: list[Tensor] = []
-    algorithm.likelihood.adam.ascend = lambda gradient, rate: ascended.extend(gradient)  # type: ignore[method-assign]
-    loss = algorithm.update(batch, 0.0)
-    actions, w = data.actions[ROWS, 0].astype(np.float64), np.asarray(weights)
+    choice = {"proposal": proposal, "estimator": estimator, "self_normalise": self_normalise, "copy_every": 5}
+    algorithm, curated = by_hand(level, kappa, minimum, maximum, **choice)
+    # With a learning rate of 0 the policy stands still: every proposal comes to it, and every estimate to what is exact.
+    everything, settled = batch_by_hand(curated, [0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2]), 320
+    for step in range(settled):
+        algorithm.update(everything, step, 0.0)
+    gradient: list[Tensor] = []
+    algorithm.optimizer._adam.step = lambda found, rate: gradient.extend(found)  # type: ignore[attr-defined]
+    loss = algorithm.update(batch_by_hand(curated, ROWS, TRAJECTORY), settled, 0.0)
+    actions, w = curated.trajectories.actions[ROWS, 0].astype(np.float64), np.asarray(weights)
     if self_normalise:
         w = w / w.mean()
     log_prob = -0.5 * (actions - M) ** 2 - 0.5 * math.log(2 * math.pi)
     assert loss.item() == pytest.approx(-(w * log_prob).mean(), abs=1e-6)
     # The gradient with respect to the bias, weights held constant: mean(w (a − m)) dm/dbias with m = tanh(bias).
-    assert ascended[1].item() == pytest.approx((w * (actions - M)).mean() * (1 - M**2), abs=1e-6)
+    assert gradient[1].item() == pytest.approx((w * (actions - M)).mean() * (1 - M**2), abs=1e-6)
     # Diagnostics are of all three trajectories (of the minibatch's steps at step level), before self-normalisation.
     shown = np.asarray(weights if level == "step" else [weights[0], weights[2], weights[3]])
     metrics = {name: value.item() for name, value in algorithm.metrics().items()}
@@ -248,9 +340,10 @@ def test_weights_of_three_trajectories_by_hand(
 
 
 def test_exact_log_ratios_by_hand() -> None:
-    algorithm = by_hand("trajectory", 1.0, 0.0, 10.0, True)
-    expected = torch.tensor([[np.mean(ratios) for ratios in LOG_RATIOS]])
-    torch.testing.assert_close(algorithm.exact_log_ratios(algorithm.policy), expected, rtol=0.0, atol=1e-6)
+    algorithm, _ = by_hand("trajectory", 1.0, 0.0, 10.0)
+    assert isinstance(algorithm.weights, ExactWeights)
+    expected = torch.tensor([np.mean(ratios) for ratios in LOG_RATIOS])
+    torch.testing.assert_close(algorithm.weights.exact_log_ratios(algorithm.policy), expected, rtol=0.0, atol=1e-6)
 
 
 # --- importance-weighted BC: the proposal ------------------------------------------------------------------------------
@@ -258,16 +351,20 @@ def test_exact_log_ratios_by_hand() -> None:
 
 def proposals(hopper: Trajectories, name: str, next_proposal: Callable[[int, Tensor, Tensor], Tensor]) -> None:
     """Compare θ_q with a recursion: (step, θ_q, θ before the step's gradient) → θ_q."""
-    trainer = Trainer(hopper, [*IW_BC[name], "algo.refresh_every=1"], [0, 1])
-    expected = trainer.algorithm.proposal.parameters.flat.clone()
+    training = Training(hopper, [*IW_BC[name], "algo.refresh_every=1"])
+    weights, policy = training.algorithm.weights, training.algorithm.policy
+    expected = flat(weights.proposal.policy)
     for step in range(20):
-        expected = next_proposal(step, expected, trainer.flat.clone())
-        trainer.run(1, start=step)
-        torch.testing.assert_close(trainer.algorithm.proposal.parameters.flat, expected, rtol=0.0, atol=1e-6)
-    assert (expected - trainer.flat).abs().max() > 1e-4
-    if "exact" in name and "step" not in name:
-        exact = trainer.algorithm.exact_log_ratios(trainer.algorithm.proposal)
-        assert torch.equal(trainer.algorithm.proposal_log_ratios, exact)
+        before = copy.deepcopy(policy)
+        expected = next_proposal(step, expected, flat(before))
+        training.run(1, start=step)
+        # q = π_θ has no network of its own: the step has moved it by now.
+        proposal = before if weights.proposal.policy is policy else weights.proposal.policy
+        assert ("-policy-" in name) == (proposal is before)
+        torch.testing.assert_close(flat(proposal), expected, rtol=0.0, atol=1e-6)
+        if "-step-" not in name and ("-copy-" not in name or step % 7 == 0):
+            assert torch.equal(weights.log_ratios, weights.exact_log_ratios(proposal))
+    assert (expected - training.flat).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", ["iw_bc-trajectory-ema-exact", "iw_bc-step-ema-running"])
@@ -287,46 +384,43 @@ def test_the_copy_is_made_every_so_many_steps(name: str, hopper: Trajectories) -
 
 @pytest.mark.parametrize("kind", ["ema", "policy"])
 def test_running_log_ratios_follow_the_proposal(kind: str, hopper: Trajectories) -> None:
-    trainer = Trainer(hopper, IW_BC[f"iw_bc-trajectory-{kind}-running"])
+    training = Training(hopper, IW_BC[f"iw_bc-trajectory-{kind}-running"])
+    weights = training.algorithm.weights
     rate = {"ema": 0.1, "policy": 1.0}[kind]
-    expected = torch.zeros_like(trainer.algorithm.proposal_log_ratios)
+    expected = torch.zeros_like(weights.log_ratios)
     for step in range(40):
-        trainer.run(1, start=step)
-        if step % 16 == 0:  # the estimate has just taken note of the sixteen minibatches before this one
+        training.run(1, start=step)
+        if step % 16 == 0:  # the estimate has just learnt from the sixteen minibatches before this one
             for _ in range(16):
-                expected = (1 - rate) * expected + rate * trainer.algorithm.running.estimate()
-        torch.testing.assert_close(trainer.algorithm.proposal_log_ratios, expected)
+                expected = (1 - rate) * expected + rate * weights._running.estimate()
+        torch.testing.assert_close(weights.log_ratios, expected)
     assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("proposal", ["ema", "copy"])
+def test_a_proposal_has_the_buffers_of_the_policy(proposal: str) -> None:
+    reference, policy = OwnPolicy(), OwnPolicy()
+    batch_norm = policy.network[1]
+    assert isinstance(batch_norm, nn.BatchNorm1d) and batch_norm.running_mean is not None
+    batch_norm.running_mean.fill_(3.0)
+    followed = Proposal(IWBC(proposal=proposal), reference)  # type: ignore[arg-type]
+    followed.follow(policy, 0)  # type: ignore[arg-type]
+    assert followed.policy.network[1].running_mean.eq(3.0).all()  # type: ignore[union-attr, operator, index]
+    assert reference.network[1].running_mean.eq(0.0).all()  # type: ignore[union-attr]
 
 
 # --- AWR -----------------------------------------------------------------------------------------------------------------
 
 
 def awr_settings(**changes: Any) -> AWR:
-    fields: dict[str, Any] = {
-        "steps": 300,
-        "lr": 5e-3,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "batch_size": 128,
-        "name": "awr",
-        "start": "scratch",
-        "gamma": 0.9,
-        "lam": 0.5,
-        "temperature": 1.0,
-        "maximum": 20.0,
-        "value_lr": 1e-2,
-        "value_hidden": [],
-        "refresh_every": 100,
-    }
-    return AWR(**(fields | changes))
+    fields: dict[str, Any] = {"gamma": 0.9, "lam": 0.5, "temperature": 1.0, "value_lr": 1e-2, "value_hidden": []}
+    return AWR(**(fields | {"refresh_every": 100} | changes))
 
 
-def awr(trajectories: Trajectories, settings: AWR) -> AdvantageWeightedRegression:
-    spec = PolicySpec("tanh_mean", "global", (), (-5.0, 2.0), (-1.0,), (1.0,), 1)
+def awr(trajectories: Trajectories, settings: AWR) -> tuple[AdvantageWeightedRegression, Curated]:
     everything = Curated(trajectories, np.ones(len(trajectories)), "transition")
-    policy = initial_policy(spec, [0], "cpu")
-    return AdvantageWeightedRegression(policy, everything, settings, [generator(Stream.VALUE, 0)])
+    policy = GaussianMLP(1, Units([-1.0], [1.0]), hidden=[])
+    return AdvantageWeightedRegression(settings, Ingredients(policy, None, everything, 0)), everything
 
 
 def test_awr_targets_and_weights_by_hand() -> None:
@@ -342,31 +436,32 @@ def test_awr_targets_and_weights_by_hand() -> None:
         terminated=np.array([True, False]),
         successes=None,
     )
-    algorithm = awr(toy, awr_settings(value_lr=0.0))
-    algorithm.value.named()["weight0"].fill_(1.0)
-    algorithm.value.named()["bias0"].fill_(0.0)
-    batch = StepSampler(algorithm.curated, [0], 4, Stream.TRAINING).batch(0)
-    algorithm.update(batch, 0.0)
+    algorithm, curated = awr(toy, awr_settings(value_lr=0.0))
+    for parameter, value in zip(algorithm.value.parameters(), (1.0, 0.0), strict=True):
+        parameter.data.fill_(value)
+    with torch.no_grad():
+        algorithm.update(StepSampler(curated, 0, 4, Stream.TRAINING).batch(0), 0, 0.0)
     # Rewards times 1 − γ = 0.1; λ = 0.5. The first trajectory ends in a terminal state, the second at a time limit.
     last_1 = 2.0
     first_1 = 1.0 + 0.9 * (0.5 * -1.0 + 0.5 * last_1)
     last_2 = 4.0 + 0.9 * 3.0
     first_2 = 3.0 + 0.9 * (0.5 * -1.0 + 0.5 * last_2)
     targets = np.array([first_1, last_1, first_2, last_2])
-    np.testing.assert_allclose(algorithm.targets[0].numpy(), targets, rtol=1e-6)
+    np.testing.assert_allclose(algorithm.targets.numpy(), targets, rtol=1e-6)
     advantages = targets - np.array([1.0, -1.0, 1.0, -1.0])
     weights = np.minimum(np.exp((advantages - advantages.mean()) / advantages.std()), 20.0)
-    np.testing.assert_allclose(algorithm.weights[0].numpy(), weights, rtol=1e-5)
+    np.testing.assert_allclose(algorithm.weights.numpy(), weights, rtol=1e-5)
 
 
 def test_awr_computes_targets_and_weights_anew_every_so_many_steps() -> None:
     toy = make_trajectories([1.0, 5.0, 2.0], [5, 3, 4], observation_size=1, action_size=1)
-    algorithm = awr(toy, awr_settings(refresh_every=3))
-    sampler = StepSampler(algorithm.curated, [0], 8, Stream.TRAINING)
+    algorithm, curated = awr(toy, awr_settings(refresh_every=3))
+    sampler = StepSampler(curated, 0, 8, Stream.TRAINING)
     changed = []
     for step in range(7):
         before = algorithm.targets.clone(), algorithm.weights.clone()
-        algorithm.update(sampler.batch(step), 1e-2)
+        with torch.no_grad():
+            algorithm.update(sampler.batch(step), step, 1e-2)
         changed.append([not torch.equal(*pair) for pair in zip(before, (algorithm.targets, algorithm.weights), strict=True)])
     assert changed == [[step % 3 == 0] * 2 for step in range(7)]
 
@@ -391,8 +486,9 @@ def test_awr_prefers_the_better_action_of_a_bandit() -> None:
     expected = {5.0: (weights * actions[:, 0]).sum() / weights.sum(), 1e-6: actions.mean()}
     assert expected[5.0] > 0.4
     for maximum, mean in expected.items():
-        algorithm = awr(bandit, awr_settings(temperature=0.5, maximum=maximum))
-        sampler = StepSampler(algorithm.curated, [0], 128, Stream.TRAINING)
-        for step in range(300):
-            algorithm.update(sampler.batch(step), 2e-2)
-        assert algorithm.policy.mean_action(torch.zeros(1, 1, 1)).item() == pytest.approx(mean, abs=0.05)
+        algorithm, curated = awr(bandit, awr_settings(temperature=0.5, maximum=maximum))
+        sampler = StepSampler(curated, 0, 128, Stream.TRAINING)
+        with torch.no_grad():
+            for step in range(300):
+                algorithm.update(sampler.batch(step), step, 2e-2)
+        assert algorithm.policy.mean_action(torch.zeros(1, 1)).item() == pytest.approx(mean, abs=0.05)

@@ -1,17 +1,18 @@
-"""What a user brings, and the policy it ends in: the README's worked examples, as written there."""
+"""What a user brings, and the policy it ends in: the worked example of docs/data.md, as written there."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from setups import train
 
-README = Path(__file__).parent.parent / "README.md"
+GUIDE = Path(__file__).parent.parent / "docs" / "data.md"
 TINY = ("policy.hidden=[16,16]", "reference.steps=30", "algo.steps=30", "log_every=10", "eval.episodes=2", "threads=1")
 
 
@@ -36,25 +37,25 @@ def demonstrations(observation_size: int, action_size: int, episodes: int = 40) 
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
 
 
-def test_the_worked_example_of_the_readme(datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worked_example_of_the_guide_to_data(datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("demo.npz", **demonstrations(5, 2))
-    first, last = (
-        block for block in blocks("python") if "from_arrays" in block or ("outputs/…" in block and "ation)\n" in block)
-    )
-    exec(first, {})
+    first, last = blocks("python")
+    names: dict[str, Any] = {}
+    exec(first, names)
+    assert len(names["data"]) == 40
     command = next(block for block in blocks("sh") if "my/robot/pick-v0" in block).split()
     assert command[:3] == ["python", "-m", "iwbc.train"]
     outcome = train(*command[3:], *TINY, "hydra.run.dir='outputs/…'")
     assert outcome.code == 0, outcome.err
     assert "success keeps 20 trajectories" in " ".join(outcome.out.split())
     assert "names no environment" in outcome.out
-    found = {"observation": np.zeros(5)}
-    exec(last, found)
-    assert found["action"].shape == (2,)
+    names["observation"] = np.zeros(5)
+    exec(last, names)
+    assert names["action"].shape == (2,)
 
 
 def test_a_d4rl_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ def test_the_gaussian_is_that_of_torch_distributions(
         inputs = (observations - torch.tensor(normaliser["observation_mean"])) / torch.tensor(normaliser["observation_std"])
     output = policy.network(inputs)
     mean, log_std = output.split(2, -1) if std == "state" else (output, policy.log_std)
+    log_std = log_std.clamp(spec.settings.log_std_min, spec.settings.log_std_max)
     middle, half = (torch.tensor(low) + torch.tensor(high)) / 2, (torch.tensor(high) - torch.tensor(low)) / 2
     expected: Any = Normal(middle + half * mean.tanh(), half * log_std.exp())
     if kind == "squashed":

@@ -63,7 +63,7 @@ def test_methods_and_datasets_come_in_the_field_s_order(tmp_path: Path) -> None:
 
 def test_other_settings_on_one_dataset_are_other_columns_named_by_them(tmp_path: Path) -> None:
     for kappa in (10.0, 2.0):
-        make_run(tmp_path / f"k{kappa}", "iw-BC(Q)", settings={"weights": {"kappa": kappa}})
+        make_run(tmp_path / f"k{kappa}", "iw-BC(Q)", settings={"kappa": kappa})
     for steps in (2000, 4000):
         make_run(tmp_path / f"bc{steps}", "BC", steps=steps)
         make_run(tmp_path / f"sft{steps}", "SFT(Q)", steps=steps, settings={"start": "reference"})

@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "BC": {"algo": {"name": "bc", "start": "scratch"}, "curation": {"name": "all"}},
     "filtered BC 10 %": {"algo": {"name": "filtered_bc", "start": "reference"}, "curation": {"name": "top_fraction"}},
     "iw-BC(Q)": {
-        "algo": {"name": "iw_bc", "start": "reference", "weights": {"kappa": 2.0}},
+        "algo": {"name": "iw_bc", "start": "reference", "kappa": 2.0},
         "curation": {"name": "quality_levels"},
     },
 }

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,56 +16,61 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_trajectories
-from iwbc.training import Stream, initial_policy
 from rich.console import Console
-from setups import compose
+from setups import compose, untrained
 from torch import Tensor
 
+from iwbc.algorithms import Ingredients
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
-from iwbc.config import IWBC, Recipe
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
+from iwbc.data.streams import Stream
 from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
-from iwbc.policies import policy_spec
-from iwbc.trainer import Learner, Trainer, fit, trainer
+from iwbc.settings import IWBC, Recipe
+from iwbc.trainer import Learner, Trainer, steps
 
 CONFIG = compose("policy.hidden=[8]")
 CURATED = Curated(make_trajectories([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0]), "trajectory")
-SPEC = policy_spec(CONFIG.policy, CURATED.trajectories)
 RECIPE = Recipe(steps=10, lr=1e-3, schedule="cosine", warmup_steps=4, batch_size=5)
 QUIET = Console(quiet=True)
+
+
+def behaviour_cloning() -> BehaviourCloning:
+    return BehaviourCloning(RECIPE, Ingredients(untrained(CONFIG, CURATED.trajectories), None, CURATED, 0))
 
 
 class Recorder(BehaviourCloning):
     """Notes what it is asked to do."""
 
     def __init__(self) -> None:
-        super().__init__(initial_policy(SPEC, [0], "cpu"))
+        super().__init__(RECIPE, Ingredients(untrained(CONFIG, CURATED.trajectories), None, CURATED, 0))
+        self.steps: list[int] = []
         self.rates: list[float] = []
         self.rows: list[Tensor] = []
 
-    def update(self, batch: Minibatch, learning_rate: float) -> Tensor:
+    def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
+        self.steps.append(step)
         self.rates.append(learning_rate)
-        self.rows.append(batch.row)
-        return super().update(batch, learning_rate)
+        self.rows.append(batch.step)
+        return super().update(batch, step, learning_rate)
 
 
 def recorded(*calls: tuple[int, int]) -> Recorder:
     recorder = Recorder()
-    learner = Learner(recorder, StepSampler(CURATED, [0], RECIPE.batch_size, Stream.TRAINING), RECIPE)
+    learner = Learner(recorder, StepSampler(CURATED, 0, RECIPE.batch_size, Stream.TRAINING), RECIPE)
     for first, last in calls:
         learner.train(first, last)
     return recorder
 
 
-def learner_of(seeds: Sequence[int]) -> Learner:
+def learner_of(seed: int) -> Learner:
     assert isinstance(CONFIG.algo, IWBC)
-    reference = initial_policy(SPEC, seeds, "cpu")
-    algorithm = ImportanceWeightedBC(reference.copy(), reference, CURATED, CONFIG.algo)
-    sampler = StepSampler(CURATED, seeds, RECIPE.batch_size, Stream.TRAINING)
-    return Learner(algorithm, sampler, RECIPE, Diagnostics(CURATED, reference, seeds))
+    reference = untrained(CONFIG, CURATED.trajectories, seed)
+    algorithm = ImportanceWeightedBC(CONFIG.algo, Ingredients(copy.deepcopy(reference), reference, CURATED, seed))
+    sampler = StepSampler(CURATED, seed, RECIPE.batch_size, Stream.TRAINING)
+    return Learner(algorithm, sampler, RECIPE, Diagnostics(CURATED, reference, seed))
 
 
 forked = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
@@ -84,7 +91,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[partial[None]]:
 
 
 def test_every_step_is_made_with_its_learning_rate() -> None:
-    rates = recorded((0, 10)).rates
+    recorder = recorded((0, 10))
+    assert recorder.steps == list(range(10))
+    rates = recorder.rates
     assert rates == [RECIPE.learning_rate(step) for step in range(10)]
     assert rates[0] == 0.0
     assert rates[4] == 1e-3
@@ -96,13 +105,15 @@ def test_training_continues_with_the_minibatches_that_would_have_come() -> None:
     assert all(torch.equal(one, other) for one, other in zip(rest.rows, whole.rows[6:], strict=True))
 
 
-def test_fit_pauses_where_it_is_asked_to_and_often_besides() -> None:
-    def pauses(steps: int, *arguments: object) -> list[int]:
-        recipe = Recipe(steps=steps, lr=1e-3, schedule="constant", warmup_steps=0, batch_size=1)
-        learner = partial(Learner, BehaviourCloning(initial_policy(SPEC, [0], "cpu")), recipe=recipe)
-        sampler = StepSampler(CURATED, [0], 1, Stream.TRAINING)
-        with trainer(lambda _: learner(sampler), [0], "cpu") as training:
-            return [step for step, _ in fit(training, recipe, "", QUIET, *arguments)]  # type: ignore[arg-type]
+def test_training_pauses_where_it_is_asked_to_and_often_besides() -> None:
+    def pauses(number: int, every: tuple[int, ...] = (), done: int = 0) -> list[int]:
+        recipe = Recipe(steps=number, lr=1e-3, schedule="constant", warmup_steps=0, batch_size=1)
+
+        def make(seed: int) -> Learner:
+            return Learner(behaviour_cloning(), StepSampler(CURATED, seed, 1, Stream.TRAINING), recipe)
+
+        with Trainer(make, [0]) as trainer:
+            return [step for step, _ in steps(trainer, recipe, "", QUIET, every, done)]
 
     assert pauses(10, (4, 3, 0)) == [3, 4, 6, 8, 9, 10]
     assert pauses(10, (4,), 5) == [8, 10]
@@ -110,94 +121,116 @@ def test_fit_pauses_where_it_is_asked_to_and_often_besides() -> None:
     assert pauses(10, (), 10) == []
 
 
+def test_a_process_trains_a_seed_by_itself() -> None:
+    with Trainer(learner_of, [5]) as trainer:
+        (loss,) = trainer.train(0, 10).values()
+        assert trainer.measure().keys() == {5}
+        found = trainer.parameters()
+    learner = learner_of(5)
+    assert torch.equal(learner.train(0, 10), loss)
+    assert all(torch.equal(value, found[f"5.{name}"]) for name, value in learner.parameters().items())
+
+
 # --- in several processes ------------------------------------------------------------------------------------------------
 
 
-def everything(training: Trainer) -> dict[str, Tensor]:
-    return {"parameters": training.parameters(), **training.measure(), **training.state()}
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    """All that it says of itself; copies."""
+    measured = {f"{seed}.{name}": value for seed, found in trainer.measure().items() for name, value in found.items()}
+    return {name: value.clone() for name, value in {**trainer.parameters(), **measured, **trainer.state()}.items()}
 
 
 @forked
 @pytest.mark.parametrize(("count", "cores", "processes"), [(2, 2, 3), (4, 4, 3), (2, 8, 2)])
-def test_seeds_learn_the_same_side_by_side_in_turn_and_in_a_batch(
+def test_seeds_learn_the_same_side_by_side_in_turn_and_alone(
     threads: partial[None], count: int, cores: int, processes: int
 ) -> None:
     seeds = [5, 3, 8]
     threads(1, cores)
-    with trainer(learner_of, seeds, "cpu") as in_turn:
-        assert len(in_turn._parts) == 3
+    with Trainer(learner_of, seeds) as in_turn:
+        assert len(in_turn._handles) == 1
         first_losses = in_turn.train(0, 7)
-        half = in_turn.state()
+        half = {name: value.clone() for name, value in in_turn.state().items()}
         losses, expected = in_turn.train(7, 10), everything(in_turn)
     threads(count, cores)
-    with trainer(learner_of, seeds, "cpu") as side_by_side:
-        assert len(side_by_side._parts) == processes
-        assert torch.equal(side_by_side.train(0, 7), first_losses)
-        assert torch.equal(side_by_side.train(7, 10), losses)
+    with Trainer(learner_of, seeds) as side_by_side:
+        assert len(side_by_side._handles) == processes
+        assert side_by_side.train(0, 7) == first_losses
+        assert side_by_side.train(7, 10) == losses
         found = everything(side_by_side)
         side_by_side.load(half)
-        assert torch.equal(side_by_side.train(7, 10), losses)
+        assert side_by_side.train(7, 10) == losses
         again = everything(side_by_side)
+    assert list(losses) == seeds
     assert found.keys() == again.keys() == expected.keys()
     for name, value in expected.items():
-        assert value.shape[:1] in ((3,), ()), name
         assert torch.equal(found[name], value), name
         assert torch.equal(again[name], value), name
-    batch = learner_of(seeds)
-    batch.train(0, 10)
-    torch.testing.assert_close(batch.parameters(), expected["parameters"], rtol=1e-4, atol=1e-6)
+    for seed in seeds:
+        alone = learner_of(seed)
+        alone.train(0, 10)
+        for name, value in alone.parameters().items():
+            assert torch.equal(value, expected[f"{seed}.{name}"]), name
+
+
+def workers() -> list[int]:
+    """The processes that this one has begun, in order."""
+    found = sorted(process.pid for process in multiprocessing.active_children() if process.pid is not None)
+    assert len(found) == 2
+    return found
 
 
 @forked
 def test_a_failure_in_a_process_is_raised_here(threads: partial[None]) -> None:
     threads(2, 2)
 
-    def failing(seeds: Sequence[int]) -> Learner:
-        learner = learner_of(seeds)
-        if seeds == [1]:
+    def failing(seed: int) -> Learner:
+        learner = learner_of(seed)
+        if seed == 1:
 
-            def fail(batch: Minibatch, learning_rate: float) -> Tensor:
+            def fail(batch: Minibatch, step: int, learning_rate: float) -> Tensor:
                 raise UserError("not like this")
 
             learner.algorithm.update = fail  # type: ignore[method-assign]
         return learner
 
-    with trainer(failing, [0, 1], "cpu") as training, pytest.raises(UserError, match="not like this"):
-        training.train(0, 1)
+    with Trainer(failing, [0, 1]) as trainer, pytest.raises(UserError, match="not like this"):
+        trainer.train(0, 1)
 
 
 @forked
 def test_a_learner_that_cannot_be_made_is_told_at_once(threads: partial[None]) -> None:
     threads(2, 2)
 
-    def failing(seeds: Sequence[int]) -> Learner:
-        if seeds == [1]:
+    def failing(seed: int) -> Learner:
+        if seed == 1:
             raise UserError("no such seed")
-        return learner_of(seeds)
+        return learner_of(seed)
 
     with pytest.raises(UserError, match="no such seed"):
-        trainer(failing, [0, 1], "cpu")
+        Trainer(failing, [0, 1])
+    assert multiprocessing.active_children() == []
 
 
 @forked
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_requests_to_stop_are_for_the_process_that_began_the_others(threads: partial[None], number: int) -> None:
     threads(2, 2)
-    with trainer(learner_of, [0, 1], "cpu") as training:
-        training.train(0, 1)
-        for part in training._parts:
-            os.kill(part._process.pid, number)  # type: ignore[attr-defined]
-        assert training.train(1, 2).isfinite().all()
+    with Trainer(learner_of, [0, 1]) as trainer:
+        trainer.train(0, 1)
+        for process in workers():
+            os.kill(process, number)
+        assert all(loss.isfinite() for loss in trainer.train(1, 2).values())
 
 
 @forked
 def test_a_killed_process_is_told(threads: partial[None]) -> None:
     threads(2, 2)
-    with trainer(learner_of, [0, 1], "cpu") as training:
-        training.train(0, 1)
-        os.kill(training._parts[1]._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        with pytest.raises(UserError, match="a training process was killed"):
-            training.train(1, 2)
+    with Trainer(learner_of, [0, 1]) as trainer:
+        trainer.train(0, 1)
+        os.kill(workers()[1], signal.SIGKILL)
+        with pytest.raises(UserError, match=r"a worker process was killed.*`threads=1` does all work in one process"):
+            trainer.train(1, 2)
 
 
 BEGIN = f"""
@@ -207,9 +240,9 @@ BEGIN = f"""
     import test_trainer
     torch.get_num_threads = lambda: 2
     os.sched_getaffinity = lambda _: {{0, 1}}
-    training = test_trainer.trainer(test_trainer.learner_of, [0, 1], "cpu")
-    training.train(0, 1)
-    print(*(part._process.pid for part in training._parts), flush=True)
+    trainer = test_trainer.Trainer(test_trainer.learner_of, [0, 1])
+    trainer.train(0, 1)
+    print(*test_trainer.workers(), flush=True)
 """
 
 

@@ -211,4 +211,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    # From the module's own name: worker processes see no __main__, and look for the functions that they are to call there.
+    from iwbc.data.generate import main as main_by_name
+
+    run(main_by_name, __doc__)
