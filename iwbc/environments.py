@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc import tasks
 from iwbc.errors import UserError
 from iwbc.processes import Remote
 from iwbc.spaces import ordered
@@ -29,10 +30,11 @@ def _mujoco_warning(message: str | bytes) -> None:
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
     """One environment of a name registered with Gymnasium. Raises UserError where it is not installed."""
     try:
+        tasks.register()
         with contextlib.suppress(ImportError):
             importlib.import_module("mujoco").set_mju_user_warning(_mujoco_warning)
         return gym.make(env_id, disable_env_checker=True, **(env_kwargs or {}))
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"environment {env_id}: cannot be made ({reason})") from None
 
