@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -193,7 +195,7 @@ def test_there_are_no_demonstrations_of_other_environments(datasets) -> None:
         iwbc.demonstrations("Hopper-v5")
     with pytest.raises(UserError, match="add env=two_routes"):
         iwbc.demonstrations(None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="dataset.slip=2"):
+    with pytest.raises(UserError, match=r"dataset\.slip=2"):
         iwbc.demonstrations("iwbc/TwoRoutes-v0", slip=2)
 
 
@@ -226,3 +228,20 @@ def test_the_command_refuses_what_does_not_go_together(datasets, tmp_path) -> No
         assert outcome.code == 2
         assert says in outcome.err and outcome.err.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+# --- the bandit ------------------------------------------------------------------------------------------------------
+
+
+def test_on_the_bandit_filtered_bc_ends_at_the_posterior_and_iw_bc_goes_on(tmp_path, capsys) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "bandit.py"))
+    policy = example["REFERENCE"]
+    for odds in (2, 4, 8, 16):  # each full fit doubles them
+        policy = example["full_fit"](policy)
+        assert policy[1] / policy[0] == pytest.approx(odds)
+    found = example["main"](str(tmp_path / "bandit.png"))
+    assert found["BC"] == pytest.approx(1 / 2, abs=0.015)
+    assert found["filtered BC"] == pytest.approx(2 / 3, abs=0.015)  # 4.5 standard errors of 20,000 pulls
+    assert found["iw-BC, q = π"] > 0.98
+    assert (tmp_path / "bandit.png").stat().st_size > 1000
+    assert "0.6667      2            0.8333" in capsys.readouterr().out

@@ -60,7 +60,7 @@ class ChanceTask(MujocoEnv, utils.EzPickle):
         return self.observe()
 
     def step(self, action: npt.NDArray[np.floating]) -> tuple[Vector, float, bool, bool, dict[str, Any]]:  # type: ignore[override]
-        self.move(np.clip(action, self.action_space.low, self.action_space.high))
+        self.move(action)  # MuJoCo clips it to the actuators' range
         self._steps += 1
         success, failed = self.outcome()
         truncated = self._steps >= self.horizon and not (success or failed)
