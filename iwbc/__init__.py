@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 
 # What `import iwbc` offers, by module; __init__.pyi says the same to type checkers.
 _PLACES = {
-    "iwbc.api": ("evaluate", "generate", "load"),
+    "iwbc.api": ("demonstrations", "evaluate", "generate", "load"),
     "iwbc.curation": ("curate",),
     "iwbc.data.arrays": ("from_arrays",),
     "iwbc.data.curated": ("Curated",),

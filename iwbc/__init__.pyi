@@ -1,3 +1,4 @@
+from iwbc.api import demonstrations as demonstrations
 from iwbc.api import evaluate as evaluate
 from iwbc.api import generate as generate
 from iwbc.api import load as load

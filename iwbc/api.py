@@ -12,7 +12,7 @@ from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.scores import d4rl_scores
-from iwbc.settings import D4RL, Generated, Minari
+from iwbc.settings import D4RL, Demonstrations, Generated, Minari
 from iwbc.trained import Policies
 
 
@@ -34,6 +34,16 @@ def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajec
     options: the fields of settings.Generated. Raises UserError for an environment without behaviour policies.
     """
     source = Generated(tier=tier, **options)
+    source.check("dataset")
+    return load_dataset(source, env_id)
+
+
+def demonstrations(env_id: str, **options: Any) -> Trajectories:
+    """Demonstrations of one of iwbc.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then local.
+
+    options: the fields of settings.Demonstrations. Raises UserError for an environment without a demonstrator.
+    """
+    source = Demonstrations(**options)
     source.check("dataset")
     return load_dataset(source, env_id)
 

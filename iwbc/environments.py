@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc import tasks
 from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.processes import Remote
@@ -61,6 +62,7 @@ def make_env(spec: EnvironmentSpec | str) -> gym.Env[Any, Any]:
 
 def _register(spec: EnvironmentSpec) -> None:
     """Import what registers an environment: what the user named, and its own package where that is a known one."""
+    tasks.register()
     for module in spec.imports:
         try:
             importlib.import_module(module)

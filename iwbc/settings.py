@@ -115,6 +115,19 @@ class D4RL(Settings):
     source: str = "d4rl"
 
 
+@dataclass
+class Demonstrations(Settings):
+    """Scripted demonstrations of one of iwbc.tasks. risky: the share of them that takes the risky way, which fails with
+    probability `slip`. horizon: control steps in an episode. Policies are evaluated with the same slip and horizon."""
+
+    episodes: int = positive(2000)
+    seed: int = not_negative(0)
+    risky: float = share(0.5)
+    slip: float = share(0.5)
+    horizon: int = positive(30)
+    source: str = "demonstrations"
+
+
 # --- curation --------------------------------------------------------------------------------------------------------
 
 
@@ -484,7 +497,7 @@ class Config(Settings):
 
 
 # The choices of each group, by the name that stands in a configuration.
-DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Minari, D4RL)}
+DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
     one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted)
 }

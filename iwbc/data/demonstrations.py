@@ -1,0 +1,65 @@
+"""Demonstrations of iwbc.tasks, played by their scripted demonstrators into local Minari datasets on first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iwbc import settings
+from iwbc.data.locks import only_one
+from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_writer import write_minari
+from iwbc.data.progress import tracked
+from iwbc.data.trajectories import DatasetInfo
+from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments import make_env
+from iwbc.tasks.demonstrators import check_demonstrated, demonstrations
+
+
+def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
+    """`iwbc/<env>/demonstrations-v0`; whatever differs from the defaults is part of the name."""
+    usual = settings.Demonstrations()
+    parts = ["demonstrations"]
+    if chosen.episodes != usual.episodes:
+        parts.append(str(chosen.episodes))
+    for name in ("risky", "slip", "horizon", "seed"):
+        if (value := getattr(chosen, name)) != getattr(usual, name):
+            parts.append(f"{name}{value}".replace(".", "_"))  # Minari's names have no dots
+    return f"iwbc/{env_id.split('/')[-1].split('-v')[0].lower()}/{'-'.join(parts)}-v0"
+
+
+def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
+    """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
+
+    Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
+    """
+    check_demonstrated(env_id)
+    name = dataset_id(env_id, chosen)
+    folder = dataset_folder(name)
+    if not folder.exists():
+        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock"):
+            if not folder.exists():
+                _write(name, env_id, chosen)
+    return name
+
+
+def _write(name: str, env_id: str, chosen: settings.Demonstrations) -> None:
+    usual = settings.Demonstrations()
+    env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
+    environment = EnvironmentSpec(env_id, env_kwargs)
+    space: Any = make_env(environment).action_space
+    info = DatasetInfo(
+        id=name,
+        environment=environment,
+        action_low=space.low.tolist(),
+        action_high=space.high.tolist(),
+        reference_scores=None,
+    )
+    played = demonstrations(env_id, chosen.episodes, chosen.seed, risky=chosen.risky, **env_kwargs)
+    write_minari(
+        info,
+        tracked(played, f"Generating {name}", chosen.episodes),
+        author="iwbc",
+        algorithm_name="scripted",
+        description=f"{chosen.episodes:,} demonstrations of {env_id}, each by the risky way with probability {chosen.risky:g}, "
+        f"which fails with probability {chosen.slip:g}; seed {chosen.seed}.",
+    )

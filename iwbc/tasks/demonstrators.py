@@ -1,0 +1,91 @@
+"""Scripted demonstrators: each episode one of two ways, drawn at random, with noisy actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.data.trajectories import Episode
+from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments import make_env
+from iwbc.errors import UserError
+from iwbc.tasks.careful_or_hasty import LINK
+from iwbc.tasks.two_routes import GOAL
+
+Vector = npt.NDArray[np.floating]
+
+NOISE = 0.1  # standard deviation of the actions around what is scripted
+
+
+def two_routes(observation: Vector, risky: bool) -> Vector:
+    """At constant speed to the corridor, through it, and to the goal; the action [2]."""
+    position, side = observation[:2], -1.0 if risky else 1.0
+    if position[0] < -0.35:
+        target = np.array([-0.3, 0.5 * side])
+    elif position[0] < 0.3:
+        target = np.array([0.4, 0.5 * side])
+    else:
+        target = GOAL
+    way = target - position
+    return 0.75 * way / max(float(np.linalg.norm(way)), 1e-6)
+
+
+def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
+    """Both joints at constant speeds to where the tip is at the glass; the action [2]."""
+    shoulder = np.arctan2(observation[1], observation[0])
+    elbow = np.arctan2(observation[3], observation[2])
+    tip = LINK * np.array([np.cos(shoulder) + np.cos(shoulder + elbow), np.sin(shoulder) + np.sin(shoulder + elbow)])
+    x, y = tip + observation[6:8]
+    # The posture that reaches (x, y), elbow to the left; one out of reach is reached for with the arm stretched.
+    bend = np.arccos(np.clip((x**2 + y**2) / (2 * LINK**2) - 1, -1.0, 1.0))
+    way = np.array([np.arctan2(y, x) - bend / 2 - shoulder, bend - elbow])
+    return (0.85 if risky else 0.4) * way / max(float(np.abs(way).max()), 1e-6)
+
+
+_DEMONSTRATORS: dict[str, Callable[[Vector, bool], Vector]] = {
+    "iwbc/TwoRoutes-v0": two_routes,
+    "iwbc/CarefulOrHasty-v0": careful_or_hasty,
+}
+
+
+def check_demonstrated(env_id: str) -> None:
+    """Raise UserError unless there is a demonstrator for the environment."""
+    if env_id not in _DEMONSTRATORS:
+        raise UserError(f"environment {env_id}: has no demonstrators (there are: {', '.join(_DEMONSTRATORS)})")
+
+
+def demonstrations(
+    env_id: str, episodes: int, seed: int = 0, *, risky: float = 0.5, noise: float = NOISE, **env_kwargs: Any
+) -> Iterator[Episode]:
+    """Episodes of the scripted demonstrator of a task, with success labels.
+
+    Each takes the risky way with probability `risky`; Normal noise of standard deviation `noise` is added to its actions,
+    which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone. Raises UserError for an
+    environment without a demonstrator.
+    """
+    check_demonstrated(env_id)
+    demonstrator = _DEMONSTRATORS[env_id]
+    env = make_env(EnvironmentSpec(env_id, env_kwargs))
+    try:
+        for index in range(episodes):
+            random = np.random.default_rng((seed, index))
+            takes_the_risk = bool(random.random() < risky)
+            observation, _ = env.reset(seed=int(random.integers(2**31)))
+            observations, actions, rewards = [observation], [], []
+            over, terminated, success = False, False, False
+            while not over:
+                wanted = demonstrator(observation, takes_the_risk) + noise * random.standard_normal(2)
+                action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
+                observation, reward, terminated, truncated, info = env.step(action)
+                observations.append(observation)
+                actions.append(action)
+                rewards.append(float(reward))
+                success = success or info["is_success"]
+                over = terminated or truncated
+            steps = np.stack(observations)
+            yield Episode(steps[:-1], steps[-1], np.stack(actions), np.array(rewards), bool(terminated), success)
+    finally:
+        env.close()
