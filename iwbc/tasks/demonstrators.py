@@ -17,20 +17,18 @@ from iwbc.tasks.two_routes import GOAL
 
 Vector = npt.NDArray[np.floating]
 
-NOISE = 0.1  # standard deviation of the actions around what is scripted
-
 
 def two_routes(observation: Vector, risky: bool) -> Vector:
     """At constant speed to the corridor, through it, and to the goal; the action [2]."""
     position, side = observation[:2], -1.0 if risky else 1.0
     if position[0] < -0.35:
-        target = np.array([-0.3, 0.5 * side])
+        target = np.array([-0.3, 0.6 * side])
     elif position[0] < 0.3:
-        target = np.array([0.4, 0.5 * side])
+        target = np.array([0.4, 0.6 * side])
     else:
         target = GOAL
     way = target - position
-    return 0.75 * way / max(float(np.linalg.norm(way)), 1e-6)
+    return 0.6 * way / max(float(np.linalg.norm(way)), 1e-6)
 
 
 def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
@@ -45,9 +43,10 @@ def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
     return (0.85 if risky else 0.4) * way / max(float(np.abs(way).max()), 1e-6)
 
 
-_DEMONSTRATORS: dict[str, Callable[[Vector, bool], Vector]] = {
-    "iwbc/TwoRoutes-v0": two_routes,
-    "iwbc/CarefulOrHasty-v0": careful_or_hasty,
+# What each is scripted to do, and the standard deviation of its actions around that.
+_DEMONSTRATORS: dict[str, tuple[Callable[[Vector, bool], Vector], float]] = {
+    "iwbc/TwoRoutes-v0": (two_routes, 0.2),
+    "iwbc/CarefulOrHasty-v0": (careful_or_hasty, 0.1),
 }
 
 
@@ -58,16 +57,17 @@ def check_demonstrated(env_id: str) -> None:
 
 
 def demonstrations(
-    env_id: str, episodes: int, seed: int = 0, *, risky: float = 0.5, noise: float = NOISE, **env_kwargs: Any
+    env_id: str, episodes: int, seed: int = 0, *, risky: float = 0.5, noise: float | None = None, **env_kwargs: Any
 ) -> Iterator[Episode]:
     """Episodes of the scripted demonstrator of a task, with success labels.
 
-    Each takes the risky way with probability `risky`; Normal noise of standard deviation `noise` is added to its actions,
-    which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone. Raises UserError for an
-    environment without a demonstrator.
+    Each takes the risky way with probability `risky`. Normal noise of standard deviation `noise` (None: the task's own) is
+    added to its actions, which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone.
+    Raises UserError for an environment without a demonstrator.
     """
     check_demonstrated(env_id)
-    demonstrator = _DEMONSTRATORS[env_id]
+    demonstrator, usual_noise = _DEMONSTRATORS[env_id]
+    deviation = usual_noise if noise is None else noise
     env = make_env(EnvironmentSpec(env_id, env_kwargs))
     try:
         for index in range(episodes):
@@ -77,7 +77,7 @@ def demonstrations(
             observations, actions, rewards = [observation], [], []
             over, terminated, success = False, False, False
             while not over:
-                wanted = demonstrator(observation, takes_the_risk) + noise * random.standard_normal(2)
+                wanted = demonstrator(observation, takes_the_risk) + deviation * random.standard_normal(2)
                 action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
                 observation, reward, terminated, truncated, info = env.step(action)
                 observations.append(observation)

@@ -18,7 +18,7 @@ class TwoRoutes(ChanceTask):
     The two ways are as long. Below, the way leads over ice, which breaks with probability `slip`: the mass then falls, and
     the episode ends without success, as it does for a mass that goes over the edge of the platform.
 
-    Actions [2], in ±1: the velocity to go at, along x and y, in units of 1.5 m/s. Observations [4]: position x, y (m) and
+    Actions [2], in ±1: the velocity to go at, along x and y, in units of 2 m/s. Observations [4]: position x, y (m) and
     velocity (m/s).
     """
 
