@@ -25,6 +25,8 @@ def parse(arguments: Sequence[str], options: Mapping[str, Option]) -> dict[str, 
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
+        if key.startswith("-") and key.lstrip("-") in options:
+            raise UserError(f"{argument}: write it as {key.lstrip('-')}=…")
         if not equals or key not in options:
             raise UserError(f"{argument}: not an option; the options are {', '.join(f'{name}=…' for name in options)}")
         if key in values:

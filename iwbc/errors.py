@@ -7,5 +7,10 @@ class UserError(Exception):
     """Bad input or an impossible request. Commands print it as one line and exit with code 2."""
 
 
+def extra(name: str) -> str:
+    """What to do where an optional part of iwbc is not installed, to end a message."""
+    return f"it needs the extra {name}: pip install -c constraints.txt -e '.[{name}]', in a clone of iwbc"
+
+
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop (Ctrl-C or SIGTERM) and has written its checkpoint."""

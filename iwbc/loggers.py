@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from iwbc.errors import UserError
+from iwbc.errors import UserError, extra
 from iwbc.settings import Config, Logger, to_plain
 
 
@@ -104,7 +104,7 @@ class TensorboardLogger:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError("logger=tensorboard: is not installed; pip install 'iwbc[tensorboard]'") from None
+            raise UserError(f"logger=tensorboard: {extra('tensorboard')}") from None
 
         self._writers: dict[int, Any] = {}
         for seed in config.all_seeds:

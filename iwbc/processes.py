@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -98,6 +98,18 @@ class _FreshContext(SpawnContext):
 FRESH = _FreshContext()
 
 
+def how_it_ended(workers: Iterable[BaseProcess]) -> str:
+    """Why one of these processes is no longer there, to follow "a worker process "; the others may have been told to stop."""
+    codes = {worker.exitcode for worker in workers}
+    own = [code for code in codes if code is not None and code >= 0]
+    killed = [-code for code in codes if code is not None and code < 0]
+    if signal.SIGKILL in killed:
+        return f"was killed ({signal.SIGKILL.name}), perhaps for want of memory"
+    if own:
+        return f"could not go on (exit code {max(own)}); what it printed above says why"
+    return f"was killed ({signal.Signals(killed[0]).name})" if killed else "was lost"
+
+
 class Handle(Protocol):
     """An object, here or in another process."""
 
@@ -136,7 +148,7 @@ class Remote:
         process = chosen.Process(target=_serve, args=(there, make, arguments, context, os.getpid()), daemon=True)  # type: ignore[attr-defined]
         process.start()
         there.close()
-        self._started = False
+        self._started, self._process = False, process
         # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
         self.close = Finalize(self, _end, (process, self._connection), exitpriority=0)
 
@@ -156,8 +168,9 @@ class Remote:
         try:
             failed, result = self._connection.recv()
         except (EOFError, OSError):
+            self._process.join(5)
             raise UserError(
-                "a worker process was killed, perhaps for want of memory; `threads=1` does all work in one process"
+                f"a worker process {how_it_ended([self._process])}; `threads=1` does all work in one process"
             ) from None
         if failed:
             raise result

@@ -16,6 +16,7 @@ import shutil
 import sys
 import traceback
 import uuid
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,13 +35,16 @@ class Sweep(Callback):
     launched: ClassVar[Sweep | None] = None
 
     def __init__(self) -> None:
+        self.folder: Path | None = None
         self.reports: Path | None = None
+        self.study: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the launching process."""
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)  # for an Optuna study, which is opened before the first job
-        self.reports = folder / f".sweep-{uuid.uuid4().hex}"
+        self.folder, self.reports = folder, folder / f".sweep-{uuid.uuid4().hex}"
+        self.study = config.hydra.sweeper.get("storage")
         Sweep.launched = self
         if "submitit" in config.hydra.launcher._target_:
             self._follow_submitit(self.reports)
@@ -71,6 +75,8 @@ class Sweep(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         else:
             self._report_of(config, "finished")
+            summary = _summary(config.hydra.runtime.output_dir)
+            print(f"Job {config.hydra.job.num}: {result(summary)}", flush=True)
 
     def _report_of(self, config: DictConfig, status: str, error: str | None = None) -> None:
         self._report(config.hydra.job.num, config.hydra.overrides.task, config.hydra.runtime.output_dir, status, error)
@@ -101,7 +107,7 @@ class Sweep(Callback):
             print(f"Job {number}: {_result(json.loads(path.read_text()))} (its output: {job.paths.stdout})", flush=True)
             return found
 
-        submitit.Job.results = results
+        submitit.Job.results = results  # type: ignore[assignment, method-assign]
 
 
 def objective(summary: dict[str, Any]) -> float | None:
@@ -126,16 +132,29 @@ def summarise() -> bool:
         return True
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="Sweep")
-    for name in ("job", "settings", "run folder", "result"):
-        table.add_column(name, overflow="fold")
+    assert sweep.folder is not None
+    folder, best = sweep.folder, _best(jobs)
+    notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(best)
+    table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
+    table.add_column("job", no_wrap=True)
+    table.add_column("settings", overflow="fold")
+    table.add_column("run folder", no_wrap=True)  # in one piece, to be copied
+    table.add_column("result", overflow="fold")
     common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     for job in sorted(jobs, key=lambda job: int(job["job"])):
         settings = " ".join(setting for setting in job["overrides"] if setting not in common)
-        table.add_row(str(job["job"]), settings, os.path.relpath(job["folder"]) if job["folder"] else "", _result(job))
+        name = os.path.relpath(job["folder"], folder) if job["folder"] else ""
+        is_best = job["job"] in best
+        number = f"{job['job']} *" if is_best else str(job["job"])
+        table.add_row(number, *map(escape, (settings, name, _result(job))), style="bold" if is_best else None)
     Console().print(table)
+    if (folder / "optimization_results.yaml").exists():
+        print(f"The best settings found: {os.path.relpath(folder / 'optimization_results.yaml')}")
+    if sweep.study:
+        print(f"The study, to which the same command adds trials: {sweep.study}")
     unfinished = sum(job["status"] != "finished" for job in jobs)
     if unfinished:
         print(f"{unfinished} of {len(jobs)} jobs did not finish; the same command runs only those again.")
@@ -145,11 +164,36 @@ def summarise() -> bool:
 def _result(job: dict[str, str]) -> str:
     if job["status"] != "finished":
         return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
-    final = json.loads((Path(job["folder"]) / "summary.json").read_text())["totals"].get("final")
+    return result(_summary(job["folder"]))
+
+
+def result(summary: dict[str, Any]) -> str:
+    """The last policy's return and score, each with its interval, on one line."""
+    final = summary["totals"].get("final")
     if final is None:
         return "finished, not evaluated"
-    score = "" if final["score_mean"] is None else f", score {final['score_mean']:.1f}"
-    return f"return {final['return_mean']:.1f}{score}"
+    found = []
+    for name in ("return", "score"):
+        if final[f"{name}_mean"] is not None:
+            low, high = final[f"{name}_interval"]
+            found.append(f"{name} {final[f'{name}_mean']:.1f} [{low:.1f}, {high:.1f}]")
+    return ", ".join(found)
+
+
+def _summary(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text())
+    return found
+
+
+def _best(jobs: list[dict[str, Any]]) -> set[int]:
+    """The jobs that did best on each dataset that several finished on."""
+    by_dataset: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for job in jobs:
+        if job["status"] == "finished":
+            summary = _summary(job["folder"])
+            if (value := objective(summary)) is not None:
+                by_dataset[summary["dataset"]["id"]].append((value, job["job"]))
+    return {max(found)[1] for found in by_dataset.values() if len(found) > 1}
 
 
 def job_key(*, _root_: DictConfig) -> str:

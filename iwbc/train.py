@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 # Only what composing a configuration needs: an error in it must show at once.
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
 from iwbc.config import config_folder, validate
-from iwbc.errors import Interrupted, UserError
+from iwbc.errors import Interrupted, UserError, extra
 from iwbc.settings import Config, OwnPolicy
 
 
@@ -35,6 +36,7 @@ def main() -> None:
         if arguments and arguments[0].startswith("resume="):
             _resume(arguments)
         else:
+            _check_options(arguments)
             hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
     except UserError as error:
         _exit(str(error), 2)
@@ -62,6 +64,12 @@ def main() -> None:
         sys.exit(1)
 
 
+def _check_options(arguments: list[str]) -> None:
+    """Hydra would print all of its usage."""
+    for unknown in get_args_parser().parse_known_args(arguments)[1]:
+        raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
+
+
 # What others call a setting, and what it is called here.
 _USUAL_NAMES = {"learning_rate": "lr", "num_steps": "steps", "n_steps": "steps", "batch": "batch_size", "alpha": "decay"}
 
@@ -73,7 +81,7 @@ def _explain(error: Exception) -> str:
 
     message = " ".join(str(error).split("Config search path")[0].split())
     if plugin := re.search(r"Could not load 'hydra/(?:launcher|sweeper)/([a-z]+)", message):
-        return f"{message} It needs an extra: pip install 'iwbc[{plugin[1]}]'"
+        return f"{message}; {extra(plugin[1])}"
     if not message.startswith("Could not override '"):
         return message
     key = message.split("'")[1]
@@ -103,7 +111,7 @@ def _job(composed: DictConfig) -> float | None:
     """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a sweeper may maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return sweeps.objective(_run(validate(composed), folder))
+        return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
     try:
         return sweeps.objective(_run(validate(composed), folder))
     except UserError as error:
@@ -130,7 +138,7 @@ def _resume(arguments: list[str]) -> None:
     _run(config, folder)
 
 
-def _run(config: Config, folder: Path) -> dict[str, Any]:
+def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
     from rich.console import Console
 
     from iwbc.pipeline import run
@@ -141,7 +149,8 @@ def _run(config: Config, folder: Path) -> dict[str, Any]:
         summary = run(config, folder, console)
     except Interrupted:
         raise Interrupted(_shown(folder)) from None
-    show(summary, console)
+    if not in_sweep:  # which lists all of them at its end
+        show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
     return summary
 

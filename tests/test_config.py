@@ -148,6 +148,8 @@ REFUSED = {
     "+foo=3": "foo",
     "+experiment=nope": "experiment/nope",
     "algo": "missing EQUAL",
+    "--foo": "--foo: not an option (see --help); settings are written without dashes, as in env=hopper",
+    "--seeds=3": "--seeds=3: not an option",
     # Values of the wrong type.
     "algo.lr=fast": "algo.lr",
     "algo.steps=10.5": "algo.steps",
@@ -228,7 +230,8 @@ REFUSED = {
     "threads=0": "threads",
     # What only shows when the run begins.
     "env=from_dataset": "a generated tier needs an environment",
-    "env.id=Ant-v5": "no behaviour policies are shipped for it",
+    "env.id=Ant-v5": "no behaviour policies are shipped for it (there are: halfcheetah, hopper, walker2d); bring data, with "
+    "dataset=minari dataset.id=",
     "dataset=minari dataset.id=hopper": "not an id",
     "dataset=minari dataset.id=iwbc/none-v0": "has not been generated here",
     "device=cuda:99": "device=cuda:99: cannot be used",

@@ -1,6 +1,7 @@
-"""Sweeps with the launchers and the sweeper that are extras, for real. Each part is skipped unless it is installed:
+"""Sweeps with the launchers and the sweeper that are extras, for real. Each part is skipped unless it is installed; dev has
+joblib and submitit. docs/sweeps.md says when the others were last run.
 
-pip install -c constraints.txt -e '.[dev,report,joblib,submitit,ray,optuna]'
+pip install -c constraints.txt -e '.[dev,ray,optuna]'
 apt-get install --no-install-recommends slurm-wlm slurmdbd munge mariadb-server     # for Slurm, as root
 pytest tests/test_launchers.py              # or one of them: -m joblib, submitit, slurm, ray, optuna
 """
@@ -82,10 +83,12 @@ def descendants(parent: int, name: str) -> list[int]:
     return found
 
 
-def wait_for_checkpoints(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until the first job has written one."""
     for _ in range(1200):
-        if len(list(folder.glob("multirun/*/checkpoint.safetensors"))) >= count:
-            return
+        for path in folder.glob("multirun/*/checkpoint.safetensors"):
+            if "\nseed: 0\n" in (path.parent / "config.yaml").read_text():
+                return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     raise TimeoutError
@@ -100,13 +103,33 @@ LAUNCHERS = [
 ]
 
 
+@pytest.fixture
+def nothing_yet(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine without datasets and without a cache."""
+    (tmp_path / "datasets").mkdir()
+    return {"MINARI_DATASETS_PATH": str(tmp_path / "datasets"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "IWBC_CACHE": ""}
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("cores", marks=JOBLIB), pytest.param("processes", marks=SUBMITIT)])
+def test_jobs_start_processes_of_their_own(launcher: str, nothing_yet: dict[str, str], tmp_path: Path) -> None:
+    # All that there are: what generates data, trains two seeds side by side, and plays.
+    arguments = [*RUN, *BRIEF, "dataset.steps=2000", "eval.episodes=2", "eval.every=20", "eval.periodic_episodes=1"]
+    arguments += [f"hydra/launcher={launcher}", "threads=2", "seeds=[0,1]", "algo=bc,iw_bc"]
+    outcome = finish(python(*arguments, cwd=tmp_path, COLUMNS="150", **nothing_yet))
+    assert outcome.code == 0, outcome.err
+    assert [result.split()[0] for result in results(outcome).values()] == ["return"] * 2
+    assert "Traceback" not in outcome.err
+    assert len(list(tmp_path.glob("cache/iwbc/references/*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("datasets/iwbc/hopper/medium-replay-2000-v*/data/main_data.hdf5"))) == 1
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_failed_job_leaves_the_others_whole(
-    launcher: str, hopper: Trajectories, environment: dict[str, str], tmp_path: Path
+    launcher: str, nothing_yet: dict[str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = [*SHORT, *f"hydra/launcher={launcher}".split(), "algo=filtered_bc,iw_bc", "algo.lr=1e-3,-1"]
-    cache = {"IWBC_CACHE": str(tmp_path / "cache")}
-    first = finish(python(*arguments, cwd=tmp_path, **environment, **cache))
+    arguments += ["dataset.steps=2000", "threads=1"]
+    first = finish(python(*arguments, cwd=tmp_path, **environment, **nothing_yet))
     assert first.code == 1, first.err
     found = results(first)
     assert len(found) == 4, first.out
@@ -117,11 +140,11 @@ def test_a_failed_job_leaves_the_others_whole(
     summaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")}
     assert len(summaries) == 2
     assert [path.name for path in (tmp_path / "multirun").glob(".sweep-*")] == []
-    references = list((tmp_path / "cache" / "references").glob("*.safetensors"))
+    references = list((tmp_path / "cache" / "iwbc" / "references").glob("*.safetensors"))
     assert len(references) == 1
     if launcher.startswith("gpus"):
-        assert len(list((tmp_path / "cache" / "locks").glob("gpu-*-[01].lock"))) == 2
-    second = finish(python(*arguments, cwd=tmp_path, **environment, **cache))
+        assert len(list((tmp_path / "cache" / "iwbc" / "locks").glob("gpu-*-[01].lock"))) == 2
+    second = finish(python(*arguments, cwd=tmp_path, **environment, **nothing_yet))
     assert (second.code, results(second)) == (1, found)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")} == summaries
 
@@ -154,7 +177,7 @@ def test_a_killed_job_is_finished_by_the_same_command(
 ) -> None:
     arguments = [*LONG, *f"hydra/launcher={launcher}".split()]
     process = python(*arguments, cwd=tmp_path, **environment)
-    wait_for_checkpoints(tmp_path, 2, process)
+    wait_for_checkpoint(tmp_path, process)
     kill(process, environment)
     first = finish(process)
     assert first.code == 1
@@ -180,7 +203,7 @@ def test_a_job_cancelled_in_the_queue_is_listed(
     # One at a time, so that the second waits.
     arguments = [*LONG, *f"hydra/launcher={launcher}".split(), "seed=0,1", "hydra.launcher.array_parallelism=1"]
     process = python(*arguments, cwd=tmp_path, **environment)
-    wait_for_checkpoints(tmp_path, 1, process)
+    wait_for_checkpoint(tmp_path, process)
     queue = ["squeue", "--noheader", "--array", "--states=PD", "--format=%F_%K"]
     waiting = subprocess.run(queue, capture_output=True, text=True, check=True, env=os.environ | environment).stdout.split()
     subprocess.run(["scancel", *waiting], check=True, env=os.environ | environment)
@@ -204,7 +227,7 @@ def test_ray_starts_a_killed_job_again(
     launcher: str, hopper: Trajectories, environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = python(*LONG, f"hydra/launcher={launcher}", "seed=0", cwd=tmp_path, **environment)
-    wait_for_checkpoints(tmp_path, 1, process)
+    wait_for_checkpoint(tmp_path, process)
     os.kill(descendants(process.pid, "ray::_run_job")[0], signal.SIGKILL)
     outcome = finish(process)
     assert outcome.code == 0, outcome.err

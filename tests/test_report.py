@@ -572,5 +572,12 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_missing_libraries_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "rliable", None)
-    with pytest.raises(UserError, match=r"pip install 'iwbc\[report\]'"):
+    with pytest.raises(UserError, match=r"cannot import rliable; it needs the extra report: pip install .* -e '\.\[report\]'"):
         report(tmp_path / "run", tmp_path / "report")
+
+
+def test_an_option_with_dashes_is_one_line(tmp_path: Path) -> None:
+    for given, message in {"--out=x": "--out=x: write it as out=…\n", "--foo": "--foo: not an option; "}.items():
+        done = subprocess.run([sys.executable, "-m", "iwbc.report", str(tmp_path), given], capture_output=True, text=True)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert done.stderr.startswith(message)

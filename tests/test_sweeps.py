@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,14 +116,49 @@ def test_two_sweeps_at_the_same_time_share_what_they_need(tmp_path: Path) -> Non
     assert sum("Generating" in outcome.err for outcome in outcomes) == 1
 
 
-def test_a_launcher_that_is_not_installed_is_one_line() -> None:
-    if importlib.util.find_spec("hydra_plugins") is not None:
-        pytest.skip("launchers are installed")
-    extras = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray"}
-    for choice, extra in (extras | {"sweeper=tune_iw_bc": "optuna"}).items():
-        outcome = train("-m", f"hydra/{choice}")
-        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-        assert outcome.err.endswith(f"It needs an extra: pip install 'iwbc[{extra}]'\n")
+EXTRAS = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray", "sweeper=tune_iw_bc": "optuna"}
+
+
+@pytest.mark.parametrize("choice", EXTRAS)
+def test_a_launcher_that_is_not_installed_is_one_line(choice: str, tmp_path: Path) -> None:
+    without_plugins = "import sys; sys.modules['hydra_plugins'] = None; from iwbc.train import main; main()"
+    outcome = finish(python("-c", without_plugins, "-m", f"hydra/{choice}", cwd=tmp_path))
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    needed = (
+        f"it needs the extra {EXTRAS[choice]}: pip install -c constraints.txt -e '.[{EXTRAS[choice]}]', in a clone of iwbc\n"
+    )
+    assert outcome.err.endswith(needed)
+
+
+def test_at_80_columns_a_run_folder_is_in_one_piece_and_the_best_is_marked(
+    hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = train(*SWEEP, "seed=0,1", "algo=bc,filtered_bc")
+    assert outcome.code == 0, outcome.err
+    assert "┃ policy" not in outcome.out, "a table for every job"
+    table = outcome.out[outcome.out.index("Sweep in multirun") :]
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 80
+    returns = {}
+    for name, folder in folders(tmp_path / "multirun").items():
+        (row,) = [line for line in lines if name in line]
+        final = json.loads((folder / "summary.json").read_text())["totals"]["final"]
+        returns[final["score_mean"]] = row
+        assert f" return {final['return_mean']:.1f}" in row
+    assert re.search(r" \[-?[0-9.]+, +│", table), "no interval"
+    assert [row for row in returns.values() if " * │" in row] == [returns[max(returns)]]
+    assert "*: the best on its dataset" in table
+
+
+def test_the_best_is_told_only_among_runs_on_the_same_dataset(
+    hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = train(*SWEEP, "dataset.steps=20000,2000")
+    assert outcome.code == 0, outcome.err
+    assert "the best" not in outcome.out and " * │" not in outcome.out
 
 
 def test_every_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:

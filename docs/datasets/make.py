@@ -2,7 +2,7 @@
 
     python docs/datasets/make.py
 
-Makes the fifteen datasets of the default size and seed where they are not there yet (about a minute or two in all).
+Makes the fifteen datasets of the default size and seed where they are not there yet (some minutes in all).
 """
 
 from __future__ import annotations
@@ -19,18 +19,45 @@ import numpy as np
 from iwbc.data.behaviours import behaviours
 from iwbc.data.generate import ensure
 from iwbc.data.minari_source import load
-from iwbc.data.tiers import DEFAULT_STEPS, TIERS
+from iwbc.data.tiers import TIERS
 from iwbc.data.trajectories import Trajectories
 
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 FOLDER = Path(__file__).parent
 MEANING = {
     "random": "the untrained policy",
-    "medium": "one policy at about a third of the expert's score",
-    "medium-replay": "the policies that training went through up to the medium one, in order, with equal shares",
+    "medium": "one policy whose mean return is that of D4RL's medium dataset",
+    "medium-replay": "the policies that training went through up to the medium one, in order, with shares by training time",
     "medium-expert": "half from the medium policy, half from the expert",
     "expert": "the expert policy",
 }
+
+# Of D4RL's v2 datasets: episodes, steps, and return: mean, standard deviation, best (tables in Chen et al. 2021, "Decision
+# Transformer", and in its code, which prints them as it loads the files).
+D4RL = {
+    ("Hopper-v5", "medium"): (2186, 999_906, 1422.06, 378.95, 3222.36),
+    ("Hopper-v5", "medium-replay"): (2041, 402_000, 467.30, 511.03, 3192.93),
+    ("HalfCheetah-v5", "medium"): (1000, 1_000_000, 4770.33, 355.75, 5309.38),
+    ("HalfCheetah-v5", "medium-replay"): (202, 202_000, 3093.29, 1680.69, 4985.14),
+    ("Walker2d-v5", "medium"): (1190, 999_995, 2852.09, 1095.44, 4226.94),
+    ("Walker2d-v5", "medium-replay"): (1093, 302_000, 682.70, 895.96, 4132.00),
+}
+
+
+def comparison() -> list[str]:
+    """Our tiers beside D4RL's, in scores."""
+    rows = ["| | episodes | steps | mean score | std | best |", "|---|--:|--:|--:|--:|--:|"]
+    for (env_id, tier), (episodes, steps, mean, std, best) in D4RL.items():
+        data = load(ensure(env_id, tier))
+        scores = data.info.reference_scores
+        assert scores is not None
+        ours = scores.normalise(data.returns)
+        unit = 100.0 / (scores.expert - scores.random)
+        name = f"{env_id.split('-v')[0].lower()} {tier}"
+        rows.append(f"| {name} | {len(data):,} | {data.steps:,} | {ours.mean():.1f} | {ours.std():.1f} | {ours.max():.1f} |")
+        theirs = f"{scores.normalise(mean):.1f} | {std * unit:.1f} | {scores.normalise(best):.1f}"
+        rows.append(f"| – D4RL's | {episodes:,} | {steps:,} | {theirs} |")
+    return rows
 
 
 def picture(data: Trajectories, path: Path) -> None:
@@ -79,10 +106,15 @@ def main() -> None:
     sections = [
         "# Generated datasets",
         "",
-        f"What `python -m iwbc.data.generate` makes with its default size ({DEFAULT_STEPS:,} steps, rounded up to whole "
-        "episodes) and seed (0), episode by episode. Scores are normalised with D4RL's reference returns: 0 is D4RL's random "
-        "policy, 100 its expert. A tier means what it means in D4RL, but the policies are others, so scores differ from "
-        "those of D4RL's files.",
+        "What `python -m iwbc.data.generate` makes with its default size and seed (0), episode by episode. Scores are "
+        "normalised with D4RL's reference returns: 0 is D4RL's random policy, 100 its expert. A tier means what it means in "
+        "D4RL, and medium and medium-replay resemble D4RL's in these figures; the policies are others.",
+        "",
+        *comparison(),
+        "",
+        "Version 0 (`dataset.version=0`, ids that end in `-v0`), the tiers of the package's first tables, has fewer and larger "
+        "snapshots: a medium level of 41 / 33 / 33 for hopper, walker2d and halfcheetah, and a medium-replay of mean score 6 / "
+        "3 / 15, mostly of untrained policies.",
         "",
         f"`python docs/datasets/make.py` wrote this page (gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, "
         f"minari {version('minari')}, numpy {version('numpy')}). The same seed gives the same bytes with the same versions, on "

@@ -87,7 +87,10 @@ def behaviours(env_id: str, version: int = VERSION) -> Behaviours:
     """The shipped behaviours of an environment. Raises UserError where there are none."""
     if not _file(env_id, version).exists():
         known = ", ".join(sorted(path.stem.removesuffix(f"-v{version}") for path in FOLDER.glob(f"*-v{version}.safetensors")))
-        raise UserError(f"environment {env_id}: no behaviour policies are shipped for it (there are: {known})")
+        raise UserError(
+            f"environment {env_id}: no behaviour policies are shipped for it (there are: {known}); "
+            "bring data, with dataset=minari dataset.id=… or dataset=d4rl dataset.path=…"
+        )
     with safe_open(_file(env_id, version), framework="numpy") as file:
         fields: dict[str, Any] = json.loads(file.metadata()["behaviours"])
     return Behaviours(**fields | {key: tuple(fields[key]) for key in ("steps", "returns")})

@@ -76,7 +76,7 @@ def _bound(text: str) -> list[float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    paths = [argument for argument in arguments if "=" not in argument]
+    paths = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
     options = {
         "id": Option(),
         "env_id": Option(default=None),
@@ -90,7 +90,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     if len(paths) != 1:
         raise UserError(f"need one file to convert, not {len(paths)} (see --help)")
-    made = convert(Path(paths[0]), **parse([argument for argument in arguments if "=" in argument], options))
+    chosen = parse([argument for argument in arguments if argument not in paths], options)
+    made = convert(Path(paths[0]), **chosen)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
 
 

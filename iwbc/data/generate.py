@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
-from iwbc.processes import FRESH, cores
+from iwbc.processes import FRESH, cores, how_it_ended
 from iwbc.scores import d4rl_scores
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
@@ -156,31 +157,33 @@ def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -
 def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
     """The units' episodes, in order, played on all cores."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(len(units)) as workers:
+    # The bar gives way to the rest where the terminal is narrow.
+    columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, _workers(len(units)) as (pool, workers):
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
         try:
             # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
-            futures = deque(workers.submit(play_unit, unit) for unit in units)
+            futures = deque(pool.submit(play_unit, unit) for unit in units)
             for unit in units:
                 yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
-            raise UserError(
-                f"dataset {name}: a worker process was killed, perhaps for want of memory; nothing was written"
-            ) from None
+            pool.shutdown()  # waits for the workers, and so for their exit codes
+            raise UserError(f"dataset {name}: a worker process {how_it_ended(workers)}; nothing was written") from None
 
 
 @contextlib.contextmanager
-def _workers(units: int) -> Iterator[ProcessPoolExecutor]:
+def _workers(units: int) -> Iterator[tuple[ProcessPoolExecutor, set[BaseProcess]]]:
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(cores(), units), mp_context=FRESH, initializer=_prepare_worker)
+    pool.submit(int)  # starts them
+    workers = set(multiprocessing.active_children()) - others
     try:
-        yield pool
+        yield pool, workers
     except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:
+        for worker in workers:
             worker.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         raise

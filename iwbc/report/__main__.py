@@ -23,7 +23,7 @@ from iwbc.errors import UserError
 
 def main(arguments: Sequence[str]) -> None:
     # Sweep folders are often called key=value: only `out=` is an option.
-    options = [argument for argument in arguments if argument.startswith("out=")]
+    options = [argument for argument in arguments if argument.startswith(("out=", "-"))]
     out = Path(parse(options, {"out": Option(default="report")})["out"])
     folders = [Path(argument) for argument in arguments if argument not in options]
     if not folders:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iwbc.errors import UserError
+from iwbc.errors import UserError, extra
 from iwbc.report import figures, statistics, tables
 from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
@@ -48,7 +48,7 @@ def _check_libraries() -> None:
         import matplotlib  # noqa: F401
         from rliable import library  # noqa: F401
     except ImportError as error:
-        raise UserError(f"the report needs {error.name}: pip install 'iwbc[report]'") from None
+        raise UserError(f"the report cannot import {error.name}; {extra('report')}") from None
 
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:

@@ -1,73 +1,73 @@
 # The command of every cell of the table. Together: python -m iwbc.train -m +experiment=benchmark hydra/launcher=cores
-python -m iwbc.train env=hopper dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=hopper dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1
-python -m iwbc.train env=walker2d dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1
+python -m iwbc.train env=hopper dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=hopper dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=halfcheetah dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_replay +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=filtered_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=sft_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc_q 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=iw_bc_q_step 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=rwr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0
+python -m iwbc.train env=walker2d dataset=medium_expert +tuned=awr 'seeds=[0,1,2,3,4]' threads=1 dataset.version=0

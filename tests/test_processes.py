@@ -1,0 +1,44 @@
+"""Worker processes that end: what their user is told."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import types
+
+import pytest
+
+from iwbc.errors import UserError
+from iwbc.processes import Remote
+
+
+def here_alone() -> None:
+    """What a worker process cannot import."""
+
+
+def test_a_worker_that_cannot_start_is_not_called_killed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = types.ModuleType("only_here")
+    module.here_alone = here_alone  # type: ignore[attr-defined]
+    monkeypatch.setattr(here_alone, "__module__", "only_here")
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(UserError) as told:
+        Remote(here_alone).wait_for_start()
+    assert "a worker process could not go on (exit code 1); what it printed above says why" in str(told.value)
+    assert "memory" not in str(told.value)
+    assert "No module named 'only_here'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "memory"), [(signal.SIGKILL, True), (signal.SIGSEGV, False)])
+def test_a_killed_worker_is_told_with_the_signal(number: signal.Signals, memory: bool) -> None:
+    others = set(multiprocessing.active_children())
+    worker = Remote(dict)
+    worker.wait_for_start()
+    (process,) = set(multiprocessing.active_children()) - others
+    os.kill(process.pid or 0, number)
+    with pytest.raises(UserError, match=rf"a worker process was killed \({number.name}\)") as told:
+        worker.begin("keys")()
+    assert ("for want of memory" in str(told.value)) == memory
