@@ -168,7 +168,7 @@ def _result(job: dict[str, str]) -> str:
 
 
 def result(summary: dict[str, Any]) -> str:
-    """The last policy's return and score, each with its interval, on one line."""
+    """The last policy's return, score and success rate, each with its interval, on one line."""
     final = summary["totals"].get("final")
     if final is None:
         return "finished, not evaluated"
@@ -177,6 +177,9 @@ def result(summary: dict[str, Any]) -> str:
         if final[f"{name}_mean"] is not None:
             low, high = final[f"{name}_interval"]
             found.append(f"{name} {final[f'{name}_mean']:.1f} [{low:.1f}, {high:.1f}]")
+    if final["success_rate"] is not None:
+        low, high = final["success_interval"]
+        found.append(f"success {100 * final['success_rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %")
     return ", ".join(found)
 
 

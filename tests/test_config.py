@@ -270,7 +270,7 @@ def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments
     {
         "curation=success": "has no success labels",
         "curation=threshold curation.minimum=1e6": "keeps none of the",
-        "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v0 env=walker2d": "has 17 observations and 6 actions",
+        "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v1 env=walker2d": "has 17 observations and 6 actions",
     }.items(),
 )
 def test_what_does_not_fit_the_data_leaves_nothing_behind_either(arguments: str, message: str, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
         command = generate("env=hopper", "tier=medium-replay", "steps=6_000", "seed=9", cores=cores)
         _, errors = command.communicate(timeout=120)
         assert command.returncode == 0, errors
-        name = "iwbc/hopper/medium-replay-6000-seed9-v0"
+        name = "iwbc/hopper/medium-replay-6000-seed9-v1"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
         hashes.add(load(name).content_hash)
     assert len(digests) == 1
@@ -188,7 +188,7 @@ def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None
     outputs = [command.communicate(timeout=120) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], outputs
     assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
-    assert load("iwbc/hopper/medium-3000-v0").steps >= 3000
+    assert load("iwbc/hopper/medium-3000-v1").steps >= 3000
     assert hidden(datasets) == []
 
 
@@ -235,7 +235,7 @@ def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
     os.kill(int(workers.split()[0]), signal.SIGKILL)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 2
-    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v0: a worker process was killed")
+    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v1: a worker process was killed")
     assert "Traceback" not in errors
     assert everything(datasets) == []
 
@@ -243,7 +243,7 @@ def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
 def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([10**9, 10**9, 10**6])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
-    message = r"^dataset iwbc/hopper/medium-2000-v0: could not be written to .* \(No space left on device\)$"
+    message = r"^dataset iwbc/hopper/medium-2000-v1: could not be written to .* \(No space left on device\)$"
     with pytest.raises(UserError, match=message):
         ensure("Hopper-v5", "medium", 2000)
     assert next(free, None) is None

@@ -114,8 +114,11 @@ def test_the_histogram_counts_every_trajectory(folder: Path, hopper: Trajectorie
 
 def test_the_summary(folder: Path, hopper: Trajectories) -> None:
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["format"], summary["status"], summary["method"]) == (1, "finished", "iw-BC(Q)")
-    assert (summary["env_id"], summary["env_kwargs"], summary["backend"]) == ("Hopper-v5", {}, "gymnasium")
+    assert (summary["format"], summary["status"], summary["method"]) == (2, "finished", "iw-BC(Q)")
+    environment = summary["environment"]
+    assert (environment["id"], environment["kwargs"], summary["backend"]) == ("Hopper-v5", {}, "gymnasium")
+    assert environment["max_episode_steps"] == 1000
+    assert summary["totals"]["final"]["interval_over"] == "seeds and episodes"
     assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")
     kept = curate(hopper, compose(*ARGUMENTS).curation).kept
     assert summary["dataset"] == {
@@ -304,7 +307,7 @@ def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopp
     assert interrupted.code == 130, interrupted.err
     refused = command("-m", "iwbc.train", "resume=run")
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
-    assert "to import it, add policy._target_=mine_of_mine.Mine" in refused.err
+    assert "to trust them, add policy._target_=mine_of_mine.Mine" in refused.err
     assert command("-m", "iwbc.train", "resume=run", "policy._target_=os.system").code == 2
     resumed = command("-m", "iwbc.train", "resume=run", "policy._target_=mine_of_mine.Mine")
     assert resumed.code == 0, resumed.err
@@ -341,7 +344,7 @@ def test_a_dataset_whose_environment_is_not_installed(hopper: Trajectories, tmp_
     assert "Training without evaluation: environment Uninstalled-v3: cannot be made" in printed
     assert "No evaluation was made." in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["env_id"], summary["totals"]) == ("Uninstalled-v3", {})
+    assert (summary["environment"]["id"], summary["totals"]) == ("Uninstalled-v3", {})
     assert summary["dataset"]["content_hash"] == hopper.content_hash
     assert load_policy(tmp_path / "run" / "policy.safetensors").seeds == (0,)
     with pytest.raises(UserError, match="environment Uninstalled-v3: cannot be made"):

@@ -188,6 +188,7 @@ def test_every_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_search_maximises() -> None:
-    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": 1.5}}}) == 1.5
-    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None}}}) == 3.0
+    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": 1.5, "success_rate": 0.5}}}) == 1.5
+    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": 0.5}}}) == 0.5
+    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": None}}}) == 3.0
     assert objective({"totals": {}}) is None
