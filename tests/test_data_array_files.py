@@ -378,3 +378,18 @@ def test_conversion_meets_a_full_disk(kind: str, datasets: Path, tmp_path: Path,
     with pytest.raises(UserError, match=r"^dataset my/pick-v0: could not be written to .* \(No space left on device\)$"):
         convert(path, "my/pick-v0")
     assert everything(datasets) == []
+
+
+def test_the_command_signs_with_the_author_it_is_given(datasets: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **seven_steps())
+    said = ["author=A. Maker", "algorithm_name=teleoperation", "description=Picks cubes."]
+    assert command(path, "id=my/pick-v0", *said).returncode == 0
+    assert command(path, "id=my/unsigned-v0").returncode == 0
+    signed, unsigned = (minari.load_dataset(f"my/{name}-v0").storage.metadata for name in ("pick", "unsigned"))
+    assert (signed["author"], signed["algorithm_name"], signed["description"]) == (
+        {"A. Maker"},
+        "teleoperation",
+        "Picks cubes.",
+    )
+    assert not {"author", "algorithm_name", "code_permalink"} & set(unsigned)
+    assert unsigned["description"] == "Converted from demo.npz."

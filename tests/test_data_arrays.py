@@ -13,6 +13,8 @@ from helpers import everything, seven_steps
 from iwbc.data.arrays import from_arrays
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
+from iwbc.fitting import fit
+from iwbc.settings import BC, GaussianPolicy
 
 RNG = np.random.default_rng(0)
 
@@ -196,3 +198,23 @@ def test_spaces_are_the_datas_own(datasets: Path) -> None:
     dataset = minari.load_dataset("my/pick-v0")
     assert dataset.observation_space == gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
     assert dataset.action_space == gym.spaces.Box(np.array([-1, -2], np.float32), np.ones(2, np.float32), dtype=np.float32)
+
+
+def test_a_dataset_is_signed_by_its_author_alone(datasets: Path) -> None:
+    said = {"author": "A. Maker", "algorithm_name": "teleoperation", "description": "Picks cubes."}
+    from_arrays(**seven_steps(), id="my/pick-v0", **said)
+    metadata = minari.load_dataset("my/pick-v0").storage.metadata
+    assert metadata["author"] == {"A. Maker"}
+    assert (metadata["algorithm_name"], metadata["description"]) == ("teleoperation", "Picks cubes.")
+    from_arrays(**seven_steps(), id="my/unsigned-v0")
+    unsigned = minari.load_dataset("my/unsigned-v0").storage.metadata
+    for found in (metadata, unsigned):
+        assert not {"code_permalink", "author_email"} & set(found)
+        assert "iwbc" not in str(found)
+    assert not {"author", "algorithm_name"} & set(unsigned)
+
+
+def test_arrays_without_an_id_can_be_trained_on() -> None:
+    policy = fit(BC(steps=3, batch_size=4), from_arrays(**seven_steps()), policy=GaussianPolicy(hidden=[8]))
+    action, _ = policy.predict(np.zeros(4))
+    assert action.shape == (2,)
