@@ -1,6 +1,6 @@
 """How fast datasets are made and loaded, and the memory that loading takes.
 
-    python -m benchmarks.data
+    python -m benchmarks.data [repetitions=5]
 
 Generation: the wall time of `python -m iwbc.data.generate`, start-up included, on one core and on two. Loading: one
 million steps of Hopper; the time to iterate the Minari dataset's episodes, the first load (which checks and packs them)
@@ -11,7 +11,6 @@ repetitions, which take turns. Writes benchmarks/results/data.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -21,8 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.common import RESULTS, machine
+from iwbc.commands import Option, one_of, parse, run, whole
 
 TIER, STEPS = "medium-expert", 1_000_000
 GENERATED = 200_000
@@ -90,28 +93,27 @@ def load(dataset_id: str) -> dict[str, float]:
 
 
 def in_a_process(what: str, dataset_id: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.data", "--measure", what, "--id", dataset_id]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.data", f"measure={what}", f"id={dataset_id}"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--measure", choices=("iterate", "load"), help=argparse.SUPPRESS)
-    parser.add_argument("--id", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps({"iterate": iterate, "load": load}[arguments.measure](arguments.id)))
+def main(arguments: Sequence[str]) -> None:
+    measured = {"iterate": iterate, "load": load}
+    options = parse(
+        arguments,
+        {
+            "repetitions": Option(whole(1), 5),
+            "measure": Option(one_of(*measured), None),  # these two are for processes of its own
+            "id": Option(default=None),
+        },
+    )
+    if options["measure"]:
+        print(json.dumps(measured[options["measure"]](options["id"])))
         return
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    repetitions = range(arguments.repetitions)
-    load_average = os.getloadavg()[0]  # of the last minute, before anything is measured
+    repetitions = range(options["repetitions"])
+    measured_on = machine()  # before anything raises its load average
     rates = [(generation(1, seed), generation(2, seed)) for seed in repetitions]
 
     from iwbc.data.generate import ensure
@@ -140,13 +142,8 @@ def main() -> None:
     }
     results = {
         "command": "python -m benchmarks.data",
-        "repetitions": arguments.repetitions,
-        "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "load_average": load_average,
-        },
+        "repetitions": options["repetitions"],
+        "machine": measured_on,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "gymnasium", "mujoco", "minari", "h5py")},
         "dataset": {"id": dataset_id, "steps": first[0]["steps"], "episodes": first[0]["episodes"], "float32_bytes": size},
@@ -154,8 +151,7 @@ def main() -> None:
         **{unit: {name: [row[unit] for row in rows] for name, rows in loads.items()} for unit in ("seconds", "cpu_seconds")},
         "ratios": ratios,
     }
-    path = Path(__file__).parent / "results" / "data.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "data.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"{one:,.0f} steps/s on one core, {two:,.0f} on two")
     for name in ("iterating", "first load", "later load"):
         print(
@@ -166,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

@@ -20,9 +20,9 @@ by default; parts that are not measured stay there as they were.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,48 +35,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
-from iwbc.training import Algorithm, Stream, initial_policy
 from rich.console import Console
+from torch import nn
 
-from benchmarks.options import MEASURING, PARTS
+from benchmarks.common import RESULTS, chosen, machine, words_and_options
 from benchmarks.peer import SCRIPTS, peer
-from iwbc import config as configs
-from iwbc import processor
-from iwbc.algorithms.bc import BehaviourCloning
-from iwbc.algorithms.iw_bc import ImportanceWeightedBC
-from iwbc.commands import Option, parse, run
-from iwbc.config import IWBC, Config, Recipe, validate
+from iwbc import engine, processes
+from iwbc.algorithms import Ingredients, make_algorithm
+from iwbc.commands import Option, one_of, run, whole
+from iwbc.config import compose
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.sources import load_dataset
+from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import DatasetInfo, Trajectories
 from iwbc.diagnostics import Diagnostics
+from iwbc.engine import kernels
 from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
 from iwbc.files import write_json
-from iwbc.policies import Policy, policy_spec
+from iwbc.fitting import fit
+from iwbc.policies import GaussianMLP, Policy
+from iwbc.policies.spec import policy_spec
 from iwbc.reference import reference_policy
 from iwbc.runs import versions
-from iwbc.train import config_folder
-from iwbc.trainer import Learner, trainer
+from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, TopFraction
+from iwbc.trainer import Learner, Trainer
 
-RESULTS = Path(__file__).parent / "results"
+PARTS = ("start", "step", "evaluation", "memory", "recipe")
 PRODUCTS = 3
-RECIPE = Recipe(steps=1, lr=4e-4, schedule="constant", warmup_steps=0, batch_size=256)
 # The peers' scripts, and the numbers of seeds that they train at once.
 PEERS = {"jax": ("jax_scan.py", (1, 5)), "d3rlpy": ("d3rlpy_bc.py", (1,)), "imitation": ("imitation_bc.py", (1,))}
 console = Console()
-
-
-def composed(*overrides: str) -> Config:
-    """The shipped configuration with overrides."""
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        return validate(hydra.compose("train", list(overrides)))
 
 
 def interleaved(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
@@ -93,34 +87,51 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[s
 
 
 def training(
-    learner: Callable[[Sequence[int]], Learner], seeds: Sequence[int], count: int, closing: ExitStack, log_every: int = 0
+    settings: Recipe,
+    references: Sequence[Policy],
+    curated: Curated,
+    count: int,
+    closing: ExitStack,
+    log_every: int = 0,
+    fast: bool = True,
 ) -> Callable[[], None]:
-    """`count` gradient steps of every seed as a run makes them, with diagnostics every `log_every` steps (0: without)."""
-    crew = closing.enter_context(trainer(learner, seeds, "cpu"))
+    """`count` gradient steps as a run makes them, with seed i starting at the i-th reference policy; with diagnostics every
+    `log_every` steps (0: without), and without the engine where not `fast`."""
+
+    def learner(seed: int) -> Learner:
+        given = Ingredients(copy.deepcopy(references[seed]), references[seed], curated, seed)
+        sampler = StepSampler(curated, seed, settings.batch_size, Stream.TRAINING)
+        return Learner(make_algorithm(settings, given), sampler, settings, Diagnostics(curated, references[seed], seed))
+
+    with engine.switched(fast):
+        trainer = closing.enter_context(Trainer(learner, range(len(references))))
     position = 0
 
     def run() -> None:
         nonlocal position
         end = position + count
-        while position < end:
-            first, position = position, min(end, position + (log_every or count))
-            crew.train(first, position)
-            if log_every:
-                crew.measure()
+        with engine.switched(fast):
+            while position < end:
+                first, position = position, min(end, position + (log_every or count))
+                trainer.train(first, position)
+                if log_every:
+                    trainer.measure()
 
     return run
 
 
-def learner_of(algorithm: Callable[[Policy], Algorithm], reference: Policy, curated: Curated, seeds: Sequence[int]) -> Learner:
-    """What trains some of the seeds from the reference policy, at a constant rate."""
-    own = reference.select(*seeds)
-    sampler = StepSampler(curated, seeds, RECIPE.batch_size, Stream.TRAINING)
-    return Learner(algorithm(own), sampler, RECIPE, Diagnostics(curated, own, seeds))
+def constant(settings: Recipe) -> Recipe:
+    """A recipe at a constant learning rate, so that it has no end."""
+    return replace(settings, lr=4e-4, schedule="constant", warmup_steps=0)
 
 
-def iw_bc(curated: Curated, settings: IWBC, reference: Policy) -> Algorithm:
-    """iw-BC from a reference policy."""
-    return ImportanceWeightedBC(reference.copy(), reference, curated, settings)
+def untrained(settings: GaussianPolicy, trajectories: Trajectories, seeds: int) -> list[Policy]:
+    """A policy for each of the seeds 0 … `seeds` − 1."""
+    spec, found = policy_spec(settings, trajectories), []
+    for seed in range(seeds):
+        with seeded(Stream.POLICY, seed):
+            found.append(spec.make())
+    return found
 
 
 def matrix_products(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], None]:
@@ -134,61 +145,70 @@ def matrix_products(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor
     return run
 
 
-def flops(policy: Policy) -> float:
+def flops(policy: GaussianMLP) -> float:
     """Forward and backward operations of one gradient step of one network: 2 per weight and row, each way twice but the
     first layer's input, whose gradient nobody needs."""
-    weights = [shape.shape[0] * shape.shape[1] for shape in policy.parameters.shapes if "weight" in shape.name]
+    weights = [layer.weight.numel() for layer in policy.network if isinstance(layer, nn.Linear)]
     return 2.0 * 256 * (3 * sum(weights) - weights[0])
 
 
+def hopper(*overrides: str) -> tuple[Config, Trajectories]:
+    """The shipped configuration for hopper, with overrides, and its dataset."""
+    config = compose("env=hopper", *overrides)
+    return config, load_dataset(config.dataset, config.env.id)
+
+
 def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
-    """BC, also in bfloat16, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
+    """BC, also in bfloat16 and by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
 
     Steps alone, as the peers make them; iw-BC's price is that of steps with diagnostics.
     """
-    config = composed("env=hopper")
-    assert isinstance(config.algo, IWBC)
+    config = compose("env=hopper")
+    bc, iw_bc = constant(BC()), constant(config.algo)
+    bias = torch.zeros(2048)
     tasks: dict[str, Callable[[], Any]] = {
         "PyTorch's products": matrix_products(torch.mm),
-        "our products": matrix_products(partial(processor.product, transposed="right")),
+        "our products": matrix_products(lambda a, b: kernels.affine(a, b, bias, relu=False)),
     }
     with ExitStack() as stack:
         peers = {
             name: stack.enter_context(peer(name, SCRIPTS / PEERS[name][0], python, count))
             for name, python in interpreters.items()
         }
-        trajectories = synthetic(200_000) if data == "synthetic" else load_dataset(config.dataset, config.env)
-        curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-        spec = policy_spec(config.policy, trajectories)
+        trajectories = synthetic(200_000) if data == "synthetic" else hopper()[1]
+        curated = curate(trajectories, config.curation, config.averaging)
         for seeds in (1, 5):
-            rows = list(range(seeds))
-            reference = initial_policy(spec, rows, "cpu")
-            rounded = initial_policy(replace(spec, precision="bfloat16"), rows, "cpu")
-            ours: dict[str, Callable[[Sequence[int]], Learner]] = {
-                "bc": partial(learner_of, BehaviourCloning, reference, curated),
-                "iw_bc": partial(learner_of, partial(iw_bc, curated, config.algo), reference, curated),
-                "bfloat16": partial(learner_of, BehaviourCloning, rounded, curated),
+            references = untrained(config.policy, trajectories, seeds)
+            rounded = untrained(replace(config.policy, precision="bfloat16"), trajectories, seeds)
+            tasks |= {
+                f"bc {seeds}": training(bc, references, curated, count, stack),
+                f"iw_bc {seeds}": training(iw_bc, references, curated, count, stack),
+                f"bc with diagnostics {seeds}": training(bc, references, curated, count, stack, config.log_every),
+                f"iw_bc with diagnostics {seeds}": training(iw_bc, references, curated, count, stack, config.log_every),
+                f"bfloat16 {seeds}": training(bc, rounded, curated, count, stack),
+                f"autograd {seeds}": training(bc, references, curated, count, stack, fast=False),
             }
-            for name, learner in ours.items():
-                tasks[f"{name} {seeds}"] = training(learner, rows, count, stack)
-                if name != "bfloat16":
-                    tasks[f"{name} with diagnostics {seeds}"] = training(learner, rows, count, stack, config.log_every)
             for name, other in peers.items():
                 if seeds in PEERS[name][1]:
                     tasks[f"{name} {seeds}"] = partial(other.train, seeds)
         seconds = interleaved(tasks, repetitions)
     rate, ours_rate = (PRODUCTS * 2 * 2048**3 / seconds[f"{whose} products"] for whose in ("PyTorch's", "our"))
     fastest = max(rate, ours_rate)
-    of_a_step = flops(reference)
+    assert isinstance(references[0], GaussianMLP)
+    of_a_step = flops(references[0])
     found: dict[str, Any] = {
         "bc_steps_per_second": count / seconds["bc 1"],
         "bc_seed_steps_per_second_5": 5 * count / seconds["bc 5"],
+        "iw_bc_steps_per_second": count / seconds["iw_bc 1"],
+        "iw_bc_seed_steps_per_second_5": 5 * count / seconds["iw_bc 5"],
         "iw_over_bc_1": seconds["iw_bc with diagnostics 1"] / seconds["bc with diagnostics 1"],
         "iw_over_bc_5": seconds["iw_bc with diagnostics 5"] / seconds["bc with diagnostics 5"],
         "diagnostics_over_none_1": seconds["bc with diagnostics 1"] / seconds["bc 1"],
         "diagnostics_over_none_5": seconds["bc with diagnostics 5"] / seconds["bc 5"],
         "bfloat16_over_float32_1": seconds["bc 1"] / seconds["bfloat16 1"],
         "bfloat16_over_float32_5": seconds["bc 5"] / seconds["bfloat16 5"],
+        "engine_over_autograd_1": seconds["autograd 1"] / seconds["bc 1"],
+        "engine_over_autograd_5": seconds["autograd 5"] / seconds["bc 5"],
         "matmul_gflops": rate / 1e9,
         "share_of_matmul_rate_1": of_a_step * count / seconds["bc 1"] / rate,
         "share_of_matmul_rate_5": of_a_step * 5 * count / seconds["bc 5"] / rate,
@@ -205,33 +225,18 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     return found
 
 
-def actor_of(policy: Policy) -> torch.nn.Sequential:
-    """The mean action of a policy's first seed as torch.nn has it."""
-    named, actor = policy.parameters.named(), torch.nn.Sequential()
-    for i in range(len(policy.spec.hidden) + 1):
-        weight = named[f"weight{i}"][0]
-        layer = torch.nn.Linear(*weight.shape)
-        layer.load_state_dict({"weight": weight.T, "bias": named[f"bias{i}"][0, 0]})
-        actor.extend([layer, torch.nn.ReLU() if i < len(policy.spec.hidden) else torch.nn.Tanh()])
-    return actor
-
-
 def evaluation(repetitions: int) -> dict[str, Any]:
     """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, in Gymnasium and where it is
     installed in EnvPool, against the field's usual loop: a torch.nn actor, one environment, one observation at a time."""
-    config = composed("env=hopper", "dataset=medium_expert")
-    trajectories = load_dataset(config.dataset, config.env)
-    spec = policy_spec(config.policy, trajectories)
-    policy = reference_policy(trajectories, spec, config.reference, [0], "cpu", console)
-    curated = Curated(trajectories, curate(trajectories, configs.TopFraction("top_fraction", 0.1)), "trajectory")
-    sampler = StepSampler(curated, [0], RECIPE.batch_size, Stream.TRAINING)
-    Learner(BehaviourCloning(policy), sampler, RECIPE).train(0, 2000)
-    evaluators = {"gymnasium": Evaluator("Hopper-v5", {}, 0, workers=torch.get_num_threads())}
+    config, trajectories = hopper("dataset=medium_expert")
+    reference = reference_policy(trajectories, config.policy, config.reference, [0], "cpu", console)
+    policies = fit(FilteredBC(), curate(trajectories, TopFraction()), reference=reference, console=console)
+    evaluators = {"gymnasium": Evaluator("Hopper-v5", {}, 0, workers=processes.environment_workers())}
     try:
         evaluators["envpool"] = Evaluator("Hopper-v5", {}, 0, backend="envpool")
     except UserError as error:
         console.print(f"Without EnvPool: {error}", soft_wrap=True)
-    env, actor = make_env("Hopper-v5"), actor_of(policy)
+    env, actor = make_env("Hopper-v5"), nn.Sequential(*policies[0].network, nn.Tanh())
     played = 0
 
     def one_at_a_time() -> None:
@@ -247,8 +252,8 @@ def evaluation(repetitions: int) -> dict[str, Any]:
                 over = terminated or truncated
                 played += 1
 
-    ours = {name: evaluator.evaluate(policy, 100) for name, evaluator in evaluators.items()}
-    tasks: dict[str, Callable[[], Any]] = {name: partial(one.evaluate, policy, 100) for name, one in evaluators.items()}
+    ours = {name: evaluator.evaluate(policies, 100) for name, evaluator in evaluators.items()}
+    tasks: dict[str, Callable[[], Any]] = {name: partial(one.evaluate, policies, 100) for name, one in evaluators.items()}
     seconds = interleaved(tasks | {"loop": one_at_a_time}, repetitions)
     loop = seconds["loop"] / played
     found = {"microseconds_per_step_one_at_a_time": loop * 1e6}
@@ -323,42 +328,30 @@ def synthetic(count: int) -> Trajectories:
 
 def memory(repetitions: int, count: int) -> dict[str, Any]:
     """Milliseconds per iw-BC step by dataset size."""
-    config = composed("env=hopper")
-    assert isinstance(config.algo, IWBC)
+    config = compose("env=hopper")
     tasks: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:
         for size in (100_000, 1_000_000, 5_000_000):
             trajectories = synthetic(size)
-            curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-            reference = initial_policy(policy_spec(config.policy, trajectories), [0], "cpu")
-            learner = partial(learner_of, partial(iw_bc, curated, config.algo), reference, curated)
-            tasks[f"{size:,}"] = training(learner, [0], count, stack, config.log_every)
+            curated = curate(trajectories, config.curation, config.averaging)
+            references = untrained(config.policy, trajectories, 1)
+            tasks[f"{size:,}"] = training(constant(config.algo), references, curated, count, stack, config.log_every)
         seconds = interleaved(tasks, repetitions)
     return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def main(arguments: Sequence[str]) -> None:
-    options = parse(
-        [argument for argument in arguments if "=" in argument],
+    words, options = words_and_options(
+        arguments,
         {
-            **MEASURING,
+            "repetitions": Option(whole(1), 5),
+            "steps": Option(whole(1), 300),
+            "data": Option(one_of("hopper", "synthetic"), "hopper"),
             **{name: Option(default=None) for name in PEERS},
             "out": Option(Path, RESULTS / "speed.json"),
         },
     )
+    parts = chosen(words, PARTS, "part")
     repetitions, count, out = options["repetitions"], options["steps"], options["out"]
     interpreters = {name: options[name] for name in PEERS if options[name]}
     measure: dict[str, Callable[[], dict[str, Any]]] = {
@@ -368,14 +361,11 @@ def main(arguments: Sequence[str]) -> None:
         "memory": lambda: memory(repetitions, count),
         "recipe": recipe,
     }
-    parts = [argument for argument in arguments if "=" not in argument] or PARTS
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"{unknown[0]}: not a part; the parts are {', '.join(PARTS)}")
-    processor.keep_freed_memory()
+    kernels.keep_freed_memory()
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for part in parts:
         console.rule(part)
-        results[part] = {**measure[part](), "versions": versions(), "machine": machine()}
+        results[part] = {**measure[part](), "versions": versions(), "machine": {**machine(), "threads": processes.threads()}}
         for name, value in results[part].items():
             if name not in ("versions", "machine"):
                 console.print(f"{name:40s} {value:.3f}" if isinstance(value, float) else f"{name:40s} {value}")

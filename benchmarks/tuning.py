@@ -4,7 +4,7 @@
 
 Data: walker2d medium-replay generated with dataset seed 1; training seeds 100, 101, 102; 20 final episodes each. Rule: the
 highest mean score. Runs go on where they were stopped. Writes benchmarks/results/tuning.csv when all methods are done, and
-prints the choices, which conf/method/ holds.
+prints the choices, which conf/tuned/ holds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iwbc.commands import Option, parse, run
-from iwbc.errors import UserError
+from benchmarks.common import RESULTS, chosen, words_and_options
+from iwbc.commands import Option, run
 from iwbc.files import write_csv
 from iwbc.runs import RunFolder
 
@@ -69,14 +69,11 @@ def sweep(method: str, grid: dict[str, list[str]], folder: Path) -> list[dict[st
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = [argument for argument in arguments if "=" in argument]
-    folder = parse(given, {"folder": Option(Path, Path("multirun/tuning"))})["folder"]
-    methods = [argument for argument in arguments if "=" not in argument] or list(GRIDS)
-    if unknown := [method for method in methods if method not in GRIDS]:
-        raise UserError(f"{unknown[0]}: not a method; the methods are {', '.join(GRIDS)}")
+    words, options = words_and_options(arguments, {"folder": Option(Path, Path("multirun/tuning"))})
+    folder, methods = options["folder"], chosen(words, list(GRIDS), "method")
     rows = [row for method in methods for row in sweep(method, GRIDS[method], folder)]
     if set(methods) == set(GRIDS):
-        write_csv(Path(__file__).parent / "results" / "tuning.csv", rows)
+        write_csv(RESULTS / "tuning.csv", rows)
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         print(max(own, key=lambda row: row["score"]))

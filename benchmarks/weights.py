@@ -8,51 +8,53 @@ pass over all kept steps under the EMA proposal itself. Writes benchmarks/result
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import copy
+from collections.abc import Sequence
 
-import hydra
-import numpy as np
 import torch
-from iwbc.training import Stream
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from benchmarks.common import RESULTS
+from iwbc.algorithms import Ingredients
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
-from iwbc.config import IWBC, validate
+from iwbc.algorithms.weights import Proposal, RunningWeights
+from iwbc.commands import run
+from iwbc.config import compose
 from iwbc.curation import curate
-from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.sources import load_dataset
+from iwbc.data.streams import Stream
+from iwbc.errors import UserError
 from iwbc.files import write_csv
-from iwbc.policies import policy_spec
 from iwbc.reference import reference_policy
-from iwbc.train import config_folder
+from iwbc.settings import IWBC
+from iwbc.trainer import Learner
 
-RESULTS = Path(__file__).parent / "results"
 
-
-def compare(env: str, overrides: list[str], console: Console) -> list[dict[str, object]]:
-    """One training run of one environment, compared at ten points."""
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        config = validate(hydra.compose("train", [f"env={env}", *overrides]))
-    assert isinstance(config.algo, IWBC)
-    trajectories = load_dataset(config.dataset, config.env)
-    curated = Curated(trajectories, curate(trajectories, config.curation), config.averaging)
-    spec = policy_spec(config.policy, trajectories)
-    reference = reference_policy(trajectories, spec, config.reference, config.all_seeds, config.device, console)
-    policy = reference.copy()
-    algorithm = ImportanceWeightedBC(policy, reference, curated, config.algo)
-    sampler = StepSampler(curated, config.all_seeds, config.algo.batch_size, Stream.TRAINING)
-    proposal = reference.copy()  # θ_q, which the running estimate does without
+def compare(env: str, overrides: Sequence[str], console: Console) -> list[dict[str, object]]:
+    """One training run of one environment, compared at ten points. Raises UserError where its weights are not running
+    estimates of those under an EMA proposal."""
+    config = compose(f"env={env}", *overrides)
+    settings, seed = config.algo, config.all_seeds[0]
+    if not isinstance(settings, IWBC) or settings.proposal != "ema":
+        raise UserError("algo: must be iw_bc with proposal=ema, whose running weights are compared")
+    trajectories = load_dataset(config.dataset, config.env.id)
+    curated = curate(trajectories, config.curation, config.averaging)
+    reference = reference_policy(trajectories, config.policy, config.reference, [seed], "cpu", console)[0]
+    algorithm = ImportanceWeightedBC(settings, Ingredients(copy.deepcopy(reference), reference, curated, seed))
+    weights = algorithm.weights
+    if not isinstance(weights, RunningWeights):
+        raise UserError("algo: must have estimator=running and a level of whole trajectories")
+    learner = Learner(algorithm, StepSampler(curated, seed, settings.batch_size, Stream.TRAINING), settings)
+    proposal = Proposal(settings, reference)  # θ_q, which the running estimate does without
     rows: list[dict[str, object]] = []
-    for step in range(config.algo.steps):
-        proposal.parameters.flat.lerp_(policy.parameters.flat, 1.0 - config.algo.decay)
-        algorithm.update(sampler.batch(step), config.algo.learning_rate(step))
-        if (step + 1) % (config.algo.steps // 10) == 0:
-            exact = algorithm.exact_log_ratios(proposal)[0]
-            used = algorithm.proposal_log_ratios[0]
-            error = algorithm.kappa * (used - exact)
+    for step in range(settings.steps):
+        proposal.follow(algorithm.policy, step)
+        learner.train(step, step + 1)
+        if (step + 1) % max(1, settings.steps // 10) == 0:
+            exact, used = weights.exact_log_ratios(proposal.policy), weights.log_ratios
+            error = settings.kappa * (used - exact)
             rows.append(
                 {
                     "env": env,
@@ -60,27 +62,26 @@ def compare(env: str, overrides: list[str], console: Console) -> list[dict[str, 
                     "step": step + 1,
                     "kept_trajectories": len(curated.kept),
                     "kept_steps": curated.steps,
-                    "kappa": algorithm.kappa,
+                    "kappa": settings.kappa,
                     "rank_correlation": round(float(spearmanr(used.numpy(), exact.numpy()).statistic), 5),
                     # A common factor cancels when the weights are self-normalised.
                     "relative_error_of_weights": round(float((error - error.mean()).exp().sub(1).abs().mean()), 5),
-                    "spread_of_log_weights": round(float((algorithm.kappa * exact).std()), 5),
+                    "spread_of_log_weights": round(float((settings.kappa * exact).std()), 5),
                 }
             )
             console.print(rows[-1])
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument]
-    envs = [argument for argument in sys.argv[1:] if "=" not in argument] or ["hopper", "walker2d", "halfcheetah"]
+    overrides = [argument for argument in arguments if "=" in argument]
+    envs = [argument for argument in arguments if "=" not in argument] or ["hopper", "walker2d", "halfcheetah"]
     console = Console()
     rows = [row for env in envs for row in compare(env, overrides, console)]
     write_csv(RESULTS / "weights.csv", rows)
-    worst = min(float(np.float64(str(row["rank_correlation"]))) for row in rows)
-    console.print(f"lowest rank correlation: {worst}")
+    console.print(f"lowest rank correlation: {min(float(str(row['rank_correlation'])) for row in rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

@@ -1,21 +1,26 @@
-"""What compares commits, and what takes turns with other projects' training."""
+"""Benchmarks run, compare commits whatever their code is like, and take turns with other projects' training."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from setups import Outcome, finish, python
+from rich.console import Console
+from setups import SMALL, Outcome, compose, finish, python
 
-from benchmarks.compare import comparison, figures
+from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
+from benchmarks.tuning import COMMON, GRIDS
+from benchmarks.weights import compare as compare_weights
+from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-TINY = ("rounds=1", "repetitions=1", "steps=3", "data=synthetic")
+TINY = ("bc_1", "rounds=1", "steps=3")
 
 
 def git(repository: Path, *arguments: str) -> str:
@@ -26,7 +31,8 @@ def git(repository: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Commits `broken` and `slow`, in which a BC step sleeps, both without benchmarks; then the present code."""
+    """Commits `broken` and `slow`, in which a BC step sleeps and functions have other names, both without benchmarks; then the
+    present code."""
     if not shutil.which("git"):
         pytest.skip("needs git")
     repository = tmp_path_factory.mktemp("repository")
@@ -41,15 +47,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         git(repository, "tag", name)
 
     package, bc = repository / "iwbc" / "__init__.py", repository / "iwbc" / "algorithms" / "bc.py"
-    present = package.read_text(), bc.read_text()
+    present = {path: path.read_text() for path in (repository / "iwbc").rglob("*.py")}
     package.write_text("raise RuntimeError('out of order')\n")
     commit("broken")
-    package.write_text(present[0])
-    first = "        log_prob = self.likelihood.climb("
-    assert present[1].count(first) == 1
-    bc.write_text(present[1].replace(first, f"        __import__('time').sleep(0.1)\n{first}"))
+    for path, text in present.items():
+        path.write_text(text.replace("make_algorithm", "create_algorithm"))
+    first = "        log_prob = self.optimizer.step("
+    assert present[bc].count(first) == 1
+    bc.write_text(present[bc].replace(first, f"        __import__('time').sleep(0.1)\n{first}"))
     commit("slow")
-    bc.write_text(present[1])
+    for path, text in present.items():
+        path.write_text(text)
     shutil.copytree(ROOT / "benchmarks", repository / "benchmarks", ignore=shutil.ignore_patterns("results", "__pycache__"))
     commit("present")
     return repository
@@ -69,11 +77,14 @@ def test_a_slower_commit_shows_in_the_ratio(repository: Path, tmp_path: Path) ->
     outcome = compare(repository, tmp_path / "tmp", "slow", *TINY)
     assert outcome.code == 0, outcome.err
     rows = [[cell.strip() for cell in line.split("│")] for line in outcome.out.splitlines()]
-    ((base, head, ratio, span),) = [row[2:6] for row in rows if row[1:2] == ["step.bc_steps_per_second"]]
+    against_base, autograd = [row[2:6] for row in rows if row[1:2] == ["bc_1.steps_per_second"]]
+    base, head, ratio, span = against_base
     assert float(base) < 10.0  # each step sleeps for a tenth of a second
     assert float(ratio) == pytest.approx(float(head) / float(base), rel=0.01)
     assert float(ratio) > 2.0
     assert span == f"{ratio}–{ratio}"
+    assert autograd[0] == head
+    assert float(autograd[2]) == pytest.approx(float(autograd[1]) / float(head), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,8 @@ def test_a_slower_commit_shows_in_the_ratio(repository: Path, tmp_path: Path) ->
     [
         (["nowhere"], "nowhere: not a commit"),
         (["slow", "nowhere"], "nowhere: not a commit"),
-        (["broken"], "broken: the working tree's benchmarks do not run with its package: RuntimeError: out of order"),
-        (["step"], "give one or two commits, not 0"),
+        (["broken", *TINY], "broken: cannot train: RuntimeError: out of order"),
+        (["bc_1"], "give one or two commits, not 0"),
         (["slow", "turns=3"], "turns=3: not an option"),
     ],
 )
@@ -93,15 +104,47 @@ def test_what_cannot_be_compared_is_said_in_a_line(repository: Path, tmp_path: P
 
 
 def test_a_comparison_is_of_medians_over_the_rounds() -> None:
-    base = [{"rate": 1.0, "gone": 1.0}, {"rate": 2.0, "gone": 1.0}, {"rate": 9.0, "gone": 1.0}]
+    base = [{"rate": 1.0}, {"rate": 2.0}, {"rate": 9.0}]
     head = [{"rate": 3.0}, {"rate": 4.0}, {"rate": 8.1}]
     table = comparison(("old", "new"), base, head)
     assert [list(column.cells) for column in table.columns] == [["rate"], ["2"], ["4"], ["2.000"], ["0.900–3.000"]]
 
 
-def test_figures_are_the_numbers_of_a_result_file() -> None:
-    results = {"step": {"rate": 2, "jax": {"1": 3.5}, "versions": {"torch": "2"}, "machine": {"cores": 2}}}
-    assert figures(results) == {"step.rate": 2.0, "step.jax.1": 3.5}
+def test_a_short_measurement_of_steps(tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    arguments = ("step", "data=synthetic", "repetitions=1", "steps=3", f"out={out}")
+    outcome = finish(python("-m", "benchmarks.speed", *arguments, cwd=ROOT))
+    assert outcome.code == 0, outcome.err
+    found = json.loads(out.read_text())["step"]
+    assert found["machine"]["cores"] >= 1 and found["machine"]["threads"] == 1
+    rates = {name: value for name, value in found.items() if name not in ("machine", "versions")}
+    assert {"bc_steps_per_second", "iw_bc_seed_steps_per_second_5", "engine_over_autograd_1"} <= rates.keys()
+    assert all(value > 0 for value in rates.values())
+
+
+def test_what_speed_cannot_measure_is_said_in_a_line() -> None:
+    outcome = finish(python("-m", "benchmarks.speed", "speed", cwd=ROOT))
+    assert (outcome.code, outcome.err) == (2, "speed: not a part; there are start, step, evaluation, memory, recipe\n")
+
+
+def test_running_weights_are_compared_with_exact_ones(hopper: Trajectories) -> None:
+    overrides = (*SMALL, "algo.steps=200", "algo.warmup_steps=10")
+    rows = compare_weights("hopper", overrides, Console(quiet=True))
+    assert [row["step"] for row in rows] == list(range(20, 201, 20))
+    assert {row["kept_steps"] for row in rows} == {rows[0]["kept_steps"]}
+    assert all(-1.0 <= float(str(row["rank_correlation"])) <= 1.0 for row in rows)
+    assert float(str(rows[-1]["rank_correlation"])) > 0.5
+    with pytest.raises(UserError, match="must be iw_bc"):
+        compare_weights("hopper", ["algo=bc"], Console(quiet=True))
+
+
+def test_what_tuning_sets_are_settings() -> None:
+    for method, grid in GRIDS.items():
+        highest = {key: values[-1] for key, values in grid.items()}
+        config = compose(*COMMON, f"+method={method}", *(f"{key}={value}" for key, value in highest.items()))
+        for key, value in highest.items():
+            group, name = key.split(".")
+            assert getattr(getattr(config, group), name) == float(value)
 
 
 def script(folder: Path, body: str) -> Path:

@@ -1,0 +1,43 @@
+"""What the benchmarks share: where results go, what they were measured on, and how their arguments are read."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from iwbc.commands import Option, parse
+from iwbc.errors import UserError
+from iwbc.processes import cores
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the cores that this process may use, memory, and the load average of the last minute."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return {
+        "processor": next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+        ),
+        "cores": cores(),
+        "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def words_and_options(arguments: Sequence[str], options: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
+    """What stands alone among the arguments, and the value of every `key=value` option. Raises UserError as `parse` does."""
+    words = [argument for argument in arguments if "=" not in argument]
+    return words, parse([argument for argument in arguments if argument not in words], options)
+
+
+def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]:
+    """The words, all of them choices; all choices where there are none. Raises UserError for another word."""
+    if unknown := [word for word in words if word not in choices]:
+        raise UserError(f"{unknown[0]}: not a {what}; there are {', '.join(choices)}")
+    return list(words or choices)
