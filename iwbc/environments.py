@@ -28,6 +28,10 @@ def _mujoco_warning(message: str | bytes) -> None:
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
     """One environment of a name registered with Gymnasium. Raises UserError where it is not installed."""
+    if ":" in env_id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
+        raise UserError(
+            f"environment {env_id}: names a module to import; import it yourself, and give the name that it registers"
+        )
     try:
         with contextlib.suppress(ImportError):
             importlib.import_module("mujoco").set_mju_user_warning(_mujoco_warning)
