@@ -2,8 +2,7 @@
 
     python examples/own_environment.py
 
-Environments are made by the name they are registered under, here in this script. Runs from the command line find those that
-an installed package registers through Gymnasium's entry point "gymnasium.envs".
+Environments are made by the name that they are registered under, here in this script.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class PointMass(gym.Env[np.ndarray, np.ndarray]):
 gym.register("PointMass-v0", PointMass, max_episode_steps=50)  # type: ignore[arg-type]
 
 
-def demonstrations(episodes: int) -> dict[str, np.ndarray]:
+def demonstrations(episodes: int) -> dict[str, Any]:
     """Episodes end to end, of demonstrators from good to clumsy."""
     env, random = gym.make("PointMass-v0"), np.random.default_rng(0)
     steps: dict[str, list[Any]] = {name: [] for name in ("observations", "actions", "rewards", "terminations", "truncations")}
