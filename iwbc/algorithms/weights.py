@@ -85,8 +85,8 @@ class Proposal:
             with torch.no_grad():
                 for own, its in zip(self.policy.parameters(), policy.parameters(), strict=True):
                     own.lerp_(its, rate)
-                for buffer, value in zip(self.policy.buffers(), policy.buffers(), strict=True):
-                    buffer.copy_(value)  # those of a batch norm, say: averages already
+                for buffer, its_buffer in zip(self.policy.buffers(), policy.buffers(), strict=True):
+                    buffer.copy_(its_buffer)  # those of a batch norm, say: averages already
 
     def state(self) -> dict[str, Tensor]:
         """The network of its own, if it has one."""
