@@ -46,6 +46,10 @@ def make_env(spec: EnvironmentSpec | str) -> gym.Env[Any, Any]:
     """
     if isinstance(spec, str):
         spec = EnvironmentSpec(spec)
+    if ":" in spec.id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
+        raise UserError(
+            f"environment {spec.id}: names a module to import; import it yourself, and give the name that it registers"
+        )
     _register(spec)
     limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
     try:

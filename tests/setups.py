@@ -84,7 +84,9 @@ def train(*arguments: str) -> Outcome:
 
 
 def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start Python in a process of its own, with one thread."""
+    """Start Python in a process of its own, with one thread. A PYTHONPATH comes before the one that there is."""
+    if "PYTHONPATH" in environment and "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,

@@ -16,6 +16,7 @@ from setups import compose, finish, python, train
 
 from iwbc.config import config_folder, validate
 from iwbc.errors import UserError
+from iwbc.evaluate import main as evaluate
 from iwbc.runs import RunFolder
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, to_plain
 
@@ -298,14 +299,92 @@ def test_a_missing_field_of_a_saved_configuration_is_refused(tmp_path: Path) -> 
         RunFolder(tmp_path).config()
 
 
+# What iwbc 0.1 wrote.
+VERSION_0_1 = """\
+env:
+  name: hopper
+  id: Hopper-v5
+dataset:
+  source: generated
+  tier: medium-replay
+  steps: 20000
+  seed: 0
+curation:
+  name: quality_levels
+  percentiles:
+  - 90.0
+  - 95.0
+  - 98.0
+algo:
+  steps: 300
+  lr: 0.001
+  schedule: cosine
+  warmup_steps: 10
+  batch_size: 64
+  name: iw_bc
+  proposal:
+    kind: ema
+    decay: 0.9
+    every: 7
+  weights:
+    level: trajectory
+    kappa: 1.0
+    minimum: 0.0
+    maximum: 3.0
+    step_ratio_bounds:
+    - 0.2
+    - 1.8
+    self_normalise: true
+    estimator: running
+    refresh_every: 7
+  start: reference
+policy:
+  kind: tanh_mean
+  std: global
+  hidden:
+  - 64
+  - 64
+  log_std_min: -5.0
+  log_std_max: 2.0
+  normalise_observations: false
+  precision: float32
+reference:
+  steps: 300
+  lr: 0.001
+  schedule: constant
+  warmup_steps: 0
+  batch_size: 64
+  averaging: transition
+eval:
+  episodes: 2
+  every: 0
+  periodic_episodes: 10
+  seed: 12345
+  backend: gymnasium
+logger:
+  mode: disabled
+  project: iwbc
+  entity: null
+averaging: trajectory
+seed: 3
+seeds: null
+device: cpu
+threads: 1
+log_every: 1
+checkpoint_every: 500
+"""
+
+
 def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    plain = to_plain(compose())
-    plain["algo"]["weights"] = {"kappa": plain["algo"].pop("kappa")}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
-    for command in ([f"resume={tmp_path}"],):
+    (tmp_path / "config.yaml").write_text(VERSION_0_1)
+    says = "written by another version of iwbc, which can continue it; or train again"
+    for command in ([f"resume={tmp_path}"], ["dataset.steps=20000", f"hydra.run.dir={tmp_path}"]):
         outcome = train(*command)
         assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-        assert "written by another version of iwbc, which can continue it; or train again" in outcome.err
+        assert says in outcome.err
+    with pytest.raises(UserError, match=says):
+        evaluate([f"run={tmp_path}"])
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.yaml"]
 
 
 # --- defaults ------------------------------------------------------------------------------------------------------------

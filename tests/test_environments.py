@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
+from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, make_env, play
 from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
 
@@ -133,6 +133,14 @@ def test_the_time_limit(make: Make) -> None:
 def test_settings_reach_the_environment(make: Make) -> None:
     first = [environments.reset([4]) for environments in (make(), make(reset_noise_scale=0.05))]
     assert np.abs(first[0][0, 0] - 1.25) < 0.005 < np.abs(first[1] - first[0]).max()
+
+
+def test_a_name_that_would_have_a_module_imported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It may come from a dataset or from somebody else's run folder.
+    monkeypatch.delitem(sys.modules, "antigravity", raising=False)
+    with pytest.raises(UserError, match=r"^environment antigravity:Hopper-v5: names a module to import; import it yourself"):
+        make_env("antigravity:Hopper-v5")
+    assert "antigravity" not in sys.modules
 
 
 def test_envpool_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from iwbc.training import initial_policy
 from setups import BRIEF, column, read_csv, train
 
+from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.environments import make_env
 from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.evaluation import Evaluator
-from iwbc.policies import Policy, PolicySpec
+from iwbc.policies.spec import PolicySpec, Spaces
+from iwbc.settings import GaussianPolicy
+from iwbc.trained import Policies
 
 pytest.importorskip("envpool", reason="needs pip install -c constraints.txt -e '.[envpool]'")
 stats = pytest.importorskip("scipy.stats")
@@ -32,16 +34,20 @@ pytestmark = pytest.mark.envpool
 LOCOMOTION = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 
 
-def policy_for(env_id: str, seeds: tuple[int, ...] = (0,)) -> Policy:
+def policy_for(env_id: str, seeds: tuple[int, ...] = (0,)) -> Policies:
     """A small policy with random parameters; on Hopper and Walker2d it falls within a second."""
     env = make_env(env_id)
     assert isinstance(env.action_space, gym.spaces.Box) and env.observation_space.shape
     low, high = tuple(env.action_space.low.tolist()), tuple(env.action_space.high.tolist())
-    spec = PolicySpec("tanh_mean", "global", (16,), (-5.0, 2.0), low, high, env.observation_space.shape[0])
-    return initial_policy(spec, seeds, "cpu")
+    spec = PolicySpec(GaussianPolicy(hidden=[16]), Spaces(env.observation_space.shape[0], low, high))
+    modules = []
+    for seed in seeds:
+        with seeded(Stream.POLICY, seed):
+            modules.append(spec.make())
+    return Policies(modules, seeds, spec.spaces, spec)
 
 
-def returns(backend: str, policy: Policy, env_id: str = "Hopper-v5", **env_kwargs: Any) -> np.ndarray:
+def returns(backend: str, policy: Policies, env_id: str = "Hopper-v5", **env_kwargs: Any) -> np.ndarray:
     """Of 200 episodes."""
     return Evaluator(env_id, env_kwargs, 0, backend=backend).evaluate(policy, 200).returns[0]
 
@@ -103,7 +109,7 @@ def test_returns_have_gymnasium_s_distribution() -> None:
     assert stats.ks_2samp(returns("envpool", policy), theirs).pvalue > 0.01
     # The same test tells an environment that rewards 1 % more for speed, and a policy that acts a little differently.
     assert stats.ks_2samp(returns("envpool", policy, forward_reward_weight=1.01), theirs).pvalue < 1e-6
-    policy.parameters.named()["bias1"].add_(0.02)
+    policy[0].network[-1].bias.data.add_(0.02)
     assert stats.ks_2samp(returns("envpool", policy), theirs).pvalue < 1e-6
 
 

@@ -272,6 +272,7 @@ def test_every_family_of_policies_runs_and_is_played_again(family: str, hopper: 
 
 OWN = """
 import torch
+print("imported")
 from torch import nn
 
 class Mine(nn.Module):
@@ -306,14 +307,15 @@ def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopp
     interrupted = finish(process)
     assert interrupted.code == 130, interrupted.err
     refused = command("-m", "iwbc.train", "resume=run")
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
     assert "to trust them, add policy._target_=mine_of_mine.Mine" in refused.err
     assert command("-m", "iwbc.train", "resume=run", "policy._target_=os.system").code == 2
     resumed = command("-m", "iwbc.train", "resume=run", "policy._target_=mine_of_mine.Mine")
     assert resumed.code == 0, resumed.err
+    assert "imported" in resumed.out
     assert "Continuing after step" in resumed.out
     refused = command("-m", "iwbc.evaluate", "run=run")
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
     assert "to import it, add policy=mine_of_mine.Mine" in refused.err
     assert command("-m", "iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine").code == 0
     with pytest.raises(UserError, match="is a Mine of your own; load it with the function that makes it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -65,8 +66,10 @@ class Adam:
 
     def _plain(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
         """The same by public operations."""
+        # 1 − βᵗ; in float32 the difference itself would lose half of its digits at first.
+        seen = [-torch.expm1(self.steps * math.log(beta)) for beta in _BETAS]
         for value, slope, first, second in zip(self._values, gradient, self.first_moments, self.second_moments, strict=True):
             first.lerp_(slope, 1.0 - _BETAS[0])
             second.lerp_(slope.square(), 1.0 - _BETAS[1])
-            corrected = second / (1.0 - _BETAS[1] ** self.steps)
-            value += learning_rate / (1.0 - _BETAS[0] ** self.steps) * first / (corrected.sqrt() + _EPSILON)
+            corrected = second / seen[1]
+            value += learning_rate / seen[0] * first / (corrected.sqrt() + _EPSILON)

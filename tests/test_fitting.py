@@ -1,0 +1,94 @@
+"""`fit`: where seeds start, what it refuses, and that training makes policies better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_trajectories
+from rich.console import Console
+from setups import compose, curated_of
+from torch import nn
+
+import iwbc
+from iwbc.data.curated import Curated
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.evaluation import Evaluator
+from iwbc.fitting import fit
+from iwbc.reference import reference_policy
+from iwbc.settings import BC, IWBC, GaussianPolicy
+from iwbc.trained import Policies
+
+TOY = make_trajectories([float(i) for i in range(10)])
+SMALL = GaussianPolicy(hidden=[8])
+QUIET = Console(quiet=True)
+
+
+def brief(**options: Any) -> Policies:
+    return fit(BC(steps=1, warmup_steps=10, batch_size=8), TOY, policy=SMALL, console=QUIET, **options)
+
+
+def flat(policies: Policies, seed: int) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in policies.of_seed(seed).parameters()])
+
+
+def test_seeds_start_differently_and_the_same_alone_or_beside_others() -> None:
+    # The first learning rate of a warm-up is 0: these are the parameters at the start.
+    together, alone = brief(seeds=[4, 5]), brief(seeds=[5])
+    assert torch.equal(flat(together, 5), flat(alone, 5))
+    assert not torch.equal(flat(together, 4), flat(together, 5))
+
+
+def test_training_leaves_pytorch_s_own_generator_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    brief(seeds=[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_uncurated_trajectories_are_those_of_which_every_step_counts_the_same() -> None:
+    settings = BC(steps=5, warmup_steps=0, batch_size=8)
+    everything = Curated(TOY, np.ones(len(TOY)), "transition")
+    found, expected = (fit(settings, data, policy=SMALL, console=QUIET) for data in (TOY, everything))
+    assert torch.equal(flat(found, 0), flat(expected, 0))
+
+
+def test_seeds_are_those_of_the_reference_unless_they_are_named() -> None:
+    reference = brief(seeds=[3, 1])
+    assert iwbc.fit(IWBC(steps=1, batch_size=8), TOY, reference=reference, console=QUIET).seeds == (3, 1)
+    assert iwbc.fit(IWBC(steps=1, batch_size=8), TOY, reference=reference, seeds=[1], console=QUIET).seeds == (1,)
+    assert iwbc.fit(BC(steps=1, batch_size=8), TOY, policy=SMALL, console=QUIET).seeds == (0,)
+
+
+def test_what_cannot_be_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"^iw-BC: starts from a reference policy; give reference=, such as fit\(BC\(\), data\)$"
+    ):
+        fit(IWBC(), TOY)
+    with pytest.raises(UserError, match=r"^seeds: the reference has no seed 7, only 0$"):
+        fit(IWBC(), TOY, reference=brief(), seeds=[0, 7])
+    with pytest.raises(UserError, match=r"^algo\.lr=-1: must be positive$"):
+        fit(BC(lr=-1), TOY)
+    with pytest.raises(
+        UserError, match=r"^policy: Linear lacks log_prob and mean_action; a policy has log_prob and mean_action$"
+    ):
+        fit(BC(), TOY, policy=lambda: nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("algo", ["filtered_bc", "iw_bc"])
+@pytest.mark.parametrize(("averaging", "factor"), [("trajectory", 10.0), ("transition", 1.5)])
+def test_fine_tuning_beats_the_reference_by_a_wide_margin(
+    averaging: str, factor: float, algo: str, hopper: Trajectories
+) -> None:
+    # With trajectory averaging, the many short and bad episodes make the reference weak.
+    overrides = ["policy.hidden=[64,64]", "reference.steps=1000", "algo.steps=400", "algo.warmup_steps=50", "algo.lr=1e-3"]
+    config = compose(f"algo={algo}", f"reference.averaging={averaging}", *overrides)
+    reference = reference_policy(hopper, config.policy, config.reference, [0, 1, 2], "cpu", QUIET)
+    policies = fit(config.algo, curated_of(config, hopper), reference=reference, console=QUIET)
+    evaluator = Evaluator("Hopper-v5", {}, seed=0)
+    before, after = (evaluator.evaluate(policy, 10).returns.mean() for policy in (reference, policies))
+    assert after > factor * before
+    assert after > before + 150.0
