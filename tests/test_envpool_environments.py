@@ -18,6 +18,7 @@ from setups import BRIEF, column, read_csv, train
 
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
 from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
@@ -49,7 +50,7 @@ def policy_for(env_id: str, seeds: tuple[int, ...] = (0,)) -> Policies:
 
 def returns(backend: str, policy: Policies, env_id: str = "Hopper-v5", **env_kwargs: Any) -> np.ndarray:
     """Of 200 episodes."""
-    return Evaluator(env_id, env_kwargs, 0, backend=backend).evaluate(policy, 200).returns[0]
+    return Evaluator(EnvironmentSpec(env_id, env_kwargs), 0, backend=backend).evaluate(policy, 200).returns[0]
 
 
 # --- the same environment -------------------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def returns(backend: str, policy: Policies, env_id: str = "Hopper-v5", **env_kwa
 
 @pytest.mark.parametrize("env_id", [*LOCOMOTION, "Ant-v5", "Humanoid-v5", "Swimmer-v5"])
 def test_sizes_and_action_range_are_gymnasium_s(env_id: str) -> None:
-    env, found = make_env(env_id), EnvpoolEnvironments(env_id, {}, 1)
+    env, found = make_env(env_id), EnvpoolEnvironments(EnvironmentSpec(env_id), 1)
     assert isinstance(env.action_space, gym.spaces.Box)
     assert (found.observation_size,) == env.observation_space.shape
     assert (found.action_size,) == env.action_space.shape
@@ -68,9 +69,9 @@ def test_sizes_and_action_range_are_gymnasium_s(env_id: str) -> None:
 @pytest.mark.parametrize("env_id", LOCOMOTION)
 def test_from_the_same_state_episodes_are_gymnasium_s(env_id: str) -> None:
     everything = {"exclude_current_positions_from_observation": False}  # so that an initial observation is the whole state
-    environments = EnvpoolEnvironments(env_id, everything, 1)
+    environments = EnvpoolEnvironments(EnvironmentSpec(env_id, everything), 1)
     starts = environments.reset([3, 4, 5])
-    env = make_env(env_id, everything)
+    env = make_env(EnvironmentSpec(env_id, everything))
     positions = env.unwrapped.model.nq  # type: ignore[attr-defined]
     random = np.random.default_rng(0)
     for i, start in enumerate(starts):
@@ -92,11 +93,11 @@ def test_from_the_same_state_episodes_are_gymnasium_s(env_id: str) -> None:
 def test_initial_states_have_gymnasium_s_distribution(env_id: str) -> None:
     env = make_env(env_id)
     theirs = np.array([env.reset(seed=seed)[0] for seed in range(200)])
-    ours = EnvpoolEnvironments(env_id, {}, 1).reset(range(200))
+    ours = EnvpoolEnvironments(EnvironmentSpec(env_id), 1).reset(range(200))
     assert not np.isclose(ours, theirs).all(1).any()  # another generator
     assert min(stats.ks_2samp(a, b).pvalue for a, b in zip(ours.T, theirs.T, strict=True)) > 1e-3
     wider = {"reset_noise_scale": 2.0 * env.unwrapped._reset_noise_scale}  # type: ignore[attr-defined]
-    other = EnvpoolEnvironments(env_id, wider, 1).reset(range(200))
+    other = EnvpoolEnvironments(EnvironmentSpec(env_id, wider), 1).reset(range(200))
     assert min(stats.ks_2samp(a, b).pvalue for a, b in zip(other.T, theirs.T, strict=True)) < 1e-6
 
 
@@ -166,7 +167,7 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
 )
 def test_what_envpool_lacks_is_one_line_with_the_way_out(env_id: str, env_kwargs: dict[str, Any], problem: str) -> None:
     with pytest.raises(UserError, match=f"^{problem}; use eval.backend=gymnasium ") as error:
-        EnvpoolEnvironments(env_id, env_kwargs, 1)
+        EnvpoolEnvironments(EnvironmentSpec(env_id, env_kwargs), 1)
     assert "\n" not in str(error.value)
 
 
