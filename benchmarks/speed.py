@@ -231,9 +231,9 @@ def evaluation(repetitions: int) -> dict[str, Any]:
     config, trajectories = hopper("dataset=medium_expert")
     reference = reference_policy(trajectories, config.policy, config.reference, [0], "cpu", console)
     policies = fit(FilteredBC(), curate(trajectories, TopFraction()), reference=reference, console=console)
-    evaluators = {"gymnasium": Evaluator("Hopper-v5", {}, 0, workers=processes.environment_workers())}
+    evaluators = {"gymnasium": Evaluator("Hopper-v5", 0, workers=processes.environment_workers())}
     try:
-        evaluators["envpool"] = Evaluator("Hopper-v5", {}, 0, backend="envpool")
+        evaluators["envpool"] = Evaluator("Hopper-v5", 0, backend="envpool")
     except UserError as error:
         console.print(f"Without EnvPool: {error}", soft_wrap=True)
     env, actor = make_env("Hopper-v5"), nn.Sequential(*policies[0].network, nn.Tanh())

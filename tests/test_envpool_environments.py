@@ -125,8 +125,8 @@ def test_other_environments_have_gymnasium_s_returns(env_id: str) -> None:
 
 
 def test_an_episode_is_the_same_whatever_else_is_played() -> None:
-    evaluator = Evaluator("Hopper-v5", {}, 7, backend="envpool")
-    few = Evaluator("Hopper-v5", {}, 7, backend="envpool").evaluate(policy_for("Hopper-v5", (2,)), 4)
+    evaluator = Evaluator("Hopper-v5", 7, backend="envpool")
+    few = Evaluator("Hopper-v5", 7, backend="envpool").evaluate(policy_for("Hopper-v5", (2,)), 4)
     many = evaluator.evaluate(policy_for("Hopper-v5", (1, 2, 5)), 40)  # in several waves
     again = evaluator.evaluate(policy_for("Hopper-v5", (1, 2, 5)), 40)
     assert np.array_equal(again.returns, many.returns)
@@ -138,11 +138,11 @@ def test_an_episode_is_the_same_whatever_else_is_played() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     policy = policy_for("Hopper-v5", (0, 1))
-    expected = Evaluator("Hopper-v5", {}, 0, backend="envpool").evaluate(policy, 10)
+    expected = Evaluator("Hopper-v5", 0, backend="envpool").evaluate(policy, 10)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        evaluator = Evaluator("Hopper-v5", {}, 0, backend="envpool")
+        evaluator = Evaluator("Hopper-v5", 0, backend="envpool")
         found = evaluator.evaluate(policy, 10)
         assert torch.get_num_threads() == threads
     finally:
