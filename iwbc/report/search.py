@@ -21,12 +21,16 @@ def draw(database: Path, picture: Path) -> None:
     try:
         import optuna
         from matplotlib.figure import Figure
+        from sqlalchemy.exc import DatabaseError
     except ImportError as error:
         raise UserError(f"cannot import {error.name}; pip install 'iwbc[optuna,report]'") from None
     if not database.is_file():
         raise UserError(f"{database}: no such file")
     storage = f"sqlite:///{database}"
-    (summary,) = optuna.get_all_study_summaries(storage)
+    try:
+        (summary,) = optuna.get_all_study_summaries(storage)
+    except (DatabaseError, ValueError):
+        raise UserError(f"{database}: not a study, as hydra/sweeper=tune_iw_bc writes them") from None
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
     trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     if not trials:
