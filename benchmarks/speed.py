@@ -47,11 +47,12 @@ from iwbc.algorithms import Ingredients, make_algorithm
 from iwbc.commands import Option, one_of, run, whole
 from iwbc.config import compose
 from iwbc.curation import curate
+from iwbc.data.arrays import from_arrays
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.sources import load_dataset
 from iwbc.data.streams import Stream, seeded
-from iwbc.data.trajectories import DatasetInfo, Trajectories
+from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.engine import kernels
 from iwbc.environments import make_env
@@ -312,17 +313,15 @@ def start(repetitions: int) -> dict[str, Any]:
 
 def synthetic(count: int) -> Trajectories:
     """Random data of hopper's shape: `count` steps in trajectories of 500."""
-    random, trajectories = np.random.default_rng(0), count // 500
-    return Trajectories(
-        info=DatasetInfo("synthetic", None, {}, [-1.0] * 3, [1.0] * 3, None),
-        content_hash=f"synthetic-{count}",
-        observations=random.standard_normal((count, 11), np.float32),
-        actions=random.uniform(-1.0, 1.0, (count, 3)).astype(np.float32),
-        rewards=random.standard_normal(count, np.float32),
-        final_observations=random.standard_normal((trajectories, 11), np.float32),
-        offsets=np.arange(0, count + 1, 500),
-        terminated=np.ones(trajectories, np.bool_),
-        successes=None,
+    random, ends = np.random.default_rng(0), np.arange(1, count + 1) % 500 == 0
+    return from_arrays(
+        random.standard_normal((count, 11), np.float32),
+        random.uniform(-1.0, 1.0, (count, 3)).astype(np.float32),
+        random.standard_normal(count, np.float32),
+        ends,
+        np.zeros_like(ends),
+        action_low=[-1.0] * 3,
+        action_high=[1.0] * 3,
     )
 
 

@@ -15,7 +15,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,7 +255,6 @@ def test_a_search_keeps_its_study(sweeper: str, hopper: Trajectories, tmp_path: 
     assert connection.execute("select count(*) from trials").fetchone() == (8,)
     connection.close()
     picture = tmp_path / "study.png"
-    script = Path(__file__).parent.parent / "benchmarks" / "study_picture.py"
-    drawn = subprocess.run([sys.executable, script, database, picture], capture_output=True, text=True, timeout=60)
-    assert drawn.returncode == 0, drawn.stderr
+    drawn = finish(python("-m", "iwbc.report.search", str(database), f"out={picture}", cwd=tmp_path))
+    assert drawn.code == 0, drawn.err
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from setups import finish, python
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
@@ -372,3 +373,10 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
     assert recipe.learning_rate(0) == 1e-3
     only_warm_up = Recipe(steps=10, lr=1e-3, schedule="cosine", warmup_steps=10, batch_size=1)
     assert only_warm_up.learning_rate(9) == pytest.approx(9e-4)
+
+
+def test_making_one_loads_no_compiler() -> None:
+    """PyTorch's, which its meta tensors bring along with sympy, would add half a second to the start of a run."""
+    code = "import sys; from iwbc.policies.networks import mlp; mlp([3, 4, 2]); assert 'sympy' not in sys.modules"
+    outcome = finish(python("-c", code, cwd=Path.cwd()))
+    assert outcome.code == 0, outcome.err

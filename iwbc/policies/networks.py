@@ -14,17 +14,21 @@ from torch import Tensor, nn
 SQUASH_LIMIT = 1.0 - 1e-6
 
 
+class Linear(nn.Linear):
+    """Weights and biases start at U(±1/√inputs) as torch.nn.Linear's do, but are drawn input by input."""
+
+    def reset_parameters(self) -> None:
+        bound = 1.0 / math.sqrt(self.in_features)
+        with torch.no_grad():
+            self.weight.copy_(((torch.rand(self.in_features, self.out_features) * 2.0 - 1.0) * bound).t())
+            self.bias.copy_((torch.rand(self.out_features) * 2.0 - 1.0) * bound)
+
+
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """A ReLU multi-layer perceptron with layer sizes `sizes`; weights and biases start at U(±1/√inputs), as
-    torch.nn.Linear's do."""
+    """A ReLU multi-layer perceptron with layer sizes `sizes`."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        bound = 1.0 / math.sqrt(inputs)
-        with torch.no_grad():
-            layer.weight.copy_(((torch.rand(inputs, outputs) * 2.0 - 1.0) * bound).t())
-            layer.bias.copy_((torch.rand(outputs) * 2.0 - 1.0) * bound)
-        layers += [layer, nn.ReLU()]
+        layers += [Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
