@@ -141,7 +141,8 @@ def test_the_wheel_carries_the_configurations_and_the_behaviours(tmp_path: Path)
         archive.extractall(tmp_path / "installed")
     configurations = {path.relative_to(root / "conf").as_posix() for path in (root / "conf").rglob("*.yaml")}
     assert {f"iwbc/conf/{name}" for name in configurations} <= names
-    assert {f"iwbc/data/behaviours/{env}.safetensors" for env in ("hopper", "halfcheetah", "walker2d")} <= names
+    environments = ("hopper", "halfcheetah", "walker2d")
+    assert {f"iwbc/data/behaviours/{env}-v{version}.safetensors" for env in environments for version in (0, 1)} <= names
     assert not {name for name in names if name.startswith(("tests", "benchmarks", "conf"))}
     # From the wheel, not the checkout.
     outcome = finish(python("-m", "iwbc.train", "--cfg", "job", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")))

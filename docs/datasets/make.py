@@ -46,7 +46,7 @@ D4RL = {
 
 def comparison() -> list[str]:
     """Our tiers beside D4RL's, in scores."""
-    rows = ["| | episodes | steps | mean score | std | best |", "|---|--:|--:|--:|--:|--:|"]
+    rows = ["| | episodes | steps | mean score | std | best | 25 % | median | 75 % |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for (env_id, tier), (episodes, steps, mean, std, best) in D4RL.items():
         data = load(ensure(env_id, tier))
         scores = data.info.reference_scores
@@ -54,9 +54,11 @@ def comparison() -> list[str]:
         ours = scores.normalise(data.returns)
         unit = 100.0 / (scores.expert - scores.random)
         name = f"{env_id.split('-v')[0].lower()} {tier}"
-        rows.append(f"| {name} | {len(data):,} | {data.steps:,} | {ours.mean():.1f} | {ours.std():.1f} | {ours.max():.1f} |")
-        theirs = f"{scores.normalise(mean):.1f} | {std * unit:.1f} | {scores.normalise(best):.1f}"
-        rows.append(f"| – D4RL's | {episodes:,} | {steps:,} | {theirs} |")
+        quartiles = " | ".join(f"{value:.1f}" for value in np.percentile(ours, [25, 50, 75]))
+        figures = f"{ours.mean():.1f} | {ours.std():.1f} | {ours.max():.1f}"
+        rows.append(f"| {name} | {len(data):,} | {data.steps:,} | {figures} | {quartiles} |")
+        theirs = f"{scores.normalise(mean):.1f} | {std * unit:.1f} | {scores.normalise(best):.1f} | | |"
+        rows.append(f"| – D4RL's | {episodes:,} | {steps:,} | {theirs}")
     return rows
 
 
