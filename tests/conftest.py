@@ -46,3 +46,9 @@ def datasets(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def short_hopper(own_folders: None) -> Trajectories:
+    """The same of version 0, with many short trajectories: products over their steps do not reach their bounds."""
+    return minari_source.load(generate.ensure("Hopper-v5", "medium-replay", 20_000, version=0))

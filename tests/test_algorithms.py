@@ -53,6 +53,11 @@ IW_BC = {
 VARIANTS = OTHERS | IW_BC
 
 
+@pytest.fixture(scope="module")
+def hopper(short_hopper: Trajectories) -> Trajectories:
+    return short_hopper
+
+
 class OwnPolicy(nn.Module):
     """A policy of a user's own: layers that behave otherwise in training, a buffer, and no base class of ours."""
 

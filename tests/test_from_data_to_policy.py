@@ -68,7 +68,7 @@ def test_a_d4rl_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = train("dataset=d4rl", "dataset.path=hopper_medium_replay-v2.hdf5", *TINY, "hydra.run.dir=run")
     assert outcome.code == 0, outcome.err
     summary = json.loads(Path("run/summary.json").read_text())
-    assert summary["env_id"] == "Hopper-v5"
+    assert summary["environment"]["id"] == "Hopper-v5"
     assert summary["normalisation"]["source"] == "D4RL"
     assert summary["dataset"]["trajectories"] == 40
     assert summary["totals"]["final"]["episodes"] == 2

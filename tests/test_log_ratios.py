@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pytest
 import torch
 from helpers import make_trajectories
 from rich.console import Console
@@ -21,6 +22,11 @@ from iwbc.reference import reference_policy
 
 LENGTHS = [3, 1, 5, 2, 4]
 KEPT = [1.0, 0.0, 2.0, 0.0, 1.0]  # curation weights: trajectories 0, 2 and 4 are kept
+
+
+@pytest.fixture(scope="module")
+def hopper(short_hopper: Trajectories) -> Trajectories:
+    return short_hopper
 
 
 def toy() -> Curated:
