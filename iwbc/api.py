@@ -69,7 +69,7 @@ def evaluate(
     recorded = environment.info.environment if isinstance(environment, Trajectories) else environment
     if recorded is None:
         raise UserError("evaluate: the data names no environment; give the id of one")
-    spec = EnvironmentSpec(recorded) if isinstance(recorded, str) else recorded
+    spec = EnvironmentSpec.of(recorded)
     scores = environment.info.reference_scores if isinstance(environment, Trajectories) else d4rl_scores(spec.id)
     evaluator = Evaluator(spec.changed(env_kwargs or {}), seed, workers, backend, scores)
     try:

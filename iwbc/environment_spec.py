@@ -51,10 +51,10 @@ class EnvironmentSpec:
     package: str | None = None
     imports: tuple[str, ...] = ()
 
-    @property
-    def plain(self) -> bool:
-        """Whether the id and keyword arguments say all."""
-        return not (self.wrappers or self.imports or self.max_episode_steps)
+    @staticmethod
+    def of(environment: EnvironmentSpec | str) -> EnvironmentSpec:
+        """A spec as it is, or that of an id alone."""
+        return EnvironmentSpec(environment) if isinstance(environment, str) else environment
 
     def to_plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -39,13 +39,12 @@ _WRAPPERS = {
 }
 
 
-def make_env(spec: EnvironmentSpec | str) -> gym.Env[Any, Any]:
+def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
     """One environment registered with Gymnasium, by its spec or its id alone.
 
     Raises UserError where it is not installed, or cannot be made as the spec says.
     """
-    if isinstance(spec, str):
-        spec = EnvironmentSpec(spec)
+    spec = EnvironmentSpec.of(environment)
     if ":" in spec.id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
         raise UserError(
             f"environment {spec.id}: names a module to import; import it yourself, and give the name that it registers"
@@ -108,7 +107,7 @@ class Results(NamedTuple):
 
 
 def reported_success(info: Mapping[str, Any]) -> float:
-    """What an environment's info says of success: 1, 0, or NaN."""
+    """What an environment's info, or a whole episode's, says of success: 1, at any step, 0, or NaN."""
     for key in SUCCESS_KEYS:
         if key in info:
             return float(np.any(info[key]))
@@ -131,13 +130,14 @@ class Environments(Protocol):
 class LocalEnvironments:
     """Environments of this process, made as they are needed and then used again."""
 
-    def __init__(self, spec: EnvironmentSpec | str) -> None:
+    def __init__(self, environment: EnvironmentSpec | str) -> None:
         """Raises UserError where the environment is not installed or its actions are not a vector."""
+        spec = EnvironmentSpec.of(environment)
         self._make = lambda: make_env(spec)
         self._envs = [self._make()]
         self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-            raise UserError(f"environment {self._envs[0].spec}: its actions are {actions}, not a vector of continuous ones")
+            raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
         self._low, self._high = actions.low, actions.high
         self._plain = isinstance(self._space, gym.spaces.Box) and len(self._space.shape) == 1
         self.observation_size, self.action_size = int(gym.spaces.flatdim(self._space)), len(self._low)

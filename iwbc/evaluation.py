@@ -96,7 +96,7 @@ class Evaluator:
         scores: ReferenceScores | None = None,
     ) -> None:
         """Raises UserError where the environment is not installed, or is not one of the backend's."""
-        spec = EnvironmentSpec(environment) if isinstance(environment, str) else environment
+        spec = EnvironmentSpec.of(environment)
         self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._environments: Environments
         if backend == "envpool":

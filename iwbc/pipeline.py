@@ -130,10 +130,9 @@ def _final(config: Config, reference: Policies | None, policies: Policies, recor
     """Play the reference and the last policy."""
     episodes, found = config.eval.episodes, {}
     if recorder.evaluator is not None and episodes:
-        played = {"reference": (reference, 0), "final": (policies, config.algo.steps)}
-        for phase, (one, step) in played.items():
-            for action in config.eval.actions if one is not None else ():
-                assert one is not None
+        played = [("reference", reference, 0)] if reference is not None else []
+        for phase, one, step in [*played, ("final", policies, config.algo.steps)]:
+            for action in config.eval.actions:
                 with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy, {action} action"):
                     name = phase_name(phase, action, config.eval.action)
                     found[name] = recorder.play(phase, step, one, episodes, action)

@@ -125,8 +125,8 @@ def _resume(arguments: list[str]) -> None:
 
     folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
     trusted = [argument for argument in given if argument.startswith(("policy._target_=", "env.imports="))]
-    if extra := [argument for argument in given if argument not in trusted]:
-        raise UserError(f"resume: takes no further settings (got {' '.join(extra)}); the run folder holds them all")
+    if unknown := [argument for argument in given if argument not in trusted]:
+        raise UserError(f"resume: takes no further settings (got {' '.join(unknown)}); the run folder holds them all")
     config = RunFolder(folder).config()
     needed = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
     if imports := config.env.needed_imports:

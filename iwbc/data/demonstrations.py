@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iwbc import settings
-from iwbc.data.locks import only_one
-from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_folder import make_once
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo
@@ -34,11 +33,7 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
     """
     check_demonstrated(env_id)
     name = dataset_id(env_id, chosen)
-    folder = dataset_folder(name)
-    if not folder.exists():
-        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock"):
-            if not folder.exists():
-                _write(name, env_id, chosen)
+    make_once(name, lambda: _write(name, env_id, chosen))
     return name
 
 

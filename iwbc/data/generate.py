@@ -28,8 +28,7 @@ import numpy as np
 
 from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.data.behaviours import Behaviours, behaviours
-from iwbc.data.locks import only_one
-from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.tiers import OTHER_STEPS, TIERS, VERSION, VERSIONS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
@@ -124,11 +123,7 @@ def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, vers
     source = behaviours(env_id, version)
     default = source.replay_steps if tier == "medium-replay" else OTHER_STEPS
     name = dataset_id(env_id, tier, None if steps == default else steps, seed, version)
-    folder = dataset_folder(name)
-    if not folder.exists():
-        with only_one(dataset_folder() / f".{name.replace('/', '+')}.lock"):
-            if not folder.exists():
-                _generate(name, source, tier, steps or default, seed)
+    make_once(name, lambda: _generate(name, source, tier, steps or default, seed))
     return name
 
 

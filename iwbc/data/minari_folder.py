@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from iwbc.data.locks import only_one
 from iwbc.errors import UserError
 
 
@@ -22,3 +24,12 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
     except OSError as error:
         where = os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")
         raise UserError(f"MINARI_DATASETS_PATH={where}: cannot be used ({error.strerror})") from None
+
+
+def make_once(dataset_id: str, make: Callable[[], None]) -> None:
+    """Make a dataset unless it is there. A second process that wants it at the same time waits for the first."""
+    folder = dataset_folder(dataset_id)
+    if not folder.exists():
+        with only_one(dataset_folder() / f".{dataset_id.replace('/', '+')}.lock"):
+            if not folder.exists():
+                make()

@@ -17,7 +17,7 @@ from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import SUCCESS_KEYS
+from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
@@ -201,10 +201,8 @@ def _flatten(space: gym.Space, values: Any) -> np.ndarray:
 
 def _success(infos: dict[str, Any] | None) -> bool | None:
     """Whether the episode's infos report success at any step; None where they have no such key."""
-    for key in SUCCESS_KEYS:
-        if infos and key in infos:
-            return bool(np.any(infos[key]))
-    return None
+    found = reported_success(infos or {})
+    return None if np.isnan(found) else bool(found)
 
 
 def _line(error: BaseException) -> str:
