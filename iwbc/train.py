@@ -33,7 +33,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     gave_up = False
     try:
-        if arguments and arguments[0].startswith("resume="):
+        if {"--help", "-h"} & set(arguments):
+            _help()
+        elif arguments and arguments[0].startswith("resume="):
             _resume(arguments)
         else:
             _check_options(arguments)
@@ -62,6 +64,11 @@ def main() -> None:
         all_finished = sweeps.summarise()
     if gave_up or not all_finished:
         sys.exit(1)
+
+
+def _help() -> None:
+    """What Hydra would print; it would first list the choices of every group, to leave them out, in twice the time."""
+    print(OmegaConf.load(Path(config_folder()) / "train.yaml").hydra.help.template)
 
 
 def _check_options(arguments: list[str]) -> None:
