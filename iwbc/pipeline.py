@@ -16,10 +16,10 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
-from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
-from iwbc.policies.spec import imported
+from iwbc.policies.spec import imported, policy_factory
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
@@ -79,6 +79,9 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     with contextlib.ExitStack() as closing:
         if evaluator is not None:
             closing.callback(evaluator.close)
+            if "sample" in config.eval.actions and isinstance(config.policy, OwnPolicy):
+                make, _ = policy_factory(config.policy, trajectories)
+                check_samples(make())  # now, and not after training
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
@@ -98,10 +101,10 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             observer=recorder,
         )
         evaluations = _final(config, reference, policies, recorder)
-    summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
-    folder.write_policy(policies)
-    recorder.write_rows()
-    folder.finish(summary)
+        summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
+        folder.write_policy(policies)
+        recorder.write_rows()
+        folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
 
 

@@ -27,9 +27,11 @@ from torch import Tensor
 
 from iwbc import __version__
 from iwbc.config import validate
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_tensors
-from iwbc.settings import Config, OwnPolicy, to_plain
+from iwbc.scores import ReferenceScores
+from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "wandb", "safetensors")
@@ -134,9 +136,31 @@ class RunFolder:
             return None
         try:
             found: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete it to run this again") from None
+            _check_summary(found)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None
         return found
+
+
+def _check_summary(found: dict[str, Any]) -> None:
+    """Raise an error unless what the commands read of a summary is there."""
+    if not isinstance(found, dict):
+        raise TypeError("it holds no object")
+    if found["format"] != SUMMARY_FORMAT:
+        raise ValueError(f"its format is {found['format']}, not {SUMMARY_FORMAT}")
+    if found["environment"] is not None:
+        EnvironmentSpec.of_plain(found["environment"])
+    if found["normalisation"] is not None:
+        ReferenceScores(**found["normalisation"])
+    for total in found["totals"].values():
+        for name in ("return_mean", "score_mean", "success_rate"):
+            mean, bounds = total[name], total[f"{name.split('_')[0]}_interval"]
+            if (mean, bounds) != (None, None):
+                float(mean), *map(float, bounds)
+        str(total["action"]), int(total["episodes"]), str(total["interval_over"])
+    [int(seed) for seed in found["seeds"]]
+    if not isinstance(found["method"], str) or not isinstance(found["backend"], str) or not found["dataset"]["id"]:
+        raise TypeError("method, backend and dataset.id are names")
 
 
 def versions() -> dict[str, str]:
