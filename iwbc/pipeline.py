@@ -100,10 +100,22 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             title=config.method,
             observer=recorder,
         )
+        if reference is not None:
+            reference = reference.select(*policies.seeds)
         evaluations = _final(config, reference, policies, recorder)
-        summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
         folder.write_policy(policies)
         recorder.write_rows()
+        summary = summary_of(
+            config,
+            curated,
+            environment,
+            scores,
+            evaluations,
+            stopwatch.seconds,
+            policies.seeds,
+            recorder.diverged_seeds,
+            folder.hashes(),
+        )
         folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
 

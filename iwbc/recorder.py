@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -67,6 +66,8 @@ class Recorder:
         self.metrics: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self._dataset, self._curation = dataset, curation
+        # Seeds that have diverged: when, why, and the step whose state is kept.
+        self.diverged_seeds: list[dict[str, Any]] = []
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
         self._logger: RunLogger
@@ -79,10 +80,13 @@ class Recorder:
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Load the checkpoint, if there is one. The trainer has forked its processes by now: what follows begins threads."""
-        self._policies, done = policies, 0
+        self._all_policies, done = policies, 0
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
             state, progress = checkpoint
+            self.diverged_seeds = progress.get("diverged", [])
+            for one in self.diverged_seeds:
+                trainer.drop(one["seed"])
             trainer.load(state)
             done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
             self.stopwatch.seconds = progress["seconds"]
@@ -103,19 +107,32 @@ class Recorder:
             self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
         self.stopwatch.lap("training")
         if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
-            self._policies.load(trainer.parameters())
-            self.play("periodic", step, self._policies, config.eval.periodic_episodes, config.eval.actions[0])
+            policies = self._all_policies.select(*trainer.seeds)
+            policies.load(trainer.parameters())
+            self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
         if last or step % config.checkpoint_every == 0 or self._stop.is_set():
             self._checkpoint(step, trainer)
             if not last:
                 self.check_stop()
         self.stopwatch.lap()
 
+    def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
+        """Keep what the last checkpoint holds of a seed, and go on with the others. Raises UserError where there are none."""
+        if trainer.seeds == (seed,):
+            raise UserError(f"step {step}: {why}; the run folder keeps the checkpoint before, if there was one")
+        kept = self.folder.keep(seed)
+        trainer.drop(seed)
+        self.diverged_seeds.append({"seed": seed, "step": step, "why": why, "kept_step": kept})
+        self.console.print(
+            f"Seed {seed} diverged by step {step:,}: {why}. The other seeds go on.", soft_wrap=True, markup=False
+        )
+
     def _checkpoint(self, done: int, trainer: Trainer) -> None:
         progress = {
             "done": done,
             "metrics": self.metrics,
             "evaluations": self.evaluations,
+            "diverged": self.diverged_seeds,
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
@@ -139,8 +156,6 @@ class Recorder:
             row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
             self.metrics.append({"step": step, "seed": seed, **row})
             self._logger.log(step, seed, row)
-            if not np.isfinite(row["loss"]):
-                raise UserError(f"step {step}: the loss of seed {seed} is not finite; try a smaller algo.lr")
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
         """Play policies; every episode is a row of evaluations.csv."""

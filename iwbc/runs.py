@@ -7,6 +7,7 @@ curation.csv        the histogram of returns: all trajectories and those kept
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
+last-good-seed<n>.safetensors   of a seed that diverged: what the last checkpoint before held of it
 """
 
 from __future__ import annotations
@@ -114,6 +115,22 @@ class RunFolder:
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"])  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of the files that a run's results are made of and made by."""
+        files = ("config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv")
+        return {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in files}
+
+    def keep(self, seed: int) -> int | None:
+        """Put what the checkpoint holds of a seed into a file of its own, last-good-seed<n>.safetensors, which stays; its step,
+        or None where there is no checkpoint."""
+        found = self.checkpoint()
+        if found is None:
+            return None
+        state, progress = found
+        own = {name: value for name, value in state.items() if name.startswith(f"{seed}.")}
+        write_tensors(self.path / f"last-good-seed{seed}.safetensors", own, {"step": str(progress["done"])})
+        return int(progress["done"])
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished, and remove what only an unfinished run needs."""

@@ -192,6 +192,7 @@ class Recipe(Settings):
 
     label: ClassVar[str] = ""  # in tables
     kappa: ClassVar[float] = 1.0  # the scale of the log ratios in the reported bounds
+    ess_floor: ClassVar[float] = 0.0  # a smaller effective sample size, as a share of the curated set's, is divergence
 
     steps: int = positive(2000)
     lr: float = positive(4e-4)
@@ -254,6 +255,7 @@ class IWBC(Recipe):
     proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy` itself; or a `copy`
     of it every `copy_every` steps. minimum, maximum: of a weight; no maximum means 1000, and 2 at step level.
     estimator: `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
+    ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
@@ -273,6 +275,7 @@ class IWBC(Recipe):
     self_normalise: bool = True
     estimator: str = setting("running", choices=("running", "exact"))
     refresh_every: int = positive(100)
+    ess_floor: float = share(0.001)  # type: ignore[misc]
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
     name: str = "iw_bc"
 
@@ -295,7 +298,7 @@ class IWBC(Recipe):
 @dataclass
 class AWR(Recipe):
     """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum); value targets and
-    advantages are computed anew every `refresh_every` steps."""
+    advantages are computed anew every `refresh_every` steps. ess_floor: as iw_bc's."""
 
     label: ClassVar[str] = "AWR"
 
@@ -309,6 +312,7 @@ class AWR(Recipe):
     value_lr: float = positive(1e-3)
     value_hidden: list[int] = sizes([256, 256])
     refresh_every: int = positive(500)
+    ess_floor: float = share(0.001)  # type: ignore[misc]
     name: str = "awr"
 
 
