@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +26,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
 
 
+def temporary_prefix(path: Path) -> str:
+    """How the name of a temporary file or folder begins that is to become `path`, beside which it lies. What processes of this
+    machine that have been killed left under such names is removed."""
+    mine = f".{path.name}~{platform.node()}~"
+    for stray in path.parent.glob(f"{glob.escape(mine)}*"):
+        process = stray.name.removeprefix(mine).partition("~")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+    return f"{mine}{os.getpid()}~"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write or replace a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -60,4 +85,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors.torch import save
 
     # Copies: safetensors refuses tensors that share memory, as views of one flat buffer do.
-    write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, dict(metadata)))
+    content = save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, dict(metadata))
+    # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + content[end:])

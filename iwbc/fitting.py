@@ -28,6 +28,7 @@ class Observer(Protocol):
     """What looks on while `fit` trains, and may raise to stop it."""
 
     every: Sequence[int]
+    measures: bool  # whether it asks the trainer to `measure`
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Before training; the number of steps made already, where it loads a checkpoint. The policies are its to load with
@@ -83,8 +84,7 @@ def fit(
         own = None if reference is None else reference.of_seed(seed)
         given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
-        # A reference has nobody who looks at its diagnostics.
-        watched = None if observer is None else Diagnostics(curated, own, seed, settings.kappa, device)
+        watched = None if observer is None or not observer.measures else Diagnostics(curated, own, seed, settings.kappa, device)
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
     console = console or Console(stderr=True)

@@ -85,7 +85,9 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
-                reference = reference_policy(trajectories, config.policy, config.reference, seeds, device, console)
+                reference = reference_policy(
+                    trajectories, config.policy, config.reference, seeds, device, console, config.checkpoint_every
+                )
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
         closing.enter_context(recorder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.loggers import RunLogger, make_logger
+from iwbc.processes import stop_requests
 from iwbc.results import phase_name
 from iwbc.runs import RunFolder
 from iwbc.settings import Config
@@ -48,6 +48,8 @@ class Stopwatch:
 
 class Recorder:
     """Looks on while `fit` trains (an Observer of iwbc.fitting), and plays policies; a context manager, for its logger."""
+
+    measures = True
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Recorder:
         self.folder.write_curation(self._curation)
         self._logger = make_logger(self.config, self.folder.path, self._dataset, self._curation)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
-        self._closing.enter_context(_stop_requests(self._stop))
+        self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
         return done
 
@@ -175,23 +177,3 @@ class Recorder:
             else:
                 self._logger.results(self.config.algo.steps, seed, values)
         return evaluation
-
-
-@contextlib.contextmanager
-def _stop_requests(stop: threading.Event) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM set the event, so that a run stops between steps; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise Interrupted
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -52,7 +52,7 @@ def main() -> None:
     except Interrupted as error:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
-        _exit("Interrupted before training began; the same command starts again.", 130)
+        _exit("Interrupted before training began; the same command goes on.", 130)
     except Exception as error:
         if in_full:
             raise

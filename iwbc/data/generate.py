@@ -35,7 +35,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
-from iwbc.processes import FRESH, cores, how_it_ended
+from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
 from iwbc.scores import d4rl_scores
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
@@ -196,6 +196,7 @@ def _workers(units: int) -> Iterator[tuple[ProcessPoolExecutor, set[BaseProcess]
 def _prepare_worker() -> None:
     import threadpoolctl
 
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     threadpoolctl.threadpool_limits(1)
 

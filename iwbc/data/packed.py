@@ -25,7 +25,7 @@ from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder
+from iwbc.files import cache_folder, temporary_prefix
 from iwbc.scores import ReferenceScores
 
 FORMAT = 3
@@ -71,7 +71,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     building: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
         meta = _write(checked(episodes, info, clip_actions), info, building)
         meta["fingerprint"] = fingerprint
         (building / _META).write_text(json.dumps(meta, indent=1))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iwbc.errors import UserError, extra
+from iwbc.files import temporary_prefix
 from iwbc.report import figures, statistics, tables
 from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
@@ -111,7 +112,7 @@ def _replacing(out: Path) -> Iterator[Path]:
     out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror})") from None
     old = building.with_name(f"{building.name}-old")
