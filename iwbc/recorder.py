@@ -28,7 +28,7 @@ class Stopwatch:
     """Seconds by phase."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("data", "reference", "training", "evaluation"), 0.0)
+        self.seconds = dict.fromkeys(("data", "reference", "training", "checkpoints", "evaluation"), 0.0)
         self._since = time.perf_counter()
 
     @contextlib.contextmanager
@@ -113,7 +113,8 @@ class Recorder:
             policies.load(trainer.parameters())
             self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
         if last or step % config.checkpoint_every == 0 or self._stop.is_set():
-            self._checkpoint(step, trainer)
+            with self.stopwatch.timed("checkpoints"):
+                self._checkpoint(step, trainer)
             if not last:
                 self.check_stop()
         self.stopwatch.lap()
@@ -138,12 +139,12 @@ class Recorder:
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
-        self.write_rows()
+        self.write_rows(lasting=False)  # the checkpoint holds them
 
-    def write_rows(self) -> None:
+    def write_rows(self, lasting: bool = True) -> None:
         """metrics.csv and evaluations.csv as they are by now."""
-        self.folder.write_metrics(self.metrics)
-        self.folder.write_evaluations(self.evaluations)
+        self.folder.write_metrics(self.metrics, lasting)
+        self.folder.write_evaluations(self.evaluations, lasting)
 
     def check_stop(self) -> None:
         """Raise Interrupted where the run was asked to stop."""

@@ -23,14 +23,13 @@ import torch
 import yaml
 from filelock import FileLock
 from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from iwbc import __version__
 from iwbc.config import validate
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_tensors
+from iwbc.files import cache_folder, read_tensors, write_bytes, write_csv, write_json, write_tensors
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
@@ -81,11 +80,11 @@ class RunFolder:
             ) from None
         return config
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        write_csv(self.path / "metrics.csv", rows)
+    def write_metrics(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
+        write_csv(self.path / "metrics.csv", rows, lasting)
 
-    def write_evaluations(self, rows: list[dict[str, Any]]) -> None:
-        write_csv(self.path / "evaluations.csv", rows)
+    def write_evaluations(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
+        write_csv(self.path / "evaluations.csv", rows, lasting)
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
@@ -100,7 +99,8 @@ class RunFolder:
 
     def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """All that is needed to continue: the algorithm's tensors, and the rows and times so far."""
-        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress)})
+        config = hashlib.sha256(self._config.read_bytes()).hexdigest()
+        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": config})
 
     @property
     def _checkpoint(self) -> Path:
@@ -111,9 +111,11 @@ class RunFolder:
         if not self._checkpoint.exists():
             return None
         try:
-            with safe_open(self._checkpoint, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"])  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            state, metadata = read_tensors(self._checkpoint)
+            if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
+                raise ValueError("it is of a run with another configuration")
+            return state, json.loads(metadata["progress"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
 
     def hashes(self) -> dict[str, str]:

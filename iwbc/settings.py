@@ -470,7 +470,7 @@ class Config(Settings):
     engine: bool = True
     threads: int | None = positive(None)
     log_every: int = positive(50)
-    checkpoint_every: int = positive(500)
+    checkpoint_every: int = positive(1000)
 
     def check_together(self, group: str) -> None:
         seeds = self.all_seeds
