@@ -81,7 +81,7 @@ def fit(
         given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
         # A reference has nobody who looks at its diagnostics.
-        watched = None if observer is None else Diagnostics(curated, own, seed, settings.kappa, device)
+        watched = None if observer is None else Diagnostics(curated, own, seed, settings.bound_kappa, device)
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
     console = console or Console(stderr=True)

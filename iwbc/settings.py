@@ -191,7 +191,6 @@ class Recipe(Settings):
     """How long and how fast to train: Adam; `schedule` constant, or cosine to 0; linear warm-up from 0 in either."""
 
     label: ClassVar[str] = ""  # in tables
-    kappa: ClassVar[float] = 1.0  # the scale of the log ratios in the reported bounds
 
     steps: int = positive(2000)
     lr: float = positive(4e-4)
@@ -204,6 +203,11 @@ class Recipe(Settings):
     def variant(self) -> str:
         """What tells it from others of its label in tables."""
         return ""
+
+    @property
+    def bound_kappa(self) -> float:
+        """The scale of the log ratios in the reported bound at the reference."""
+        return 1.0
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
@@ -249,17 +253,27 @@ class RWR(Recipe):
 class IWBC(Recipe):
     """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
 
-    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC. level: `trajectory` (of the mean over its steps),
-    `clipped_product` (of the sum over its steps, each clipped to step_ratio_bounds), `step` (a weight for each step).
-    proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy` itself; or a `copy`
-    of it every `copy_every` steps. minimum, maximum: of a weight; no maximum means 1000, and 2 at step level.
-    estimator: `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
+    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with which
+    the weights can be relied on: an effective sample size of at least min(ess_share · that of the curated set, ess_count)
+    trajectories, and no long tail. level: `trajectory` (of the mean over its steps), `clipped_product` (of the sum over its
+    steps, each clipped to step_ratio_bounds), `step` (a weight for each step), `window` (the same, of the sum over the last
+    `window` steps). proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy`
+    itself; or a `copy` of it every `copy_every` steps, which makes a sequence of fits. minimum, maximum: of a weight; no
+    maximum means 1000, and 2 for weights of steps. pareto_smoothing: of the largest weights of trajectories. estimator:
+    `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
     """
 
     label: ClassVar[str] = "iw-BC"
 
-    kappa: float = setting(1.0, lambda value: 0 <= value < math.inf, "must be finite and not negative; 0 is filtered BC")  # type: ignore[misc]
-    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step"))
+    kappa: float | int | str = setting(
+        1.0,
+        lambda value: value == "auto" or (not isinstance(value, str) and 0 <= value < math.inf),
+        "must be finite and not negative (0 is filtered BC), or auto",
+    )
+    ess_share: float = share(0.5)
+    ess_count: float = positive(50.0)
+    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step", "window"))
+    window: int = positive(10)
     proposal: str = setting("ema", choices=("ema", "policy", "copy"))
     decay: float = share(0.9)
     copy_every: int = positive(100)
@@ -271,25 +285,49 @@ class IWBC(Recipe):
         "needs two bounds with 0 < a_min <= 1 <= a_max",
     )
     self_normalise: bool = True
+    pareto_smoothing: bool = False
     estimator: str = setting("running", choices=("running", "exact"))
     refresh_every: int = positive(100)
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
     name: str = "iw_bc"
 
+    def __post_init__(self) -> None:
+        if type(self.kappa) is int:
+            self.kappa = float(self.kappa)  # 1 and 1.0 are the same run
+
     @property
     def variant(self) -> str:
-        return "" if self.level == "trajectory" else f" {self.level.replace('_', ' ')}"
+        if self.level == "trajectory":
+            return " auto" if self.kappa == "auto" else ""
+        return f" {self.level.replace('_', ' ')}"
+
+    @property
+    def fixed_kappa(self) -> float | None:
+        """κ, unless it sets itself."""
+        return None if isinstance(self.kappa, str) else float(self.kappa)
+
+    @property
+    def bound_kappa(self) -> float:
+        return 1.0 if self.fixed_kappa is None else self.fixed_kappa
+
+    @property
+    def of_steps(self) -> bool:
+        """Whether each step has a weight of its own."""
+        return self.level in ("step", "window")
 
     @property
     def upper_bound(self) -> float:
         """The largest weight: `maximum`, or else the method's default for the level."""
         if self.maximum is not None:
             return self.maximum
-        return 2.0 if self.level == "step" else 1000.0
+        return 2.0 if self.of_steps else 1000.0
 
     def check_together(self, group: str) -> None:
         fits = 0 <= self.minimum < self.upper_bound
         self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
+        of_trajectories = self.level == "trajectory"
+        self.require(self.kappa != "auto" or of_trajectories, group, "kappa", "needs level=trajectory")
+        self.require(not self.pareto_smoothing or not self.of_steps, group, "pareto_smoothing", "needs weights of trajectories")
 
 
 @dataclass

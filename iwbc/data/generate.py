@@ -161,8 +161,14 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
         try:
             # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
             futures = deque(pool.submit(play_unit, unit) for unit in units)
+            wanted = total = 0
             for unit in units:
-                yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
+                wanted += unit.steps
+                for episode in futures.popleft().result():  # and forget them: a dataset need not fit in memory
+                    # The steps that a unit runs over its share are those that the next one gives up. Version 0 kept them.
+                    if total < wanted or unit.version == 0:
+                        total += len(episode.rewards)
+                        yield episode
                 progress.advance(task, unit.steps)
         except BrokenExecutor:
             pool.shutdown()  # waits for the workers, and so for their exit codes
