@@ -130,7 +130,7 @@ def _final(config: Config, reference: Policies | None, policies: Policies, recor
     """Play the reference and the last policy."""
     episodes, found = config.eval.episodes, {}
     if recorder.evaluator is not None and episodes:
-        played = [("reference", reference, 0)] if reference is not None else []
+        played = [("reference", reference, 0)] if reference is not None and config.eval.reference else []
         for phase, one, step in [*played, ("final", policies, config.algo.steps)]:
             for action in config.eval.actions:
                 with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy, {action} action"):

@@ -118,13 +118,14 @@ class D4RL(Settings):
 @dataclass
 class Demonstrations(Settings):
     """Scripted demonstrations of one of iwbc.tasks. risky: the share of them that takes the risky way, which fails with
-    probability `slip`. horizon: control steps in an episode. Policies are evaluated with the same slip and horizon."""
+    probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the same
+    slip and horizon."""
 
     episodes: int = positive(2000)
     seed: int = not_negative(0)
     risky: float = share(0.5)
     slip: float = share(0.5)
-    horizon: int = positive(30)
+    horizon: int | None = positive(None)
     source: str = "demonstrations"
 
 
@@ -453,7 +454,7 @@ class Eval(Settings):
     """`episodes` at the end, with the last policy; `periodic_episodes` every so many gradient steps (0: never).
 
     action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
-    with the same distribution of returns but other episodes.
+    with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
     """
 
     episodes: int = not_negative(100)
@@ -461,6 +462,7 @@ class Eval(Settings):
     every: int = not_negative(1000)
     seed: int = not_negative(12345)
     action: str = setting("mean", choices=(*ACTIONS, "both"))
+    reference: bool = True
     backend: str = setting("gymnasium", choices=BACKENDS)
 
     @property
@@ -525,7 +527,9 @@ class Config(Settings):
                 kept = f" {100 * fraction:g} %"
             case QualityLevels():
                 kept = "(Q)"
-            case All() | ReturnWeighted():
+            case ReturnWeighted():
+                kept = "" if isinstance(self.algo, RWR) else " return-weighted"
+            case All():
                 kept = ""
             case _:
                 kept = f" {self.curation.name}"

@@ -11,7 +11,7 @@ from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
-from iwbc.tasks.demonstrators import check_demonstrated, demonstrations
+from iwbc.tasks.demonstrators import demonstrated_environment, demonstrations
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
@@ -31,16 +31,15 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
     Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
     """
-    check_demonstrated(env_id)
+    usual = settings.Demonstrations()
+    env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
+    environment = demonstrated_environment(env_id, **env_kwargs)
     name = dataset_id(env_id, chosen)
-    make_once(name, lambda: _write(name, env_id, chosen))
+    make_once(name, lambda: _write(name, environment, chosen, env_kwargs))
     return name
 
 
-def _write(name: str, env_id: str, chosen: settings.Demonstrations) -> None:
-    usual = settings.Demonstrations()
-    env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
-    environment = EnvironmentSpec(env_id, env_kwargs)
+def _write(name: str, environment: EnvironmentSpec, chosen: settings.Demonstrations, env_kwargs: dict[str, Any]) -> None:
     space: Any = make_env(environment).action_space
     info = DatasetInfo(
         id=name,
@@ -49,12 +48,13 @@ def _write(name: str, env_id: str, chosen: settings.Demonstrations) -> None:
         action_high=space.high.tolist(),
         reference_scores=None,
     )
-    played = demonstrations(env_id, chosen.episodes, chosen.seed, risky=chosen.risky, **env_kwargs)
+    played = demonstrations(environment.id, chosen.episodes, chosen.seed, risky=chosen.risky, **env_kwargs)
     write_minari(
         info,
         tracked(played, f"Generating {name}", chosen.episodes),
         author="iwbc",
         algorithm_name="scripted",
-        description=f"{chosen.episodes:,} demonstrations of {env_id}, each by the risky way with probability {chosen.risky:g}, "
+        description=f"{chosen.episodes:,} demonstrations of {environment.id}, each by the risky way with "
+        f"probability {chosen.risky:g}, "
         f"which fails with probability {chosen.slip:g}; seed {chosen.seed}.",
     )

@@ -23,7 +23,7 @@ def load_dataset(
             return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version))
         case settings.Demonstrations():
             if env_id is None:
-                raise UserError("dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty)")
+                raise UserError("dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze)")
             return minari_source.load(demonstrations.ensure(env_id, dataset))
         case settings.Minari():
             return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished)

@@ -20,7 +20,7 @@ _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "
 # the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|backend|action)"
+    r"|eval\.(every|periodic_episodes|reference|backend|action)"
 )
 
 
