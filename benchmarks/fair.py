@@ -3,7 +3,7 @@
     python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [folder=multirun/fair] [jobs=2]
 
 benchmarks/protocol.md says what is run and how it is judged. The same command goes on where it was stopped. Writes
-benchmarks/results/fair/<family>-tuning.csv and <family>-cells.csv; `python -m iwbc.report` makes tables of the folders of cells.
+benchmarks/results/fair/<family>-tuning.csv and <family>-cells.csv; `python -m iwbc.report` makes tables of the cells.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ CHANCE = Family(
             "algo.schedule": SCHEDULES,
         },
         "awr": {"": ["algo=awr curation=all"], "algo.lr": RATES, "algo.temperature": ["0.2", "0.5", "1"]},
-        "iw_bc": {"": ["algo=iw_bc curation=success"], "algo.lr": RATES, "algo.kappa": ["2", "5", "10"]},
+        "iw_bc": {"": ["algo=iw_bc curation=success"], "algo.lr": RATES, "algo.kappa": ["2", "10", "20"]},
         "iw_bc_auto": {
             "": ["algo=iw_bc curation=success algo.kappa=auto"],
             "algo.lr": _CHANCE_RATES,
