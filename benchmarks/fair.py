@@ -29,6 +29,7 @@ Grid = Mapping[str, Sequence[str]]
 RATES = ("4e-4", "1e-3")
 SHARPNESS = ("0.01", "0.02", "0.05", "0.1", "0.2")
 TEMPERATURES = ("0.1", "0.2", "0.3", "0.5", "0.7", "1")
+TABLE = "dataset.seed=0 seeds=[0,1,2,3,4,5,6,7,8,9]"
 SCHEDULES = ("cosine", "constant")
 QUALITY = "curation=quality_levels"
 TOP = [f"curation=top_fraction curation.fraction={fraction}" for fraction in SHARPNESS]
@@ -42,12 +43,14 @@ class Family:
     tasks: Mapping[str, str]
     common: str
     methods: Mapping[str, Grid]
+    tuning: str  # what is set in tuning, and in the table
+    table: str
     tuned_on: str | None = None  # the family whose choices are taken over
 
 
 LOCOMOTION = Family(
     tasks={name: f"env={name} dataset=medium_replay" for name in ("hopper", "walker2d", "halfcheetah")},
-    common="algo.start=reference algo.steps=3000 eval.episodes=20",
+    common="algo.start=reference algo.steps=2000",
     methods={
         "bc": {
             "": ["algo=bc curation=all averaging=transition algo.warmup_steps=300"],
@@ -65,11 +68,13 @@ LOCOMOTION = Family(
         "iw_bc_auto": {"": [f"algo=iw_bc algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)], "algo.lr": RATES},
         "iw_rwr": {"": [f"algo=iw_bc {curation}" for curation in WEIGHTED], "algo.kappa": ["1", "5"]},
     },
+    tuning="dataset.seed=1 seeds=[100] eval.episodes=10",
+    table=f"{TABLE} eval.episodes=20",
 )
 _CHANCE_RATES = ("2e-4", "4e-4", "1e-3")
 CHANCE = Family(
     tasks={name: f"env={name}" for name in ("two_routes", "careful_or_hasty", "point_maze")},
-    common="algo.start=reference algo.steps=5000 eval.episodes=100 averaging=transition",
+    common="algo.start=reference algo.steps=5000 averaging=transition",
     methods={
         "bc": {"": ["algo=bc curation=all"], "algo.lr": _CHANCE_RATES, "algo.schedule": SCHEDULES},
         "filtered_bc": {
@@ -85,18 +90,20 @@ CHANCE = Family(
             "algo.schedule": SCHEDULES,
         },
     },
+    tuning="dataset.seed=1 seeds=[100,101] eval.episodes=100",
+    table=f"{TABLE} eval.episodes=100",
 )
 CHANCE_MIXTURE = Family(
     tasks=CHANCE.tasks,
     common=f"{CHANCE.common} policy=mixture policy.hidden=[64,64]",
     methods=CHANCE.methods,
+    tuning=CHANCE.tuning,
+    table=CHANCE.table,
     tuned_on="chance",
 )
 FAMILIES = {"locomotion": LOCOMOTION, "chance": CHANCE, "chance-mixture": CHANCE_MIXTURE}
 
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
-TUNING = "dataset.seed=1 seeds=[100,101]"
-TABLE = "dataset.seed=0 seeds=[0,1,2,3,4,5,6,7,8,9]"
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
     for method, grid in family.methods.items():
         for number, setting in enumerate(settings_of(grid)):
             for task, arguments in family.tasks.items():
-                overrides = f"{arguments} {setting} {family.common} {EVERY_RUN} {TUNING}".split()
+                overrides = f"{arguments} {setting} {family.common} {EVERY_RUN} {family.tuning}".split()
                 jobs[method, setting, task] = Job(tuple(overrides), folder / "tuning" / f"{method}-{number}-{task}")
     found = play_all(list(jobs.values()), workers)
     scores = {key: final_score(found[job]) for key, job in jobs.items()}
@@ -179,7 +186,7 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     family = FAMILIES[name]
     jobs = {
         (task, method): Job(
-            tuple(f"{arguments} {chosen_settings[method]} {family.common} {EVERY_RUN} {TABLE}".split()),
+            tuple(f"{arguments} {chosen_settings[method]} {family.common} {EVERY_RUN} {family.table}".split()),
             folder / "cells" / f"{method}-{task}",
         )
         for task, arguments in family.tasks.items()
