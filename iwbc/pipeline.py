@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from iwbc import engine, processes
 from iwbc.curation import curate, histogram
+from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
@@ -25,7 +27,7 @@ from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config, Env, OwnPolicy
+from iwbc.settings import Config, Env, Minari, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -82,7 +84,8 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
-                reference = reference_policy(trajectories, config.policy, config.reference, seeds, device, console)
+                own = _reference_data(config, trajectories)
+                reference = reference_policy(own, config.policy, config.reference, seeds, device, console)
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
         closing.enter_context(recorder)
@@ -103,6 +106,17 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     recorder.write_rows()
     folder.finish(summary)
     return summary
+
+
+def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
+    """What the reference is trained on: the data, or another dataset of the same task."""
+    if config.reference.dataset_id is None:
+        return trajectories
+    assert isinstance(config.dataset, Minari)
+    own = load_dataset(replace(config.dataset, id=config.reference.dataset_id))
+    if what := difference(own, trajectories):
+        raise UserError(f"reference.dataset_id={own.info.id}: it and {trajectories.info.id} have different {what}")
+    return own
 
 
 def _evaluator(

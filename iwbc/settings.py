@@ -92,15 +92,16 @@ class Generated(Settings):
 
 @dataclass
 class Minari(Settings):
-    """A Minari dataset by its id.
+    """A Minari dataset by its id, or several, joined by +.
 
     clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
-    drop episodes that neither terminate nor truncate.
+    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use; empty: all.
     """
 
     id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
     clip_actions: bool = False
     unfinished: str = setting("keep", choices=("keep", "drop"))
+    observation_keys: list[str] = field(default_factory=list)
     source: str = "minari"
 
 
@@ -353,7 +354,8 @@ class AWR(Recipe):
 
 @dataclass
 class Reference(Recipe):
-    """How the reference policy is trained: behaviour cloning on all data."""
+    """How the reference policy is trained: behaviour cloning on all data, or on all of another Minari dataset, `dataset_id`, of
+    the same task."""
 
     steps: int = positive(10_000)
     lr: float = positive(1e-3)
@@ -361,6 +363,7 @@ class Reference(Recipe):
     warmup_steps: int = not_negative(0)
     start: str = setting("scratch", lambda value: value == "scratch", "the reference starts from scratch")
     averaging: str = setting("transition", choices=("trajectory", "transition"))
+    dataset_id: str | None = None
     name: str = "reference"
 
 
@@ -513,6 +516,8 @@ class Config(Settings):
         key = "seed" if self.seeds is None else "seeds"
         self.require(bool(seeds) and min(seeds) >= 0, group, key, "needs at least one seed, none negative")
         self.require(len(set(seeds)) == len(seeds), group, "seeds", "names a seed twice")
+        fits = self.reference.dataset_id is None or isinstance(self.dataset, Minari)
+        self.reference.require(fits, "reference", "dataset_id", "needs dataset=minari beside it")
 
     @property
     def all_seeds(self) -> list[int]:
