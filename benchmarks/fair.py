@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import csv
 import itertools
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, chosen, words_and_options
+from benchmarks.common import RESULTS, Job, chosen, play_all, words_and_options
 from iwbc.commands import Option, run, whole
 from iwbc.files import write_csv
 
@@ -106,42 +104,12 @@ FAMILIES = {"locomotion": LOCOMOTION, "chance": CHANCE, "chance-mixture": CHANCE
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: its settings, and the folder that it is in, or will be."""
-
-    overrides: tuple[str, ...]
-    folder: Path
-
-
 def settings_of(grid: Grid) -> list[str]:
     """Every setting of a grid, as the arguments that it stands for."""
     return [
         " ".join(f"{key}={value}" if key else value for key, value in zip(grid, values, strict=True))
         for values in itertools.product(*grid.values())
     ]
-
-
-def play(job: Job) -> dict[str, Any]:
-    """Run a job, in a process of its own; its summary."""
-    from rich.console import Console
-
-    from iwbc.config import compose
-    from iwbc.pipeline import run as run_pipeline
-
-    with Path("/dev/null").open("w") as nowhere:
-        return run_pipeline(compose(*job.overrides), job.folder, Console(file=nowhere))
-
-
-def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, dict[str, Any]]:
-    """All jobs' summaries; those that have finished are not run again."""
-    found = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(play, job): job for job in jobs}
-        for number, future in enumerate(as_completed(futures), start=1):
-            found[futures[future]] = future.result()
-            print(f"{number}/{len(jobs)}  {futures[future].folder}", flush=True)
-    return found
 
 
 def final_score(summary: Mapping[str, Any]) -> float:
