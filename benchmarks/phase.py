@@ -2,9 +2,9 @@
 
     python -m benchmarks.phase [folder=multirun/phase] [jobs=2]
 
-TwoRoutes with a slip of 0.2, 0.5 and 0.8, 30 and 90 control steps, 100, 500 and 2,000 demonstrations; a Gaussian (2 × 64), 5,000
-steps at lr 4e-4 from the reference, seeds 0 and 1, 200 episodes of sampled actions each. κ = 0 is filtered BC. The same command
-goes on where it was stopped. Writes benchmarks/results/phase.csv and docs/figures/phase.png.
+TwoRoutes with a slip of 0.2, 0.5 and 0.8, 30 and 90 control steps, 100, 500 and 2,000 demonstrations; a Gaussian (2 × 64),
+5,000 steps at lr 4e-4 from the reference, seeds 0 and 1, 200 episodes of sampled actions each. κ = 0 is filtered BC. The same
+command goes on where it was stopped. Writes benchmarks/results/phase.csv and docs/figures/phase.png.
 """
 
 from __future__ import annotations

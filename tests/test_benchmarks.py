@@ -217,4 +217,4 @@ def test_a_run_of_the_fair_table(tmp_path: Path) -> None:
     rates = [summary["totals"][phase]["success_rate"] for phase in ("final", "final_sampled")]
     assert fair.final_score(summary) == pytest.approx(50.0 * sum(rates))
     assert "reference" not in summary["totals"]
-    assert play_all([job], 1)[job] == summary  # it is not run again
+    assert play_all([job], 1)[job]["seconds"] == summary["seconds"]  # it is not run again
