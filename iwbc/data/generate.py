@@ -18,8 +18,8 @@ import contextlib
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -115,6 +115,18 @@ def play_unit(unit: Unit) -> list[Episode]:
     return episodes
 
 
+def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> Iterator[Episode]:
+    """The units' episodes, in order; the steps that a unit runs over its share are those that the next ones give up, so that
+    the dataset is over by less than an episode. Version 0 keeps them all."""
+    wanted = total = 0
+    for unit, episodes in zip(units, played, strict=True):
+        wanted += unit.steps
+        for episode in episodes:
+            if total < wanted or unit.version == 0:
+                total += len(episode.rewards)
+                yield episode
+
+
 def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
     """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
 
@@ -161,18 +173,19 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
         try:
             # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
             futures = deque(pool.submit(play_unit, unit) for unit in units)
-            wanted = total = 0
-            for unit in units:
-                wanted += unit.steps
-                for episode in futures.popleft().result():  # and forget them: a dataset need not fit in memory
-                    # The steps that a unit runs over its share are those that the next one gives up. Version 0 kept them.
-                    if total < wanted or unit.version == 0:
-                        total += len(episode.rewards)
-                        yield episode
-                progress.advance(task, unit.steps)
+            yield from carried_over(units, _results(units, futures, lambda steps: progress.advance(task, steps)))
         except BrokenExecutor:
             pool.shutdown()  # waits for the workers, and so for their exit codes
             raise UserError(f"dataset {name}: a worker process {how_it_ended(workers)}; nothing was written") from None
+
+
+def _results(
+    units: Sequence[Unit], futures: deque[Future[list[Episode]]], advance: Callable[[int], None]
+) -> Iterator[list[Episode]]:
+    """What was played, in order, each forgotten as the next is asked for: a dataset need not fit in memory."""
+    for unit in units:
+        yield futures.popleft().result()
+        advance(unit.steps)
 
 
 @contextlib.contextmanager
