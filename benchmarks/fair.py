@@ -92,9 +92,9 @@ CHANCE = Family(
     table=f"{TABLE} eval.episodes=100",
 )
 CHANCE_MIXTURE = Family(
-    tasks=CHANCE.tasks,
+    tasks={name: CHANCE.tasks[name] for name in ("two_routes", "careful_or_hasty")},
     common=f"{CHANCE.common} policy=mixture policy.hidden=[64,64]",
-    methods=CHANCE.methods,
+    methods={name: grid for name, grid in CHANCE.methods.items() if name != "awr"},
     tuning=CHANCE.tuning,
     table=CHANCE.table,
     tuned_on="chance",
