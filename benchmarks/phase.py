@@ -2,7 +2,7 @@
 
     python -m benchmarks.phase [folder=multirun/phase] [jobs=2]
 
-TwoRoutes with a slip of 0.2, 0.5 and 0.8, 30 and 90 control steps, 100, 500 and 2,000 demonstrations; a Gaussian (2 × 64),
+TwoRoutes with a slip of 0.2, 0.5 and 0.8, 30 and 90 control steps, 100 and 1,000 demonstrations; a Gaussian (2 × 64),
 5,000 steps at lr 4e-4 from the reference, seeds 0 and 1, 200 episodes of sampled actions each. κ = 0 is filtered BC. The same
 command goes on where it was stopped. Writes benchmarks/results/phase.csv and docs/figures/phase.png.
 """
@@ -20,7 +20,7 @@ from benchmarks.common import RESULTS, Job, play_all
 from iwbc.commands import Option, parse, run, whole
 from iwbc.files import write_csv
 
-SLIPS, HORIZONS, EPISODES, KAPPAS = (0.2, 0.5, 0.8), (30, 90), (100, 500, 2000), ("0", "1", "5", "20", "auto")
+SLIPS, HORIZONS, EPISODES, KAPPAS = (0.2, 0.5, 0.8), (30, 90), (100, 1000), ("0", "1", "5", "20", "auto")
 COMMON = (
     "env=two_routes curation=success averaging=transition policy.hidden=[64,64] algo=iw_bc algo.steps=5000 seeds=[0,1] "
     "threads=1 eval.every=0 eval.periodic_episodes=0 eval.episodes=200 eval.action=sample eval.reference=false log_every=500"
