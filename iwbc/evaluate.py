@@ -10,9 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.settings import ACTIONS, BACKENDS
+
+if TYPE_CHECKING:
+    from iwbc.environment_spec import EnvironmentSpec
+    from iwbc.settings import Config, OwnPolicy
 
 _OPTIONS = {
     "run": Option(Path),
@@ -39,7 +44,6 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.results import ACTION_NAMES, environment_name, results_table, totals
     from iwbc.runs import RunFolder
     from iwbc.scores import ReferenceScores
-    from iwbc.settings import OwnPolicy
 
     folder = RunFolder(given["run"])
     config = folder.config()
@@ -52,18 +56,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
     episodes = given["episodes"] or config.eval.episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
-    own = config.policy if isinstance(config.policy, OwnPolicy) else None
-    if own is not None and own.target != given["policy"]:
-        # The folder may be somebody else's: what it names is imported only where the user names it too.
-        raise UserError(f"run={folder.path}: holds a policy of its own; to import it, add policy={own.target}")
-    policy = folder.policy(own)
+    environment = EnvironmentSpec.of_plain(summary["environment"])
+    policy = folder.policy(check_trust(folder.path, config, environment, given["policy"], given["imports"]))
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     backend = given["backend"] or config.eval.backend
-    environment = EnvironmentSpec.of_plain(summary["environment"])
-    if list(environment.imports) != given["imports"]:
-        needed = f"to import what registers it, add imports={','.join(environment.imports)}"
-        what = needed if environment.imports else "needs no imports"
-        raise UserError(f"run={folder.path}: its environment {environment.id} {what}")
     evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
     env = environment_name(environment.id, backend)
     console = Console()
@@ -78,6 +74,24 @@ def main(arguments: Sequence[str]) -> None:
     method, several = summary["method"], len(evaluations) > 1
     rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
     console.print(results_table(rows, env, summary["seeds"], scores))
+
+
+def check_trust(
+    path: Path, config: Config, environment: EnvironmentSpec, policy: str | None, imports: Sequence[str]
+) -> OwnPolicy | None:
+    """The policy of the user's own that a run names, if it does. Raises UserError unless the user has named, too, whatever
+    the folder would import: it may be somebody else's."""
+    from iwbc.errors import UserError
+    from iwbc.settings import OwnPolicy
+
+    own = config.policy if isinstance(config.policy, OwnPolicy) else None
+    if own is not None and own.target != policy:
+        raise UserError(f"run={path}: holds a policy of its own; to import it, add policy={own.target}")
+    if list(environment.imports) != list(imports):
+        needed = f"to import what registers it, add imports={','.join(environment.imports)}"
+        what = needed if environment.imports else "needs no imports"
+        raise UserError(f"run={path}: its environment {environment.id} {what}")
+    return own
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
-from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
-from iwbc.policies.spec import imported
+from iwbc.policies.spec import imported, policy_factory
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
@@ -81,11 +81,15 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     with contextlib.ExitStack() as closing:
         if evaluator is not None:
             closing.callback(evaluator.close)
+            if "sample" in config.eval.actions and isinstance(config.policy, OwnPolicy):
+                make, _ = policy_factory(config.policy, trajectories)
+                check_samples(make())  # now, and not after training
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
                 own = _reference_data(config, trajectories)
-                reference = reference_policy(own, config.policy, config.reference, seeds, device, console)
+                every = config.checkpoint_every
+                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every)
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
         closing.enter_context(recorder)
@@ -100,11 +104,23 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             title=config.method,
             observer=recorder,
         )
+        if reference is not None:
+            reference = reference.select(*policies.seeds)
         evaluations = _final(config, reference, policies, recorder)
-    summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
-    folder.write_policy(policies)
-    recorder.write_rows()
-    folder.finish(summary)
+        folder.write_policy(policies)
+        recorder.write_rows()
+        summary = summary_of(
+            config,
+            curated,
+            environment,
+            scores,
+            evaluations,
+            stopwatch.seconds,
+            policies.seeds,
+            recorder.diverged_seeds,
+            folder.hashes(),
+        )
+        folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
 
 

@@ -193,6 +193,7 @@ class Recipe(Settings):
     """How long and how fast to train: Adam; `schedule` constant, or cosine to 0; linear warm-up from 0 in either."""
 
     label: ClassVar[str] = ""  # in tables
+    ess_floor: ClassVar[float] = 0.0  # a smaller effective sample size, as a share of the curated set's, is divergence
 
     steps: int = positive(2000)
     lr: float = positive(4e-4)
@@ -263,6 +264,7 @@ class IWBC(Recipe):
     itself; or a `copy` of it every `copy_every` steps, which makes a sequence of fits. minimum, maximum: of a weight; no
     maximum means 1000, and 2 for weights of steps. pareto_smoothing: of the largest weights of trajectories. estimator:
     `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
+    ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
@@ -290,6 +292,7 @@ class IWBC(Recipe):
     pareto_smoothing: bool = False
     estimator: str = setting("running", choices=("running", "exact"))
     refresh_every: int = positive(100)
+    ess_floor: float = share(0.001)  # type: ignore[misc]
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
     name: str = "iw_bc"
 
@@ -335,7 +338,7 @@ class IWBC(Recipe):
 @dataclass
 class AWR(Recipe):
     """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum); value targets and
-    advantages are computed anew every `refresh_every` steps."""
+    advantages are computed anew every `refresh_every` steps. ess_floor: as iw_bc's."""
 
     label: ClassVar[str] = "AWR"
 
@@ -349,6 +352,7 @@ class AWR(Recipe):
     value_lr: float = positive(1e-3)
     value_hidden: list[int] = sizes([256, 256])
     refresh_every: int = positive(500)
+    ess_floor: float = share(0.001)  # type: ignore[misc]
     name: str = "awr"
 
 
@@ -509,7 +513,7 @@ class Config(Settings):
     engine: bool = True
     threads: int | None = positive(None)
     log_every: int = positive(50)
-    checkpoint_every: int = positive(500)
+    checkpoint_every: int = positive(1000)
 
     def check_together(self, group: str) -> None:
         seeds = self.all_seeds

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,12 +52,18 @@ def main() -> None:
     except Interrupted as error:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
-        _exit("Interrupted before training began; the same command starts again.", 130)
+        _exit("Interrupted before training began; the same command goes on.", 130)
     except Exception as error:
+        if in_full:
+            raise
         if "Config group override must be" in str(error):  # of Hydra, for env=3 or =3
             _exit(f"{' '.join(arguments)}: the choice of a group must be a name (see --help)", 2)
-        if sweeps.Sweep.launched is None or in_full:
-            raise
+        if sweeps.Sweep.launched is None:
+            if _of_a_job(error):
+                raise
+            # Whatever else Hydra stumbles over before there is a job.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _exit(f"{' '.join(arguments)}: {reason} (see --help; HYDRA_FULL_ERROR=1 shows where)", 2)
         # Where a worker is killed, say, or the cluster refuses the jobs.
         print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
         gave_up = True
@@ -66,14 +73,28 @@ def main() -> None:
         sys.exit(1)
 
 
+def _of_a_job(error: Exception) -> bool:
+    """Whether it was raised within a run, and not on the way to one."""
+    return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
+
+
 def _help() -> None:
     """What Hydra would print; it would first list the choices of every group, to leave them out, in twice the time."""
     print(OmegaConf.load(Path(config_folder()) / "train.yaml").hydra.help.template)
 
 
 def _check_options(arguments: list[str]) -> None:
-    """Hydra would print all of its usage."""
-    for unknown in get_args_parser().parse_known_args(arguments)[1]:
+    """Hydra would print all of its usage, or a traceback."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{' '.join(arguments)}: {message} (see --help); settings are written without dashes, as in env=hopper")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    known, others = parser.parse_known_args(arguments)
+    if known.experimental_rerun is not None:
+        refuse("--experimental-rerun would load a pickle, which can run anything; resume=FOLDER continues a run")
+    for unknown in others:
         raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
 
 
@@ -159,6 +180,9 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
     if not in_sweep:  # which lists all of them at its end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+    if (diverged := summary.get("diverged")) and not in_sweep:
+        seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
+        _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 
 

@@ -35,7 +35,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
-from iwbc.processes import FRESH, cores, how_it_ended
+from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
 from iwbc.scores import d4rl_scores
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
@@ -132,11 +132,19 @@ def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, vers
 
     Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
     """
-    source = behaviours(env_id, version)
-    default = source.replay_steps if tier == "medium-replay" else OTHER_STEPS
-    name = dataset_id(env_id, tier, None if steps == default else steps, seed, version)
-    make_once(name, lambda: _generate(name, source, tier, steps or default, seed))
+    source, name = behaviours(env_id, version), name_of(env_id, tier, steps, seed, version)
+    make_once(name, lambda: _generate(name, source, tier, steps or _usual_steps(source, tier), seed))
     return name
+
+
+def name_of(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
+    """The dataset's id. Raises UserError for an environment without behaviour policies."""
+    usual = _usual_steps(behaviours(env_id, version), tier)
+    return dataset_id(env_id, tier, None if steps == usual else steps, seed, version)
+
+
+def _usual_steps(source: Behaviours, tier: str) -> int:
+    return source.replay_steps if tier == "medium-replay" else OTHER_STEPS
 
 
 def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -> None:
@@ -207,6 +215,7 @@ def _workers(units: int) -> Iterator[tuple[ProcessPoolExecutor, set[BaseProcess]
 def _prepare_worker() -> None:
     import threadpoolctl
 
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     threadpoolctl.threadpool_limits(1)
 

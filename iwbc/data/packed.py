@@ -25,7 +25,7 @@ from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder
+from iwbc.files import cache_folder, temporary_prefix
 from iwbc.scores import ReferenceScores
 
 FORMAT = 3
@@ -71,7 +71,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     building: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
         meta = _write(checked(episodes, info, clip_actions), info, building)
         meta["fingerprint"] = fingerprint
         (building / _META).write_text(json.dumps(meta, indent=1))
@@ -119,8 +119,23 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
             stream("successes", np.bool_)
             streams["successes"].append(np.array(successes))
         digests = {name: stream.finish() for name, stream in streams.items()}
-    content_hash = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    return {"format": FORMAT, "content_hash": content_hash, "labelled": labelled, "info": dataclasses.asdict(info)}
+    return {"format": FORMAT, "content_hash": _combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
+
+
+def _combined(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def content_hash(trajectories: Trajectories) -> str:
+    """The SHA-256 of a dataset's arrays, computed from them anew."""
+    digests = {}
+    for name in ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes"):
+        array = getattr(trajectories, name)
+        if array is not None:
+            digest = hashlib.sha256(np.ascontiguousarray(array).data)
+            digest.update(repr((array.dtype.str, array.shape[0], array.shape[1:])).encode())
+            digests[name] = digest.hexdigest()
+    return _combined(digests)
 
 
 def open_packed(folder: Path) -> Trajectories:

@@ -20,7 +20,7 @@ _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "
 # the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|reference|backend|action)"
+    r"|eval\.(every|periodic_episodes|reference|backend|action)|algo\.ess_floor"
 )
 
 
@@ -77,6 +77,10 @@ def arrange(runs: Sequence[Run]) -> Study:
         for seed in run.seeds:
             if final := run.final(seed):
                 _add(study, place, Result(run, seed, tuple(final)))
+        for one in run.summary.get("diverged") or ():
+            study.notes.append(
+                f"{run.name}: seed {one['seed']} diverged by step {one['step']} ({one['why']}); it is in no table or figure."
+            )
     for results in study.cells.values():
         results.sort(key=lambda result: result.seed)
     return study
