@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -12,14 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from iwbc.errors import UserError
+from iwbc.files import config_folder
 from iwbc.settings import ALGORITHMS, CURATIONS, DATASETS, POLICIES, Config, Env, Eval, Logger, OwnPolicy, Settings
-
-
-def config_folder() -> str:
-    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "conf"
-    return str(installed if installed.exists() else package.parent / "conf")
 
 
 def compose(*overrides: str) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.settings import ACTIONS, BACKENDS
 
-_OPTIONS = {
+OPTIONS = {
     "run": Option(Path),
     "episodes": Option(whole(1), None),
     "seed": Option(whole(0), None),
@@ -28,7 +28,7 @@ _OPTIONS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Play the last policy of a run folder and print the table."""
-    given = parse(arguments, _OPTIONS)
+    given = parse(arguments, OPTIONS)
 
     from rich.console import Console
 

@@ -20,9 +20,10 @@ SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
-    metadata = {"rule": rule, "says": says}
+    metadata: dict[str, Any] = {"rule": rule, "says": says}
     if choices:
-        metadata = {"rule": lambda value: value in choices, "says": f"must be one of {', '.join(choices)}"}
+        says = f"must be one of {', '.join(choices)}"
+        metadata = {"rule": lambda value: value in choices, "says": says, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -1,6 +1,47 @@
-"""Train a policy:  python -m iwbc.train env=hopper            (--help lists the groups and examples)
+"""Train a policy on mixed-quality demonstrations, by (importance-weighted) behaviour cloning.
 
-Continue one that was interrupted:  python -m iwbc.train resume=FOLDER
+    python -m iwbc.train [group=choice …] [group.setting=value …]     one run
+    python -m iwbc.train -m env=hopper,walker2d algo=bc,iw_bc         a sweep: a run for every combination
+    python -m iwbc.train resume=FOLDER                                continue a run that was interrupted
+
+Groups (group=choice, the first is the default)
+  env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
+             two_routes, careful_or_hasty: two ways, one of which fails half of the time
+  dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
+             demonstrations: scripted ones of two_routes and careful_or_hasty
+             minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
+  algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories
+             bc: BC of all of them               rwr: weighted by return       awr: weighted by advantage
+  curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
+             top_fraction, threshold, success: the best, from a return on, the successful ones
+             return_weighted: all of them, by the exponential of the return        all: all alike
+  policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
+             mixture: of Gaussians, for several ways to do it       flow: any shape
+  eval       default: Gymnasium                  envpool: faster, other episodes
+  logger     none, wandb (offline; logger.mode=online uploads), tensorboard
+  +experiment   published: the authors' settings            benchmark, benchmark_small: sweeps
+  +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_q, iw_bc_q_step, rwr, awr: an algorithm with its curation
+  +tuned     the same, with what tuning chose for the benchmark
+  hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
+             gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
+  hydra/sweeper    basic, tune_iw_bc: search kappa and the decay by Optuna
+
+Settings that are worth knowing
+  algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;
+                        0 is filtered BC, the length of a trajectory exact importance sampling
+  averaging=trajectory  every trajectory counts the same, however long (the paper's); transition: every step does
+  seeds=[0,1,2]         several seeds side by side, a process for each; seed=3 is one
+  threads=1             threads and worker processes; default: as many as there are cores
+  engine=false          train by plain autograd: the same numbers, slower
+--cfg job prints every setting with its value; any of them is set by group.name=value.
+
+Examples
+  python -m iwbc.train env=hopper
+  python -m iwbc.train env=walker2d algo=filtered_bc curation=top_fraction curation.fraction=0.2
+  python -m iwbc.train env=hopper seeds=[0,1,2,3,4]
+  python -m iwbc.train dataset=minari dataset.id=mujoco/hopper/medium-v0
+  python -m iwbc.train -m env=hopper,walker2d algo=bc,filtered_bc,iw_bc
+  python -m iwbc.train resume=outputs/2026-01-31/12-00-00-000000-hopper-iw_bc
 """
 
 from __future__ import annotations
@@ -34,7 +75,7 @@ def main() -> None:
     gave_up = False
     try:
         if {"--help", "-h"} & set(arguments):
-            _help()
+            print((__doc__ or "").strip())
         elif arguments and arguments[0].startswith("resume="):
             _resume(arguments)
         else:
@@ -64,11 +105,6 @@ def main() -> None:
         all_finished = sweeps.summarise()
     if gave_up or not all_finished:
         sys.exit(1)
-
-
-def _help() -> None:
-    """What Hydra would print; it would first list the choices of every group, to leave them out, in twice the time."""
-    print(OmegaConf.load(Path(config_folder()) / "train.yaml").hydra.help.template)
 
 
 def _check_options(arguments: list[str]) -> None:

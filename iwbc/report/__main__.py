@@ -20,11 +20,13 @@ from pathlib import Path
 from iwbc.commands import Option, parse, run
 from iwbc.errors import UserError
 
+OPTIONS = {"out": Option(Path, Path("report"))}
+
 
 def main(arguments: Sequence[str]) -> None:
     # Sweep folders are often called key=value: only `out=` is an option.
     options = [argument for argument in arguments if argument.startswith(("out=", "-"))]
-    out = Path(parse(options, {"out": Option(default="report")})["out"])
+    out = parse(options, OPTIONS)["out"]
     folders = [Path(argument) for argument in arguments if argument not in options]
     if not folders:
         raise UserError("give at least one run or sweep folder (see --help)")
