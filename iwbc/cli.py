@@ -22,10 +22,13 @@ COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
+    "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),
     "demonstrations": ("iwbc.data.demonstrations", "Make scripted demonstrations of a task of ours."),
     "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of a D4RL file."),
 }
+
+_TAKES_SETTINGS = ("train", "info")  # of Hydra's grammar
 
 _HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
 
@@ -71,7 +74,8 @@ class _Command(click.Command):
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from iwbc import completion
 
-        return completion.training(incomplete) if self.name == "train" else completion.options(self.module, incomplete)
+        found = [] if self.name == "train" else completion.options(self.module, incomplete)
+        return [*found, *(completion.training(incomplete) if self.name in _TAKES_SETTINGS else [])]
 
 
 class _Bash(BashComplete):
