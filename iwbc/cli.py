@@ -21,6 +21,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
+    "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
     "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),

@@ -32,38 +32,17 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from iwbc.environment_spec import EnvironmentSpec
-    from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
     from iwbc.files import write_csv
     from iwbc.results import ACTION_NAMES, environment_name, results_table, totals
-    from iwbc.runs import RunFolder
-    from iwbc.scores import ReferenceScores
-    from iwbc.settings import OwnPolicy
+    from iwbc.saved import open_run
 
-    folder = RunFolder(given["run"])
-    config = folder.config()
-    summary = folder.summary()
-    if summary is None:
-        raise UserError(
-            f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}"
-        )
-    if summary["environment"] is None:
-        raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
+    saved = open_run(given["run"], given["policy"])
+    environment = saved.played_in(given["imports"])
+    config, policy, scores = saved.config, saved.policies, saved.scores
     episodes = given["episodes"] or config.eval.episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
-    own = config.policy if isinstance(config.policy, OwnPolicy) else None
-    if own is not None and own.target != given["policy"]:
-        # The folder may be somebody else's: what it names is imported only where the user names it too.
-        raise UserError(f"run={folder.path}: holds a policy of its own; to import it, add policy={own.target}")
-    policy = folder.policy(own)
-    scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     backend = given["backend"] or config.eval.backend
-    environment = EnvironmentSpec.of_plain(summary["environment"])
-    if list(environment.imports) != given["imports"]:
-        needed = f"to import what registers it, add imports={','.join(environment.imports)}"
-        what = needed if environment.imports else "needs no imports"
-        raise UserError(f"run={folder.path}: its environment {environment.id} {what}")
     evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
     env = environment_name(environment.id, backend)
     console = Console()
@@ -75,9 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     evaluator.close()
     if given["out"] is not None:
         write_csv(given["out"], [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
-    method, several = summary["method"], len(evaluations) > 1
+    method, several = saved.summary["method"], len(evaluations) > 1
     rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
-    console.print(results_table(rows, env, summary["seeds"], scores))
+    console.print(results_table(rows, env, saved.summary["seeds"], scores))
 
 
 if __name__ == "__main__":
