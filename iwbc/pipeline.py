@@ -6,12 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from iwbc import engine, processes
 from iwbc.curation import curate, histogram
 from iwbc.data.sources import load_dataset
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
@@ -19,6 +21,7 @@ from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
+from iwbc.page import write_page
 from iwbc.policies.spec import imported
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
@@ -66,7 +69,10 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)
-        curated = curate(trajectories, config.curation, config.averaging)
+        curated, held_out = curate(trajectories, config.curation, config.averaging), None
+        if config.held_out:
+            curated, held_out = curated.split(config.held_out, np.random.default_rng(Stream.HELD_OUT))
+            trajectories = curated.trajectories
     console.print(
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
@@ -84,7 +90,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             with stopwatch.timed("reference"):
                 reference = reference_policy(trajectories, config.policy, config.reference, seeds, device, console)
         shown = histogram(trajectories.returns, curated.kept)
-        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
+        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)
         policies = fit(
             config.algo,
@@ -96,11 +102,13 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             console=console,
             title=config.method,
             observer=recorder,
+            held_out=held_out,
         )
         evaluations = _final(config, reference, policies, recorder)
     summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
     folder.write_policy(policies)
     recorder.write_rows()
+    write_page(folder.path, summary)
     folder.finish(summary)
     return summary
 

@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from iwbc.files import write_json
+    from iwbc.page import write_page
     from iwbc.saved import open_run
 
     saved = open_run(given["run"], given["policy"])
@@ -92,6 +93,8 @@ def main(arguments: Sequence[str]) -> None:
         rows[-1] |= {"return": one.total, "length": len(one.actions), "of": len(played), "action": action}
         print(f"{out / f'{name}.{kind}'}  return {one.total:.1f}, {len(one.actions)} steps (seed {one.seed})")
     write_json(out / "videos.json", rows)
+    if given["out"] is None:
+        write_page(saved.folder.path, saved.summary)  # now with the videos
 
 
 def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, seed: int, action: str) -> list[Played]:
@@ -104,7 +107,9 @@ def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, se
     evaluator = Evaluator(environment, seed)
     taken: dict[tuple[int, int], list[Any]] = {}
     try:
-        evaluation = evaluator.evaluate(policies, episodes, action, watch=lambda key, acted: taken.setdefault(key, []).append(acted))
+        evaluation = evaluator.evaluate(
+            policies, episodes, action, watch=lambda key, acted: taken.setdefault(key, []).append(acted)
+        )
     finally:
         evaluator.close()
     for row, policy in enumerate(policies.seeds):

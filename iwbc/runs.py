@@ -4,6 +4,8 @@ config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
 evaluations.csv     a row per episode, with its phase: reference, periodic or final
 curation.csv        the histogram of returns: all trajectories and those kept
+weights.csv         every kept trajectory's return, curation weight and importance weight at the end, for each seed
+run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
@@ -86,6 +88,9 @@ class RunFolder:
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
+
+    def write_weights(self, rows: list[dict[str, Any]]) -> None:
+        write_csv(self.path / "weights.csv", rows)
 
     def write_policy(self, policies: Policies) -> None:
         policies.save(self.path / "policy.safetensors")

@@ -448,7 +448,8 @@ class Config(Settings):
     """A whole run.
 
     averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
-    trains several side by side. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
+    trains several side by side. held_out: the share of trajectories, the same ones for every seed, on which nothing is
+    trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
     Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
     """
 
@@ -461,6 +462,7 @@ class Config(Settings):
     eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     averaging: str = setting("trajectory", choices=("trajectory", "transition"))
+    held_out: float = setting(0.0, lambda value: 0 <= value < 1, "must lie in [0, 1)")
     seed: int = 0
     seeds: list[int] | None = None
     device: str = setting("cpu", lambda value: value.split(":")[0] in ("cpu", "cuda"), "must be one of cpu, cuda")
