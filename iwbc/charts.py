@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 _WIDTH, _HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 8, 40
 _MOST_POINTS = 2000
 
 Array = npt.NDArray[np.floating]
@@ -35,7 +35,7 @@ class Chart:
 
     def points(self, x: Array, y: Array, style: str, name: str | None = None) -> None:
         """A dot at each of the points, or of every so many where there are very many."""
-        every = -(-len(x) // _MOST_POINTS)
+        every = max(1, -(-len(x) // _MOST_POINTS))
         self._add("points", x[::every], y[::every], style, name)
 
     def bars(self, edges: Array, counts: Array, style: str, name: str | None = None) -> None:
@@ -78,7 +78,8 @@ class Chart:
         if kind == "bars":
             floor = _HEIGHT - _BOTTOM
             return "".join(
-                f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{max(right - left, 0.5):.1f}" height="{floor - top:.1f}"/>'
+                f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" '
+                f'width="{max(right - left, 0.5):.1f}" height="{floor - top:.1f}"/>'
                 for left, right, top, shown in zip(places[:-1], places[1:], heights, ok[:-1], strict=False)
                 if shown and top < floor
             )

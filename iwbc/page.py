@@ -72,7 +72,7 @@ def _charts(folder: Path, summary: dict[str, Any]) -> list[Chart]:
     metrics, weights = _columns(folder / "metrics.csv"), _columns(folder / "weights.csv")
     found = [_learning_curve(folder, summary), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
-        found.append(_weights(weights))
+        found += [_weights(weights), _weight_histogram(weights)]
     found.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
     found.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
     likelihoods = {"log_prob_kept": "kept", "log_prob_dropped": "dropped", "log_prob_held_out": "held out"}
@@ -86,7 +86,7 @@ def _learning_curve(folder: Path, summary: dict[str, Any]) -> Chart:
     """The mean of every evaluation, for each seed and over them."""
     path = folder / "evaluations.csv"
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file)] if path.stat().st_size > 1 else []
+        rows = list(csv.DictReader(file)) if path.stat().st_size > 1 else []
     action = next((total["action"] for phase, total in summary["totals"].items() if phase == "final"), "mean")
     rows = [row for row in rows if row["action"] == action]
     measure = "score" if rows and rows[0]["score"] else "success" if rows and rows[0]["success"] else "return"
@@ -115,10 +115,19 @@ def _returns(folder: Path) -> Chart:
 
 
 def _weights(columns: Columns) -> Chart:
-    chart = Chart("Weights at the end", "return", "weight of a trajectory, logarithmic", log_y=True)
+    x = "return" if np.ptp(columns["return"]) > 1e-6 else "length"  # where only success is rewarded, say
+    chart = Chart("Weights at the end", x, "weight of a trajectory, logarithmic", log_y=True)
     for i, seed in enumerate(np.unique(columns["seed"])):
         own = columns["seed"] == seed
-        chart.points(columns["return"][own], columns["weight"][own], f"s{i % 4}", f"seed {seed:.0f}")
+        chart.points(columns[x][own], columns["weight"][own], f"s{i % 4}", f"seed {seed:.0f}")
+    return chart
+
+
+def _weight_histogram(columns: Columns) -> Chart:
+    chart = Chart("Weights at the end", "weight of a trajectory, logarithmic", "trajectories, all seeds", log_x=True)
+    positive = columns["weight"][columns["weight"] > 0]
+    edges = np.geomspace(positive.min(), positive.max() * (1 + 1e-9), 31)
+    chart.bars(edges, np.histogram(positive, edges)[0], "s0")
     return chart
 
 

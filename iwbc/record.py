@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ OPTIONS = {
 }
 
 _FPS = 30  # at most
+_NO_RENDERER = "; MuJoCo renders by EGL or OSMesa where there is no display (on Debian: apt-get install libegl1 libosmesa6)"
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,9 @@ def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, se
 
     found: list[Played] = []
     evaluator = Evaluator(environment, seed)
-    taken: dict[tuple[int, int], list[Any]] = {}
+    taken: dict[tuple[int, int], list[Any]] = defaultdict(list)
     try:
-        evaluation = evaluator.evaluate(
-            policies, episodes, action, watch=lambda key, acted: taken.setdefault(key, []).append(acted)
-        )
+        evaluation = evaluator.evaluate(policies, episodes, action, lambda key, acted: taken[key].append(acted))
     finally:
         evaluator.close()
     for row, policy in enumerate(policies.seeds):
@@ -128,7 +128,10 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
 
     from iwbc.environments import make_env
 
-    env: Any = make_env(environment.changed({"render_mode": "rgb_array"}))
+    try:
+        env: Any = make_env(environment.changed({"render_mode": "rgb_array"}))
+    except UserError as error:
+        raise UserError(f"{error}{_NO_RENDERER}") from None
     try:
         env.reset(seed=played.start)
         own_rate = float(env.metadata.get("render_fps") or _FPS)
@@ -149,11 +152,9 @@ def _picture(env: Any, environment: EnvironmentSpec) -> npt.NDArray[np.uint8]:
     try:
         frame: npt.NDArray[np.uint8] | None = env.render()
     except Exception as error:  # of as many kinds as there are renderers
+        sys.unraisablehook = lambda unraisable: None  # Gymnasium's half-made viewer complains when it is collected
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"environment {environment.id}: cannot be rendered here ({reason}); MuJoCo needs EGL (on Debian: "
-            "apt-get install libegl1) or OSMesa (libosmesa6) where there is no display"
-        ) from None
+        raise UserError(f"environment {environment.id}: cannot be rendered here ({reason}){_NO_RENDERER}") from None
     if frame is None:
         raise UserError(f"environment {environment.id}: renders no pictures (render_mode=rgb_array)")
     return frame

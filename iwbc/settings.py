@@ -449,8 +449,8 @@ class Config(Settings):
 
     averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
     trains several side by side. held_out: the share of trajectories, the same ones for every seed, on which nothing is
-    trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
-    Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
+    trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores.
+    engine: whether Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
     """
 
     env: Env = field(default_factory=Env)
