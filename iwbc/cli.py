@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
     "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
+    "export": ("iwbc.export", "A run's policy as ONNX, TorchScript or a model of the Hugging Face Hub."),
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
     "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),

@@ -25,8 +25,8 @@ def write_page(folder: Path, summary: dict[str, Any]) -> None:
     videos = folder / "videos" / "videos.json"
     text = templates.get_template("run.html").render(
         title=f"{summary['method']} on {summary['dataset']['id']}",
-        lead=_lead(summary),
-        facts=_facts(summary),
+        lead=lead_of(summary),
+        facts=facts_of(summary),
         charts=figures(_charts(folder, summary)),
         videos=json.loads(videos.read_text()) if videos.exists() else [],
         settings=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -35,7 +35,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> None:
     write_bytes(folder / "run.html", text.encode())
 
 
-def _lead(summary: dict[str, Any]) -> list[str]:
+def lead_of(summary: dict[str, Any]) -> list[str]:
     """The results, a sentence for each policy and action."""
     found = []
     for phase, total in summary["totals"].items():
@@ -54,7 +54,8 @@ def _lead(summary: dict[str, Any]) -> list[str]:
     return found or ["The policy was not evaluated."]
 
 
-def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def facts_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What else there is to say of a run, by name."""
     dataset, environment, scores = summary["dataset"], summary["environment"], summary["normalisation"]
     kept = f"{dataset['kept_trajectories']:,} of {dataset['trajectories']:,} trajectories, {dataset['kept_steps']:,} steps"
     found = [
