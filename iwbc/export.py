@@ -106,6 +106,9 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
         raise UserError(f"action=sample: {type(policy).__name__} draws its noise itself (it has no sample_from)")
 
     class Playable(nn.Module):
+        low: Tensor
+        high: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.policy = policy

@@ -153,7 +153,7 @@ class Hub:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.reply({})
+                self.reply({"error": "Invalid username or password."}, 401)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -218,7 +218,7 @@ def test_an_upload_is_one_commit_of_all_files(run: Path, tmp_path: Path, hub: Hu
     outcome = finish(python("-m", "iwbc.export", *upload, "out=hub", cwd=tmp_path, **environment))
     assert outcome.code == 0, outcome.err
     assert f"{hub.address}/me/it" in outcome.out
-    assert hub.created[0]["private"] is True
+    assert hub.created == [{"name": "it", "organization": "me", "visibility": "private"}]
     assert {path.name: path.read_bytes() for path in (tmp_path / "hub").iterdir() if path.is_file()} == hub.files
     assert b'hf_hub_download("me/it", "policy.safetensors")' in hub.files["README.md"]
     hub.refuses = True
