@@ -20,6 +20,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 # Command → module, and what it does.
 COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
+    "tune": ("iwbc.tune", "Search for the settings with the best score."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
     "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
     "export": ("iwbc.export", "A run's policy as ONNX, TorchScript or a model of the Hugging Face Hub."),
@@ -30,7 +31,7 @@ COMMANDS = {
     "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of a D4RL file."),
 }
 
-_TAKES_SETTINGS = ("train", "info")  # of Hydra's grammar
+_TAKES_SETTINGS = ("train", "tune", "info")  # of Hydra's grammar
 
 _HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
 

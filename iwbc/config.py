@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,6 +22,15 @@ def compose(*overrides: str) -> Config:
     that cannot be, and Hydra's exceptions for what it does not know."""
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         return validate(hydra.compose("train", list(overrides)))
+
+
+def composed(settings: Sequence[str]) -> Config:
+    """`compose`, for commands that take settings: whatever is wrong with them is a UserError."""
+    try:
+        return compose(*settings)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split("Config search path")[0].split())
+        raise UserError(f"{' '.join(settings)}: {reason}") from None
 
 
 def validate(composed: DictConfig) -> Config:

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str]) -> None:
 
     curations = usual_curations()
     if settings:
-        config = _composed(settings)
+        from iwbc.config import composed
+
+        config = composed(settings)
         if any(setting.startswith("curation") for setting in settings):
             curations[" ".join(one for one in settings if one.startswith("curation"))] = config.curation
     if names:
@@ -64,18 +66,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def _is_setting(argument: str) -> bool:
     return "=" in argument and not Path(argument).exists()
-
-
-def _composed(settings: Sequence[str]) -> Any:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from iwbc.config import compose
-
-    try:
-        return compose(*settings)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(settings)}: {' '.join(str(error).split('Config search path')[0].split())}") from None
 
 
 def by_name(name: str) -> Trajectories:

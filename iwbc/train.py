@@ -24,7 +24,6 @@ Groups (group=choice, the first is the default)
   +tuned     the same, with what tuning chose for the benchmark
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
-  hydra/sweeper    basic, tune_iw_bc: search kappa and the decay by Optuna
 
 Settings that are worth knowing
   algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;
@@ -123,7 +122,7 @@ def _explain(error: Exception) -> str:
     import re
 
     message = " ".join(str(error).split("Config search path")[0].split())
-    if plugin := re.search(r"Could not load 'hydra/(?:launcher|sweeper)/([a-z]+)", message):
+    if plugin := re.search(r"Could not load 'hydra/launcher/([a-z]+)", message):
         return f"{message}; {extra(plugin[1])}"
     if not message.startswith("Could not override '"):
         return message
@@ -151,7 +150,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _job(composed: DictConfig) -> float | None:
-    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a sweeper may maximise."""
+    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a search would maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
