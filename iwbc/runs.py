@@ -34,7 +34,7 @@ from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_t
 from iwbc.settings import Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
 
-_LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "wandb", "safetensors")
+_LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
 
 
 class RunFolder:
@@ -147,8 +147,9 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """Of this package, the libraries that results depend on, and PyTorch's device libraries."""
     found = {"iwbc": __version__, **{name: version(name) for name in _LIBRARIES}}
-    with contextlib.suppress(PackageNotFoundError):
-        found["envpool"] = version("envpool")  # an extra, with a MuJoCo of its own
+    for extra in ("envpool", "wandb"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[extra] = version(extra)
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
