@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
         for wrapper in spec.wrappers:
             env = _wrapped(env, wrapper)
         return env
-    except (gym.error.Error, ImportError, TypeError, AttributeError, AssertionError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever an environment's own code raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
 
@@ -133,7 +136,7 @@ class LocalEnvironments:
     def __init__(self, environment: EnvironmentSpec | str) -> None:
         """Raises UserError where the environment is not installed or its actions are not a vector."""
         spec = EnvironmentSpec.of(environment)
-        self._make = lambda: make_env(spec)
+        self.id, self._make = spec.id, lambda: make_env(spec)
         self._envs = [self._make()]
         self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
@@ -145,25 +148,55 @@ class LocalEnvironments:
     def _vectors(self, observations: list[Any]) -> npt.NDArray[np.floating]:
         if not self._plain:
             observations = [gym.spaces.flatten(self._space, observation) for observation in observations]
-        return np.array(observations)
+        shapes = {np.shape(observation) for observation in observations}
+        if shapes != {(self.observation_size,)}:
+            wrong = next(iter(shapes - {(self.observation_size,)}))
+            raise UserError(
+                f"environment {self.id}: its observation has shape {wrong}, its space says ({self.observation_size},)"
+            )
+        found = np.array(observations)
+        if not np.isfinite(found).all():
+            raise UserError(f"environment {self.id}: its observation holds NaN or infinity")
+        return found
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
-        return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
+        with self._named("reset"):
+            return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         clipped = np.clip(actions, self._low, self._high)
-        observations, rewards, terminated, truncated, infos = zip(
-            *[self._envs[i].step(action) for i, action in zip(indices.tolist(), clipped, strict=True)], strict=True
-        )
-        return Results(
-            self._vectors(list(observations)),
-            np.array(rewards, np.float64),
-            np.array(terminated),
-            np.array(truncated),
-            np.array([reported_success(info) for info in infos], np.float32),
-        )
+        if np.isnan(clipped).any():
+            raise UserError("the policy's action is not a number: training diverged")
+        with self._named("step"):
+            observations, rewards, terminated, truncated, infos = zip(
+                *[self._envs[i].step(action) for i, action in zip(indices.tolist(), clipped, strict=True)], strict=True
+            )
+            found = Results(
+                self._vectors(list(observations)),
+                np.array(rewards, np.float64),
+                np.array(terminated, np.bool_),
+                np.array(truncated, np.bool_),
+                np.array([reported_success(info) for info in infos], np.float32),
+            )
+        if not np.isfinite(found.rewards).all() or found.rewards.ndim != 1:
+            raise UserError(f"environment {self.id}: its reward is {rewards[0]}, not a finite number")
+        return found
+
+    @contextlib.contextmanager
+    def _named(self, method: str) -> Iterator[None]:
+        """Within, what the environment raises is told in a line, with the place."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"environment {self.id}: its {method} raised {reason} ({place.filename}, line {place.lineno})"
+            ) from error
 
     def close(self) -> None:
         for env in self._envs:

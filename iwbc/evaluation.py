@@ -25,6 +25,8 @@ from iwbc.trained import Policies
 
 # Environments played side by side: enough that the policy's forward pass costs little per step.
 _SIDE_BY_SIDE = 100
+# Steps after which an episode is taken for one that never ends.
+_LONGEST = 100_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +101,7 @@ class Evaluator:
         """Raises UserError where the environment is not installed, or is not one of the backend's."""
         spec = EnvironmentSpec.of(environment)
         self.env_id, self.seed, self.scores = spec.id, seed, scores
+        self._longest = max(_LONGEST, spec.max_episode_steps or 0)
         self._environments: Environments
         if backend == "envpool":
             pool = self._environments = EnvpoolEnvironments(spec, processes.threads())
@@ -130,6 +133,9 @@ class Evaluator:
         Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
         as many episodes are played.
         """
+        if action == "sample":
+            for module in policies:
+                check_samples(module)
         shape = (len(policies), episodes)
         returns, lengths, success = np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, np.nan, np.float32)
         with processes.one_thread() if self._others_play else contextlib.nullcontext():
@@ -142,6 +148,11 @@ class Evaluator:
                         played = wave[step.active]
                         returns[row, played] += step.rewards
                         lengths[row, played] += 1
+                        if lengths[row, played[0]] > self._longest:
+                            raise UserError(
+                                f"environment {self.env_id}: an episode has not ended after {self._longest:,} steps; give it a "
+                                "time limit with env.max_episode_steps=…"
+                            )
                         success[row, played] = np.fmax(success[row, played], step.success)  # at any step; NaN: unknown
                         if watch is not None:
                             for episode, taken in zip(played.tolist(), step.actions, strict=True):
@@ -156,6 +167,14 @@ class Evaluator:
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()
+
+
+def check_samples(module: Any) -> None:
+    """Raise UserError unless actions can be drawn from a policy."""
+    if getattr(type(module), "sample", Policy.sample) is Policy.sample:
+        raise UserError(
+            f"action=sample: {type(module).__name__} has no method sample(observations, generator); action=mean plays"
+        )
 
 
 @torch.inference_mode()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
+import hashlib
 import io
 import json
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,15 +34,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write or replace a file atomically."""
+def temporary_prefix(path: Path) -> str:
+    """How the name of a temporary file or folder begins that is to become `path`, beside which it lies. What processes of this
+    machine that have been killed left under such names is removed."""
+    mine = f".{path.name}~{platform.node()}~"
+    for stray in path.parent.glob(f"{glob.escape(mine)}*"):
+        process = stray.name.removeprefix(mine).partition("~")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+    return f"{mine}{os.getpid()}~"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
+    """Write or replace a file atomically; what is not `lasting` may be empty after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -52,19 +79,52 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write or replace a CSV file atomically. Its columns are those of all rows, in order of appearance."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], lasting: bool = True) -> None:
+    """Write or replace a CSV file as `write_bytes` does. Its columns are those of all rows, in order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(), lasting)
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file that `write_tensors` wrote. Raises OSError where it cannot be read, and ValueError
+    where it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{error}") from None
+    digest = digest_of(tensors)
+    if not metadata or metadata.get("content", digest) != digest:
+        raise ValueError("its content is not what was written")
+    return tensors, metadata
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write or replace a safetensors file atomically."""
+    """Write or replace a safetensors file atomically, with the hash of its content."""
     from safetensors.torch import save
 
     # Copies: safetensors refuses tensors that share memory, as views of one flat buffer do.
-    write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, dict(metadata)))
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    content = save(copies, {**metadata, "content": digest_of(copies)})
+    # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + content[end:])

@@ -28,10 +28,14 @@ class Observer(Protocol):
     """What looks on while `fit` trains, and may raise to stop it."""
 
     every: Sequence[int]
+    measures: bool  # whether it asks the trainer to `measure`
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Before training; the number of steps made already, where it loads a checkpoint. The policies are its to load with
         the trainer's parameters."""
+
+    def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
+        """A seed has diverged; to let the others go on, drop it from the trainer."""
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
         """After `step` gradient steps: at multiples of `every`, at the end, and often besides."""
@@ -58,7 +62,7 @@ def fit(
     settings (such as GaussianPolicy) or a function that makes a torch.nn.Module. seeds: those of the reference, or 0, by
     default; with several threads they train side by side. held_out: trajectories whose log-likelihood an observer is told.
 
-    Raises UserError where settings cannot be, or the algorithm needs a reference and there is none.
+    Raises UserError where settings cannot be, the algorithm needs a reference and there is none, or training diverges.
     """
     settings.check("algo")
     curated = data if isinstance(data, Curated) else Curated(data, np.ones(len(data)), "transition")
@@ -81,8 +85,8 @@ def fit(
         own = None if reference is None else reference.of_seed(seed)
         given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
-        # A reference has nobody who looks at its diagnostics.
-        watched = None if observer is None else Diagnostics(curated, own, seed, settings.kappa, device, held_out)
+        looked_at = observer is not None and observer.measures
+        watched = Diagnostics(curated, own, seed, settings.bound_kappa, device, held_out) if looked_at else None
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
     console = console or Console(stderr=True)
@@ -90,8 +94,13 @@ def fit(
         done = 0 if observer is None else observer.start(trainer, policies)
         every = () if observer is None else observer.every
         for step, loss in steps(trainer, settings, title or settings.label, console, every, done):
+            for seed, why in trainer.troubles().items():
+                if observer is None:
+                    raise UserError(f"{title or settings.label}, seed {seed}, step {step}: {why}")
+                observer.diverged(seed, step, why, trainer)
             if observer is not None:
                 observer.after(step, loss, trainer)
+        policies = policies.select(*trainer.seeds)
         policies.load(trainer.parameters())
     return policies
 

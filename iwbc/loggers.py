@@ -9,6 +9,7 @@ import importlib.util
 import json
 import netrc
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ import numpy as np
 
 from iwbc.errors import UserError, extra
 from iwbc.settings import Config, Logger, to_plain
+
+_PATIENCE = 20.0  # seconds to wait for W&B's server
 
 
 class RunLogger(Protocol):
@@ -63,22 +66,40 @@ class WandbLogger:
     def __init__(
         self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
     ) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # its log-in would greet
         import wandb  # check_key has seen that it is there
 
         self._runs: dict[int, Any] = {}
         edges = [row["return_low"] for row in curation] + [curation[-1]["return_high"]]
-        for seed in config.all_seeds:
-            run = self._runs[seed] = wandb.init(
+        mode = config.logger.mode
+
+        def begin(seed: int) -> Any:
+            return wandb.init(
                 project=config.logger.project,
                 entity=config.logger.entity,
-                mode=config.logger.mode,  # type: ignore[arg-type]
+                mode=mode,  # type: ignore[arg-type]
                 dir=str(folder),
                 group=f"{config.algo.name}-{dataset['id'].replace('/', '-')}",
                 name=f"{folder.name}-seed{seed}",
                 config={**to_plain(config), "seed": seed, "data": dict(dataset)},
                 reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off", disable_git=True),
+                settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=_PATIENCE),
             )
+
+        for seed in config.all_seeds:
+            try:
+                run = begin(seed)
+            except wandb.Error as error:
+                if mode == "offline":
+                    raise UserError(f"logger=wandb: {_line(error)}") from None
+                mode = "offline"  # for the seeds that follow too
+                print(
+                    f"logger.mode=online: W&B cannot be used ({_line(error)}); this run is logged offline, and "
+                    f"`wandb sync {folder / 'wandb' / 'offline-run-*'}` uploads it",
+                    file=sys.stderr,
+                )
+                run = begin(seed)
+            self._runs[seed] = run
             for name in ("trajectories", "kept"):
                 counts = np.array([row[name] for row in curation])
                 run.summary[f"curation/{name}"] = wandb.Histogram(np_histogram=(counts, np.array(edges)))
@@ -126,6 +147,10 @@ class TensorboardLogger:
     def close(self, failed: bool) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def check_key(settings: Logger) -> None:

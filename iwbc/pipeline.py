@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,24 @@ from rich.console import Console
 
 from iwbc import engine, processes
 from iwbc.curation import curate, histogram
+from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
-from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
 from iwbc.page import write_page
-from iwbc.policies.spec import imported
+from iwbc.policies.spec import imported, policy_factory
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config, Env, OwnPolicy
+from iwbc.settings import Config, Env, Minari, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -85,10 +87,15 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     with contextlib.ExitStack() as closing:
         if evaluator is not None:
             closing.callback(evaluator.close)
+            if "sample" in config.eval.actions and isinstance(config.policy, OwnPolicy):
+                make, _ = policy_factory(config.policy, trajectories)
+                check_samples(make())  # now, and not after training
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
-                reference = reference_policy(trajectories, config.policy, config.reference, seeds, device, console)
+                own = _reference_data(config, trajectories)
+                every = config.checkpoint_every
+                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every)
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)
@@ -104,13 +111,36 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             observer=recorder,
             held_out=held_out,
         )
+        if reference is not None:
+            reference = reference.select(*policies.seeds)
         evaluations = _final(config, reference, policies, recorder)
-    summary = summary_of(config, curated, environment, scores, evaluations, stopwatch.seconds)
-    folder.write_policy(policies)
-    recorder.write_rows()
-    write_page(folder.path, summary)
-    folder.finish(summary)
+        folder.write_policy(policies)
+        recorder.write_rows()
+        summary = summary_of(
+            config,
+            curated,
+            environment,
+            scores,
+            evaluations,
+            stopwatch.seconds,
+            policies.seeds,
+            recorder.diverged_seeds,
+            folder.hashes(),
+        )
+        write_page(folder.path, summary)
+        folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
+
+
+def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
+    """What the reference is trained on: the data, or another dataset of the same task."""
+    if config.reference.dataset_id is None:
+        return trajectories
+    assert isinstance(config.dataset, Minari)
+    own = load_dataset(replace(config.dataset, id=config.reference.dataset_id))
+    if what := difference(own, trajectories):
+        raise UserError(f"reference.dataset_id={own.info.id}: it and {trajectories.info.id} have different {what}")
+    return own
 
 
 def _evaluator(
@@ -138,7 +168,7 @@ def _final(config: Config, reference: Policies | None, policies: Policies, recor
     """Play the reference and the last policy."""
     episodes, found = config.eval.episodes, {}
     if recorder.evaluator is not None and episodes:
-        played = [("reference", reference, 0)] if reference is not None else []
+        played = [("reference", reference, 0)] if reference is not None and config.eval.reference else []
         for phase, one, step in [*played, ("final", policies, config.algo.steps)]:
             for action in config.eval.actions:
                 with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy, {action} action"):

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -60,6 +61,15 @@ def training_workers(seeds: int) -> int:
     return seeds if threads() >= cores() else min(seeds, threads())
 
 
+def end_with_parent() -> None:
+    """Let the system kill this process when the one that began it ends, however it does (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it has ended already
+            os._exit(1)
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Within, PyTorch uses one thread: idle ones would spin on the cores that other processes work on."""
@@ -69,6 +79,26 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         set_threads(before)
+
+
+@contextlib.contextmanager
+def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM set the event, so that training stops between steps; a second one raises `at_once`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise at_once
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _FreshProcess(SpawnProcess):
@@ -145,7 +175,7 @@ class Remote:
     def __init__(self, make: Callable[..., Any], *arguments: Any, context: str = "spawn") -> None:
         chosen = FRESH if context == "spawn" else multiprocessing.get_context(context)
         self._connection, there = chosen.Pipe()
-        process = chosen.Process(target=_serve, args=(there, make, arguments, context, os.getpid()), daemon=True)  # type: ignore[attr-defined]
+        process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         process.start()
         there.close()
         self._started, self._process = False, process
@@ -183,12 +213,10 @@ def _end(process: BaseProcess, connection: Connection) -> None:
     process.join()
 
 
-def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str, parent: int) -> None:
+def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:
     """A process: answers until the other end is closed, or until it is killed, at the latest when its parent ends."""
     if context == "fork":  # then the pipe's other end may live on in processes that were forked later
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            return
+        end_with_parent()
     # Requests to stop, a launcher's among them, reach every process of a group; the one that began this one decides.
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -19,6 +17,7 @@ from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.loggers import RunLogger, make_logger
+from iwbc.processes import stop_requests
 from iwbc.results import phase_name
 from iwbc.runs import RunFolder
 from iwbc.settings import Config
@@ -30,7 +29,7 @@ class Stopwatch:
     """Seconds by phase."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("data", "reference", "training", "evaluation"), 0.0)
+        self.seconds = dict.fromkeys(("data", "reference", "training", "checkpoints", "evaluation"), 0.0)
         self._since = time.perf_counter()
 
     @contextlib.contextmanager
@@ -51,6 +50,8 @@ class Stopwatch:
 class Recorder:
     """Looks on while `fit` trains (an Observer of iwbc.fitting), and plays policies; a context manager, for its logger."""
 
+    measures = True
+
     def __init__(
         self,
         config: Config,
@@ -69,6 +70,8 @@ class Recorder:
         self.metrics: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self._dataset, self._curation, self._curated = dataset, curation, curated
+        # Seeds that have diverged: when, why, and the step whose state is kept.
+        self.diverged_seeds: list[dict[str, Any]] = []
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
         self._logger: RunLogger
@@ -81,10 +84,13 @@ class Recorder:
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Load the checkpoint, if there is one. The trainer has forked its processes by now: what follows begins threads."""
-        self._policies, done = policies, 0
+        self._all_policies, done = policies, 0
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
             state, progress = checkpoint
+            self.diverged_seeds = progress.get("diverged", [])
+            for one in self.diverged_seeds:
+                trainer.drop(one["seed"])
             trainer.load(state)
             done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
             self.stopwatch.seconds = progress["seconds"]
@@ -94,7 +100,7 @@ class Recorder:
         self.folder.write_curation(self._curation)
         self._logger = make_logger(self.config, self.folder.path, self._dataset, self._curation)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
-        self._closing.enter_context(_stop_requests(self._stop))
+        self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
         return done
 
@@ -105,30 +111,44 @@ class Recorder:
             self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
         self.stopwatch.lap("training")
         if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
-            self._policies.load(trainer.parameters())
-            self.play("periodic", step, self._policies, config.eval.periodic_episodes, config.eval.actions[0])
+            policies = self._all_policies.select(*trainer.seeds)
+            policies.load(trainer.parameters())
+            self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
         if last:
             self.folder.write_weights(weight_rows(self._curated, trainer.trajectory_weights()))
         if last or step % config.checkpoint_every == 0 or self._stop.is_set():
-            self._checkpoint(step, trainer)
+            with self.stopwatch.timed("checkpoints"):
+                self._checkpoint(step, trainer)
             if not last:
                 self.check_stop()
         self.stopwatch.lap()
+
+    def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
+        """Keep what the last checkpoint holds of a seed, and go on with the others. Raises UserError where there are none."""
+        if trainer.seeds == (seed,):
+            raise UserError(f"step {step}: {why}; the run folder keeps the checkpoint before, if there was one")
+        kept = self.folder.keep(seed)
+        trainer.drop(seed)
+        self.diverged_seeds.append({"seed": seed, "step": step, "why": why, "kept_step": kept})
+        self.console.print(
+            f"Seed {seed} diverged by step {step:,}: {why}. The other seeds go on.", soft_wrap=True, markup=False
+        )
 
     def _checkpoint(self, done: int, trainer: Trainer) -> None:
         progress = {
             "done": done,
             "metrics": self.metrics,
             "evaluations": self.evaluations,
+            "diverged": self.diverged_seeds,
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
-        self.write_rows()
+        self.write_rows(lasting=False)  # the checkpoint holds them
 
-    def write_rows(self) -> None:
+    def write_rows(self, lasting: bool = True) -> None:
         """metrics.csv and evaluations.csv as they are by now."""
-        self.folder.write_metrics(self.metrics)
-        self.folder.write_evaluations(self.evaluations)
+        self.folder.write_metrics(self.metrics, lasting)
+        self.folder.write_evaluations(self.evaluations, lasting)
 
     def check_stop(self) -> None:
         """Raise Interrupted where the run was asked to stop."""
@@ -143,8 +163,6 @@ class Recorder:
             row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
             self.metrics.append({"step": step, "seed": seed, **row})
             self._logger.log(step, seed, row)
-            if not np.isfinite(row["loss"]):
-                raise UserError(f"step {step}: the loss of seed {seed} is not finite; try a smaller algo.lr")
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
         """Play policies; every episode is a row of evaluations.csv."""
@@ -182,23 +200,3 @@ def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, 
         for seed, own in weights.items()
         for values in zip(*columns, own.tolist(), strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _stop_requests(stop: threading.Event) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM set the event, so that a run stops between steps; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise Interrupted
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """The reference policy π_ref: behaviour cloning on all data, trained once, frozen, and cached by content.
 
 An entry's name is the hash of everything it depends on: the dataset's content, the policy's spec, the recipe, the seed.
+What is interrupted leaves a checkpoint under such a name, from which whoever needs the same references goes on.
 Policies of the user's own are not cached: no hash tells what their code does.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +17,20 @@ import numpy as np
 import torch
 from filelock import FileLock
 from rich.console import Console
-from safetensors import safe_open
+from torch import Tensor
 
+from iwbc import engine
 from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.files import cache_folder
-from iwbc.fitting import fit
+from iwbc.files import cache_folder, read_tensors, write_tensors
+from iwbc.fitting import Observer, fit
 from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
+from iwbc.processes import stop_requests
 from iwbc.settings import Reference, to_plain
 from iwbc.trained import Policies, load_policy
+from iwbc.trainer import Trainer
 
 # Bump when the same inputs give another reference than before.
 _FORMAT = 3
@@ -38,11 +43,13 @@ def reference_policy(
     seeds: Sequence[int],
     device: str | torch.device,
     console: Console,
+    checkpoint_every: int = 1000,
 ) -> Policies:
-    """The reference policies of `seeds`, from the cache; those not there are trained together first."""
+    """The reference policies of `seeds`, from the cache; those not there are trained together first, with a checkpoint every
+    so many steps. Raises UserError where training diverges, KeyboardInterrupt when told to stop."""
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
 
-    def train(missing: Sequence[int]) -> Policies:
+    def train(missing: Sequence[int], observer: Observer | None = None) -> Policies:
         return fit(
             recipe,
             everything,
@@ -52,6 +59,7 @@ def reference_policy(
             console=console,
             title="Reference policy",
             stream=Stream.REFERENCE,
+            observer=observer,
         )
 
     if not isinstance(policy, GaussianPolicy):
@@ -64,15 +72,19 @@ def reference_policy(
         found = {seed: _read(path, spec, seed, device, console) for seed, path in paths.items()}
         missing = [seed for seed, one in found.items() if one is None]
         if missing:
-            trained = train(missing)
+            path = _entry(trajectories, spec, recipe, [engine.is_on(), *missing]).with_suffix(".checkpoint")
+            checkpoints = _Checkpoints(path, recipe.steps, checkpoint_every, console)
+            with stop_requests(checkpoints.stop):
+                trained = train(missing, checkpoints)
             for seed in missing:
                 found[seed] = one = trained.select(seed)
-                one.save(paths[seed], sha256=_digest(one))
+                one.save(paths[seed])
+            path.unlink(missing_ok=True)
     modules = [one[0] for one in found.values() if one is not None]
     return Policies(modules, seeds, spec.spaces, spec)
 
 
-def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: Reference, seed: int | None) -> Path:
+def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: Reference, seed: int | list[int] | None) -> Path:
     contents = [_FORMAT, trajectories.content_hash, spec.plain(), to_plain(recipe), seed]
     name = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "references" / f"{name}.safetensors"
@@ -84,19 +96,46 @@ def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, c
         return None
     try:
         policy = load_policy(path, device=device)
-        with safe_open(path, framework="pt") as file:
-            intact = file.metadata().get("sha256") == _digest(policy)
     except UserError:
-        intact = False
-    if not intact or policy.spec != spec or policy.seeds != (seed,):
+        policy = None
+    if policy is None or policy.spec != spec or policy.seeds != (seed,):
         console.print(f"The cached reference policy {path.name[:12]}… is damaged; it is trained again.")
         path.unlink()
         return None
     return policy
 
 
-def _digest(policy: Policies) -> str:
-    digest = hashlib.sha256()
-    for value in policy.state().values():
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()
+class _Checkpoints:
+    """Looks on while references train (an Observer of iwbc.fitting)."""
+
+    measures = False
+
+    def __init__(self, path: Path, steps: int, every: int, console: Console) -> None:
+        self.every: Sequence[int] = (every,)
+        self.stop = threading.Event()
+        self._path, self._steps, self._console = path, steps, console
+
+    def start(self, trainer: Trainer, policies: Policies) -> int:
+        """Load the checkpoint, if there is one and it is whole."""
+        if not self._path.exists():
+            return 0
+        try:
+            state, metadata = read_tensors(self._path)
+            done = int(metadata["step"])
+        except (OSError, KeyError, ValueError):
+            self._console.print("The checkpoint of the reference policy is damaged; it is trained from the start.")
+            self._path.unlink()
+            return 0
+        trainer.load(state)
+        self._console.print(f"Continuing the reference policy after step {done:,}")
+        return done
+
+    def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
+        raise UserError(f"Reference policy, seed {seed}, step {step}: {why}")
+
+    def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
+        """Write a checkpoint where it is time to, or where the process is to stop."""
+        if step < self._steps and (step % self.every[0] == 0 or self.stop.is_set()):
+            write_tensors(self._path, trainer.state(), {"step": str(step)})
+        if self.stop.is_set():
+            raise KeyboardInterrupt

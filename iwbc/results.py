@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -41,9 +41,13 @@ def summary_of(
     scores: ReferenceScores | None,
     evaluations: Mapping[str, Evaluation],
     seconds: Mapping[str, float],
+    seeds: Sequence[int],
+    diverged: Sequence[Mapping[str, Any]],
+    hashes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions."""
-    seed_steps = config.algo.steps * len(config.all_seeds)
+    """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions, and the
+    SHA-256 of other files. `seeds` are those that finished."""
+    seed_steps = config.algo.steps * len(seeds)
     return {
         "format": SUMMARY_FORMAT,
         "status": "finished",
@@ -54,10 +58,10 @@ def summary_of(
         "algo": config.algo.name,
         "curation": config.curation.name,
         "averaging": config.averaging,
-        "seeds": config.all_seeds,
+        "seeds": list(seeds),
+        "diverged": list(diverged),
         "results": [
-            {"seed": seed, **{phase: _of_seed(one, row) for phase, one in evaluations.items()}}
-            for row, seed in enumerate(config.all_seeds)
+            {"seed": seed, **{phase: of_seed(one, row) for phase, one in evaluations.items()}} for row, seed in enumerate(seeds)
         ],
         "totals": {phase: totals(one) for phase, one in evaluations.items()},
         "normalisation": {"random": scores.random, "expert": scores.expert, "source": scores.source} if scores else None,
@@ -65,10 +69,12 @@ def summary_of(
         "seed_steps_per_second": seed_steps / seconds["training"],
         "seconds": seconds,
         "versions": versions(),
+        "sha256": dict(hashes),
     }
 
 
-def _of_seed(evaluation: Evaluation, row: int) -> dict[str, Any]:
+def of_seed(evaluation: Evaluation, row: int) -> dict[str, Any]:
+    """Mean return, score and success rate of one seed's episodes; None where there are no scores or successes."""
     returns = evaluation.returns[row]
     return {
         "episodes": len(returns),

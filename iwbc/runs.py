@@ -9,6 +9,7 @@ run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
+last-good-seed<n>.safetensors   of a seed that diverged: what the last checkpoint before held of it
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import torch
 import yaml
 from filelock import FileLock
 from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from iwbc import __version__
 from iwbc.config import validate
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, write_bytes, write_csv, write_json, write_tensors
-from iwbc.settings import Config, OwnPolicy, to_plain
+from iwbc.files import cache_folder, read_tensors, write_bytes, write_csv, write_json, write_tensors
+from iwbc.scores import ReferenceScores
+from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
@@ -80,11 +82,11 @@ class RunFolder:
             ) from None
         return config
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        write_csv(self.path / "metrics.csv", rows)
+    def write_metrics(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
+        write_csv(self.path / "metrics.csv", rows, lasting)
 
-    def write_evaluations(self, rows: list[dict[str, Any]]) -> None:
-        write_csv(self.path / "evaluations.csv", rows)
+    def write_evaluations(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
+        write_csv(self.path / "evaluations.csv", rows, lasting)
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
@@ -102,7 +104,8 @@ class RunFolder:
 
     def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """All that is needed to continue: the algorithm's tensors, and the rows and times so far."""
-        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress)})
+        config = hashlib.sha256(self._config.read_bytes()).hexdigest()
+        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": config})
 
     @property
     def _checkpoint(self) -> Path:
@@ -113,10 +116,28 @@ class RunFolder:
         if not self._checkpoint.exists():
             return None
         try:
-            with safe_open(self._checkpoint, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"])  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            state, metadata = read_tensors(self._checkpoint)
+            if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
+                raise ValueError("it is of a run with another configuration")
+            return state, json.loads(metadata["progress"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of the files that a run's results are made of and made by."""
+        files = ("config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv")
+        return {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in files}
+
+    def keep(self, seed: int) -> int | None:
+        """Put what the checkpoint holds of a seed into a file of its own, last-good-seed<n>.safetensors, which stays; its step,
+        or None where there is no checkpoint."""
+        found = self.checkpoint()
+        if found is None:
+            return None
+        state, progress = found
+        own = {name: value for name, value in state.items() if name.startswith(f"{seed}.")}
+        write_tensors(self.path / f"last-good-seed{seed}.safetensors", own, {"step": str(progress["done"])})
+        return int(progress["done"])
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished, and remove what only an unfinished run needs."""
@@ -139,9 +160,31 @@ class RunFolder:
             return None
         try:
             found: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete it to run this again") from None
+            _check_summary(found)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None
         return found
+
+
+def _check_summary(found: dict[str, Any]) -> None:
+    """Raise an error unless what the commands read of a summary is there."""
+    if not isinstance(found, dict):
+        raise TypeError("it holds no object")
+    if found["format"] != SUMMARY_FORMAT:
+        raise ValueError(f"its format is {found['format']}, not {SUMMARY_FORMAT}")
+    if found["environment"] is not None:
+        EnvironmentSpec.of_plain(found["environment"])
+    if found["normalisation"] is not None:
+        ReferenceScores(**found["normalisation"])
+    for total in found["totals"].values():
+        for name in ("return_mean", "score_mean", "success_rate"):
+            mean, bounds = total[name], total[f"{name.split('_')[0]}_interval"]
+            if (mean, bounds) != (None, None):
+                float(mean), *map(float, bounds)
+        str(total["action"]), int(total["episodes"]), str(total["interval_over"])
+    [int(seed) for seed in found["seeds"]]
+    if not isinstance(found["method"], str) or not isinstance(found["backend"], str) or not found["dataset"]["id"]:
+        raise TypeError("method, backend and dataset.id are names")
 
 
 def versions() -> dict[str, str]:

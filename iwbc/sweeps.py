@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, write_json
+from iwbc.files import cache_folder, temporary_prefix, write_json
 
 
 class Sweep(Callback):
@@ -42,7 +42,7 @@ class Sweep(Callback):
         """In the launching process."""
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.reports = folder, folder / f".sweep-{uuid.uuid4().hex}"
+        self.folder, self.reports = folder, folder / f"{temporary_prefix(folder / 'sweep')}{uuid.uuid4().hex}"
         Sweep.launched = self
         if "submitit" in config.hydra.launcher._target_:
             self._follow_submitit(self.reports)

@@ -6,9 +6,9 @@
 
 Groups (group=choice, the first is the default)
   env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
-             two_routes, careful_or_hasty: two ways, one of which fails half of the time
+             two_routes, careful_or_hasty, point_maze: two ways, one of which fails half of the time
   dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
-             demonstrations: scripted ones of two_routes and careful_or_hasty
+             demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
   algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories
              bc: BC of all of them               rwr: weighted by return       awr: weighted by advantage
@@ -19,18 +19,21 @@ Groups (group=choice, the first is the default)
              mixture: of Gaussians, for several ways to do it       flow: any shape
   eval       default: Gymnasium                  envpool: faster, other episodes
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
-  +experiment   published: the authors' settings            benchmark, benchmark_small: sweeps
-  +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_q, iw_bc_q_step, rwr, awr: an algorithm with its curation
-  +tuned     the same, with what tuning chose for the benchmark
+  +experiment   published, kitchen: the authors' settings   benchmark, benchmark_small: sweeps
+  +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its
+             curation
+  +tuned     most of them, with what tuning chose for the benchmark
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
 
 Settings that are worth knowing
   algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;
-                        0 is filtered BC, the length of a trajectory exact importance sampling
+                        0 is filtered BC, the length of a trajectory exact importance sampling; auto: as much as the
+                        weights can be relied on
   averaging=trajectory  every trajectory counts the same, however long (the paper's); transition: every step does
   seeds=[0,1,2]         several seeds side by side, a process for each; seed=3 is one
   threads=1             threads and worker processes; default: as many as there are cores
+  held_out=0.1          nothing is trained on this share of the trajectories; their log-likelihood is watched
   engine=false          train by plain autograd: the same numbers, slower
 --cfg job prints every setting with its value; any of them is set by group.name=value.
 
@@ -47,6 +50,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,12 +95,18 @@ def main() -> None:
     except Interrupted as error:
         _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
     except KeyboardInterrupt:
-        _exit("Interrupted before training began; the same command starts again.", 130)
+        _exit("Interrupted before training began; the same command goes on.", 130)
     except Exception as error:
+        if in_full:
+            raise
         if "Config group override must be" in str(error):  # of Hydra, for env=3 or =3
             _exit(f"{' '.join(arguments)}: the choice of a group must be a name (see --help)", 2)
-        if sweeps.Sweep.launched is None or in_full:
-            raise
+        if sweeps.Sweep.launched is None:
+            if _of_a_job(error):
+                raise
+            # Whatever else Hydra stumbles over before there is a job.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _exit(f"{' '.join(arguments)}: {reason} (see --help; HYDRA_FULL_ERROR=1 shows where)", 2)
         # Where a worker is killed, say, or the cluster refuses the jobs.
         print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
         gave_up = True
@@ -106,9 +116,23 @@ def main() -> None:
         sys.exit(1)
 
 
+def _of_a_job(error: Exception) -> bool:
+    """Whether it was raised within a run, and not on the way to one."""
+    return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
+
+
 def _check_options(arguments: list[str]) -> None:
-    """Hydra would print all of its usage."""
-    for unknown in get_args_parser().parse_known_args(arguments)[1]:
+    """Hydra would print all of its usage, or a traceback."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{' '.join(arguments)}: {message} (see --help); settings are written without dashes, as in env=hopper")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    known, others = parser.parse_known_args(arguments)
+    if known.experimental_rerun is not None:
+        refuse("--experimental-rerun would load a pickle, which can run anything; resume=FOLDER continues a run")
+    for unknown in others:
         raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
 
 
@@ -194,6 +218,9 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
     if not in_sweep:  # which lists all of them at its end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+    if (diverged := summary.get("diverged")) and not in_sweep:
+        seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
+        _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 
 

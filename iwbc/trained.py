@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.errors import UserError
-from iwbc.files import write_tensors
+from iwbc.files import read_tensors, write_tensors
 from iwbc.optimizer import load_module, module_state
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
@@ -100,7 +99,7 @@ class Policies(Sequence[Any]):
         for seed, module in zip(self.seeds, self.modules, strict=True):
             load_module(module, state, f"{seed}.")
 
-    def save(self, path: str | Path, **metadata: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write them to one safetensors file, atomically."""
         fields = {
             "format": _FORMAT,
@@ -109,7 +108,7 @@ class Policies(Sequence[Any]):
             "spaces": asdict(self.spaces),
             "spec": None if self.spec is None else self.spec.plain(),
         }
-        write_tensors(Path(path), self.state(), {"policy": json.dumps(fields), **metadata})
+        write_tensors(Path(path), self.state(), {"policy": json.dumps(fields)})
 
 
 def load_policy(
@@ -124,27 +123,26 @@ def load_policy(
     if path.is_dir():
         raise UserError(f"policy {path}: is a folder; give its file {path / 'policy.safetensors'}")
     try:
-        with safe_open(path, framework="pt") as file:
-            fields = json.loads(file.metadata()["policy"])
-            if fields.get("format") != _FORMAT:
-                raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
-            seeds = fields["seeds"] if seed is None else [seed]
-            if seed is not None and seed not in fields["seeds"]:
-                raise UserError(f"policy {path}: has no seed {seed}, only {', '.join(map(str, fields['seeds']))}")
-            spec = None if fields["spec"] is None else PolicySpec.of_plain(fields["spec"])
-            spaces = spaces_of_plain(fields["spaces"])
-            if spec is None and policy is None:
-                raise UserError(
-                    f"policy {path}: is a {fields['class']} of your own; load it with the function that makes it: "
-                    "load_policy(path, policy=…)"
-                )
-            make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
-            found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
-            for name, own in found.state().items():
-                saved = file.get_tensor(name)
-                if saved.shape != own.shape:
-                    raise ValueError(f"{name} has shape {tuple(saved.shape)}, not {tuple(own.shape)}")
-                own.copy_(saved)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        saved, metadata = read_tensors(path)
+        fields = json.loads(metadata["policy"])
+        if fields.get("format") != _FORMAT:
+            raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
+        seeds = fields["seeds"] if seed is None else [seed]
+        if seed is not None and seed not in fields["seeds"]:
+            raise UserError(f"policy {path}: has no seed {seed}, only {', '.join(map(str, fields['seeds']))}")
+        spec = None if fields["spec"] is None else PolicySpec.of_plain(fields["spec"])
+        spaces = spaces_of_plain(fields["spaces"])
+        if spec is None and policy is None:
+            raise UserError(
+                f"policy {path}: is a {fields['class']} of your own; load it with the function that makes it: "
+                "load_policy(path, policy=…)"
+            )
+        make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
+        found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
+        for name, own in found.state().items():
+            if saved[name].shape != own.shape:
+                raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(own.shape)}")
+            own.copy_(saved[name])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return found

@@ -6,6 +6,7 @@ core needs what another has just written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,8 +24,10 @@ from iwbc.optimizer import module_state
 from iwbc.processes import Handle, Here, Remote
 from iwbc.settings import Recipe
 
-# Gradient steps between two looks at the progress bar and at requests to stop.
+# Gradient steps between two looks at the progress bar, at requests to stop, and for signs of divergence.
 _CHUNK = 100
+# By how much the largest parameter may grow.
+_EXPLODED = 1e3
 
 
 class Learner:
@@ -34,6 +37,7 @@ class Learner:
         self, algorithm: Algorithm, sampler: StepSampler, recipe: Recipe, diagnostics: Diagnostics | None = None
     ) -> None:
         self.algorithm, self.sampler, self.recipe, self.diagnostics = algorithm, sampler, recipe, diagnostics
+        self._limit = _EXPLODED * max(1.0, float(self._largest_parameter()))
 
     def train(self, first: int, last: int) -> Tensor:
         """Make gradient steps `first` … `last` − 1; the last one's loss, a scalar."""
@@ -41,7 +45,29 @@ class Learner:
         with torch.no_grad() if self.algorithm.by_autograd else torch.inference_mode():
             for step in range(first, last):
                 loss = self.algorithm.update(self.sampler.batch(step), step, self.recipe.learning_rate(step))
+        self._loss = loss
         return loss
+
+    def _largest_parameter(self) -> Tensor:
+        return torch.stack([p.detach().abs().amax() for p in self.algorithm.policy.parameters() if p.numel()]).amax()
+
+    @torch.no_grad()
+    def trouble(self) -> str | None:
+        """Why training has diverged, and what to do, or None."""
+        loss, largest = torch.stack([self._loss.detach().float(), self._largest_parameter().float()]).tolist()
+        if not math.isfinite(loss):
+            return f"the loss of seed {self.sampler.seed} is not finite; try a smaller algo.lr"
+        if not largest <= self._limit:
+            return f"the policy's parameters have grown to {largest:.3g}; try a smaller algo.lr"
+        if self.recipe.ess_floor > 0.0:
+            share = float(self.algorithm.metrics().get("ess_share", 1.0))
+            if not share >= self.recipe.ess_floor:
+                return (
+                    f"the weights' effective sample size is {share:.3g} of the curated set's, below "
+                    f"algo.ess_floor={self.recipe.ess_floor:g}; try weights that say less (a smaller kappa or lr, a larger "
+                    "temperature)"
+                )
+        return None
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
@@ -91,13 +117,16 @@ class Learners:
         for seed, learner in self._learners.items():
             learner.load(states[seed])
 
+    def drop(self, seed: int) -> None:
+        self._learners.pop(seed, None)
+
 
 class Trainer:
     """All seeds of a run in training. Results are by seed, in order."""
 
     def __init__(self, make: Callable[[int], Learner], seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
         """`make` makes the learner of a seed, in the process that trains it. Raises what it raises."""
-        self._seeds = tuple(seeds)
+        self.seeds = tuple(seeds)
         workers = processes.training_workers(len(seeds)) if torch.device(device).type == "cpu" else 0
         self._handles: list[Handle]
         if workers:
@@ -116,11 +145,21 @@ class Trainer:
     def _all(self, method: str, *arguments: object) -> dict[int, Any]:
         pending = [handle.begin("all", method, *arguments) for handle in self._handles]
         found = {seed: result for one in pending for seed, result in one().items()}
-        return {seed: found[seed] for seed in self._seeds}
+        return {seed: found[seed] for seed in self.seeds}
 
     def train(self, first: int, last: int) -> dict[int, Tensor]:
         """Make gradient steps `first` … `last` − 1; the last one's loss of each seed."""
         return self._all("train", first, last)
+
+    def troubles(self) -> dict[int, str]:
+        """Why training has diverged, of each seed of which it has."""
+        return {seed: why for seed, why in self._all("trouble").items() if why is not None}
+
+    def drop(self, seed: int) -> None:
+        """Train a seed no further."""
+        self.seeds = tuple(other for other in self.seeds if other != seed)
+        for wait in [handle.begin("drop", seed) for handle in self._handles]:
+            wait()
 
     def measure(self) -> dict[int, dict[str, Tensor]]:
         """Diagnostics of each seed, and what its algorithm itself has to tell, scalars."""
@@ -140,7 +179,7 @@ class Trainer:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
-        own: dict[int, dict[str, Tensor]] = {seed: {} for seed in self._seeds}
+        own: dict[int, dict[str, Tensor]] = {seed: {} for seed in self.seeds}
         for key, value in state.items():
             seed, _, name = key.partition(".")
             own[int(seed)][name] = value

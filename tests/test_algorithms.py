@@ -46,11 +46,17 @@ IW_BC = {
         "algo.refresh_every=7",
         "algo.copy_every=7",
     ]
-    for level in ("trajectory", "clipped_product", "step")
+    for level in ("trajectory", "clipped_product", "step", "window")
     for proposal in ("ema", "policy", "copy")
     for estimator in ("running", "exact")
+    if (level, estimator) != ("window", "running")  # it has one way to be known, and so has a step
+    if (level, estimator) != ("step", "exact")
 }
-VARIANTS = OTHERS | IW_BC
+AUTO = {
+    f"iw_bc-auto-{estimator}": ["algo=iw_bc", "algo.kappa=auto", f"algo.estimator={estimator}", "algo.refresh_every=7", *more]
+    for estimator, more in {"running": [], "exact": ["algo.pareto_smoothing=true"]}.items()
+}
+VARIANTS = OTHERS | IW_BC | AUTO
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_interrupted_before_training_nothing_is_left(hopper: Trajectories, tmp_p
     process.send_signal(signal.SIGINT)
     outcome = finish(process)
     assert outcome.code == 130
-    assert outcome.err == "Interrupted before training began; the same command starts again.\n"
+    assert outcome.err == "Interrupted before training began; the same command goes on.\n"
     assert list((cache / "references").glob("*.safetensors")) == []
     assert not (tmp_path / "run").exists()
 

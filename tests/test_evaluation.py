@@ -279,3 +279,68 @@ def test_the_interval_counts_the_spread_between_seeds() -> None:
     means = np.random.default_rng(1).normal(0.0, 1.0, (10, 1))
     low, high = interval(np.repeat(means, 100, axis=1))
     assert (high - low) / 2 == pytest.approx(1.96 * means.std() / np.sqrt(10), rel=0.1)
+
+
+class Broken(gym.Env[Any, Any]):
+    """An environment that goes wrong in its second step."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, how: str) -> None:
+        if how == "making":
+            raise RuntimeError("no licence")
+        self.how = how
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        if self.how == "reset":
+            raise RuntimeError("no room")
+        return np.full(2 if self.how == "first shape" else 1, np.nan if self.how == "first NaN" else 0.0), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        second, how = self.steps == 2, self.how
+        if second and how == "step":
+            raise ValueError("the arm\nis stuck")
+        if second and how == "four":
+            return np.zeros(1), 0.0, True, {}
+        observation = np.zeros(2 if second and how == "shape" else 1)
+        reward = np.nan if second and how == "reward" else [1.0, 2.0] if second and how == "rewards" else 1.0
+        over = second and how != "never"
+        return observation + (np.inf if second and how == "observation" else 0.0), reward, False, over, {}
+
+
+BROKEN = {
+    "making": "cannot be made (no licence)",
+    "reset": "its reset raised RuntimeError: no room",
+    "step": "its step raised ValueError: the arm is stuck",
+    "four": "its step raised ValueError",
+    "first shape": "its observation has shape (2,), its space says (1,)",
+    "shape": "its observation has shape (2,), its space says (1,)",
+    "first NaN": "its observation holds NaN or infinity",
+    "observation": "its observation holds NaN or infinity",
+    "reward": "its reward is nan, not a finite number",
+    "rewards": "its reward is [1.0, 2.0], not a finite number",
+    "never": "an episode has not ended after 100,000 steps; give it a time limit with env.max_episode_steps",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_environment_that_goes_wrong_is_named_in_one_line(how: str) -> None:
+    gym.register("iwbc-tests/Broken-v0", Broken, disable_env_checker=True, order_enforce=False)
+    try:
+        with pytest.raises(UserError) as raised:
+            environment = EnvironmentSpec("iwbc-tests/Broken-v0", {"how": how})
+            Evaluator(environment, 0).evaluate(constant_policy([0.0], (0,)), 2)
+    finally:
+        del gym.registry["iwbc-tests/Broken-v0"]
+    assert BROKEN[how] in str(raised.value)
+    assert "environment iwbc-tests/Broken-v0: " in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_policy_that_acts_with_nan_has_diverged() -> None:
+    with pytest.raises(UserError, match="the policy's action is not a number"):
+        Evaluator(ENV, 0).evaluate(constant_policy([np.nan], (0,)), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,29 @@ def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, mon
         check_key(Logger("wandb", "online"))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     check_key(Logger("wandb", "online"))
+
+
+@pytest.mark.parametrize("server", ["unreachable", "hanging"])
+def test_online_with_a_server_that_does_not_answer_is_one_line_and_an_offline_run(
+    server: str, hopper: Trajectories, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        if server == "hanging":
+            listening.listen(100)  # takes connections, and never says a word
+        outside = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path / "home")}
+        arguments = ["logger=wandb", "logger.mode=online", "algo=bc", "seeds=[0,1]", "hydra.run.dir=run"]
+        code = "import iwbc.loggers; iwbc.loggers._PATIENCE = 2.0; from iwbc.train import main; main()"
+        outcome = finish(python("-c", code, *BRIEF, *arguments, cwd=tmp_path, **outside))
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert "logger.mode=online: W&B cannot be used" in outcome.err
+    assert (tmp_path / "run" / "summary.json").exists()
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert all(any(record.WhichOneof("record_type") == "exit" for record in records(file)) for file in files)
 
 
 def test_tensorboard_holds_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,16 +144,7 @@ def without_metadata(path: Path) -> None:
     path.write_bytes(save(load(path.read_bytes())))
 
 
-def without_digest(path: Path) -> None:
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    del header["__metadata__"]["sha256"]
-    changed = json.dumps(header).encode()
-    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])
-
-
-@pytest.mark.parametrize("damage", [flip_a_parameter_bit, truncate, empty, without_metadata, without_digest])
+@pytest.mark.parametrize("damage", [flip_a_parameter_bit, truncate, empty, without_metadata])
 def test_a_damaged_entry_is_noticed_and_rebuilt(damage: Callable[[Path], None], cache: Path) -> None:
     before, _ = make([3])
     (entry,) = entries(cache)
@@ -201,3 +191,55 @@ def test_a_policy_of_the_users_own_is_not_cached(cache: Path) -> None:
         reference_policy(TOY, make_own, SETTINGS.reference, [0], "cpu", Console(quiet=True))
         assert len(made) == count
     assert entries(cache) == []
+
+
+def test_an_interrupted_reference_goes_on_from_its_checkpoint(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = make([0, 1])
+    for entry in entries(cache):
+        entry.unlink()
+    recipe = SETTINGS.reference
+    original = Learner.train
+
+    def stopped(self: Learner, first: int, last: int) -> torch.Tensor:
+        if last > 40:
+            raise KeyboardInterrupt
+        return original(self, first, last)
+
+    monkeypatch.setattr(Learner, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        reference_policy(TOY, SETTINGS.policy, recipe, [0, 1], "cpu", Console(quiet=True), 20)
+    (checkpoint,) = cache.glob("*.checkpoint")
+    assert entries(cache) == []
+    made: list[tuple[int, int]] = []
+
+    def counted(self: Learner, first: int, last: int) -> torch.Tensor:
+        made.append((first, last))
+        return original(self, first, last)
+
+    monkeypatch.setattr(Learner, "train", counted)
+    out = io.StringIO()
+    again = reference_policy(TOY, SETTINGS.policy, recipe, [0, 1], "cpu", Console(file=out), 20)
+    assert "Continuing the reference policy after step 40" in out.getvalue()
+    assert min(first for first, _ in made) == 40
+    assert all(torch.equal(flat(again, seed), flat(expected, seed)) for seed in (0, 1))
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
+def test_a_damaged_checkpoint_of_a_reference_is_trained_anew(cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = make([0])
+    (entry,) = entries(cache)
+    another = entry.read_bytes()
+    entry.unlink()
+    original = Learner.train
+    monkeypatch.setattr(Learner, "train", lambda self, a, b: original(self, a, b) if b <= 20 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reference_policy(TOY, SETTINGS.policy, SETTINGS.reference, [0], "cpu", Console(quiet=True), 20)
+    monkeypatch.setattr(Learner, "train", original)
+    (checkpoint,) = cache.glob("*.checkpoint")
+    whole = checkpoint.read_bytes()
+    flipped = whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]
+    checkpoint.write_bytes({"cut": whole[:-3], "flipped": flipped, "empty": b"", "another": another}[damage])
+    again, printed = make([0])
+    assert "The checkpoint of the reference policy is damaged; it is trained from the start." in printed
+    assert torch.equal(flat(again, 0), flat(expected, 0))

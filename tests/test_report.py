@@ -659,7 +659,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = command(cwd=tmp_path, code="check.py")
     *usage, last = done.stdout.splitlines()
     assert json.loads(last) == [0, []]
-    assert "    python -m iwbc.report FOLDER... [out=report]" in usage
+    assert "    python -m iwbc.report FOLDER... [out=report] [mixed=false]" in usage
 
 
 def test_missing_libraries_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_the_summary(folder: Path, hopper: Trajectories) -> None:
         assert total["return_mean"] == pytest.approx(np.mean(column(rows, "return", phase=phase)))
         assert total["score_interval"][0] <= total["score_mean"] <= total["score_interval"][1]
     assert summary["normalisation"] == {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
-    assert set(summary["seconds"]) == {"data", "reference", "training", "evaluation"}
+    assert set(summary["seconds"]) == {"data", "reference", "training", "checkpoints", "evaluation"}
     assert all(seconds > 0 for seconds in summary["seconds"].values())
     assert summary["steps_per_second"] == pytest.approx(40 / summary["seconds"]["training"])
     assert summary["seed_steps_per_second"] == pytest.approx(80 / summary["seconds"]["training"])
@@ -320,6 +320,47 @@ def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopp
     assert command("-m", "iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine").code == 0
     with pytest.raises(UserError, match="is a Mine of your own; load it with the function that makes it"):
         load_policy(tmp_path / "run" / "policy.safetensors")
+
+
+def test_samples_of_a_policy_that_draws_none_are_refused_before_training(hopper: Trajectories, tmp_path: Path) -> None:
+    (tmp_path / "mine_without_samples.py").write_text(OWN)
+    (tmp_path / "conf" / "policy").mkdir(parents=True)
+    (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_without_samples.Mine\n")
+    own = ["--config-dir", str(tmp_path / "conf"), "policy=mine", "algo=bc", "eval.action=both"]
+    arguments = [a for a in BRIEF if not a.startswith("policy.")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        outcome = train(*own, *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "action=sample: Mine has no method sample" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+BROKEN_SUMMARIES = {
+    "a list": lambda good: [good],
+    "a number": lambda good: 3,
+    "another format": lambda good: good | {"format": 1},
+    "no totals": lambda good: {key: value for key, value in good.items() if key != "totals"},
+    "a total that is a list": lambda good: good | {"totals": {"final": []}},
+    "a mean that is a word": lambda good: good | {"totals": {"final": good["totals"]["final"] | {"return_mean": "high"}}},
+    "an environment without an id": lambda good: good | {"environment": {"kwargs": {}}},
+    "a normalisation without an expert": lambda good: good | {"normalisation": {"random": 0.0}},
+    "seeds that are words": lambda good: good | {"seeds": ["a"]},
+    "a dataset that is a name": lambda good: good | {"dataset": "hopper"},
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_SUMMARIES)
+def test_a_damaged_summary_is_one_line_for_every_command(how: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    good = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps(BROKEN_SUMMARIES[how](good)))
+    outcome = train(f"resume={copy}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert "summary.json: damaged" in outcome.err
+    with pytest.raises(UserError, match=r"summary\.json: damaged"):
+        evaluate([f"run={copy}"])
 
 
 def test_without_final_episodes_nothing_is_played(hopper: Trajectories, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import contextlib
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -35,7 +35,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
-from iwbc.processes import FRESH, cores, how_it_ended
+from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
 from iwbc.scores import d4rl_scores
 
 OPTIONS = {
@@ -123,16 +123,36 @@ def play_unit(unit: Unit) -> list[Episode]:
     return episodes
 
 
+def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> Iterator[Episode]:
+    """The units' episodes, in order; the steps that a unit runs over its share are those that the next ones give up, so that
+    the dataset is over by less than an episode. Version 0 keeps them all."""
+    wanted = total = 0
+    for unit, episodes in zip(units, played, strict=True):
+        wanted += unit.steps
+        for episode in episodes:
+            if total < wanted or unit.version == 0:
+                total += len(episode.rewards)
+                yield episode
+
+
 def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
     """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
 
     Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
     """
-    source = behaviours(env_id, version)
-    default = source.replay_steps if tier == "medium-replay" else OTHER_STEPS
-    name = dataset_id(env_id, tier, None if steps == default else steps, seed, version)
-    make_once(name, lambda: _generate(name, source, tier, steps or default, seed))
+    source, name = behaviours(env_id, version), name_of(env_id, tier, steps, seed, version)
+    make_once(name, lambda: _generate(name, source, tier, steps or _usual_steps(source, tier), seed))
     return name
+
+
+def name_of(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
+    """The dataset's id. Raises UserError for an environment without behaviour policies."""
+    usual = _usual_steps(behaviours(env_id, version), tier)
+    return dataset_id(env_id, tier, None if steps == usual else steps, seed, version)
+
+
+def _usual_steps(source: Behaviours, tier: str) -> int:
+    return source.replay_steps if tier == "medium-replay" else OTHER_STEPS
 
 
 def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -> None:
@@ -169,12 +189,19 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
         try:
             # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
             futures = deque(pool.submit(play_unit, unit) for unit in units)
-            for unit in units:
-                yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
-                progress.advance(task, unit.steps)
+            yield from carried_over(units, _results(units, futures, lambda steps: progress.advance(task, steps)))
         except BrokenExecutor:
             pool.shutdown()  # waits for the workers, and so for their exit codes
             raise UserError(f"dataset {name}: a worker process {how_it_ended(workers)}; nothing was written") from None
+
+
+def _results(
+    units: Sequence[Unit], futures: deque[Future[list[Episode]]], advance: Callable[[int], None]
+) -> Iterator[list[Episode]]:
+    """What was played, in order, each forgotten as the next is asked for: a dataset need not fit in memory."""
+    for unit in units:
+        yield futures.popleft().result()
+        advance(unit.steps)
 
 
 @contextlib.contextmanager
@@ -196,6 +223,7 @@ def _workers(units: int) -> Iterator[tuple[ProcessPoolExecutor, set[BaseProcess]
 def _prepare_worker() -> None:
     import threadpoolctl
 
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     threadpoolctl.threadpool_limits(1)
 

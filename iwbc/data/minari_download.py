@@ -21,6 +21,7 @@ from pathlib import Path
 from iwbc.data.locks import only_one
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
+from iwbc.files import temporary_prefix
 
 _TIMEOUT = 5.0  # seconds to wait for a first sign of the server
 
@@ -44,7 +45,7 @@ def download(dataset_id: str) -> None:
                 f"dataset {dataset_id}: is not on this machine, and {remote} cannot be reached ({reason}); "
                 f"{_alternative(dataset_id)}with a network, run: minari download {dataset_id}"
             )
-        with tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as temporary:
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix(root / dataset_id.replace("/", "+")), dir=root) as temporary:
             environment = os.environ | {"MINARI_DATASETS_PATH": temporary, "HF_HUB_DISABLE_TELEMETRY": "1"}
             command = [sys.executable, "-m", "iwbc.data.minari_download", dataset_id]
             # Progress bars go to the error stream, which is shared; what it prints is why it failed.

@@ -22,6 +22,7 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments import make_env
 from iwbc.errors import UserError
+from iwbc.files import temporary_prefix
 
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
 
@@ -49,7 +50,8 @@ def write_minari(
     building: Path | None = None
     try:
         # Beside the outermost namespace, so that a failure leaves no empty namespaces; hidden, so Minari overlooks it.
-        building = Path(tempfile.mkdtemp(prefix=".writing-", dir=dataset_folder()))
+        place = dataset_folder() / info.id.replace("/", "+")
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
         building.chmod(0o755)  # mkdtemp's own are for the user alone
         whole = checked(episodes, info, clip_actions)
         first = next(whole)

@@ -13,19 +13,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import checked
+from iwbc.data.checks import checked, difference
 from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder
+from iwbc.files import cache_folder, temporary_prefix
 from iwbc.scores import ReferenceScores
 
 FORMAT = 3
@@ -71,7 +71,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     building: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
         meta = _write(checked(episodes, info, clip_actions), info, building)
         meta["fingerprint"] = fingerprint
         (building / _META).write_text(json.dumps(meta, indent=1))
@@ -119,8 +119,23 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
             stream("successes", np.bool_)
             streams["successes"].append(np.array(successes))
         digests = {name: stream.finish() for name, stream in streams.items()}
-    content_hash = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    return {"format": FORMAT, "content_hash": content_hash, "labelled": labelled, "info": dataclasses.asdict(info)}
+    return {"format": FORMAT, "content_hash": _combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
+
+
+def _combined(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def content_hash(trajectories: Trajectories) -> str:
+    """The SHA-256 of a dataset's arrays, computed from them anew."""
+    digests = {}
+    for name in ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes"):
+        array = getattr(trajectories, name)
+        if array is not None:
+            digest = hashlib.sha256(np.ascontiguousarray(array).data)
+            digest.update(repr((array.dtype.str, array.shape[0], array.shape[1:])).encode())
+            digests[name] = digest.hexdigest()
+    return _combined(digests)
 
 
 def open_packed(folder: Path) -> Trajectories:
@@ -162,6 +177,22 @@ def load_or_pack(
                 episodes, info = build()
                 pack(episodes, info, folder, fingerprint, clip_actions)
     return open_packed(folder)
+
+
+def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:
+    """Datasets one after the other as one, through a packed cache of their own in `folder`. What is known of it is what is
+    known of the first.
+
+    Raises UserError where their actions or observations differ.
+    """
+    first = each[0].info
+    for other in each[1:]:
+        if what := difference(each[0], other):
+            raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
+    fingerprint = hashlib.sha256(" ".join(one.content_hash for one in each).encode()).hexdigest()
+    info = dataclasses.replace(first, id=dataset_id)
+    episodes = (one[index] for one in each for index in range(len(one)))
+    return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
 
 def _is_current(folder: Path, fingerprint: str) -> bool:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from iwbc import settings
 from iwbc.data import d4rl_source, demonstrations, generate, minari_source
+from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
+
+
+def is_local(
+    dataset: settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL, env_id: str | None = None
+) -> bool:
+    """Whether `load_dataset` would find it on this machine, and neither make nor fetch it."""
+    match dataset:
+        case settings.D4RL():
+            return Path(dataset.path).expanduser().is_file()
+        case settings.Minari():
+            name = dataset.id
+        case settings.Generated() if env_id is not None:
+            name = generate.name_of(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version)
+        case settings.Demonstrations() if env_id is not None:
+            name = demonstrations.dataset_id(env_id, dataset)
+        case _:
+            return False
+    return dataset_folder(name).exists()
 
 
 def load_dataset(
@@ -23,9 +44,11 @@ def load_dataset(
             return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version))
         case settings.Demonstrations():
             if env_id is None:
-                raise UserError("dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty)")
+                raise UserError(
+                    "dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze)"
+                )
             return minari_source.load(demonstrations.ensure(env_id, dataset))
         case settings.Minari():
-            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished)
+            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished, dataset.observation_keys)
         case settings.D4RL():
             return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id)

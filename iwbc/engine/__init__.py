@@ -33,6 +33,11 @@ def switched(on: bool) -> Iterator[None]:
         _enabled = before
 
 
+def is_on() -> bool:
+    """Whether it is used, where it can be."""
+    return _enabled
+
+
 def _has_kernel(policy: Policy) -> bool:
     return _enabled and type(policy) is GaussianMLP  # a subclass may have another density
 

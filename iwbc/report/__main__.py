@@ -1,9 +1,10 @@
 """Sum up any number of run and sweep folders: a tidy CSV, tables, figures and one self-contained HTML page.
 
-    python -m iwbc.report FOLDER... [out=report]
+    python -m iwbc.report FOLDER... [out=report] [mixed=false]
 
-FOLDER is a run folder or has run folders below it. `out` (default: report) is written whole or not at all; a report that
-is there already is replaced. It gets
+FOLDER is a run folder or has run folders below it. Runs that were not evaluated alike (episodes, actions, evaluation seed,
+backend, reference returns, versions) are refused, unless mixed=true. `out` (default: report) is written whole or not at all; a
+report that is there already is replaced. It gets
 
     index.html       everything below on one page, with each run's configuration, and the runs that failed or are unfinished
     episodes.csv     a row per run, seed and final episode
@@ -17,16 +18,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwbc.commands import Option, parse, run
+from iwbc.commands import Option, boolean, parse, run
 from iwbc.errors import UserError
 
-OPTIONS = {"out": Option(Path, Path("report"))}
+OPTIONS = {"out": Option(Path, Path("report")), "mixed": Option(boolean, False)}
 
 
 def main(arguments: Sequence[str]) -> None:
-    # Sweep folders are often called key=value: only `out=` is an option.
-    options = [argument for argument in arguments if argument.startswith(("out=", "-"))]
-    out = parse(options, OPTIONS)["out"]
+    # Sweep folders are often called key=value: only these are options.
+    options = [argument for argument in arguments if argument.startswith(("out=", "mixed=", "-"))]
+    chosen = parse(options, OPTIONS)
+    out = chosen["out"]
     folders = [Path(argument) for argument in arguments if argument not in options]
     if not folders:
         raise UserError("give at least one run or sweep folder (see --help)")
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.report.write import write_report
 
-    write_report(folders, out, Console(stderr=True))
+    write_report(folders, out, Console(stderr=True), chosen["mixed"])
     print(f"{out / 'index.html'}")
 
 

@@ -23,7 +23,7 @@ _LONGEST = 24  # characters of settings in a method's name
 # the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|backend|action)"
+    r"|eval\.(every|periodic_episodes|reference|backend|action)|algo\.ess_floor"
 )
 
 
@@ -85,6 +85,10 @@ def arrange(runs: Sequence[Run]) -> Study:
         for seed in run.seeds:
             if final := run.final(seed):
                 _add(study, place, Result(run, seed, tuple(final)))
+        for one in run.summary.get("diverged") or ():
+            study.notes.append(
+                f"{run.name}: seed {one['seed']} diverged by step {one['step']} ({one['why']}); it is in no table or figure."
+            )
     for task, seed, own in _references(runs, task_names):
         cell = study.cells.setdefault((task, REFERENCE), [])
         if seed not in [result.seed for result in cell]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iwbc.errors import UserError, extra
+from iwbc.files import temporary_prefix
 from iwbc.report import figures, statistics, tables
 from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
+from iwbc.report.protocol import check_protocol
 from iwbc.report.study import Study, arrange
 
 if TYPE_CHECKING:
@@ -25,15 +27,18 @@ if TYPE_CHECKING:
 _FILES = {"index.html", "episodes.csv", "tables.md", "tables.tex", "figures"}
 
 
-def write_report(given: Sequence[Path], out: Path, console: Console) -> None:
-    """Sum up the runs in the folders `given` and below into `out`.
+def write_report(given: Sequence[Path], out: Path, console: Console, mixed: bool = False) -> None:
+    """Sum up the runs in the folders `given` and below into `out`; `mixed` allows runs that were evaluated differently.
 
-    Raises UserError where there are none, one is damaged, or `out` holds anything but an earlier report.
+    Raises UserError where there are none, one is damaged, they were not evaluated alike, or `out` holds anything but an
+    earlier report.
     """
     _check_libraries()
     with _replacing(out) as building:
         with console.status("Reading runs"):
             runs, missing = collect(given)
+            if not mixed:
+                check_protocol(runs)
             study = arrange(runs)
         with console.status(f"Aggregating {len(runs)} runs"):
             results, pictures = _results(study)
@@ -108,7 +113,7 @@ def _replacing(out: Path) -> Iterator[Path]:
     out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        building = Path(tempfile.mkdtemp(prefix=temporary_prefix(out), dir=out.parent))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror})") from None
     old = building.with_name(f"{building.name}-old")

@@ -1,0 +1,87 @@
+"""A seed that diverges is noticed soon, said, and left behind; the others go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pendulum import QUICK, make_pendulum
+from rich.console import Console
+from safetensors import safe_open
+from setups import read_csv, train
+
+import iwbc
+from iwbc.report.collect import collect
+from iwbc.report.study import arrange
+from iwbc.trained import load_policy
+from iwbc.trainer import Learner
+
+
+@pytest.fixture(autouse=True)
+def data() -> None:
+    make_pendulum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("algo=bc", "algo.lr=1e30", "algo.warmup_steps=0"), "seed 0 is not finite; try a smaller algo.lr"),
+        (("algo=bc", "algo.lr=1e3", "algo.warmup_steps=0"), "parameters have grown to"),
+        (("algo.kappa=300", "algo.lr=1e-3", "algo.maximum=1e30", "algo.ess_floor=0.9"), "below algo.ess_floor=0.9"),
+        (("algo.level=step", "algo.kappa=1e4", "algo.maximum=1e30", "algo.ess_floor=0.5", "algo.lr=1e-2"), "effective sample"),
+        (("algo=awr", "algo.temperature=1e-3", "algo.ess_floor=0.5"), "algo.ess_floor=0.5"),
+    ],
+)
+def test_it_is_noticed_within_100_steps(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    outcome = train(*QUICK, *arguments, "checkpoint_every=1000", "log_every=1000", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert says in outcome.err
+    step = int(outcome.err.split("step ")[1].split(":")[0])
+    assert step <= 100
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "policy.safetensors").exists()
+
+
+def test_a_reference_that_diverges_says_so(tmp_path: Path) -> None:
+    outcome = train(*QUICK, "reference.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "Reference policy, seed 0, step 20: " in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_other_seeds_finish_and_the_last_good_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    assert train(*QUICK, "seeds=[0,2]", f"hydra.run.dir={alone}").code == 0
+    steps = {0: 0, 1: 0, 2: 0}
+    original = Learner.trouble
+
+    def trouble(self: Learner) -> str | None:
+        seed = self.sampler.seed
+        steps[seed] += self.diagnostics is not None  # not those of the reference
+        return "it is said to" if seed == 1 and steps[seed] == 2 else original(self)
+
+    monkeypatch.setattr(Learner, "trouble", trouble)
+    outcome = train(*QUICK, "seeds=[0,1,2]", f"hydra.run.dir={run}")
+    assert outcome.code == 1
+    assert outcome.err == "Some seeds diverged, and are in no result: 1 (step 40: it is said to)\n"
+    assert "Seed 1 diverged by step 40: it is said to. The other seeds go on." in outcome.out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["seeds"] == [result["seed"] for result in summary["results"]] == [0, 2]
+    assert summary["diverged"] == [{"seed": 1, "step": 40, "why": "it is said to", "kept_step": 20}]
+    assert (run / "policy.safetensors").read_bytes() == (alone / "policy.safetensors").read_bytes()
+    assert (run / "evaluations.csv").read_bytes() == (alone / "evaluations.csv").read_bytes()
+    assert {row["seed"] for row in read_csv(run / "metrics.csv") if row["step"] == "60"} == {"0", "2"}
+    assert load_policy(run / "policy.safetensors").seeds == (0, 2)
+    with safe_open(run / "last-good-seed1.safetensors", framework="pt") as file:
+        assert file.metadata()["step"] == "20"
+        assert all(name.startswith("1.") for name in file.keys())  # noqa: SIM118
+    # The same command again tells the same, and so does the report.
+    assert train(*QUICK, "seeds=[0,1,2]", f"hydra.run.dir={run}").code == 1
+    assert any("seed 1 diverged by step 40" in note for note in arrange(collect([run])[0]).notes)
+
+
+def test_what_diverges_from_python_is_an_error(tmp_path: Path) -> None:
+    data = iwbc.load("tests/pendulum/random-v0")
+    with pytest.raises(iwbc.UserError, match="BC, seed 3, step 50: the loss of seed 3 is not finite"):
+        iwbc.fit(iwbc.BC(steps=50, lr=1e30, warmup_steps=0), data, seeds=[3], console=Console(quiet=True))

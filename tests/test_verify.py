@@ -1,0 +1,188 @@
+"""`iwbc.verify`, and reports that refuse to put side by side what was evaluated differently."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from pendulum import QUICK, make_pendulum
+from rich.console import Console
+from setups import Outcome, read_csv, train
+
+from iwbc.data.minari_folder import dataset_folder
+from iwbc.errors import UserError
+from iwbc.files import write_csv
+from iwbc.report.write import write_report
+from iwbc.trained import load_policy
+from iwbc.verify import main, verify
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two seeds, played both ways."""
+    make_pendulum()
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    outcome = train(*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={folder}")
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def command(*arguments: str) -> Outcome:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main(arguments)
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        code = end.code
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def differing(folder: Path, *, replay: bool = False) -> list[str]:
+    return [check.what for check in verify(folder, replay=replay) if check.same is False]
+
+
+def test_a_run_is_what_it_says(run: Path) -> None:
+    outcome = command(f"run={run}")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "DIFFERS" not in outcome.out
+    checks = {check.what: check for check in verify(run)}
+    files = {"config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"}
+    replays = {"final: replay", "final_sampled: replay"}
+    phases = {f"{phase}: results" for phase in ("reference", "reference_sampled", "final", "final_sampled")}
+    assert set(checks) == files | replays | phases | {"data", "curation"}
+    assert all(check.same for check in checks.values()), checks
+    assert checks["final: replay"].seen == "all 6 episodes have the same return and length"
+
+
+def change_return(folder: Path) -> None:
+    rows = read_csv(folder / "evaluations.csv")
+    (row, *_) = [row for row in rows if row["phase"] == "final"]
+    row["return"] = str(float(row["return"]) + 1e-5)
+    write_csv(folder / "evaluations.csv", rows)
+
+
+def change_config(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("reference:\n  steps: 40", "reference:\n  steps: 41"))
+
+
+def change_policy(folder: Path) -> None:
+    policies = load_policy(folder / "policy.safetensors")
+    for parameter in policies[0].parameters():
+        parameter.data += 0.5
+    policies.save(folder / "policy.safetensors")
+
+
+def drop_episode(folder: Path) -> None:
+    write_csv(folder / "evaluations.csv", read_csv(folder / "evaluations.csv")[:-1])
+
+
+def in_summary(change: Callable[[dict], object]) -> Callable[[Path], None]:  # type: ignore[type-arg]
+    def apply(folder: Path) -> None:
+        summary = json.loads((folder / "summary.json").read_text())
+        change(summary)
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+    return apply
+
+
+CHANGES = {
+    "a return": (change_return, {"evaluations.csv", "final: results", "final: replay"}),
+    "a setting": (change_config, {"config.yaml"}),
+    "a parameter": (change_policy, {"policy.safetensors", "final: replay", "final_sampled: replay"}),
+    "an episode": (drop_episode, {"evaluations.csv", "episodes"}),
+    "a mean": (in_summary(lambda s: s["totals"]["reference"].update(return_mean=0.0)), {"reference: results"}),
+    "an interval": (in_summary(lambda s: s["totals"]["final"].update(return_interval=[0.0, 1.0])), {"final: results"}),
+    "a seed's spread": (in_summary(lambda s: s["results"][0]["final"].update(return_std=0.0)), {"final: results"}),
+    "the data": (in_summary(lambda s: s["dataset"].update(content_hash="0" * 64)), {"data"}),
+    "the curation": (in_summary(lambda s: s["dataset"].update(kept_steps=1)), {"curation"}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_was_changed_is_found(what: str, folder: Path) -> None:
+    change, expected = CHANGES[what]
+    change(folder)
+    replay = any("replay" in name for name in expected)
+    assert set(differing(folder, replay=replay)) == expected
+    outcome = command(f"run={folder}", f"replay={str(replay).lower()}")
+    assert outcome.code == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert "DIFFERS" in outcome.out
+
+
+def test_changed_data_is_found_by_its_arrays(folder: Path) -> None:
+    cache = dataset_folder("tests/pendulum/random-v0") / "packed" / "rewards.npy"
+    before = cache.read_bytes()
+    try:
+        cache.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        assert "data" in differing(folder)
+    finally:
+        cache.write_bytes(before)
+    assert differing(folder) == []
+
+
+def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) -> None:
+    (check,) = [check for check in verify(folder, replay=False) if check.what == "data"]
+    assert check.same is None
+    assert list(datasets.iterdir()) == []
+
+
+def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="not finished; continue it with"):
+        verify(folder)
+    with pytest.raises(UserError, match="not a run folder"):
+        verify(tmp_path)
+
+
+# --- reports -------------------------------------------------------------------------------------------------------------
+
+
+DIFFERENT = {
+    "eval.seed is 12345 and 7": lambda folder: (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace("seed: 12345", "seed: 7")
+    ),
+    "eval.episodes is 3 and 4": lambda folder: (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace("episodes: 3", "episodes: 4")
+    ),
+    "eval.action is both and mean": lambda folder: (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace("action: both", "action: mean")
+    ),
+    "the version of mujoco is": in_summary(lambda summary: summary["versions"].update(mujoco="1.2.3")),
+    "backend is gymnasium and envpool": in_summary(lambda summary: summary.update(backend="envpool")),
+    "reference returns is None and": in_summary(
+        lambda summary: summary.update(normalisation={"random": 0.0, "expert": 1.0, "source": "here"})
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_a_report_refuses_runs_that_were_not_evaluated_alike(what: str, run: Path, folder: Path, tmp_path: Path) -> None:
+    DIFFERENT[what](folder)
+    with pytest.raises(UserError) as raised:
+        write_report([run, folder], tmp_path / "report", Console(quiet=True))
+    assert f"were not evaluated alike: {what}" in str(raised.value).replace(" on tests/pendulum/random-v0", "")
+    assert "add mixed=true" in str(raised.value)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_mixes_where_it_is_told_to(run: Path, folder: Path, tmp_path: Path) -> None:
+    in_summary(lambda summary: summary.update(backend="envpool"))(folder)
+    write_report([run, folder], tmp_path / "report", Console(quiet=True), mixed=True)
+    rows = list(csv.DictReader((tmp_path / "report" / "episodes.csv").read_text().splitlines()))
+    assert len({row["dataset"] for row in rows}) == 4  # two backends, mean and sampled actions
