@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from iwbc import engine, processes
 from iwbc.curation import curate, histogram
 from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
@@ -21,6 +23,7 @@ from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
+from iwbc.page import write_page
 from iwbc.policies.spec import imported, policy_factory
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
@@ -68,7 +71,10 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)
-        curated = curate(trajectories, config.curation, config.averaging)
+        curated, held_out = curate(trajectories, config.curation, config.averaging), None
+        if config.held_out:
+            curated, held_out = curated.split(config.held_out, np.random.default_rng(Stream.HELD_OUT))
+            trajectories = curated.trajectories
     console.print(
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
@@ -91,7 +97,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
                 every = config.checkpoint_every
                 reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every)
         shown = histogram(trajectories.returns, curated.kept)
-        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
+        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)
         policies = fit(
             config.algo,
@@ -103,6 +109,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             console=console,
             title=config.method,
             observer=recorder,
+            held_out=held_out,
         )
         if reference is not None:
             reference = reference.select(*policies.seeds)
@@ -120,6 +127,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             recorder.diverged_seeds,
             folder.hashes(),
         )
+        write_page(folder.path, summary)
         folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
 

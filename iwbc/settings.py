@@ -20,9 +20,10 @@ SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
-    metadata = {"rule": rule, "says": says}
+    metadata: dict[str, Any] = {"rule": rule, "says": says}
     if choices:
-        metadata = {"rule": lambda value: value in choices, "says": f"must be one of {', '.join(choices)}"}
+        says = f"must be one of {', '.join(choices)}"
+        metadata = {"rule": lambda value: value in choices, "says": says, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -494,8 +495,9 @@ class Config(Settings):
     """A whole run.
 
     averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
-    trains several side by side. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
-    Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
+    trains several side by side. held_out: the share of trajectories, the same ones for every seed, on which nothing is
+    trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores.
+    engine: whether Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
     """
 
     env: Env = field(default_factory=Env)
@@ -507,6 +509,7 @@ class Config(Settings):
     eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     averaging: str = setting("trajectory", choices=("trajectory", "transition"))
+    held_out: float = setting(0.0, lambda value: 0 <= value < 1, "must lie in [0, 1)")
     seed: int = 0
     seeds: list[int] | None = None
     device: str = setting("cpu", lambda value: value.split(":")[0] in ("cpu", "cuda"), "must be one of cpu, cuda")

@@ -67,6 +67,22 @@ def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str, version: in
         assert (np.abs(actions) <= 1).all()
 
 
+# SHA-256 of the policies that the tiers of version 0 are played by: the first files also held ones that no tier plays.
+VERSION_0 = {"Hopper-v5": "63e437b0d8f4bf75", "HalfCheetah-v5": "d9c04213cbd96a9a", "Walker2d-v5": "96c81f87cace084d"}
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_version_0_is_played_by_the_policies_that_it_always_was(env_id: str) -> None:
+    source, digest = behaviours(env_id, 0), hashlib.sha256()
+    assert len(source.steps) == len(source.returns) == source.medium + 2
+    for snapshot in (*range(source.medium + 1), source.expert):
+        policy = source.load(snapshot)
+        for parts in (*policy.layers, policy.mean, policy.log_std):
+            for array in parts:
+                digest.update(array.tobytes())
+    assert digest.hexdigest()[:16] == VERSION_0[env_id]
+
+
 def width(env_id: str) -> int:
     return {"Hopper-v5": 11}.get(env_id, 17)
 

@@ -38,6 +38,14 @@ from iwbc.errors import UserError
 from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
 from iwbc.scores import d4rl_scores
 
+OPTIONS = {
+    "env": Option(),
+    "tier": Option(one_of(*TIERS)),
+    "steps": Option(whole(1), None),
+    "seed": Option(whole(0), 0),
+    "version": Option(one_of(*map(str, VERSIONS)), str(VERSION)),
+}
+
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
 # is the same whichever process does it, so a dataset does not depend on the number of cores.
 _LANES = 10
@@ -221,18 +229,13 @@ def _prepare_worker() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = {
-        "env": Option(),
-        "tier": Option(lambda text: one_of(*TIERS)(text.replace("_", "-"))),
-        "steps": Option(whole(1), None),
-        "seed": Option(whole(0), 0),
-        "version": Option(lambda text: int(one_of(*map(str, VERSIONS))(text)), VERSION),
-    }
-    chosen = parse(arguments, options)
-    env_id = behaviours(chosen["env"], chosen["version"]).env_id
+    dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
+    chosen = parse(dashed, OPTIONS)
+    version = int(chosen["version"])
+    env_id = behaviours(chosen["env"], version).env_id
     if "-v" in chosen["env"] and chosen["env"] != env_id:
         raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
-    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], chosen["version"])
+    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], version)
     print(f"{made} is in {dataset_folder(made)}")
 
 
