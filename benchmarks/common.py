@@ -1,10 +1,13 @@
-"""What the benchmarks share: where results go, what they were measured on, and how their arguments are read."""
+"""What the benchmarks share: where results go, what they were measured on, runs side by side, and how arguments are read."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,36 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its settings, and the folder that it is in, or will be."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+
+
+def play(job: Job) -> dict[str, Any]:
+    """Run a job, in a process of its own; its summary."""
+    from rich.console import Console
+
+    from iwbc.config import compose
+    from iwbc.pipeline import run as run_pipeline
+
+    with Path("/dev/null").open("w") as nowhere:
+        return run_pipeline(compose(*job.overrides), job.folder, Console(file=nowhere))
+
+
+def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, dict[str, Any]]:
+    """All jobs' summaries; those that have finished are not run again."""
+    found = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(play, job): job for job in jobs}
+        for number, future in enumerate(as_completed(futures), start=1):
+            found[futures[future]] = future.result()
+            print(f"{number}/{len(jobs)}  {futures[future].folder}", flush=True)
+    return found
 
 
 def words_and_options(arguments: Sequence[str], options: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:

@@ -41,15 +41,21 @@ def parse(arguments: Sequence[str], options: Mapping[str, Option]) -> dict[str, 
     return values
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Reads one of `choices`."""
+@dataclass(frozen=True)
+class OneOf:
+    """Reads one of `choices`, which the shell's completion offers."""
 
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
+    choices: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        if text not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}")
         return text
 
-    return read
+
+def one_of(*choices: str) -> OneOf:
+    """Reads one of `choices`."""
+    return OneOf(choices)
 
 
 def whole(minimum: int) -> Callable[[str], int]:
@@ -65,6 +71,14 @@ def whole(minimum: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def number(text: str) -> float:
+    """Reads a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
 
 
 def boolean(text: str) -> bool:

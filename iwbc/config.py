@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from iwbc.errors import UserError
+from iwbc.files import config_folder
 from iwbc.settings import ALGORITHMS, CURATIONS, DATASETS, POLICIES, Config, Env, Eval, Logger, OwnPolicy, Settings
-
-
-def config_folder() -> str:
-    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "conf"
-    return str(installed if installed.exists() else package.parent / "conf")
 
 
 def compose(*overrides: str) -> Config:
@@ -27,6 +22,15 @@ def compose(*overrides: str) -> Config:
     that cannot be, and Hydra's exceptions for what it does not know."""
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
         return validate(hydra.compose("train", list(overrides)))
+
+
+def composed(settings: Sequence[str]) -> Config:
+    """`compose`, for commands that take settings: whatever is wrong with them is a UserError."""
+    try:
+        return compose(*settings)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split("Config search path")[0].split())
+        raise UserError(f"{' '.join(settings)}: {reason}") from None
 
 
 def validate(composed: DictConfig) -> Config:

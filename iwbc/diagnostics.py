@@ -21,7 +21,8 @@ _STEPS = 512
 
 
 class Diagnostics:
-    """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods.
+    """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods; and of
+    trajectories that would be kept, had they not been held out of the data.
 
     `kappa` scales the log ratios of the bound.
     """
@@ -33,9 +34,12 @@ class Diagnostics:
         seed: int,
         kappa: float = 1.0,
         device: str | torch.device = "cpu",
+        held_out: Curated | None = None,
     ) -> None:
         dropped = (curated.curation_weights == 0).astype(np.float64)
         sets = {"kept": curated, **({"dropped": replace(curated, curation_weights=dropped)} if dropped.any() else {})}
+        if held_out is not None:
+            sets["held_out"] = held_out
         self._kappa = kappa
         self._probes: dict[str, Minibatch] = {
             name: StepSampler(one, seed, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
@@ -47,7 +51,7 @@ class Diagnostics:
         }
 
     def measure(self, policy: Policy) -> dict[str, Tensor]:
-        """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of both sets, and the lower bound at the reference.
+        """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
 
         The bound is κ-tempered and in units of the kept trajectories' reward: E_{D+}[1 + κ (ℓ(π_θ) − ℓ(π_ref))], 1 at
         π_θ = π_ref. Scalars; without a reference there are no drifts and no bound.

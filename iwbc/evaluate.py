@@ -10,16 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.settings import ACTIONS, BACKENDS
 
-if TYPE_CHECKING:
-    from iwbc.environment_spec import EnvironmentSpec
-    from iwbc.settings import Config, OwnPolicy
-
-_OPTIONS = {
+OPTIONS = {
     "run": Option(Path),
     "episodes": Option(whole(1), None),
     "seed": Option(whole(0), None),
@@ -33,32 +28,20 @@ _OPTIONS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Play the last policy of a run folder and print the table."""
-    given = parse(arguments, _OPTIONS)
+    given = parse(arguments, OPTIONS)
 
     from rich.console import Console
 
-    from iwbc.environment_spec import EnvironmentSpec
-    from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
     from iwbc.files import write_csv
     from iwbc.results import ACTION_NAMES, environment_name, results_table, totals
-    from iwbc.runs import RunFolder
-    from iwbc.scores import ReferenceScores
+    from iwbc.saved import open_run
 
-    folder = RunFolder(given["run"])
-    config = folder.config()
-    summary = folder.summary()
-    if summary is None:
-        raise UserError(
-            f"run={folder.path}: this run is not finished; continue it with python -m iwbc.train resume={folder.path}"
-        )
-    if summary["environment"] is None:
-        raise UserError(f"run={folder.path}: its dataset names no environment to evaluate in")
+    saved = open_run(given["run"], given["policy"])
+    environment = saved.played_in(given["imports"])
+    config, policy, scores = saved.config, saved.policies, saved.scores
     episodes = given["episodes"] or config.eval.episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
-    environment = EnvironmentSpec.of_plain(summary["environment"])
-    policy = folder.policy(check_trust(folder.path, config, environment, given["policy"], given["imports"]))
-    scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     backend = given["backend"] or config.eval.backend
     evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
     evaluator.check_sizes(policy.spaces.observation_size, len(policy.spaces.action_low), "of the policy")
@@ -72,27 +55,9 @@ def main(arguments: Sequence[str]) -> None:
     evaluator.close()
     if given["out"] is not None:
         write_csv(given["out"], [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
-    method, several = summary["method"], len(evaluations) > 1
+    method, several = saved.summary["method"], len(evaluations) > 1
     rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
-    console.print(results_table(rows, env, summary["seeds"], scores))
-
-
-def check_trust(
-    path: Path, config: Config, environment: EnvironmentSpec, policy: str | None, imports: Sequence[str]
-) -> OwnPolicy | None:
-    """The policy of the user's own that a run names, if it does. Raises UserError unless the user has named, too, whatever
-    the folder would import: it may be somebody else's."""
-    from iwbc.errors import UserError
-    from iwbc.settings import OwnPolicy
-
-    own = config.policy if isinstance(config.policy, OwnPolicy) else None
-    if own is not None and own.target != policy:
-        raise UserError(f"run={path}: holds a policy of its own; to import it, add policy={own.target}")
-    if list(environment.imports) != list(imports):
-        needed = f"to import what registers it, add imports={','.join(environment.imports)}"
-        what = needed if environment.imports else "needs no imports"
-        raise UserError(f"run={path}: its environment {environment.id} {what}")
-    return own
+    console.print(results_table(rows, env, saved.summary["seeds"], scores))
 
 
 if __name__ == "__main__":

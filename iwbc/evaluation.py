@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -119,9 +120,15 @@ class Evaluator:
                 f"{observation_size} and {action_size}; choose the env that the data was recorded in"
             )
 
-    def evaluate(self, policies: Policies, episodes: int, action: str = "mean") -> Evaluation:
+    def evaluate(
+        self,
+        policies: Policies,
+        episodes: int,
+        action: str = "mean",
+        watch: Callable[[tuple[int, int], npt.NDArray[np.floating]], None] | None = None,
+    ) -> Evaluation:
         """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the action
-        space.
+        space. `watch` is called with (seed, episode) and the action [act] at every step.
 
         Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
         as many episodes are played.
@@ -137,7 +144,7 @@ class Evaluator:
                 act = partial(_mean_actions, module) if action == "mean" else partial(_sampled_actions, module, random)
                 for first in range(0, episodes, _SIDE_BY_SIDE):
                     wave = np.arange(first, min(first + _SIDE_BY_SIDE, episodes))
-                    for step in play(self._environments, act, [self._start(seed, int(episode)) for episode in wave]):
+                    for step in play(self._environments, act, [self.start(seed, int(episode)) for episode in wave]):
                         played = wave[step.active]
                         returns[row, played] += step.rewards
                         lengths[row, played] += 1
@@ -147,10 +154,14 @@ class Evaluator:
                                 "time limit with env.max_episode_steps=…"
                             )
                         success[row, played] = np.fmax(success[row, played], step.success)  # at any step; NaN: unknown
+                        if watch is not None:
+                            for episode, taken in zip(played.tolist(), step.actions, strict=True):
+                                watch((seed, episode), taken)
         known = not np.isnan(success).all()
         return Evaluation(policies.seeds, returns, lengths, self.scores, success == 1.0 if known else None, action)
 
-    def _start(self, seed: int, episode: int) -> int:
+    def start(self, seed: int, episode: int) -> int:
+        """The environment's seed for an episode of a policy's seed."""
         return int(np.random.SeedSequence((self.seed, seed, episode)).generate_state(1)[0]) >> 1
 
     def close(self) -> None:

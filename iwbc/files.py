@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def config_folder() -> str:
+    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return str(installed if installed.exists() else package.parent / "conf")
+
+
 def cache_folder() -> Path:
     """$IWBC_CACHE, or else iwbc/ in the user's cache folder."""
     if own := os.environ.get("IWBC_CACHE"):

@@ -53,13 +53,14 @@ def fit(
     title: str | None = None,
     stream: Stream = Stream.TRAINING,
     observer: Observer | None = None,
+    held_out: Curated | None = None,
 ) -> Policies:
     """Train a policy by an algorithm, of each seed one; the last policies.
 
     data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
     same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
     settings (such as GaussianPolicy) or a function that makes a torch.nn.Module. seeds: those of the reference, or 0, by
-    default; with several threads they train side by side.
+    default; with several threads they train side by side. held_out: trajectories whose log-likelihood an observer is told.
 
     Raises UserError where settings cannot be, the algorithm needs a reference and there is none, or training diverges.
     """
@@ -84,7 +85,8 @@ def fit(
         own = None if reference is None else reference.of_seed(seed)
         given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
-        watched = None if observer is None or not observer.measures else Diagnostics(curated, own, seed, settings.kappa, device)
+        looked_at = observer is not None and observer.measures
+        watched = Diagnostics(curated, own, seed, settings.bound_kappa, device, held_out) if looked_at else None
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
     console = console or Console(stderr=True)

@@ -5,6 +5,7 @@ What goes to metrics.csv and evaluations.csv goes here too, one stream for each 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import netrc
 import os
@@ -66,7 +67,7 @@ class WandbLogger:
         self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
     ) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")  # its log-in would greet
-        import wandb
+        import wandb  # check_key has seen that it is there
 
         self._runs: dict[int, Any] = {}
         edges = [row["return_low"] for row in curation] + [curation[-1]["return_high"]]
@@ -153,7 +154,9 @@ def _line(error: Exception) -> str:
 
 
 def check_key(settings: Logger) -> None:
-    """Raise UserError where W&B is to be online and there is no API key, for which it would ask."""
+    """Raise UserError where W&B is not installed, or is to be online and there is no API key, for which it would ask."""
+    if settings.name == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise UserError(f"logger=wandb: {extra('wandb')}")
     if settings.name == "wandb" and settings.mode == "online" and not _has_key():
         raise UserError("logger.mode=online: no W&B API key; set WANDB_API_KEY or run `wandb login`, or use mode=offline")
 

@@ -30,8 +30,18 @@ def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
 
 
 def step_weights(log_ratio: Tensor, kappa: float, minimum: float, maximum: float) -> Tensor:
-    """w_t = clip(exp(κ ρ_t), β_min, β_max)."""
+    """w_t = clip(exp(κ ρ_t), β_min, β_max); ρ_t of a step, or summed over the last ones."""
     return torch.exp(kappa * log_ratio).clamp(minimum, maximum)
+
+
+def windowed_sums(values: Tensor, offsets: Tensor, window: int) -> Tensor:
+    """Σ_{k=t−H+1..t} of values per step, over the last H = `window` steps of its own trajectory as far as there are so many:
+    [M] → [M], in double precision. Of log ratios ρ, the log of the product of the last H ratios."""
+    steps = torch.arange(len(values), device=values.device)
+    starts = torch.repeat_interleave(offsets[:-1], offsets.diff())  # of each step's trajectory
+    sums = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
+    torch.cumsum(values.double(), 0, out=sums[1:])
+    return sums[steps + 1] - sums[torch.maximum(starts, steps + 1 - window)]
 
 
 def self_normalise(weights: Tensor) -> Tensor:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from iwbc import engine, processes
 from iwbc.curation import curate, histogram
+from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
@@ -19,13 +23,14 @@ from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
+from iwbc.page import write_page
 from iwbc.policies.spec import imported, policy_factory
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config, Env, OwnPolicy
+from iwbc.settings import Config, Env, Minari, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -66,7 +71,10 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)
-        curated = curate(trajectories, config.curation, config.averaging)
+        curated, held_out = curate(trajectories, config.curation, config.averaging), None
+        if config.held_out:
+            curated, held_out = curated.split(config.held_out, np.random.default_rng(Stream.HELD_OUT))
+            trajectories = curated.trajectories
     console.print(
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
@@ -85,11 +93,11 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         reference = None
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
-                reference = reference_policy(
-                    trajectories, config.policy, config.reference, seeds, device, console, config.checkpoint_every
-                )
+                own = _reference_data(config, trajectories)
+                every = config.checkpoint_every
+                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every)
         shown = histogram(trajectories.returns, curated.kept)
-        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown)
+        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)
         policies = fit(
             config.algo,
@@ -101,6 +109,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             console=console,
             title=config.method,
             observer=recorder,
+            held_out=held_out,
         )
         if reference is not None:
             reference = reference.select(*policies.seeds)
@@ -118,8 +127,20 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             recorder.diverged_seeds,
             folder.hashes(),
         )
+        write_page(folder.path, summary)
         folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
+
+
+def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
+    """What the reference is trained on: the data, or another dataset of the same task."""
+    if config.reference.dataset_id is None:
+        return trajectories
+    assert isinstance(config.dataset, Minari)
+    own = load_dataset(replace(config.dataset, id=config.reference.dataset_id))
+    if what := difference(own, trajectories):
+        raise UserError(f"reference.dataset_id={own.info.id}: it and {trajectories.info.id} have different {what}")
+    return own
 
 
 def _evaluator(
@@ -147,7 +168,7 @@ def _final(config: Config, reference: Policies | None, policies: Policies, recor
     """Play the reference and the last policy."""
     episodes, found = config.eval.episodes, {}
     if recorder.evaluator is not None and episodes:
-        played = [("reference", reference, 0)] if reference is not None else []
+        played = [("reference", reference, 0)] if reference is not None and config.eval.reference else []
         for phase, one, step in [*played, ("final", policies, config.algo.steps)]:
             for action in config.eval.actions:
                 with recorder.console.status(f"Playing {episodes} episodes per seed: {phase} policy, {action} action"):

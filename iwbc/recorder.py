@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.loggers import RunLogger, make_logger
@@ -60,6 +61,7 @@ class Recorder:
         evaluator: Evaluator | None,
         dataset: dict[str, Any],
         curation: list[dict[str, Any]],
+        curated: Curated,
     ) -> None:
         """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
@@ -67,7 +69,7 @@ class Recorder:
         self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
         self.metrics: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
-        self._dataset, self._curation = dataset, curation
+        self._dataset, self._curation, self._curated = dataset, curation, curated
         # Seeds that have diverged: when, why, and the step whose state is kept.
         self.diverged_seeds: list[dict[str, Any]] = []
         self._stop = threading.Event()
@@ -112,6 +114,8 @@ class Recorder:
             policies = self._all_policies.select(*trainer.seeds)
             policies.load(trainer.parameters())
             self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
+        if last:
+            self.folder.write_weights(weight_rows(self._curated, trainer.trajectory_weights()))
         if last or step % config.checkpoint_every == 0 or self._stop.is_set():
             with self.stopwatch.timed("checkpoints"):
                 self._checkpoint(step, trainer)
@@ -178,3 +182,21 @@ class Recorder:
             else:
                 self._logger.results(self.config.algo.steps, seed, values)
         return evaluation
+
+
+def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, Any]]:
+    """A row for each seed and kept trajectory, the rows of weights.csv: its index, return and length, its curation weight
+    R_i, and its importance weight or the like (1 where there is none)."""
+    of_data, kept = curated.trajectories, curated.kept
+    columns = [
+        kept.tolist(),
+        of_data.returns[kept].tolist(),
+        of_data.lengths[kept].tolist(),
+        curated.curation_weights[kept].tolist(),
+    ]
+    names = ("trajectory", "return", "length", "curation", "weight")
+    return [
+        {"seed": seed, **dict(zip(names, values, strict=True))}
+        for seed, own in weights.items()
+        for values in zip(*columns, own.tolist(), strict=True)
+    ]

@@ -4,6 +4,8 @@ config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
 evaluations.csv     a row per episode, with its phase: reference, periodic or final
 curation.csv        the histogram of returns: all trajectories and those kept
+weights.csv         every kept trajectory's return, curation weight and importance weight at the end, for each seed
+run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
@@ -34,7 +36,7 @@ from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
 
-_LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "wandb", "safetensors")
+_LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
 
 
 class RunFolder:
@@ -90,6 +92,9 @@ class RunFolder:
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
+
+    def write_weights(self, rows: list[dict[str, Any]]) -> None:
+        write_csv(self.path / "weights.csv", rows)
 
     def write_policy(self, policies: Policies) -> None:
         policies.save(self.path / "policy.safetensors")
@@ -187,8 +192,9 @@ def _check_summary(found: dict[str, Any]) -> None:
 def versions() -> dict[str, str]:
     """Of this package, the libraries that results depend on, and PyTorch's device libraries."""
     found = {"iwbc": __version__, **{name: version(name) for name in _LIBRARIES}}
-    with contextlib.suppress(PackageNotFoundError):
-        found["envpool"] = version("envpool")  # an extra, with a MuJoCo of its own
+    for extra in ("envpool", "wandb"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[extra] = version(extra)
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found

@@ -20,9 +20,10 @@ SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
-    metadata = {"rule": rule, "says": says}
+    metadata: dict[str, Any] = {"rule": rule, "says": says}
     if choices:
-        metadata = {"rule": lambda value: value in choices, "says": f"must be one of {', '.join(choices)}"}
+        says = f"must be one of {', '.join(choices)}"
+        metadata = {"rule": lambda value: value in choices, "says": says, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -92,15 +93,16 @@ class Generated(Settings):
 
 @dataclass
 class Minari(Settings):
-    """A Minari dataset by its id.
+    """A Minari dataset by its id, or several, joined by +.
 
     clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
-    drop episodes that neither terminate nor truncate.
+    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use; empty: all.
     """
 
     id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
     clip_actions: bool = False
     unfinished: str = setting("keep", choices=("keep", "drop"))
+    observation_keys: list[str] = field(default_factory=list)
     source: str = "minari"
 
 
@@ -118,13 +120,14 @@ class D4RL(Settings):
 @dataclass
 class Demonstrations(Settings):
     """Scripted demonstrations of one of iwbc.tasks. risky: the share of them that takes the risky way, which fails with
-    probability `slip`. horizon: control steps in an episode. Policies are evaluated with the same slip and horizon."""
+    probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the same
+    slip and horizon."""
 
     episodes: int = positive(2000)
     seed: int = not_negative(0)
     risky: float = share(0.5)
     slip: float = share(0.5)
-    horizon: int = positive(30)
+    horizon: int | None = positive(None)
     source: str = "demonstrations"
 
 
@@ -191,7 +194,6 @@ class Recipe(Settings):
     """How long and how fast to train: Adam; `schedule` constant, or cosine to 0; linear warm-up from 0 in either."""
 
     label: ClassVar[str] = ""  # in tables
-    kappa: ClassVar[float] = 1.0  # the scale of the log ratios in the reported bounds
     ess_floor: ClassVar[float] = 0.0  # a smaller effective sample size, as a share of the curated set's, is divergence
 
     steps: int = positive(2000)
@@ -205,6 +207,11 @@ class Recipe(Settings):
     def variant(self) -> str:
         """What tells it from others of its label in tables."""
         return ""
+
+    @property
+    def bound_kappa(self) -> float:
+        """The scale of the log ratios in the reported bound at the reference."""
+        return 1.0
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
@@ -250,18 +257,28 @@ class RWR(Recipe):
 class IWBC(Recipe):
     """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
 
-    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC. level: `trajectory` (of the mean over its steps),
-    `clipped_product` (of the sum over its steps, each clipped to step_ratio_bounds), `step` (a weight for each step).
-    proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy` itself; or a `copy`
-    of it every `copy_every` steps. minimum, maximum: of a weight; no maximum means 1000, and 2 at step level.
-    estimator: `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
+    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with which
+    the weights can be relied on: an effective sample size of at least min(ess_share · that of the curated set, ess_count)
+    trajectories, and no long tail. level: `trajectory` (of the mean over its steps), `clipped_product` (of the sum over its
+    steps, each clipped to step_ratio_bounds), `step` (a weight for each step), `window` (the same, of the sum over the last
+    `window` steps). proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy`
+    itself; or a `copy` of it every `copy_every` steps, which makes a sequence of fits. minimum, maximum: of a weight; no
+    maximum means 1000, and 2 for weights of steps. pareto_smoothing: of the largest weights of trajectories. estimator:
+    `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
     ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
 
-    kappa: float = setting(1.0, lambda value: 0 <= value < math.inf, "must be finite and not negative; 0 is filtered BC")  # type: ignore[misc]
-    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step"))
+    kappa: float | int | str = setting(
+        1.0,
+        lambda value: value == "auto" or (not isinstance(value, str) and 0 <= value < math.inf),
+        "must be finite and not negative (0 is filtered BC), or auto",
+    )
+    ess_share: float = share(0.5)
+    ess_count: float = positive(50.0)
+    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step", "window"))
+    window: int = positive(10)
     proposal: str = setting("ema", choices=("ema", "policy", "copy"))
     decay: float = share(0.9)
     copy_every: int = positive(100)
@@ -273,26 +290,50 @@ class IWBC(Recipe):
         "needs two bounds with 0 < a_min <= 1 <= a_max",
     )
     self_normalise: bool = True
+    pareto_smoothing: bool = False
     estimator: str = setting("running", choices=("running", "exact"))
     refresh_every: int = positive(100)
     ess_floor: float = share(0.001)  # type: ignore[misc]
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
     name: str = "iw_bc"
 
+    def __post_init__(self) -> None:
+        if type(self.kappa) is int:
+            self.kappa = float(self.kappa)  # 1 and 1.0 are the same run
+
     @property
     def variant(self) -> str:
-        return "" if self.level == "trajectory" else f" {self.level.replace('_', ' ')}"
+        if self.level == "trajectory":
+            return " auto" if self.kappa == "auto" else ""
+        return f" {self.level.replace('_', ' ')}"
+
+    @property
+    def fixed_kappa(self) -> float | None:
+        """κ, unless it sets itself."""
+        return None if isinstance(self.kappa, str) else float(self.kappa)
+
+    @property
+    def bound_kappa(self) -> float:
+        return 1.0 if self.fixed_kappa is None else self.fixed_kappa
+
+    @property
+    def of_steps(self) -> bool:
+        """Whether each step has a weight of its own."""
+        return self.level in ("step", "window")
 
     @property
     def upper_bound(self) -> float:
         """The largest weight: `maximum`, or else the method's default for the level."""
         if self.maximum is not None:
             return self.maximum
-        return 2.0 if self.level == "step" else 1000.0
+        return 2.0 if self.of_steps else 1000.0
 
     def check_together(self, group: str) -> None:
         fits = 0 <= self.minimum < self.upper_bound
         self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
+        of_trajectories = self.level == "trajectory"
+        self.require(self.kappa != "auto" or of_trajectories, group, "kappa", "needs level=trajectory")
+        self.require(not self.pareto_smoothing or not self.of_steps, group, "pareto_smoothing", "needs weights of trajectories")
 
 
 @dataclass
@@ -318,7 +359,8 @@ class AWR(Recipe):
 
 @dataclass
 class Reference(Recipe):
-    """How the reference policy is trained: behaviour cloning on all data."""
+    """How the reference policy is trained: behaviour cloning on all data, or on all of another Minari dataset, `dataset_id`, of
+    the same task."""
 
     steps: int = positive(10_000)
     lr: float = positive(1e-3)
@@ -326,6 +368,7 @@ class Reference(Recipe):
     warmup_steps: int = not_negative(0)
     start: str = setting("scratch", lambda value: value == "scratch", "the reference starts from scratch")
     averaging: str = setting("transition", choices=("trajectory", "transition"))
+    dataset_id: str | None = None
     name: str = "reference"
 
 
@@ -419,7 +462,7 @@ class Eval(Settings):
     """`episodes` at the end, with the last policy; `periodic_episodes` every so many gradient steps (0: never).
 
     action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
-    with the same distribution of returns but other episodes.
+    with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
     """
 
     episodes: int = not_negative(100)
@@ -427,6 +470,7 @@ class Eval(Settings):
     every: int = not_negative(1000)
     seed: int = not_negative(12345)
     action: str = setting("mean", choices=(*ACTIONS, "both"))
+    reference: bool = True
     backend: str = setting("gymnasium", choices=BACKENDS)
 
     @property
@@ -451,8 +495,9 @@ class Config(Settings):
     """A whole run.
 
     averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
-    trains several side by side. threads: of PyTorch and of processes, null: as many as there are cores. engine: whether
-    Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
+    trains several side by side. held_out: the share of trajectories, the same ones for every seed, on which nothing is
+    trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores.
+    engine: whether Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
     """
 
     env: Env = field(default_factory=Env)
@@ -464,6 +509,7 @@ class Config(Settings):
     eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     averaging: str = setting("trajectory", choices=("trajectory", "transition"))
+    held_out: float = setting(0.0, lambda value: 0 <= value < 1, "must lie in [0, 1)")
     seed: int = 0
     seeds: list[int] | None = None
     device: str = setting("cpu", lambda value: value.split(":")[0] in ("cpu", "cuda"), "must be one of cpu, cuda")
@@ -477,6 +523,8 @@ class Config(Settings):
         key = "seed" if self.seeds is None else "seeds"
         self.require(bool(seeds) and min(seeds) >= 0, group, key, "needs at least one seed, none negative")
         self.require(len(set(seeds)) == len(seeds), group, "seeds", "names a seed twice")
+        fits = self.reference.dataset_id is None or isinstance(self.dataset, Minari)
+        self.reference.require(fits, "reference", "dataset_id", "needs dataset=minari beside it")
 
     @property
     def all_seeds(self) -> list[int]:
@@ -491,7 +539,9 @@ class Config(Settings):
                 kept = f" {100 * fraction:g} %"
             case QualityLevels():
                 kept = "(Q)"
-            case All() | ReturnWeighted():
+            case ReturnWeighted():
+                kept = "" if isinstance(self.algo, RWR) else " return-weighted"
+            case All():
                 kept = ""
             case _:
                 kept = f" {self.curation.name}"

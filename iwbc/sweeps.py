@@ -37,14 +37,12 @@ class Sweep(Callback):
     def __init__(self) -> None:
         self.folder: Path | None = None
         self.reports: Path | None = None
-        self.study: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the launching process."""
         folder = Path(config.hydra.sweep.dir).absolute()
-        folder.mkdir(parents=True, exist_ok=True)  # for an Optuna study, which is opened before the first job
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.reports = folder, folder / f"{temporary_prefix(folder / 'sweep')}{uuid.uuid4().hex}"
-        self.study = config.hydra.sweeper.get("storage")
         Sweep.launched = self
         if "submitit" in config.hydra.launcher._target_:
             self._follow_submitit(self.reports)
@@ -111,7 +109,7 @@ class Sweep(Callback):
 
 
 def objective(summary: dict[str, Any]) -> float | None:
-    """What a sweeper that searches may maximise: the last policy's mean score; where there are no scores its success rate, or
+    """What a search maximises: the last policy's mean score; where there are no scores its success rate, or
     else its return."""
     final = summary["totals"].get("final")
     if final is None:
@@ -151,10 +149,6 @@ def summarise() -> bool:
         number = f"{job['job']} *" if is_best else str(job["job"])
         table.add_row(number, *map(escape, (settings, name, _result(job))), style="bold" if is_best else None)
     Console().print(table)
-    if (folder / "optimization_results.yaml").exists():
-        print(f"The best settings found: {os.path.relpath(folder / 'optimization_results.yaml')}")
-    if sweep.study:
-        print(f"The study, to which the same command adds trials: {sweep.study}")
     unfinished = sum(job["status"] != "finished" for job in jobs)
     if unfinished:
         print(f"{unfinished} of {len(jobs)} jobs did not finish; the same command runs only those again.")

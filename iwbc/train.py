@@ -1,6 +1,49 @@
-"""Train a policy:  python -m iwbc.train env=hopper            (--help lists the groups and examples)
+"""Train a policy on mixed-quality demonstrations, by (importance-weighted) behaviour cloning.
 
-Continue one that was interrupted:  python -m iwbc.train resume=FOLDER
+    python -m iwbc.train [group=choice …] [group.setting=value …]     one run
+    python -m iwbc.train -m env=hopper,walker2d algo=bc,iw_bc         a sweep: a run for every combination
+    python -m iwbc.train resume=FOLDER                                continue a run that was interrupted
+
+Groups (group=choice, the first is the default)
+  env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
+             two_routes, careful_or_hasty, point_maze: two ways, one of which fails half of the time
+  dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
+             demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
+             minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
+  algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories
+             bc: BC of all of them               rwr: weighted by return       awr: weighted by advantage
+  curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
+             top_fraction, threshold, success: the best, from a return on, the successful ones
+             return_weighted: all of them, by the exponential of the return        all: all alike
+  policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
+             mixture: of Gaussians, for several ways to do it       flow: any shape
+  eval       default: Gymnasium                  envpool: faster, other episodes
+  logger     none, wandb (offline; logger.mode=online uploads), tensorboard
+  +experiment   published, kitchen: the authors' settings   benchmark, benchmark_small: sweeps
+  +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its
+             curation
+  +tuned     most of them, with what tuning chose for the benchmark
+  hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
+             gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
+
+Settings that are worth knowing
+  algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;
+                        0 is filtered BC, the length of a trajectory exact importance sampling; auto: as much as the
+                        weights can be relied on
+  averaging=trajectory  every trajectory counts the same, however long (the paper's); transition: every step does
+  seeds=[0,1,2]         several seeds side by side, a process for each; seed=3 is one
+  threads=1             threads and worker processes; default: as many as there are cores
+  held_out=0.1          nothing is trained on this share of the trajectories; their log-likelihood is watched
+  engine=false          train by plain autograd: the same numbers, slower
+--cfg job prints every setting with its value; any of them is set by group.name=value.
+
+Examples
+  python -m iwbc.train env=hopper
+  python -m iwbc.train env=walker2d algo=filtered_bc curation=top_fraction curation.fraction=0.2
+  python -m iwbc.train env=hopper seeds=[0,1,2,3,4]
+  python -m iwbc.train dataset=minari dataset.id=mujoco/hopper/medium-v0
+  python -m iwbc.train -m env=hopper,walker2d algo=bc,filtered_bc,iw_bc
+  python -m iwbc.train resume=outputs/2026-01-31/12-00-00-000000-hopper-iw_bc
 """
 
 from __future__ import annotations
@@ -35,7 +78,7 @@ def main() -> None:
     gave_up = False
     try:
         if {"--help", "-h"} & set(arguments):
-            _help()
+            print((__doc__ or "").strip())
         elif arguments and arguments[0].startswith("resume="):
             _resume(arguments)
         else:
@@ -78,11 +121,6 @@ def _of_a_job(error: Exception) -> bool:
     return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
 
 
-def _help() -> None:
-    """What Hydra would print; it would first list the choices of every group, to leave them out, in twice the time."""
-    print(OmegaConf.load(Path(config_folder()) / "train.yaml").hydra.help.template)
-
-
 def _check_options(arguments: list[str]) -> None:
     """Hydra would print all of its usage, or a traceback."""
 
@@ -110,7 +148,7 @@ def _explain(error: Exception) -> str:
     import re
 
     message = " ".join(str(error).split("Config search path")[0].split())
-    if plugin := re.search(r"Could not load 'hydra/(?:launcher|sweeper)/([a-z]+)", message):
+    if plugin := re.search(r"Could not load 'hydra/launcher/([a-z]+)", message):
         return f"{message}; {extra(plugin[1])}"
     if not message.startswith("Could not override '"):
         return message
@@ -138,7 +176,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _job(composed: DictConfig) -> float | None:
-    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a sweeper may maximise."""
+    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a search would maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))

@@ -81,6 +81,15 @@ class Policies(Sequence[Any]):
         clipped = np.clip(action.cpu().numpy(), self.spaces.action_low, self.spaces.action_high).astype(np.float32)
         return (clipped if vector.ndim > 1 else clipped[0]), state
 
+    def __call__(
+        self,
+        observation: npt.NDArray[np.floating] | Mapping[str, Any],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
+        """`predict`, with the mean action, as the rollouts of imitation call a policy."""
+        return self.predict(observation, state, episode_start)
+
     def state(self) -> dict[str, Tensor]:
         """Every parameter and buffer, by seed and name."""
         return {name: value for seed in self.seeds for name, value in module_state(self.of_seed(seed), f"{seed}.").items()}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iwbc import processes
 from iwbc.algorithms.algorithm import Algorithm
-from iwbc.data.sampling import StepSampler
+from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.diagnostics import Diagnostics
 from iwbc.optimizer import module_state
 from iwbc.processes import Handle, Here, Remote
@@ -74,6 +74,21 @@ class Learner:
         """Diagnostics, and what the algorithm itself has to tell, scalars."""
         watched = self.diagnostics.measure(self.algorithm.policy) if self.diagnostics else {}
         return {**watched, **self.algorithm.metrics()}
+
+    @torch.no_grad()
+    def trajectory_weights(self) -> Tensor:
+        """The mean weight of each kept trajectory's steps, [K]; 1 where the algorithm weighs none."""
+        curated, device = self.sampler.curated, self.sampler.device
+        weigh = getattr(self.algorithm, "weigh", None)
+        if weigh is None:
+            return torch.ones(len(curated.kept))
+        lengths = torch.from_numpy(curated.lengths)
+        trajectory, step = torch.arange(len(lengths)).repeat_interleave(lengths), torch.arange(curated.steps)
+        found = [
+            weigh(Minibatch(observations, actions, trajectory[some].to(device), step[some].to(device))).double().cpu()
+            for some, observations, actions in curated.batches(device)
+        ]
+        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(found)) / lengths
 
     def parameters(self) -> dict[str, Tensor]:
         """The policy's parameters and buffers by name."""
@@ -149,6 +164,10 @@ class Trainer:
     def measure(self) -> dict[int, dict[str, Tensor]]:
         """Diagnostics of each seed, and what its algorithm itself has to tell, scalars."""
         return self._all("measure")
+
+    def trajectory_weights(self) -> dict[int, Tensor]:
+        """The mean weight of each kept trajectory's steps, [K], of each seed."""
+        return self._all("trajectory_weights")
 
     def parameters(self) -> dict[str, Tensor]:
         """The policies' parameters, as `Policies.load` takes them."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iwbc.runs import RunFolder
     from iwbc.settings import Config
 
-_OPTIONS = {
+OPTIONS = {
     "run": Option(Path),
     "replay": Option(boolean, True),
     "policy": Option(str, None),
@@ -39,7 +39,7 @@ class Check(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Verify a run folder, print a table of what was looked at, and exit with code 1 where something differs."""
-    given = parse(arguments, _OPTIONS)
+    given = parse(arguments, OPTIONS)
 
     from rich.console import Console
     from rich.markup import escape
@@ -188,8 +188,8 @@ def _replayed(
     from iwbc import engine
     from iwbc.environment_spec import EnvironmentSpec
     from iwbc.errors import UserError
-    from iwbc.evaluate import check_trust
     from iwbc.evaluation import Evaluator
+    from iwbc.saved import check_trust
 
     if not finals:
         yield Check("replay", None, "no final episodes were played")

@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 from setups import SMALL, Outcome, compose, finish, python
 
+from benchmarks import fair
+from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
 from benchmarks.tuning import COMMON, GRIDS
@@ -182,3 +184,37 @@ def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
     missing = tmp_path / "missing.py"
     with pytest.raises(UserError, match=r"^other=.*missing\.py"), peer("other", missing, sys.executable, 7):
         pass
+
+
+# --- the fair table --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fair.FAMILIES)
+def test_every_method_of_the_fair_table_has_as_many_tries(name: str) -> None:
+    family = fair.FAMILIES[name]
+    tries = {method: fair.settings_of(grid) for method, grid in family.methods.items()}
+    assert {len(settings) for settings in tries.values()} == {6}
+    for settings in tries.values():
+        assert len(set(settings)) == len(settings)
+        for setting in (settings[0], settings[-1]):
+            task = next(iter(family.tasks.values()))
+            config = compose(*f"{task} {setting} {family.common} {fair.EVERY_RUN} {family.table}".split())
+            assert (config.algo.start, len(config.all_seeds), config.eval.actions) == ("reference", 10, ("mean", "sample"))
+
+
+def test_the_best_setting_on_average_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fair").mkdir()
+    (tmp_path / "fair" / "x-tuning.csv").write_text("method,setting,mean\nbc,a,9.5\nbc,b,10.25\niw_bc,c,1\niw_bc,d,1\n")
+    monkeypatch.setattr(fair, "RESULTS", tmp_path)
+    assert fair.choices("x") == {"bc": "b", "iw_bc": "c"}
+
+
+def test_a_run_of_the_fair_table(tmp_path: Path) -> None:
+    brief = "env=two_routes dataset.episodes=30 algo.steps=5 reference.steps=5 policy.hidden=[8] eval.episodes=2 seeds=[0,1]"
+    setting = fair.settings_of(fair.CHANCE.methods["iw_bc_auto"])[0]
+    job = Job(tuple(f"{setting} {brief} {fair.EVERY_RUN}".split()), tmp_path / "run")
+    summary = play_all([job], 1)[job]
+    rates = [summary["totals"][phase]["success_rate"] for phase in ("final", "final_sampled")]
+    assert fair.final_score(summary) == pytest.approx(50.0 * sum(rates))
+    assert "reference" not in summary["totals"]
+    assert play_all([job], 1)[job]["seconds"] == summary["seconds"]  # it is not run again

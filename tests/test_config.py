@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import re
 import shlex
@@ -28,7 +27,6 @@ MANDATORY = {
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
     "curation=threshold": ["curation.minimum=10"],
 }
-NEEDS_OPTUNA = {"tune_iw_bc"}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -43,8 +41,7 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
 
 
 def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
-    without = set() if importlib.util.find_spec("optuna") else NEEDS_OPTUNA
-    named = [(group, name) for group, name in FILES if group in PRESETS and name not in without]
+    named = [(group, name) for group, name in FILES if group in PRESETS]
     presets = {group: [compose(f"+{group}={name}") for g, name in named if g == group] for group in PRESETS}
     assert len(presets["experiment"]) >= 1
     methods = presets["method"]

@@ -15,11 +15,13 @@ import pytest
 from helpers import everything
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from setups import BRIEF, train
 
 from iwbc.data import packed
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
 from iwbc.spaces import ordered
+from iwbc.trained import load_policy
 
 Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
 FORMATS = ["hdf5", "arrow"]
@@ -376,3 +378,52 @@ def test_a_cache_that_cannot_be_written(datasets: Path, monkeypatch: pytest.Monk
     assert not any("packed" in path for path in everything(datasets))
     monkeypatch.setattr(os, "replace", replace)
     assert load(name).lengths.tolist() == LENGTHS
+
+
+# --- Franka Kitchen's layout -----------------------------------------------------------------------------------------
+
+
+def kitchen(dataset_id: str, tasks: list[str], episodes: int, seed: int) -> str:
+    """A stand-in for Minari's D4RL/kitchen/…: the same nested Dicts, whose goals depend on the tasks of a dataset."""
+    goals = Dict({task: Box(-1, 1, (size + 1,), np.float64) for size, task in enumerate(tasks)})
+    space = Dict({"observation": Box(-1, 1, (59,), np.float64), "achieved_goal": goals, "desired_goal": goals})
+    buffers = [buffer(space, 12, seed + episode, rewards=np.arange(12) % 4 * 1.0 + episode) for episode in range(episodes)]
+    minari.create_dataset_from_buffers(
+        dataset_id, buffers, observation_space=space, action_space=ACTIONS, description="", author="someone",
+        author_email="someone@example.org", code_permalink="https://example.org", algorithm_name="none",
+    )  # fmt: skip
+    return dataset_id
+
+
+def test_datasets_with_other_goals_are_joined_by_what_they_share(datasets: Path) -> None:
+    complete = kitchen("D4RL/kitchen/complete-v2", ["kettle", "microwave"], 2, seed=0)
+    mixed = kitchen("D4RL/kitchen/mixed-v2", ["bottom burner", "kettle", "light switch"], 3, seed=10)
+    both = load(f"{complete}+{mixed}", observation_keys=["observation"])
+    each = [load(one, observation_keys=["observation"]) for one in (complete, mixed)]
+    assert both.info.id == f"{complete}+{mixed}" and both.lengths.tolist() == [12] * 5
+    for name in ("observations", "actions", "rewards", "final_observations"):
+        np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(one, name) for one in each]))
+    assert both.observations.shape[1] == 59 and both.info.observation_parts == [("observation", [59])]
+    again = load(f"{complete}+{mixed}", observation_keys=["observation"])
+    assert again.content_hash == both.content_hash not in (one.content_hash for one in each)
+    with pytest.raises(UserError, match=r"mixed-v2 have different observations; dataset\.obs"):
+        load(f"{complete}+{mixed}")
+    with pytest.raises(UserError, match=r"^dataset.observation_keys: D4RL/kitchen/mixed-v2 has no state among .* only "):
+        load(mixed, observation_keys=["state"])
+
+
+def test_the_kitchen_experiment_trains_on_a_stand_in(datasets: Path, tmp_path: Path) -> None:
+    for name, tasks in {
+        "partial": ["kettle"],
+        "complete": ["kettle", "microwave"],
+        "mixed": ["light switch", "kettle"],
+    }.items():
+        kitchen(f"D4RL/kitchen/{name}-v2", tasks, 4, seed=len(name))
+    outcome = train("+experiment=kitchen", *BRIEF[1:], "averaging=transition", f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert "names no environment" in outcome.out
+    policy = load_policy(tmp_path / "run" / "policy.safetensors")
+    action, _ = policy.predict({"observation": np.zeros(59)})
+    assert action.shape == (2,)
+    refused = train("+experiment=kitchen", *BRIEF[1:], "dataset.observation_keys=[]", f"hydra.run.dir={tmp_path / 'no'}")
+    assert refused.code == 2 and "have different observations" in refused.err and refused.err.count("\n") == 1

@@ -237,7 +237,7 @@ def test_the_mean_action_is_played() -> None:
     policy = hopper_policy([3])
     found = Evaluator("Hopper-v5", 1).evaluate(policy, 1)
     env = make_env("Hopper-v5")
-    observation, _ = env.reset(seed=Evaluator("Hopper-v5", 1)._start(3, 0))
+    observation, _ = env.reset(seed=Evaluator("Hopper-v5", 1).start(3, 0))
     total, length, over = 0.0, 0, False
     while not over:
         action, _ = policy.predict(observation, deterministic=True)

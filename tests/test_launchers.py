@@ -1,19 +1,17 @@
-"""Sweeps with the launchers and the sweeper that are extras, for real. Each part is skipped unless it is installed; dev has
+"""Sweeps with the launchers that are extras, for real. Each part is skipped unless it is installed; dev has
 joblib and submitit. docs/sweeps.md says when the others were last run.
 
-pip install -c constraints.txt -e '.[dev,ray,optuna]'
+pip install -c constraints.txt -e '.[dev,ray]'
 apt-get install --no-install-recommends slurm-wlm slurmdbd munge mariadb-server     # for Slurm, as root
-pytest tests/test_launchers.py              # or one of them: -m joblib, submitit, slurm, ray, optuna
+pytest tests/test_launchers.py              # or one of them: -m joblib, submitit, slurm, ray
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +42,6 @@ JOBLIB = needs("joblib", "joblib_launcher")
 SUBMITIT = needs("submitit", "submitit_launcher")
 SLURM = needs("slurm", "submitit_launcher", "munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
 RAY = needs("ray", "ray_launcher")
-OPTUNA = needs("optuna", "optuna_sweeper")
 
 
 @pytest.fixture(scope="session")
@@ -232,29 +229,3 @@ def test_ray_starts_a_killed_job_again(
     assert outcome.code == 0, outcome.err
     assert "Continuing after step" in outcome.out
     assert len(list(tmp_path.glob("multirun/*/summary.json"))) == 1
-
-
-@pytest.mark.parametrize("sweeper", [pytest.param("hydra/sweeper=tune_iw_bc", marks=OPTUNA)])
-def test_a_search_keeps_its_study(sweeper: str, hopper: Trajectories, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    # Of a decay that cannot be, trials fail, and the study goes on.
-    arguments = [*SHORT, sweeper, "hydra.sweeper.n_trials=4", "algo.decay=choice(0.5,2.0)"]
-    outcome = finish(python(*arguments, cwd=tmp_path))
-    assert outcome.code == 1, outcome.err
-    folder = tmp_path / "multirun"
-    (database,) = folder.glob("study-*.db")
-    scores = [json.loads(path.read_text())["totals"]["final"]["score_mean"] for path in folder.glob("*/summary.json")]
-    failures = list(folder.glob("*/failure.json"))
-    assert scores and failures and len(scores) + len(failures) == 4
-    connection = sqlite3.connect(database)
-    assert sorted(value for (value,) in connection.execute("select value from trial_values")) == pytest.approx(sorted(scores))
-    states = [state for (state,) in connection.execute("select state from trials")]
-    assert (states.count("COMPLETE"), states.count("FAIL")) == (len(scores), len(failures))
-    # The same command adds trials to the study.
-    finish(python(*arguments, cwd=tmp_path))
-    assert connection.execute("select count(*) from trials").fetchone() == (8,)
-    connection.close()
-    picture = tmp_path / "study.png"
-    drawn = finish(python("-m", "iwbc.report.search", str(database), f"out={picture}", cwd=tmp_path))
-    assert drawn.code == 0, drawn.err
-    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -99,6 +99,13 @@ def test_offline_runs_hold_what_the_csv_files_hold(hopper: Trajectories, tmp_pat
     assert sorted(seeds) == [3, 4]
 
 
+def test_without_wandb_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=wandb: it needs the extra wandb"):
+        check_key(Logger("wandb", "offline"))
+    check_key(Logger("tensorboard"))
+
+
 def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

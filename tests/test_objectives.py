@@ -56,6 +56,13 @@ def test_step_weights_by_hand() -> None:
     torch.testing.assert_close(objectives.step_weights(log_ratio, 2.0, 0.3, 10.0), double(0.3, 1.0, 9.0))
 
 
+def test_windowed_sums_by_hand() -> None:
+    values, offsets = double(1.0, 2.0, 3.0, 4.0, 10.0, 20.0), torch.tensor([0, 4, 6])
+    torch.testing.assert_close(objectives.windowed_sums(values, offsets, 2), double(1.0, 3.0, 5.0, 7.0, 10.0, 30.0))
+    assert torch.equal(objectives.windowed_sums(values, offsets, 1), values)
+    assert torch.equal(objectives.windowed_sums(values, offsets, 9), double(1.0, 3.0, 6.0, 10.0, 10.0, 30.0))
+
+
 @quick
 @given(st.lists(st.floats(-20.0, 20.0), min_size=1, max_size=8))
 def test_kappa_zero_gives_weights_of_one(log_ratios: list[float]) -> None:

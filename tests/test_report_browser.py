@@ -74,7 +74,7 @@ def found(page: Path, width: int) -> dict[str, Any]:
 def test_the_page_fits_and_its_pictures_load(page: Path, width: int) -> None:
     result = found(page, width)
     assert result["overflow"] <= 0
-    assert result["pictures"] == [True] * 6
+    assert result["pictures"] == [True] * 9
     assert result["print"]
     if width == 1280:
         assert max(result["widths"]) <= width

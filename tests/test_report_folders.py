@@ -41,6 +41,7 @@ def make_run(
     backend: str = "gymnasium",
     successes: Mapping[int, Sequence[bool]] | None = None,
     sampled: Mapping[int, Sequence[float]] | None = None,
+    reference: Mapping[int, Sequence[float]] | None = None,
     normalisation: dict[str, Any] | None = UNIT,
     settings: Mapping[str, Any] | None = None,
     steps: int = 2000,
@@ -49,7 +50,7 @@ def make_run(
     histogram: Sequence[tuple[float, float, int, int]] = (),
 ) -> Path:
     """A finished run: `returns[seed]` (and `successes`) of its final episodes, `sampled[seed]` of those with sampled actions,
-    and `periodic[step][seed]` of one episode each."""
+    `reference[seed]` of the reference's, and `periodic[step][seed]` of one episode each."""
     returns = {0: [10.0, 20.0]} if returns is None else returns
     config = {"seed": 0, "seeds": list(returns), "device": "cpu", "reference": {"steps": 10}, **METHODS.get(method, {})}
     config["algo"] = {**config.get("algo", {"name": "other"}), "lr": 0.001, "steps": steps, **(settings or {})}
@@ -58,6 +59,7 @@ def make_run(
     episodes = [
         ("periodic", step, seed, 0, "mean", total) for step, one in (periodic or {}).items() for seed, total in one.items()
     ]
+    episodes += [("reference", 0, s, i, "mean", total) for s, own in (reference or {}).items() for i, total in enumerate(own)]
     played = {"final": ("mean", returns)} | ({"final_sampled": ("sample", sampled)} if sampled else {})
     for action, of_seeds in played.values():
         episodes += [("final", steps, s, i, action, total) for s, own in of_seeds.items() for i, total in enumerate(own)]

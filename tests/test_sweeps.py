@@ -116,7 +116,7 @@ def test_two_sweeps_at_the_same_time_share_what_they_need(tmp_path: Path) -> Non
     assert sum("Generating" in outcome.err for outcome in outcomes) == 1
 
 
-EXTRAS = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray", "sweeper=tune_iw_bc": "optuna"}
+EXTRAS = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray"}
 
 
 @pytest.mark.parametrize("choice", EXTRAS)

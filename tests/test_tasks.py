@@ -26,8 +26,10 @@ from iwbc.runs import RunFolder
 from iwbc.settings import Demonstrations
 from iwbc.tasks import ENTRY_POINTS, register
 from iwbc.tasks.demonstrators import demonstrations
+from iwbc.tasks.point_maze import HORIZON, MAP
 
 TASKS = list(ENTRY_POINTS)
+MAZE = "PointMaze_UMaze-v3"
 QUICK = ("policy.hidden=[32,32]", "reference.steps=20", "algo.steps=20", "eval.periodic_episodes=0", "threads=1")
 
 
@@ -200,6 +202,31 @@ def test_there_are_no_demonstrations_of_other_environments(datasets) -> None:
         iwbc.demonstrations(None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"dataset\.slip=2"):
         iwbc.demonstrations("iwbc/TwoRoutes-v0", slip=2)
+
+
+# --- PointMaze -------------------------------------------------------------------------------------------------------
+
+
+def test_in_the_maze_the_long_way_is_a_matter_of_time(datasets) -> None:
+    assert successes(MAZE, 40, risky=0.0).all()
+    assert successes(MAZE, 20, risky=1.0, horizon=320).all()
+    late = successes(MAZE, 100, risky=1.0)
+    assert 0.3 < late.mean() < 0.7
+    assert same(demonstrations(MAZE, 3, 1), demonstrations(MAZE, 3, 1))
+
+
+def test_a_dataset_of_the_maze_is_evaluated_in_the_same_maze(datasets, tmp_path) -> None:
+    outcome = train(
+        "env=point_maze", "curation=success", "dataset.episodes=8", "eval.episodes=2", *QUICK, f"hydra.run.dir={tmp_path}"
+    )
+    assert outcome.code == 0, outcome.err
+    summary = RunFolder(tmp_path).summary()
+    assert summary is not None and summary["dataset"]["id"] == "iwbc/pointmaze_umaze/demonstrations-8-v0"
+    environment = summary["environment"]
+    assert (environment["kwargs"]["maze_map"], environment["max_episode_steps"]) == (MAP, HORIZON)
+    assert all(int(row["length"]) <= HORIZON for row in read_csv(tmp_path / "evaluations.csv"))
+    with pytest.raises(UserError, match=r"PointMaze_UMaze-v3: has no dataset\.slip"):
+        iwbc.demonstrations(MAZE, slip=0.2)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ class Ingredients:
 
 
 class Algorithm(Protocol):
-    """Made as `Name(settings, ingredients)`."""
+    """Made as `Name(settings, ingredients)`. One that weighs the steps that it clones also has `weigh(batch)`, the weights
+    [B] of a minibatch as they are by now."""
 
     policy: Policy
     by_autograd: bool  # whether an update needs gradients to be recorded

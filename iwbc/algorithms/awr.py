@@ -71,6 +71,10 @@ class AdvantageWeightedRegression:
         self.targets = td_lambda_returns(self._rewards, values, final_values, self._offsets, settings.gamma, settings.lam)
         self.weights = advantage_weights(self.targets - values, settings.temperature, settings.maximum)
 
+    def weigh(self, batch: Minibatch) -> Tensor:
+        """min(exp(Â/β), w_max) of each step, [B]."""
+        return self.weights[batch.step]
+
     def metrics(self) -> dict[str, Tensor]:
         """Diagnostics of the weights over all kept steps."""
         weights = self.weights

@@ -38,6 +38,10 @@ class ImportanceWeightedBC:
         self.weights.observe(batch, log_prob)  # what the running estimate learns from
         return -weighted_log_likelihood(log_prob, w)
 
+    def weigh(self, batch: Minibatch) -> Tensor:
+        """w as `update` finds it, [B]."""
+        return self.weights.of(batch)
+
     def metrics(self) -> dict[str, Tensor]:
         return self.weights.metrics()
 

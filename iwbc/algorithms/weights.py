@@ -1,6 +1,7 @@
 """The importance weights (q/π_ref)(τ) of iw-BC: what q is, for what a weight stands, and how exactly it is known.
 
 StepWeights      w_t = clip(exp(κ ρ_t)), of every step by itself: q is asked at each minibatch
+WindowWeights    w_t = clip(exp(κ Σ ρ)), of every step with the H − 1 before it, by a pass over the kept steps every so often
 ExactWeights     w_i = clip(exp(κ ℓ̅_i)) of whole trajectories, by a pass over the kept steps every so often
 RunningWeights   the same, estimated from the log-likelihoods that the minibatches compute anyway
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from iwbc import engine
 from iwbc.algorithms.log_ratios import RunningLogRatios, log_probs, trajectory_means
+from iwbc.algorithms.temperature import largest_kappa, pareto_smoothed
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
 from iwbc.objectives import (
@@ -27,6 +29,7 @@ from iwbc.objectives import (
     proposal_bound,
     step_weights,
     trajectory_weights,
+    windowed_sums,
 )
 from iwbc.optimizer import load_module, module_state
 from iwbc.policies.policy import Policy
@@ -63,6 +66,8 @@ def importance_weights(settings: IWBC, reference: Policy, curated: Curated, devi
     """The weights that the settings ask for. A copied proposal stands still long enough to be known exactly."""
     if settings.level == "step":
         return StepWeights(settings, reference, curated, device)
+    if settings.level == "window":
+        return WindowWeights(settings, reference, curated, device)
     if settings.estimator == "running" and settings.proposal != "copy":
         return RunningWeights(settings, reference, curated, device)
     return ExactWeights(settings, reference, curated, device)
@@ -103,6 +108,7 @@ class StepWeights:
 
     def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
         self._settings, self.proposal = settings, Proposal(settings, reference)
+        self._kappa = _fixed_kappa(settings)
         self._reference_log_probs = log_probs(reference, curated, device)  # log π_ref, a constant of the data
         self._latest = torch.ones(1, device=device)
 
@@ -113,7 +119,7 @@ class StepWeights:
         settings = self._settings
         proposal_log_prob = engine.log_prob(self.proposal.policy, batch.observations, batch.actions)
         log_ratio = proposal_log_prob - self._reference_log_probs[batch.step]
-        self._latest = step_weights(log_ratio, settings.kappa, settings.minimum, settings.upper_bound)
+        self._latest = step_weights(log_ratio, self._kappa, settings.minimum, settings.upper_bound)
         return self._latest
 
     def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
@@ -130,6 +136,45 @@ class StepWeights:
         self.proposal.load(state)
 
 
+class WindowWeights:
+    """w_t = clip(exp(κ Σ_{k=t−H+1..t} ρ_k), β_min, β_max): the ratio of the last H steps, between step and trajectory. By a
+    pass over the kept steps under q every `refresh_every` steps, or whenever q is copied anew."""
+
+    def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
+        self._settings, self._curated, self._device = settings, curated, device
+        self.proposal, self._kappa = Proposal(settings, reference), _fixed_kappa(settings)
+        self._reference_log_probs = log_probs(reference, curated, device)  # log π_ref, a constant of the data
+        self._offsets = torch.from_numpy(curated.offsets).to(device)
+        shares = torch.from_numpy(curated.probabilities / curated.lengths).to(device)
+        self._probabilities = torch.repeat_interleave(shares, self._offsets.diff())  # of each kept step, [M]
+        self._weights = torch.ones(curated.steps, device=device)
+
+    def follow(self, policy: Policy, step: int) -> None:
+        settings = self._settings
+        self.proposal.follow(policy, step)
+        if step % _refresh_every(settings) == 0:
+            log_ratio = log_probs(self.proposal.policy, self._curated, self._device) - self._reference_log_probs
+            sums = windowed_sums(log_ratio, self._offsets, settings.window)
+            self._weights = step_weights(sums, self._kappa, settings.minimum, settings.upper_bound).float()
+
+    def of(self, batch: Minibatch) -> Tensor:
+        return self._weights[batch.step]
+
+    def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
+        """Nothing: q is asked, not estimated."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Over all kept steps."""
+        return _weight_metrics(self._weights, self._probabilities, self._settings)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"weights": self._weights, **self.proposal.state()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._weights = state["weights"].to(self._device, copy=True)
+        self.proposal.load(state)
+
+
 class _TrajectoryWeights:
     """What both kinds of trajectory weights share: w_i from g̅_i = (1/T_i) Σ_t g(ρ_t), and the running estimate of the
     policy's own g̅_i. Level `trajectory`: g(ρ) = ρ, w = clip(exp(κ g̅)). Level `clipped_product`: g clips, w = clip(exp(T g̅)).
@@ -142,6 +187,9 @@ class _TrajectoryWeights:
         self._lengths = torch.from_numpy(curated.lengths).to(device)
         self._offsets = torch.from_numpy(curated.offsets).to(device)
         self._probabilities = torch.from_numpy(curated.probabilities).to(device)
+        # Exact importance sampling is κ = T, here of the mean length; at π_q = π_ref any κ will do.
+        self._longest = float(curated.lengths.mean())
+        self.kappa = self._longest if settings.fixed_kappa is None else settings.fixed_kappa
         # What the latest minibatches told of the policy: kept trajectory, step and log_prob, [B] each.
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._set(torch.zeros_like(self._running.means))
@@ -149,6 +197,14 @@ class _TrajectoryWeights:
     def _set(self, log_ratios: Tensor) -> None:
         """g̅_i under q as the weights see it, [K], and the weights that it makes."""
         self.log_ratios, self._weights = log_ratios, self._of_trajectories(log_ratios).float()
+
+    def _set_kappa(self) -> None:
+        """Find κ anew where it sets itself."""
+        settings = self._settings
+        if settings.fixed_kappa is None:
+            bounds = self._longest, settings.ess_share, settings.ess_count
+            self.kappa = largest_kappa(self.log_ratios, self._probabilities, *bounds)
+            self._set(self.log_ratios)
 
     def _g(self, log_ratio: Tensor) -> Tensor:
         """g(ρ_t): what is averaged over a trajectory's steps."""
@@ -159,8 +215,10 @@ class _TrajectoryWeights:
         """w_i of all kept trajectories, [K]."""
         settings = self._settings
         if settings.level == "clipped_product":
-            return clipped_product_weights(self._lengths * log_ratios, settings.minimum, settings.upper_bound)
-        return trajectory_weights(log_ratios, settings.kappa, settings.upper_bound)
+            weights = clipped_product_weights(self._lengths * log_ratios, settings.minimum, settings.upper_bound)
+        else:
+            weights = trajectory_weights(log_ratios, self.kappa, settings.upper_bound)
+        return pareto_smoothed(weights) if settings.pareto_smoothing else weights
 
     def exact_log_ratios(self, policy: Policy) -> Tensor:
         """(1/T_i) Σ_t g(log π − log π_ref) by a pass over all kept steps, [K]."""
@@ -186,16 +244,20 @@ class _TrajectoryWeights:
         found = _weight_metrics(weights, self._probabilities, self._settings)
         if self._settings.level == "trajectory":
             # κ-tempered, and in units of the kept trajectories' reward: 1 at π_θ = q = π_ref.
-            drift = self._settings.kappa * (self._running.estimate() - self.log_ratios)
+            drift = self.kappa * (self._running.estimate() - self.log_ratios)
             reward = self._probabilities * len(self._probabilities)
             found["proposal_bound"] = proposal_bound(reward, weights, drift)
+        if self._settings.fixed_kappa is None:
+            found["kappa"] = torch.tensor(self.kappa)
         return found
 
     def state(self) -> dict[str, Tensor]:
         pending = {f"pending_{i}_{j}": part for i, parts in enumerate(self._pending) for j, part in enumerate(parts)}
-        return {"log_ratios": self.log_ratios, **pending, **self._running.state()}
+        kappa = torch.tensor(self.kappa, dtype=torch.float64)
+        return {"kappa": kappa, "log_ratios": self.log_ratios, **pending, **self._running.state()}
 
     def load(self, state: dict[str, Tensor]) -> None:
+        self.kappa = float(state["kappa"])
         self._set(state["log_ratios"].to(self._device, copy=True))
         count = sum(name.startswith("pending_") for name in state) // 3
         found = [[state[f"pending_{i}_{j}"].to(self._device) for j in range(3)] for i in range(count)]
@@ -212,6 +274,8 @@ class RunningWeights(_TrajectoryWeights):
             self._learn()
             rate = 1.0 - self._settings.decay if self._settings.proposal == "ema" else 1.0
             self._set(self.log_ratios.lerp(self._running.estimate(), 1.0 - (1.0 - rate) ** _CHUNK))
+            if step % self._settings.refresh_every < _CHUNK:  # κ changes slowly, and is some work
+                self._set_kappa()
 
 
 class ExactWeights(_TrajectoryWeights):
@@ -225,9 +289,9 @@ class ExactWeights(_TrajectoryWeights):
         if step % _CHUNK == 0:
             self._learn()  # for the reported bound
         self.proposal.follow(policy, step)
-        every = self._settings.copy_every if self._settings.proposal == "copy" else self._settings.refresh_every
-        if step % every == 0:
+        if step % _refresh_every(self._settings) == 0:
             self._set(self.exact_log_ratios(self.proposal.policy))
+            self._set_kappa()
 
     def state(self) -> dict[str, Tensor]:
         return {**super().state(), **self.proposal.state()}
@@ -235,6 +299,16 @@ class ExactWeights(_TrajectoryWeights):
     def load(self, state: dict[str, Tensor]) -> None:
         super().load(state)
         self.proposal.load(state)
+
+
+def _refresh_every(settings: IWBC) -> int:
+    """Steps between two passes over the data: a copy stands still until it is made anew."""
+    return settings.copy_every if settings.proposal == "copy" else settings.refresh_every
+
+
+def _fixed_kappa(settings: IWBC) -> float:
+    assert settings.fixed_kappa is not None  # the settings' check has seen to it
+    return settings.fixed_kappa
 
 
 def _weight_metrics(weights: Tensor, curation: Tensor, settings: IWBC) -> dict[str, Tensor]:

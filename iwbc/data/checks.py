@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
 
@@ -35,6 +35,16 @@ def checked(episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool =
     if labelled not in (0, count):
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
+
+
+def difference(one: Trajectories, other: Trajectories) -> str | None:
+    """In what two datasets cannot be trained on by the same policy, or None."""
+    if (one.info.action_low, one.info.action_high) != (other.info.action_low, other.info.action_high):
+        return "action spaces"
+    if one.info.observation_parts != other.info.observation_parts:
+        return "observations; dataset.observation_keys=[…] chooses what they share"
+    widths = one.observations.shape[1], other.observations.shape[1]
+    return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
 
 
 def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_shape: tuple[int, ...]) -> None:

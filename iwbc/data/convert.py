@@ -75,22 +75,24 @@ def _bound(text: str) -> list[float]:
         raise ValueError("must be a number, or several with commas between") from None
 
 
+OPTIONS = {
+    "id": Option(),
+    "env_id": Option(default=None),
+    "action_low": Option(_bound, None),
+    "action_high": Option(_bound, None),
+    "unfinished": Option(one_of("keep", "drop"), "keep"),
+    "clip_actions": Option(boolean, False),
+    "description": Option(default=None),
+    "author": Option(default=None),
+    "algorithm_name": Option(default=None),
+}
+
+
 def main(arguments: Sequence[str]) -> None:
     paths = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
-    options = {
-        "id": Option(),
-        "env_id": Option(default=None),
-        "action_low": Option(_bound, None),
-        "action_high": Option(_bound, None),
-        "unfinished": Option(one_of("keep", "drop"), "keep"),
-        "clip_actions": Option(boolean, False),
-        "description": Option(default=None),
-        "author": Option(default=None),
-        "algorithm_name": Option(default=None),
-    }
     if len(paths) != 1:
         raise UserError(f"need one file to convert, not {len(paths)} (see --help)")
-    chosen = parse([argument for argument in arguments if argument not in paths], options)
+    chosen = parse([argument for argument in arguments if argument not in paths], OPTIONS)
     made = convert(Path(paths[0]), **chosen)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
 

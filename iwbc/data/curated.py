@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,24 @@ class Curated:
     trajectories: Trajectories
     curation_weights: npt.NDArray[np.float64]
     averaging: str
+
+    def split(self, share: float, random: np.random.Generator) -> tuple[Curated, Curated]:
+        """The same data without a random share of its trajectories, and that share; curation weights stay as they are.
+
+        Raises UserError where one of the two would keep none.
+        """
+        held = np.zeros(len(self.trajectories), np.bool_)
+        held[random.permutation(len(held))[: round(share * len(held))]] = True
+        if not self.curation_weights[held].any() or not self.curation_weights[~held].any():
+            raise UserError(
+                f"held_out={share:g}: of the {len(self.kept)} trajectories that are kept, all or none would be held out; "
+                "choose another share, or keep more"
+            )
+
+        def part(some: npt.NDArray[np.bool_]) -> Curated:
+            return Curated(self.trajectories.subset(np.flatnonzero(some)), self.curation_weights[some], self.averaging)
+
+        return part(~held), part(held)
 
     @cached_property
     def kept(self) -> npt.NDArray[np.int64]:

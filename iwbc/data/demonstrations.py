@@ -1,17 +1,35 @@
-"""Demonstrations of iwbc.tasks, played by their scripted demonstrators into local Minari datasets on first use."""
+"""Demonstrations of iwbc.tasks, played by their scripted demonstrators into local Minari datasets on first use.
+
+    python -m iwbc.data.demonstrations env=two_routes
+
+env       two_routes, careful_or_hasty or point_maze (or iwbc/TwoRoutes-v0, …)
+episodes  how many (default 2000)
+seed      the same seed gives the same bytes (default 0)
+risky     the share of demonstrations that take the risky way (default 0.5)
+slip      the probability that the risky way fails (default 0.5)
+horizon   steps in an episode (default: the task's own number)
+
+The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/demonstrations-v0; what differs
+from the defaults becomes part of its name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from iwbc import settings
-from iwbc.data.minari_folder import make_once
+from iwbc.commands import Option, number, parse, run, whole
+from iwbc.config import composed
+from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
-from iwbc.tasks.demonstrators import check_demonstrated, demonstrations
+from iwbc.files import config_folder
+from iwbc.tasks.demonstrators import demonstrated_environment, demonstrations
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
@@ -31,16 +49,15 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
     Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
     """
-    check_demonstrated(env_id)
+    usual = settings.Demonstrations()
+    env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
+    environment = demonstrated_environment(env_id, **env_kwargs)
     name = dataset_id(env_id, chosen)
-    make_once(name, lambda: _write(name, env_id, chosen))
+    make_once(name, lambda: _write(name, environment, chosen, env_kwargs))
     return name
 
 
-def _write(name: str, env_id: str, chosen: settings.Demonstrations) -> None:
-    usual = settings.Demonstrations()
-    env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
-    environment = EnvironmentSpec(env_id, env_kwargs)
+def _write(name: str, environment: EnvironmentSpec, chosen: settings.Demonstrations, env_kwargs: dict[str, Any]) -> None:
     space: Any = make_env(environment).action_space
     info = DatasetInfo(
         id=name,
@@ -49,12 +66,38 @@ def _write(name: str, env_id: str, chosen: settings.Demonstrations) -> None:
         action_high=space.high.tolist(),
         reference_scores=None,
     )
-    played = demonstrations(env_id, chosen.episodes, chosen.seed, risky=chosen.risky, **env_kwargs)
+    played = demonstrations(environment.id, chosen.episodes, chosen.seed, risky=chosen.risky, **env_kwargs)
     write_minari(
         info,
         tracked(played, f"Generating {name}", chosen.episodes),
         author="iwbc",
         algorithm_name="scripted",
-        description=f"{chosen.episodes:,} demonstrations of {env_id}, each by the risky way with probability {chosen.risky:g}, "
+        description=f"{chosen.episodes:,} demonstrations of {environment.id}, each by the risky way with "
+        f"probability {chosen.risky:g}, "
         f"which fails with probability {chosen.slip:g}; seed {chosen.seed}.",
     )
+
+
+OPTIONS = {
+    "env": Option(),
+    "episodes": Option(whole(1), 2000),
+    "seed": Option(whole(0), 0),
+    "risky": Option(number, 0.5),
+    "slip": Option(number, 0.5),
+    "horizon": Option(whole(1), None),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    chosen = parse(arguments, OPTIONS)
+    env = chosen.pop("env")
+    if (Path(config_folder()) / "env" / f"{env}.yaml").exists():
+        env = composed([f"env={env}"]).env.id
+    wanted = settings.Demonstrations(**chosen)
+    wanted.check()
+    made = ensure(env, wanted)
+    print(f"{made} is in {dataset_folder(made)}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -18,8 +18,8 @@ import contextlib
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -37,6 +37,14 @@ from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
 from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
 from iwbc.scores import d4rl_scores
+
+OPTIONS = {
+    "env": Option(),
+    "tier": Option(one_of(*TIERS)),
+    "steps": Option(whole(1), None),
+    "seed": Option(whole(0), 0),
+    "version": Option(one_of(*map(str, VERSIONS)), str(VERSION)),
+}
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
 # is the same whichever process does it, so a dataset does not depend on the number of cores.
@@ -115,6 +123,18 @@ def play_unit(unit: Unit) -> list[Episode]:
     return episodes
 
 
+def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> Iterator[Episode]:
+    """The units' episodes, in order; the steps that a unit runs over its share are those that the next ones give up, so that
+    the dataset is over by less than an episode. Version 0 keeps them all."""
+    wanted = total = 0
+    for unit, episodes in zip(units, played, strict=True):
+        wanted += unit.steps
+        for episode in episodes:
+            if total < wanted or unit.version == 0:
+                total += len(episode.rewards)
+                yield episode
+
+
 def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
     """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
 
@@ -169,12 +189,19 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
         try:
             # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
             futures = deque(pool.submit(play_unit, unit) for unit in units)
-            for unit in units:
-                yield from futures.popleft().result()  # and forget them: a dataset need not fit in memory
-                progress.advance(task, unit.steps)
+            yield from carried_over(units, _results(units, futures, lambda steps: progress.advance(task, steps)))
         except BrokenExecutor:
             pool.shutdown()  # waits for the workers, and so for their exit codes
             raise UserError(f"dataset {name}: a worker process {how_it_ended(workers)}; nothing was written") from None
+
+
+def _results(
+    units: Sequence[Unit], futures: deque[Future[list[Episode]]], advance: Callable[[int], None]
+) -> Iterator[list[Episode]]:
+    """What was played, in order, each forgotten as the next is asked for: a dataset need not fit in memory."""
+    for unit in units:
+        yield futures.popleft().result()
+        advance(unit.steps)
 
 
 @contextlib.contextmanager
@@ -202,18 +229,13 @@ def _prepare_worker() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = {
-        "env": Option(),
-        "tier": Option(lambda text: one_of(*TIERS)(text.replace("_", "-"))),
-        "steps": Option(whole(1), None),
-        "seed": Option(whole(0), 0),
-        "version": Option(lambda text: int(one_of(*map(str, VERSIONS))(text)), VERSION),
-    }
-    chosen = parse(arguments, options)
-    env_id = behaviours(chosen["env"], chosen["version"]).env_id
+    dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
+    chosen = parse(dashed, OPTIONS)
+    version = int(chosen["version"])
+    env_id = behaviours(chosen["env"], version).env_id
     if "-v" in chosen["env"] and chosen["env"] != env_id:
         raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
-    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], chosen["version"])
+    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], version)
     print(f"{made} is in {dataset_folder(made)}")
 
 

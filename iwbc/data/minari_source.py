@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import numpy as np
 
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
-from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
+from iwbc.data.packed import fingerprint_of, joined, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores, d4rl_scores
@@ -30,13 +32,21 @@ _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 _DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
 
-def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") -> Trajectories:
+def load(
+    dataset_id: str, clip_actions: bool = False, unfinished: str = "keep", observation_keys: Sequence[str] = ()
+) -> Trajectories:
     """Load a Minari dataset through its packed cache, which lies beside the data; download it first if need be.
 
-    `unfinished` says what becomes of episodes that neither terminate nor truncate: "keep" or "drop".
-    Raises UserError where the dataset is missing and cannot be had, damaged, or not one of vectors (flattened if need
-    be) and continuous actions.
+    dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` says what becomes of episodes that
+    neither terminate nor truncate: "keep" or "drop". observation_keys: which parts of Dict observations to use, all where it is
+    empty; policies are then evaluated with those alone.
+
+    Raises UserError where the dataset is missing and cannot be had, damaged, not one of vectors (flattened if need be) and
+    continuous actions, or its parts do not belong together.
     """
+    if "+" in dataset_id:
+        each = [load(one, clip_actions, unfinished, observation_keys) for one in dataset_id.split("+")]
+        return joined(dataset_id, each, dataset_folder(dataset_id.split("+")[0]))
     folder = dataset_folder(dataset_id)
     if not folder.exists():
         _obtain(dataset_id)
@@ -44,11 +54,13 @@ def load(dataset_id: str, clip_actions: bool = False, unfinished: str = "keep") 
     if not (data / "metadata.json").is_file():
         raise UserError(f"dataset {dataset_id}: {data} holds no dataset; delete {folder} and download or make it again")
     files = [path for path in data.rglob("*") if path.is_file()]
-    options = (clip_actions and "clipped", unfinished == "drop" and "finished")
+    keys = sorted(observation_keys)
+    only = keys and "only-" + re.sub(r"[^\w-]", "_", "-".join(keys))
+    options = (clip_actions and "clipped", unfinished == "drop" and "finished", only or None)
     return load_or_pack(
         packed_folder(folder, "packed", *options),
-        fingerprint_of(files, _READER),
-        lambda: _read(dataset_id, data, unfinished),
+        fingerprint_of(files, _READER, *keys),
+        lambda: _read(dataset_id, data, unfinished, keys),
         clip_actions=clip_actions,
     )
 
@@ -60,7 +72,7 @@ def _obtain(dataset_id: str) -> None:
     download(dataset_id)
 
 
-def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episode], DatasetInfo]:
+def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> tuple[Iterator[Episode], DatasetInfo]:
     try:
         metadata = json.loads((data / "metadata.json").read_text())
     except ValueError as error:
@@ -91,6 +103,11 @@ def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episod
     reason = _not_a_vector(observations)
     if reason:
         raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
+    if keys:
+        observations = _only(dataset_id, observations, keys)
+        if environment is not None:
+            chosen = Wrapper("FilterObservation", {"filter_keys": list(keys)})
+            environment = replace(environment, wrappers=(*environment.wrappers, chosen))
     info = DatasetInfo(
         id=dataset_id,
         environment=environment,
@@ -99,7 +116,17 @@ def _read(dataset_id: str, data: Path, unfinished: str) -> tuple[Iterator[Episod
         reference_scores=scores,
         observation_parts=parts(observations),
     )
-    return _episodes(dataset_id, dataset, unfinished), info
+    return _episodes(dataset_id, dataset, ordered(observations), unfinished), info
+
+
+def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
+    """The Dict space of some of a Dict's keys."""
+    there = list(space.spaces) if isinstance(space, gym.spaces.Dict) else []
+    if missing := [key for key in keys if key not in there]:
+        has = f"only {', '.join(there)}" if there else f"no keys: they are {space}"
+        raise UserError(f"dataset.observation_keys: {dataset_id} has no {missing[0]} among its observations, {has}")
+    assert isinstance(space, gym.spaces.Dict)
+    return gym.spaces.Dict({key: space.spaces[key] for key in keys})
 
 
 def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec | None:
@@ -130,8 +157,7 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
     return None if environment is None else d4rl_scores(environment.id)
 
 
-def _episodes(dataset_id: str, dataset: Any, unfinished: str) -> Iterator[Episode]:
-    space = ordered(dataset.observation_space)
+def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) -> Iterator[Episode]:
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     index = -1
     try:

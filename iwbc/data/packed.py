@@ -13,14 +13,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import checked
+from iwbc.data.checks import checked, difference
 from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
@@ -177,6 +177,22 @@ def load_or_pack(
                 episodes, info = build()
                 pack(episodes, info, folder, fingerprint, clip_actions)
     return open_packed(folder)
+
+
+def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:
+    """Datasets one after the other as one, through a packed cache of their own in `folder`. What is known of it is what is
+    known of the first.
+
+    Raises UserError where their actions or observations differ.
+    """
+    first = each[0].info
+    for other in each[1:]:
+        if what := difference(each[0], other):
+            raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
+    fingerprint = hashlib.sha256(" ".join(one.content_hash for one in each).encode()).hexdigest()
+    info = dataclasses.replace(first, id=dataset_id)
+    episodes = (one[index] for one in each for index in range(len(one)))
+    return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
 
 def _is_current(folder: Path, fingerprint: str) -> bool:

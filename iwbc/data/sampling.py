@@ -39,7 +39,7 @@ class StepSampler:
         self._starts = torch.from_numpy(curated.trajectories.offsets[curated.kept])
         self._kept_starts = torch.from_numpy(curated.offsets[:-1])
         self._lengths = torch.from_numpy(curated.lengths)
-        self.seed, self.batch_size, self.stream, self.device = seed, batch_size, stream, device
+        self.curated, self.seed, self.batch_size, self.stream, self.device = curated, seed, batch_size, stream, device
         self._observations, self._actions = curated.trajectories.tensors(device)
         self._block = -1
 

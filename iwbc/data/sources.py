@@ -44,9 +44,11 @@ def load_dataset(
             return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version))
         case settings.Demonstrations():
             if env_id is None:
-                raise UserError("dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty)")
+                raise UserError(
+                    "dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze)"
+                )
             return minari_source.load(demonstrations.ensure(env_id, dataset))
         case settings.Minari():
-            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished)
+            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished, dataset.observation_keys)
         case settings.D4RL():
             return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id)

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     VALUE = 3
     PROBES = 4
     ACTIONS = 5
+    HELD_OUT = 6
 
 
 def _seed(entropy: tuple[int, ...]) -> int:

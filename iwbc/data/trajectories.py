@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,21 @@ class Trajectories:
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[i] for i in range(len(self)))
+
+    def subset(self, indices: npt.NDArray[np.int64]) -> Trajectories:
+        """Some of the trajectories, in this order, as a dataset of their own (a copy)."""
+        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices])
+        return Trajectories(
+            self.info,
+            hashlib.sha256(self.content_hash.encode() + np.asarray(indices, np.int64).tobytes()).hexdigest(),
+            self.observations[rows],
+            self.actions[rows],
+            self.rewards[rows],
+            self.final_observations[indices],
+            np.concatenate([[0], np.cumsum(self.lengths[indices])]),
+            self.terminated[indices],
+            None if self.successes is None else self.successes[indices],
+        )
 
     def __repr__(self) -> str:
         low, mean, high = self.returns.min(), self.returns.mean(), self.returns.max()

@@ -77,6 +77,13 @@ class CouplingFlow(Policy):
         return self._through(observations, self.base.distribution(observations).mean)
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
+
+    def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
+        """What `count` samples are made from: standard normal [count, act]."""
+        return self.base.noise(count, generator, device)
+
+    def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """The sample that this noise makes, [B, act]."""
         normal = self.base.distribution(observations)
-        noise = torch.randn(normal.mean.shape, generator=generator).to(normal.mean.device)
         return self._through(observations, normal.mean + normal.stddev * noise)

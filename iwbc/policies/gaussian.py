@@ -56,8 +56,15 @@ class GaussianMLP(Policy):
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """A tanh-mean policy may draw beyond the action range."""
+        return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
+
+    def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
+        """What `count` samples are made from: standard normal [count, act]."""
+        return (torch.randn((count, len(self.units.middle)), generator=generator).to(device),)
+
+    def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """The sample that this noise makes, [B, act]."""
         normal = self.distribution(observations)
-        noise = torch.randn(normal.mean.shape, generator=generator).to(normal.mean.device)
         return self._played(normal.mean + normal.stddev * noise)
 
     def _played(self, drawn: Tensor) -> Tensor:

@@ -60,12 +60,19 @@ class GaussianMixture(Policy):
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """A component by its probability, then an action from it."""
+        return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
+
+    def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """What `count` samples are made from: uniform [count, K] in double precision, and standard normal [count, K, act]."""
+        uniform = torch.rand((count, self.shape[0]), generator=generator, dtype=torch.float64)
+        return uniform.to(device), torch.randn((count, *self.shape), generator=generator).to(device)
+
+    def sample_from(self, observations: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
+        """The sample that this noise makes, [B, act]."""
         mixture = self.distribution(observations)
         normal: Normal = mixture.component_distribution.base_dist  # type: ignore[attr-defined]
         # The largest of logits + Gumbel noise has the softmax's probabilities.
-        uniform = torch.rand(normal.mean.shape[:-1], generator=generator, dtype=torch.float64).to(normal.mean.device)
         chosen = (mixture.mixture_distribution.logits - (-uniform.log()).log()).argmax(-1)
-        noise = torch.randn(normal.mean.shape, generator=generator).to(normal.mean.device)
         return self._of_component(normal.mean + normal.stddev * noise, chosen)
 
     def _of_component(self, values: Tensor, chosen: Tensor) -> Tensor:

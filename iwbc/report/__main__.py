@@ -21,12 +21,14 @@ from pathlib import Path
 from iwbc.commands import Option, boolean, parse, run
 from iwbc.errors import UserError
 
+OPTIONS = {"out": Option(Path, Path("report")), "mixed": Option(boolean, False)}
+
 
 def main(arguments: Sequence[str]) -> None:
     # Sweep folders are often called key=value: only these are options.
     options = [argument for argument in arguments if argument.startswith(("out=", "mixed=", "-"))]
-    chosen = parse(options, {"out": Option(default="report"), "mixed": Option(boolean, False)})
-    out = Path(chosen["out"])
+    chosen = parse(options, OPTIONS)
+    out = chosen["out"]
     folders = [Path(argument) for argument in arguments if argument not in options]
     if not folders:
         raise UserError("give at least one run or sweep folder (see --help)")

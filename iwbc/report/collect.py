@@ -67,7 +67,11 @@ class Run:
 
     def final(self, seed: int) -> list[Episode]:
         """The final episodes of one seed, which the last policy played."""
-        return [e for e in self.episodes if (e.phase, e.seed, e.action) == ("final", seed, self.task.action)]
+        return self.of_phase("final", seed)
+
+    def of_phase(self, phase: str, seed: int) -> list[Episode]:
+        """The episodes of one seed in a phase, with the task's action."""
+        return [e for e in self.episodes if (e.phase, e.seed, e.action) == (phase, seed, self.task.action)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from iwbc.report.collect import Run, read_numbers
 from iwbc.report.statistics import AGGREGATES, Estimate
-from iwbc.report.study import Study
+from iwbc.report.study import REFERENCE, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +50,11 @@ class Picture:
     svg: bytes
     png: bytes
 
+    @property
+    def title(self) -> str:
+        """The beginning of the caption, for those who do not see the figure."""
+        return re.split(r"[:,.]", self.caption)[0]
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -75,7 +80,9 @@ def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     colours, dashes = matplotlib.color_sequences["petroff10"], ("-", "--", ":", "-.")
     looks = [{"color": colour, "linestyle": dash} for dash in dashes for colour in colours]
-    return {method: looks[i % len(looks)] for i, method in enumerate(methods)}
+    named = [method for method in methods if method != REFERENCE]
+    chosen = {method: looks[i % len(looks)] for i, method in enumerate(named)}
+    return {method: chosen.get(method, {"color": "0.55", "linestyle": "-"}) for method in methods}
 
 
 def _panels(count: int, height: float = 2.6, **shared: Any) -> tuple[Figure, list[Axes]]:
@@ -115,10 +122,13 @@ def learning_curves(study: Study) -> Picture | None:
     tasks = [task for task in study.tasks if any((task, method) in curves for method in study.methods)]
     if not tasks:
         return None
-    looks, labels = _looks(study.methods), {method: _with_steps(study, method) for method in study.methods}
+    looks, labels = (
+        _looks(study.methods),
+        {method: _with_steps(study, method) for method in study.methods if method != REFERENCE},
+    )
     figure, axes = _panels(len(tasks))
     for axis, task in zip(axes, tasks, strict=True):
-        for method in study.methods:
+        for method in labels:
             if (task, method) in curves:
                 share, mean, std = curves[task, method]
                 axis.plot(share, mean, label=labels[method], **looks[method])
@@ -226,6 +236,8 @@ def performance_profiles(study: Study, thresholds: Array, found: Mapping[str, tu
 
 # Panel title → the columns of metrics.csv drawn solid and dashed.
 _DIAGNOSTICS = {
+    "log-likelihood of kept [nats/step]\n(dashed: of held-out) trajectories": ("log_prob_kept", "log_prob_held_out"),
+    "temperature κ of the weights\n(where it sets itself)": ("kappa", None),
     "effective sample size\n(dashed: clipped share)": ("ess_share", "clipped_share"),
     "median weight\n(band: smallest to largest)": ("weight_median", None),
     "drift from the reference [nats/step]\nkept (dashed: dropped) trajectories": ("drift_kept", "drift_dropped"),
@@ -285,6 +297,80 @@ def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
     counts = np.bincount(row)
     means = {name: np.bincount(row, np.concatenate([table[name] for table in tables])) / counts for name in names}
     return {"step": steps, **{name: mean for name, mean in means.items() if np.isfinite(mean).any()}}
+
+
+def trajectory_weights(study: Study) -> list[Picture]:
+    """The weights that runs ended with, how many trajectories have each and over their returns, a figure per dataset."""
+    from matplotlib.figure import Figure
+
+    looks, pictures = _looks(study.methods), []
+    for task in study.tasks:
+        found = {method: _final_weights(study.runs.get((task, method), [])) for method in study.methods}
+        found = {method: columns for method, columns in found.items() if columns}
+        if not found:
+            continue
+        figure = Figure(figsize=(_WIDTH * 0.75, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        every = np.concatenate([columns["weight"] for columns in found.values()])
+        edges = np.geomspace(every.min(), every.max() * (1 + 1e-9), 41)
+        for method, columns in found.items():
+            colour = looks[method]["color"]
+            left.stairs(np.histogram(columns["weight"], edges)[0], edges, color=colour, label=method)
+            right.plot(columns["return"], columns["weight"], ".", color=colour, markersize=3, alpha=0.5, rasterized=True)
+        left.set(xscale="log", xlabel="weight of a trajectory", ylabel="trajectories, all seeds")
+        right.set(yscale="log", xlabel="return", ylabel="weight of a trajectory")
+        figure.suptitle(task, fontsize=11)
+        _legend(figure, [left], study.methods)
+        caption = (
+            f"Weights of the kept trajectories on {task} at the end of training, of all seeds: curation weight times "
+            "importance weight, relative to their mean in a run and seed. Methods that weigh all alike are not shown."
+        )
+        pictures.append(_picture(f"trajectory_weights-{_slug(task)}", caption, figure))
+    return pictures
+
+
+def _final_weights(runs: Sequence[Run]) -> dict[str, Array]:
+    """Return and relative weight of every kept trajectory with a weight above 0; empty where all weights are the same."""
+    returns, weights = [], []
+    for run in runs:
+        columns = read_numbers(run.folder / "weights.csv")
+        for seed in np.unique(columns.get("seed", np.zeros(0))):
+            own = columns["seed"] == seed
+            weight = columns["curation"][own] * columns["weight"][own]
+            returns.append(columns["return"][own])
+            weights.append(weight / weight.mean())
+    if not weights:
+        return {}
+    weight = np.concatenate(weights)
+    if np.ptp(weight) < 1e-6:
+        return {}
+    return {"return": np.concatenate(returns)[weight > 0], "weight": weight[weight > 0]}
+
+
+def seed_results(study: Study) -> Picture | None:
+    """Every seed's result as a dot, a panel per dataset; None where no method has two seeds."""
+    if not any(len(results) > 1 for results in study.cells.values()):
+        return None
+    tasks = [task for task in study.tasks if any(place[0] == task for place in study.cells)]
+    methods = [method for method in study.methods if any(place[1] == method for place in study.cells)]
+    looks = _looks(study.methods)
+    figure, axes = _panels(len(tasks), height=0.26 * len(methods) + 1.0)
+    for axis, task in zip(axes, tasks, strict=True):
+        scored = study.tasks[task].normalisation is not None
+        for row, method in enumerate(methods):
+            results = study.cells.get((task, method), [])
+            # The score, which is the success rate where there are no reference returns, or else the return.
+            values = [result.mean_score if np.isfinite(result.mean_score) else result.mean_return for result in results]
+            axis.plot(values, [row] * len(values), "o", color=looks[method]["color"], markersize=4, alpha=0.7)
+            if values:
+                axis.plot(np.mean(values), row, "|", color=looks[method]["color"], markersize=14, markeredgewidth=2)
+        axis.set_yticks(range(len(methods)), methods, fontsize=8)
+        axis.set_ylim(len(methods) - 0.5, -0.5)
+        axis.set_title(task, fontsize=9)
+        success = not scored and any(np.isfinite(r.mean_score) for m in methods for r in study.cells.get((task, m), []))
+        axis.set_xlabel("score" if scored else "success %" if success else "return")
+    caption = "Every seed's final result, a dot each, the mean of its episodes; the bar is the mean over seeds."
+    return _picture("seeds", caption, figure)
 
 
 # --- curation --------------------------------------------------------------------------------------------------------

@@ -3,74 +3,83 @@
 from __future__ import annotations
 
 import base64
-import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from iwbc import __version__
 from iwbc.report.figures import Picture
-from iwbc.report.study import Study
-from iwbc.report.tables import Table, counts, to_html
+from iwbc.report.study import REFERENCE, Study
+from iwbc.report.tables import Table, counts
 
 _HERE = Path(__file__).parent
+_LARGEST = 2_000_000  # bytes of a video that the page takes in
 
 
 def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """The page: `results`, figures, `runs`, and every run's configuration."""
-    sizes = {"finished run": sum(map(len, study.runs.values())), "method": len(study.methods), "dataset": len(study.tasks)}
-    contents = ", ".join(counts([size], thing) for thing, size in sizes.items())
-    missing = next((len(table.rows) for table in runs if table.name == "missing"), 0)
-    link = f' <a href="#missing">{counts([missing], "more run")} failed or unfinished.</a>' if missing else ""
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in study.notes)
-    sections = {
-        "results": ("Results", "".join(map(_table, results)) or "<p>No run was evaluated.</p>"),
-        "figures": ("Figures", "".join(map(_figure, pictures)) or "<p>There is nothing to draw.</p>"),
-        "all-runs": ("Runs", "".join(map(_table, runs))),
-        "configurations": ("Configurations", _configurations(study)),
-    }
-    links = "".join(f'<a href="#{anchor}">{title}</a> ' for anchor, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>\n' for anchor, (title, content) in sections.items()
+    """The page: `results`, figures, videos, `runs`, and every run's configuration."""
+    from jinja2 import Environment, FileSystemLoader
+
+    templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters["unbroken"] = lambda name: name.replace(" %", "\u00a0%").replace("-", "\u2011")
+    methods = [method for method in study.methods if method != REFERENCE]
+    sizes = {"finished run": sum(map(len, study.runs.values())), "method": len(methods), "dataset": len(study.tasks)}
+    return templates.get_template("page.html").render(
+        lead=lead(results),
+        contents=", ".join(counts([size], thing) for thing, size in sizes.items()),
+        missing=next((counts([len(table.rows)], "more run") for table in runs if table.name == "missing"), ""),
+        notes=study.notes,
+        results=results,
+        runs=runs,
+        pictures=[(one, base64.b64encode(one.svg).decode()) for one in pictures],
+        videos=_videos(study),
+        configurations=_configurations(study),
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        version=__version__,
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>iwbc report</title>
-<style>
-{(_HERE / "page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<h1>Report</h1>
-<p>{contents}.{link} Made by iwbc {__version__}.</p>
-<nav>{links}</nav>
-{f'<div class="warning">{notes}</div>' if notes else ""}
-{body}<script>
-{(_HERE / "page.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
 
 
-def _table(table: Table) -> str:
-    shape = "wrap" if table.name == "missing" else "wide" if len(table.columns) > 6 else ""
-    return f'<div class="{shape}">{to_html(table)}</div>'
+def lead(results: Sequence[Table]) -> str:
+    """The result in a sentence: the method with the highest IQM, and how sure it is to be better than the baseline."""
+    table = next((table for table in results if table.name == "aggregates"), None)
+    if table is None:
+        return ""
+    best = max(table.rows, key=lambda row: row[1].value if row[1].value is not None else float("-inf"))
+    others = [row for row in table.rows if row is not best]
+    if not others:
+        return f"{best[0].text}: IQM of the scores {best[1].text}, with its 95 % interval."
+    second = max(others, key=lambda row: row[1].value if row[1].value is not None else float("-inf"))
+    sentence = (
+        f"{best[0].text} has the highest IQM of the scores, {best[1].text}, with its 95 % interval; "
+        f"next is {second[0].text} with {second[1].text}."
+    )
+    if table.columns[-1].startswith("P(") and best[-1].value is not None:
+        sentence += f" {table.columns[-1]}: {best[-1].text}."
+    return sentence
 
 
-def _figure(picture: Picture) -> str:
-    caption, data = html.escape(picture.caption), base64.b64encode(picture.svg).decode()
-    image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
-    return f'<figure id="figure-{html.escape(picture.name)}">{image}<figcaption>{caption}</figcaption></figure>\n'
-
-
-def _configurations(study: Study) -> str:
-    import yaml
-
-    parts = []
+def _videos(study: Study) -> list[dict[str, Any]]:
+    """What `iwbc record` left in the run folders, as data; videos that are too large are left out."""
+    found = []
     for (task, method), runs in study.runs.items():
         for run in runs:
-            text = html.escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
-            title = html.escape(f"{run.name}: {method} on {task}")
-            parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>\n")
-    return "".join(parts) or "<p>No run has finished.</p>"
+            listed = run.folder / "videos" / "videos.json"
+            for row in json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else ():
+                path = listed.parent / Path(str(row["file"])).name
+                if path.exists() and path.stat().st_size <= _LARGEST:
+                    kind = "image/gif" if path.suffix == ".gif" else "video/mp4"
+                    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+                    found.append({**row, "data": data, "moves": path.suffix != ".gif", "method": method, "task": task})
+    return found
+
+
+def _configurations(study: Study) -> list[tuple[str, str]]:
+    import yaml
+
+    return [
+        (f"{run.name}: {method} on {task}", yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
+        for (task, method), runs in study.runs.items()
+        for run in runs
+    ]

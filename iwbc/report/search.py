@@ -1,6 +1,6 @@
 """A picture of an Optuna search: how the best score grew, and every trial's score over each setting.
 
-    python -m iwbc.report.search multirun/study-….db [out=study.png]
+    python -m iwbc.report.search tune/study-….log [out=study.png]
 
 Needs the extras `optuna` and `report`.
 """
@@ -9,32 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from iwbc.commands import Option, parse, run
-from iwbc.errors import UserError
+from iwbc.errors import UserError, extra
 
 
-def draw(database: Path, picture: Path) -> None:
-    """Draw the finished trials of the one study in an SQLite file. Raises UserError where there are none."""
+def draw(log: Path, picture: Path) -> None:
+    """Draw the finished trials of the one study in a file of `iwbc tune`. Raises UserError where there are none."""
     try:
         import optuna
         from matplotlib.figure import Figure
-        from sqlalchemy.exc import DatabaseError
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise UserError(f"cannot import {error.name}; pip install 'iwbc[optuna,report]'") from None
-    if not database.is_file():
-        raise UserError(f"{database}: no such file")
-    storage = f"sqlite:///{database}"
+        raise UserError(f"cannot import {error.name}; {extra('optuna,report')}") from None
+    if not log.is_file():
+        raise UserError(f"{log}: no such file")
     try:
+        storage = JournalStorage(JournalFileBackend(str(log)))
         (summary,) = optuna.get_all_study_summaries(storage)
-    except (DatabaseError, ValueError):
-        raise UserError(f"{database}: not a study, as hydra/sweeper=tune_iw_bc writes them") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{log}: not a study, as iwbc tune writes them") from None
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
     trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     if not trials:
-        raise UserError(f"{database}: no trial has finished")
+        raise UserError(f"{log}: no trial has finished")
     values = np.array([trial.value for trial in trials])
     numbers = np.array([trial.number for trial in trials])
     settings = trials[0].distributions
@@ -47,25 +49,37 @@ def draw(database: Path, picture: Path) -> None:
     axes[0].set(xlabel="trial", ylabel="final score")
     axes[0].scatter(numbers, values, c=numbers, cmap="viridis")
     for axis, (name, distribution) in zip(axes[1:], settings.items(), strict=True):
-        points = [trial.params[name] for trial in trials]
+        points = [_place(trial.params[name], distribution) for trial in trials]
         axis.scatter(points, values, c=numbers, cmap="viridis")
         ring = {"s": 120, "facecolors": "none", "edgecolors": "tab:red"}
-        axis.scatter(points[best], values[best], label=f"best: {points[best]:.3g}", **ring)
-        is_log = isinstance(distribution, optuna.distributions.LogUniformDistribution)
-        axis.set(xlabel=name, xscale="log" if is_log else "linear")
+        axis.scatter(points[best], values[best], label=f"best: {_label(trials[best].params[name])}", **ring)
+        choices = getattr(distribution, "choices", None)
+        axis.set(xlabel=name, xscale="log" if getattr(distribution, "log", False) else "linear")
+        if choices is not None:
+            axis.set_xticks(range(len(choices)), choices)
         axis.legend()
     figure.suptitle(f"{len(trials)} trials; later ones are lighter")
     figure.savefig(picture, dpi=150)
+
+
+def _place(value: Any, distribution: Any) -> float:
+    """Where a value stands on its axis: itself, or among its choices."""
+    choices = getattr(distribution, "choices", None)
+    return float(value) if choices is None else float(choices.index(value))
+
+
+def _label(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str]) -> None:
     # A sweep's folders may be called key=value: only `out=` is an option.
     options = [argument for argument in arguments if argument.startswith("out=")]
     out = parse(options, {"out": Option(Path, Path("study.png"))})["out"]
-    databases = [argument for argument in arguments if argument not in options]
-    if len(databases) != 1:
-        raise UserError("give one study-….db (see --help)")
-    draw(Path(databases[0]), out)
+    logs = [argument for argument in arguments if argument not in options]
+    if len(logs) != 1:
+        raise UserError("give one study-….log (see --help)")
+    draw(Path(logs[0]), out)
     print(out)
 
 

@@ -1,21 +1,24 @@
-"""Aggregates over datasets with stratified bootstrap intervals, by rliable (Agarwal et al. 2021, arXiv 2108.13264)."""
+"""Aggregates over datasets with stratified bootstrap intervals, as Agarwal et al. (2021, arXiv 2108.13264) define them.
+
+The numbers are those of their rliable, which this package's tests compare with.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.report.study import Study
+from iwbc.report.study import REFERENCE, Study
 
 Array = npt.NDArray[np.float64]
 
 REPETITIONS = 5000  # bootstrap samples of an interval
 PROFILE_REPETITIONS = 1000
 _SEED = 0
+_AT_ONCE = 250  # samples, so that memory stays small
 
 AGGREGATES = ("IQM", "mean", "median", "optimality gap")
 
@@ -47,6 +50,8 @@ def shared_scores(study: Study) -> Scores:
     scored = {place: scores for place, scores in scored.items() if np.isfinite(scores).all()}
     methods = [method for method in study.methods if any((task, method) in scored for task in study.tasks)]
     every = [task for task in study.tasks if any((task, method) in scored for method in methods)]
+    if any((task, REFERENCE) not in scored for task in every):  # where BC alone was run, say
+        methods = [method for method in methods if method != REFERENCE]
     tasks = [task for task in every if all((task, method) in scored for method in methods)]
     matrices, notes = {}, []
     for method in methods if tasks else []:
@@ -62,23 +67,25 @@ def shared_scores(study: Study) -> Scores:
 
 def aggregates(scores: Scores) -> dict[str, dict[str, Estimate]]:
     """IQM, mean, median and optimality gap (to a score of 100) of each method."""
-    from rliable import metrics
 
     def measure(matrix: Array) -> Array:
-        return np.array(
-            [
-                metrics.aggregate_iqm(matrix),
-                metrics.aggregate_mean(matrix),
-                metrics.aggregate_median(matrix),
-                metrics.aggregate_optimality_gap(matrix, gamma=100.0),
-            ]
-        )
+        gap = 100.0 - np.minimum(matrix, 100.0).mean((-2, -1))
+        median = np.median(matrix.mean(-2), -1)
+        return np.stack([interquartile_mean(matrix), matrix.mean((-2, -1)), median, gap], -1)
 
     result = {}
     for method, matrix in scores.matrices.items():
-        values, low, high = _interval(matrix, measure, REPETITIONS)
+        values, low, high = _interval([matrix], measure, REPETITIONS)
         result[method] = {name: Estimate(*map(float, row)) for name, *row in zip(AGGREGATES, values, low, high, strict=True)}
     return result
+
+
+def interquartile_mean(matrix: Array) -> Array:
+    """The mean of the middle half of all scores, [..., seeds, tasks] → [...]; a quarter is cut off either end, rounded down."""
+    values = np.sort(matrix.reshape(*matrix.shape[:-2], -1), -1)
+    cut = values.shape[-1] // 4
+    found: Array = values[..., cut : values.shape[-1] - cut].mean(-1)
+    return found
 
 
 def improvement(scores: Scores, baseline: str) -> dict[str, Estimate]:
@@ -86,45 +93,38 @@ def improvement(scores: Scores, baseline: str) -> dict[str, Estimate]:
     result = {}
     for method, matrix in scores.matrices.items():
         if method != baseline:
-            pair = (matrix, scores.matrices[baseline])
-            estimate = _interval(pair, lambda x, y: np.array([probability_of_improvement(x, y)]), REPETITIONS)
+            pair = [matrix, scores.matrices[baseline]]
+            estimate = _interval(pair, lambda x, y: probability_of_improvement(x, y)[..., None], REPETITIONS)
             result[method] = Estimate(*(float(part[0]) for part in estimate))
     return result
 
 
-def probability_of_improvement(x: Array, y: Array) -> float:
-    """rliable's metric of the same name, on [seeds, tasks] each, without its one Mann-Whitney test per task and sample."""
-    return float(((x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])).mean())
+def probability_of_improvement(x: Array, y: Array) -> Array:
+    """The mean over tasks of the share of pairs of seeds in which x is higher, [..., seeds, tasks] each → [...]."""
+    first, second = x[..., :, None, :], y[..., None, :, :]
+    found: Array = ((first > second) + 0.5 * (first == second)).mean((-3, -2, -1))
+    return found
 
 
 def profiles(scores: Scores, thresholds: Array) -> dict[str, tuple[Array, Array, Array]]:
     """For each method, the share of (seed, task) pairs that score above each threshold, with the interval's bounds."""
     return {
-        method: _interval(matrix, lambda m: (m[..., None] > thresholds).mean((0, 1)), PROFILE_REPETITIONS)
+        method: _interval([matrix], lambda m: (m[..., None] > thresholds).mean((-3, -2)), PROFILE_REPETITIONS)
         for method, matrix in scores.matrices.items()
     }
 
 
-def _interval(
-    scores: Array | tuple[Array, Array], measure: Callable[..., Array], repetitions: int
-) -> tuple[Array, Array, Array]:
-    from rliable import library
-
-    matrices: Mapping[str, list[Array] | Array] = {"it": list(scores) if isinstance(scores, tuple) else scores}
-    with _seeded():
-        points, intervals = library.get_interval_estimates(matrices, measure, reps=repetitions)
-    point, (low, high) = points["it"], intervals["it"]
-    if min(map(len, scores if isinstance(scores, tuple) else (scores,))) < 2:
-        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
+def _interval(matrices: Sequence[Array], measure: Callable[..., Array], repetitions: int) -> tuple[Array, Array, Array]:
+    """A measure of matrices [seeds, tasks], and its 95 % percentile bootstrap interval: in every sample the seeds of each
+    task, and of each matrix, are drawn anew by themselves. NaN where a single seed allows no interval."""
+    point = measure(*matrices)
+    if min(map(len, matrices)) < 2:
+        return point, np.full_like(point, np.nan), np.full_like(point, np.nan)
+    random = np.random.default_rng(_SEED)
+    samples = []
+    for start in range(0, repetitions, _AT_ONCE):
+        count = min(_AT_ONCE, repetitions - start)
+        drawn = [random.integers(len(matrix), size=(count, *matrix.shape)) for matrix in matrices]
+        samples.append(measure(*(np.take_along_axis(m[None], rows, 1) for m, rows in zip(matrices, drawn, strict=True))))
+    low, high = np.percentile(np.concatenate(samples), [2.5, 97.5], axis=0)
     return point, low, high
-
-
-@contextlib.contextmanager
-def _seeded() -> Iterator[None]:
-    """rliable draws from numpy's global generator, whatever `random_state` it is given."""
-    before = np.random.get_state()
-    np.random.seed(_SEED)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

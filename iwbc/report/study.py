@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,14 @@ from iwbc.report.collect import Episode, Run, Task
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
 _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")
 
+REFERENCE = "reference"
+_LONGEST = 24  # characters of settings in a method's name
+
 # Settings that do not change what a run's final score means; `env`, `dataset`, `eval.backend` and `eval.action` are part of
 # the task instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|backend|action)|algo\.ess_floor"
+    r"|eval\.(every|periodic_episodes|reference|backend|action)|algo\.ess_floor"
 )
 
 
@@ -50,13 +53,18 @@ class Result:
 
 @dataclass
 class Study:
-    """The grid: `cells[task, method]` holds a result per seed, in order; `runs[task, method]` the runs they come from."""
+    """The grid: `cells[task, method]` holds a result per seed, in order; `runs[task, method]` the runs they come from.
+
+    The reference policies, from which runs began, are a method too, without runs of their own. `differences` holds what
+    methods with letters after their names differ in, by setting.
+    """
 
     methods: list[str] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
     cells: dict[tuple[str, str], list[Result]] = field(default_factory=dict)
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    differences: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def baseline(self) -> str | None:
         """The filtered BC that others are compared with: the only one, or else the one that keeps 10 %."""
@@ -68,7 +76,7 @@ def arrange(runs: Sequence[Run]) -> Study:
     """The grid of the runs. Raises UserError where two runs with the same settings, data and seed disagree."""
     study = Study()
     task_names = _task_names({run.task for run in runs})
-    methods = {id(run): name for run, name in _method_names(runs, study.notes)}
+    methods = {id(run): name for run, name in _method_names(runs, study)}
     study.methods = sorted(set(methods.values()), key=_method_order)
     study.tasks = dict(sorted(((name, task) for task, name in task_names.items()), key=lambda item: _task_order(item[0])))
     for run in runs:
@@ -81,9 +89,28 @@ def arrange(runs: Sequence[Run]) -> Study:
             study.notes.append(
                 f"{run.name}: seed {one['seed']} diverged by step {one['step']} ({one['why']}); it is in no table or figure."
             )
+    for task, seed, own in _references(runs, task_names):
+        cell = study.cells.setdefault((task, REFERENCE), [])
+        if seed not in [result.seed for result in cell]:
+            cell.append(own)
+    if any(method == REFERENCE for _, method in study.cells):
+        study.methods.insert(0, REFERENCE)
     for results in study.cells.values():
         results.sort(key=lambda result: result.seed)
     return study
+
+
+def _references(runs: Sequence[Run], task_names: Mapping[Task, str]) -> Iterator[tuple[str, int, Result]]:
+    """The results of the reference policies by task and seed, where all that a task's runs began from are of one kind."""
+    kinds: dict[str, set[str]] = {}
+    found = []
+    for run in runs:
+        settings = {key: run.config.get(key) for key in ("reference", "policy")}
+        for seed in run.seeds:
+            if played := run.of_phase("reference", seed):
+                kinds.setdefault(task_names[run.task], set()).add(repr(settings))
+                found.append((task_names[run.task], seed, Result(run, seed, tuple(played))))
+    return ((task, seed, result) for task, seed, result in found if len(kinds[task]) == 1)
 
 
 def _add(study: Study, place: tuple[str, str], result: Result) -> None:
@@ -129,12 +156,13 @@ def _task_names(tasks: set[Task]) -> dict[Task, str]:
     return names
 
 
-def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]]:
-    """Each run's column: the method's name, with every setting that differs between its runs on some one dataset.
+def _method_names(runs: Sequence[Run], study: Study) -> list[tuple[Run, str]]:
+    """Each run's column: the method's name, with every setting that differs between its runs on some one dataset; or, where
+    that is much, with a letter, and the settings among the study's differences.
 
     A setting that only differs between datasets was chosen for each of them: it is noted, and the column stays one.
     """
-    named = []
+    named, notes = [], study.notes
     for method in sorted({run.method for run in runs}):
         own = [(run, _settings(run.config)) for run in runs if run.method == method]
         within = [_differing([s for run, s in own if run.task == task]) for task in {run.task for run, _ in own}]
@@ -142,10 +170,17 @@ def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]
         if keys:
             listed = ", ".join(keys)
             notes.append(f"{method} was run with different settings ({listed}) on the same data: each has a column of its own.")
+        labels = {id(run): {_short(key, settings): _text(settings.get(key)) for key in keys} for run, settings in own}
+        texts = {run: ", ".join(f"{key}={value}" for key, value in label.items()) for run, label in labels.items()}
+        different = sorted(set(texts.values()), key=_natural)
+        lettered = max(map(len, different)) > _LONGEST
         columns: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
         for run, settings in own:
-            label = ", ".join(f"{_short(key, settings)}={_text(settings.get(key))}" for key in keys)
-            columns.setdefault(f"{method} ({label})" if label else method, []).append((run, settings))
+            label = texts[id(run)]
+            name = f"{method} {_letter(different.index(label))}" if lettered else f"{method} ({label})" if label else method
+            if lettered:
+                study.differences[name] = labels[id(run)]
+            columns.setdefault(name, []).append((run, settings))
         for column, members in columns.items():
             named += [(run, column) for run, _ in members]
             for key in sorted(_differing([settings for _, settings in members])):
@@ -156,6 +191,11 @@ def _method_names(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, str]
                 listed = "; ".join(f"{value} on {', '.join(sorted(datasets[value]))}" for value in few)
                 notes.append(f"{column} was not run with the same {key} on every dataset: {listed}; {most} elsewhere.")
     return named
+
+
+def _letter(number: int) -> str:
+    """a, b, … z, aa, ab, …"""
+    return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

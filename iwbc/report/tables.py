@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from iwbc.report.collect import Missing, Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
-from iwbc.report.study import Result, Study
+from iwbc.report.study import REFERENCE, Result, Study
 
 _NONE = "–"
 
@@ -98,7 +97,7 @@ def aggregate_table(
         f"({counts(map(len, scores.matrices.values()), 'seed')} per dataset). "
         "IQM: mean of the middle half; median: of the datasets' means; optimality gap: how far scores stay below 100 on "
         "average (less is better).",
-        f"In brackets: 95 % intervals, stratified bootstrap over seeds ({repetitions:,} samples, rliable); "
+        f"In brackets: 95 % intervals, stratified bootstrap over seeds ({repetitions:,} samples); "
         "with a single seed there is none.",
     ]
     if baseline:
@@ -107,6 +106,17 @@ def aggregate_table(
             "the same dataset, averaged over datasets; ties count half."
         )
     return Table("aggregates", "Aggregates over datasets", columns, rows, notes=notes + scores.notes)
+
+
+def difference_table(study: Study) -> Table | None:
+    """What methods that go by a letter differ in; None where none do."""
+    keys = list(dict.fromkeys(key for one in study.differences.values() for key in one))
+    rows = [
+        [Cell(method), *(Cell(study.differences[method].get(key, _NONE)) for key in keys)]
+        for method in study.methods
+        if method in study.differences
+    ]
+    return Table("methods", "Methods that differ in their settings", ["method", *keys], rows) if rows else None
 
 
 def run_table(study: Study) -> Table:
@@ -147,6 +157,8 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
         f"cell{varying}; the standard deviation is the sample's (n − 1), over seeds. "
         "Bold: the highest mean of a row, whatever its margin."
     ]
+    if REFERENCE in methods:
+        notes.append("reference: the policies that the others began from, behaviour cloning of all data.")
     return Table(name, caption, ["dataset", *methods], rows, notes=notes)
 
 
@@ -268,31 +280,3 @@ def to_latex(table: Table) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def to_html(table: Table) -> str:
-    """A table whose column heads sort it (the page holds the script), notes below."""
-
-    kinds = [' class="number"' if number else "" for number in table.numeric]
-
-    def cell(cell: Cell, kind: str) -> str:
-        value = f' data-value="{cell.value!r}"' if cell.value is not None else ""
-        text = html.escape(cell.text)
-        return f"<td{kind}{value}>{f'<b>{text}</b>' if cell.bold else text}</td>"
-
-    def line(row: Sequence[Cell]) -> str:
-        return f'<tr><th scope="row">{html.escape(row[0].text)}</th>{"".join(map(cell, row[1:], kinds[1:]))}</tr>'
-
-    def column(name: str, kind: str) -> str:
-        name = name.replace(" %", "\u00a0%").replace("-", "\u2011")  # where a name is not to be broken
-        # Not a button element: with one in its head, Chromium does not repeat the head on every printed page.
-        return f'<th scope="col"{kind}><span role="button" tabindex="0">{html.escape(name)}</span></th>'
-
-    head = "".join(map(column, table.columns, kinds))
-    foot = f"<tfoot>{''.join(map(line, table.footer))}</tfoot>" if table.footer else ""
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-    return (
-        f'<div class="scroll"><table id="{table.name}"><caption>{html.escape(table.caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(line, table.rows))}</tbody>{foot}</table></div>"
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-    )

@@ -43,22 +43,23 @@ def write_report(given: Sequence[Path], out: Path, console: Console, mixed: bool
         with console.status(f"Aggregating {len(runs)} runs"):
             results, pictures = _results(study)
         with console.status("Drawing"), figures.style():
-            pictures += [p for p in (figures.learning_curves(study), figures.curated_returns(study)) if p]
-            pictures += figures.weight_diagnostics(study)
+            drawn = (figures.seed_results(study), figures.learning_curves(study), figures.curated_returns(study))
+            pictures += [picture for picture in drawn if picture]
+            pictures += [*figures.trajectory_weights(study), *figures.weight_diagnostics(study)]
         _write(building, study, missing, results, pictures)
 
 
 def _check_libraries() -> None:
     try:
         import matplotlib  # noqa: F401
-        from rliable import library  # noqa: F401
     except ImportError as error:
         raise UserError(f"the report cannot import {error.name}; {extra('report')}") from None
 
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """The tables of results, and the figures of their aggregates."""
-    found = [table for table in (tables.score_table(study), tables.success_table(study), tables.return_table(study)) if table]
+    drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
+    found = [table for table in drawn if table]
     scores = statistics.shared_scores(study)
     if not scores.matrices:
         study.notes.extend(scores.notes)

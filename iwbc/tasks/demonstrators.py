@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 
 from iwbc.data.trajectories import Episode
 from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
+from iwbc.environments import make_env, reported_success
 from iwbc.errors import UserError
+from iwbc.tasks import point_maze as maze
 from iwbc.tasks.careful_or_hasty import LINK
 from iwbc.tasks.two_routes import GOAL
 
@@ -43,17 +45,57 @@ def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
     return (0.85 if risky else 0.4) * way / max(float(np.abs(way).max()), 1e-6)
 
 
-# What each is scripted to do, and the standard deviation of its actions around that.
-_DEMONSTRATORS: dict[str, tuple[Callable[[Vector, bool], Vector], float]] = {
-    "iwbc/TwoRoutes-v0": (two_routes, 0.2),
-    "iwbc/CarefulOrHasty-v0": (careful_or_hasty, 0.1),
+def point_maze(observation: Vector, risky: bool) -> Vector:
+    """Round the maze by the short way or the long one, at 4 m/s; the force [2]."""
+    goal, position, velocity = observation[2:4], observation[4:6], observation[6:8]
+    far = -2.0 if risky else 2.0
+    if position[0] < -1.7 and abs(position[1] - far) > 0.35:
+        target = np.array([-2.0, far])
+    elif position[0] < 1.8:
+        target = np.array([2.0, far])
+    else:
+        target = goal
+    way = target - position
+    return 4.0 * way / max(float(np.linalg.norm(way)), 1e-6) - velocity
+
+
+@dataclass(frozen=True)
+class Demonstrator:
+    """What it is scripted to do, from an observation and whether it takes the risky way, and the standard deviation of its
+    actions around that; and its environment, from slip and horizon where they are not the usual ones."""
+
+    act: Callable[[Vector, bool], Vector]
+    noise: float
+    environment: Callable[..., EnvironmentSpec]
+
+
+def _chance_task(env_id: str) -> Callable[..., EnvironmentSpec]:
+    return lambda **kwargs: EnvironmentSpec(env_id, kwargs)
+
+
+_DEMONSTRATORS = {
+    "iwbc/TwoRoutes-v0": Demonstrator(two_routes, 0.2, _chance_task("iwbc/TwoRoutes-v0")),
+    "iwbc/CarefulOrHasty-v0": Demonstrator(careful_or_hasty, 0.1, _chance_task("iwbc/CarefulOrHasty-v0")),
+    maze.ENV_ID: Demonstrator(point_maze, 1.5, maze.point_maze),
 }
 
 
-def check_demonstrated(env_id: str) -> None:
-    """Raise UserError unless there is a demonstrator for the environment."""
+def demonstrator(env_id: str) -> Demonstrator:
+    """Raises UserError where there is none for the environment."""
     if env_id not in _DEMONSTRATORS:
         raise UserError(f"environment {env_id}: has no demonstrators (there are: {', '.join(_DEMONSTRATORS)})")
+    return _DEMONSTRATORS[env_id]
+
+
+def demonstrated_environment(env_id: str, **env_kwargs: Any) -> EnvironmentSpec:
+    """The environment in which demonstrations are recorded, with the slip and horizon of env_kwargs, or its own.
+
+    Raises UserError for an environment without a demonstrator, or that has no slip.
+    """
+    try:
+        return demonstrator(env_id).environment(**env_kwargs)
+    except TypeError:
+        raise UserError(f"environment {env_id}: has no dataset.slip; what goes wrong there is a matter of time") from None
 
 
 def demonstrations(
@@ -65,10 +107,9 @@ def demonstrations(
     added to its actions, which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone.
     Raises UserError for an environment without a demonstrator.
     """
-    check_demonstrated(env_id)
-    demonstrator, usual_noise = _DEMONSTRATORS[env_id]
-    deviation = usual_noise if noise is None else noise
-    env = make_env(EnvironmentSpec(env_id, env_kwargs))
+    scripted = demonstrator(env_id)
+    deviation = scripted.noise if noise is None else noise
+    env = make_env(demonstrated_environment(env_id, **env_kwargs))
     try:
         for index in range(episodes):
             random = np.random.default_rng((seed, index))
@@ -77,13 +118,13 @@ def demonstrations(
             observations, actions, rewards = [observation], [], []
             over, terminated, success = False, False, False
             while not over:
-                wanted = demonstrator(observation, takes_the_risk) + deviation * random.standard_normal(2)
+                wanted = scripted.act(observation, takes_the_risk) + deviation * random.standard_normal(2)
                 action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
                 observation, reward, terminated, truncated, info = env.step(action)
                 observations.append(observation)
                 actions.append(action)
                 rewards.append(float(reward))
-                success = success or info["is_success"]
+                success = success or reported_success(info) == 1.0
                 over = terminated or truncated
             steps = np.stack(observations)
             yield Episode(steps[:-1], steps[-1], np.stack(actions), np.array(rewards), bool(terminated), success)

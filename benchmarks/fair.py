@@ -1,0 +1,233 @@
+"""The fair table: tune every method with the same budget on other datasets, then play all cells of the table.
+
+    python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [folder=multirun/fair] [jobs=2]
+
+benchmarks/protocol.md says what is run and how it is judged. The same command goes on where it was stopped. Writes
+benchmarks/results/fair/<family>-tuning.csv, <family>-cells.csv (a row per seed) and <family>.md, the tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, Job, chosen, play_all, words_and_options
+from iwbc.commands import Option, run, whole
+from iwbc.files import write_csv
+from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
+
+Grid = Mapping[str, Sequence[str]]
+
+BASELINE = "filtered_bc"
+RATES = ("4e-4", "1e-3")
+SHARPNESS = ("0.01", "0.02", "0.05", "0.1", "0.2")
+TEMPERATURES = ("0.1", "0.2", "0.3", "0.5", "0.7", "1")
+TABLE = "dataset.seed=0 seeds=[0,1,2,3,4,5,6,7,8,9]"
+SCHEDULES = ("cosine", "constant")
+QUALITY = "curation=quality_levels"
+TOP = [f"curation=top_fraction curation.fraction={fraction}" for fraction in SHARPNESS]
+WEIGHTED = [f"curation=return_weighted curation.temperature={temperature}" for temperature in TEMPERATURES]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks that share their settings: what is common to all runs, and each method's grid, of the same number of settings."""
+
+    tasks: Mapping[str, str]
+    common: str
+    methods: Mapping[str, Grid]
+    tuning: str  # what is set in tuning, and in the table
+    table: str
+    tuned_on: str | None = None  # the family whose choices are taken over
+
+
+LOCOMOTION = Family(
+    tasks={name: f"env={name} dataset=medium_replay" for name in ("hopper", "walker2d", "halfcheetah")},
+    common="algo.start=reference algo.steps=2000",
+    methods={
+        "bc": {
+            "": ["algo=bc curation=all averaging=transition algo.warmup_steps=300"],
+            "algo.schedule": SCHEDULES,
+            "algo.lr": ["1e-4", "4e-4", "1e-3"],
+        },
+        "filtered_bc": {"": [f"algo=filtered_bc {curation}" for curation in (*TOP, QUALITY)]},
+        "rwr": {"": [f"algo=rwr {curation}" for curation in WEIGHTED]},
+        "awr": {
+            "": ["algo=awr curation=all averaging=transition"],
+            "algo.temperature": ["0.2", "0.5", "1"],
+            "algo.lr": RATES,
+        },
+        "iw_bc": {"": [f"algo=iw_bc {curation}" for curation in TOP[1:4]], "algo.kappa": ["1", "5"]},
+        "iw_bc_auto": {"": [f"algo=iw_bc algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)]},
+        "iw_rwr": {"": [f"algo=iw_bc {curation}" for curation in WEIGHTED[1:4]], "algo.kappa": ["1", "5"]},
+    },
+    tuning="dataset.seed=1 seeds=[100] eval.episodes=10",
+    table=f"{TABLE} eval.episodes=20",
+)
+_CHANCE_RATES = ("2e-4", "4e-4", "1e-3")
+CHANCE = Family(
+    tasks={name: f"env={name}" for name in ("two_routes", "careful_or_hasty", "point_maze")},
+    common="algo.start=reference algo.steps=5000 averaging=transition",
+    methods={
+        "bc": {"": ["algo=bc curation=all"], "algo.lr": _CHANCE_RATES, "algo.schedule": SCHEDULES},
+        "filtered_bc": {
+            "": ["algo=filtered_bc curation=success"],
+            "algo.lr": _CHANCE_RATES,
+            "algo.schedule": SCHEDULES,
+        },
+        "awr": {"": ["algo=awr curation=all"], "algo.lr": RATES, "algo.temperature": ["0.2", "0.5", "1"]},
+        "iw_bc": {"": ["algo=iw_bc curation=success"], "algo.lr": RATES, "algo.kappa": ["2", "10", "20"]},
+        "iw_bc_auto": {
+            "": ["algo=iw_bc curation=success algo.kappa=auto"],
+            "algo.lr": _CHANCE_RATES,
+            "algo.schedule": SCHEDULES,
+        },
+    },
+    tuning="dataset.seed=1 seeds=[100,101] eval.episodes=100",
+    table=f"{TABLE} eval.episodes=100",
+)
+CHANCE_MIXTURE = Family(
+    tasks={name: CHANCE.tasks[name] for name in ("two_routes", "careful_or_hasty")},
+    common=f"{CHANCE.common} policy=mixture policy.hidden=[64,64]",
+    methods={name: grid for name, grid in CHANCE.methods.items() if name != "awr"},
+    tuning=CHANCE.tuning,
+    table=CHANCE.table,
+    tuned_on="chance",
+)
+FAMILIES = {"locomotion": LOCOMOTION, "chance": CHANCE, "chance-mixture": CHANCE_MIXTURE}
+
+EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
+
+
+def settings_of(grid: Grid) -> list[str]:
+    """Every setting of a grid, as the arguments that it stands for."""
+    return [
+        " ".join(f"{key}={value}" if key else value for key, value in zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def final_score(summary: Mapping[str, Any]) -> float:
+    """The last policies' score, or success rate in per cent, averaged over mean and sampled actions."""
+    totals = [summary["totals"][phase] for phase in ("final", "final_sampled")]
+    of_actions = [t["score_mean"] if t["score_mean"] is not None else 100.0 * t["success_rate"] for t in totals]
+    return float(np.mean(of_actions))
+
+
+def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
+    """Play every setting of every method on the tuning datasets; each method's best setting on average over the tasks."""
+    family = FAMILIES[name]
+    jobs = {}
+    for method, grid in family.methods.items():
+        for number, setting in enumerate(settings_of(grid)):
+            for task, arguments in family.tasks.items():
+                overrides = f"{arguments} {setting} {family.common} {EVERY_RUN} {family.tuning}".split()
+                jobs[method, setting, task] = Job(tuple(overrides), folder / "tuning" / f"{method}-{number}-{task}")
+    found = play_all(list(jobs.values()), workers)
+    scores = {key: final_score(found[job]) for key, job in jobs.items()}
+    rows = []
+    for method, grid in family.methods.items():
+        for setting in settings_of(grid):
+            own = {task: round(scores[method, setting, task], 2) for task in family.tasks}
+            rows.append({"method": method, "setting": setting, **own, "mean": round(float(np.mean(list(own.values()))), 3)})
+    write_csv(RESULTS / "fair" / f"{name}-tuning.csv", rows)
+    return choices(name)
+
+
+def choices(name: str) -> dict[str, str]:
+    """Each method's best setting in the family's tuning table; the first of equals."""
+    with (RESULTS / "fair" / f"{name}-tuning.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_method = defaultdict(list)
+    for row in rows:
+        by_method[row["method"]].append(row)
+    return {method: max(own, key=lambda row: float(row["mean"]))["setting"] for method, own in by_method.items()}
+
+
+def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: int) -> None:
+    """Play the family's cells, and write each seed's score by task, method and action."""
+    family = FAMILIES[name]
+    jobs = {
+        (task, method): Job(
+            tuple(f"{arguments} {chosen_settings[method]} {family.common} {EVERY_RUN} {family.table}".split()),
+            folder / "cells" / f"{method}-{task}",
+        )
+        for task, arguments in family.tasks.items()
+        for method in family.methods
+    }
+    found = play_all(list(jobs.values()), workers)
+    rows = []
+    for (task, method), job in jobs.items():
+        summary = found[job]
+        for result in summary["results"]:
+            for phase, action in (("final", "mean"), ("final_sampled", "sample")):
+                one = result[phase]
+                score = one["score_mean"] if one["score_mean"] is not None else 100.0 * one["success_rate"]
+                rows.append(
+                    {"task": task, "method": method, "action": action, "seed": result["seed"], "score": round(score, 3)}
+                )
+    write_csv(RESULTS / "fair" / f"{name}-cells.csv", rows)
+
+
+def scores_of(name: str, action: str) -> Scores:
+    """The table's scores by method, [seeds, tasks]."""
+    with (RESULTS / "fair" / f"{name}-cells.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["action"] == action]
+    tasks, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "method"))
+    found = {(row["task"], row["method"], row["seed"]): float(row["score"]) for row in rows}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    matrices = {m: np.array([[found[task, m, seed] for task in tasks] for seed in seeds]) for m in methods}
+    return Scores(tasks, matrices, [])
+
+
+def summary(name: str) -> str:
+    """The family's tables in Markdown: mean ± standard deviation over seeds, IQM, and P(better than filtered BC), over all
+    tasks and on each."""
+    lines = []
+    for action, title in (("mean", "Mean action"), ("sample", "Sampled actions")):
+        scores = scores_of(name, action)
+        pooled, better = aggregates(scores), improvement(scores, BASELINE)
+        alone = [
+            improvement(Scores([task], {m: matrix[:, [j]] for m, matrix in scores.matrices.items()}, []), BASELINE)
+            for j, task in enumerate(scores.tasks)
+        ]
+        columns = [*scores.tasks, "IQM", "P(better)", *(f"P on {task}" for task in scores.tasks)]
+        lines += [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+        for method, matrix in scores.matrices.items():
+            cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(matrix.mean(0), matrix.std(0, ddof=1), strict=True)]
+            cells.append(_estimate(pooled[method]["IQM"], 1))
+            chances = [better, *alone]
+            cells += ["–" if method == BASELINE else _estimate(one[method], 2) for one in chances]
+            lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _estimate(one: Estimate, digits: int) -> str:
+    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = {"folder": Option(Path, Path("multirun/fair")), "jobs": Option(whole(1), 2)}
+    words, given = words_and_options(arguments, options)
+    (RESULTS / "fair").mkdir(exist_ok=True)
+    for name in chosen(words, list(FAMILIES), "family"):
+        tuned_on = FAMILIES[name].tuned_on
+        settings = choices(tuned_on) if tuned_on else tune(name, given["folder"] / name, given["jobs"])
+        for method, setting in settings.items():
+            print(f"{name} {method}: {setting}", flush=True)
+        table(name, settings, given["folder"] / name, given["jobs"])
+        (RESULTS / "fair" / f"{name}.md").write_text(summary(name))
+
+
+if __name__ == "__main__":
+    from benchmarks.fair import main as main_by_name  # worker processes see no __main__
+
+    run(main_by_name, __doc__, "the same command goes on")

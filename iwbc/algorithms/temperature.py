@@ -1,0 +1,105 @@
+"""A temperature that sets itself: the largest κ with which the importance weights can still be relied on.
+
+Few trajectories may take most of the weight for two reasons: they are of the better of some ways to succeed, or the policy
+has learnt them by heart. In the first case those of a way weigh about the same, and the weights end abruptly; in the second
+they have a long tail. The shape k̂ of a generalised Pareto distribution fitted to the largest weights tells one from the other
+(Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling").
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from iwbc.objectives import effective_sample_size
+
+# The largest κ is found to a fifth of a percent of the ceiling.
+_HALVINGS = 9
+
+
+def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: float, count: float) -> float:
+    """max{κ ≤ ceiling : ESS(w_κ ⊙ R) ≥ min(share · ESS(R), count), k̂(w_κ ⊙ R) ≤ k̂_max}, w_κ = exp(κ g̅), by halving.
+
+    log_ratios: the mean log ratios g̅_i of the kept trajectories, [K]. reward: R_i, [K]. ceiling: their length T makes κ = T
+    exact importance sampling, beyond which the bound does not hold. share, count: the paper's KL(q‖π_ref) < β in terms of
+    trajectories; so many are enough to fit a policy to, of however many they are.
+    """
+    reward = reward.double() / reward.max()
+    log_ratios = log_ratios.double() - log_ratios.max()
+    fewest = (share * effective_sample_size(reward)).clamp(max=count)
+    longest_tail = largest_reliable_shape(len(log_ratios))
+
+    def reliable(kappa: float) -> bool:
+        weights = torch.exp(kappa * log_ratios) * reward
+        return bool((effective_sample_size(weights) >= fewest) & (pareto_shape(weights) <= longest_tail))
+
+    if reliable(ceiling):
+        return ceiling
+    low, high = 0.0, ceiling  # κ = 0 is filtered BC
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if reliable(middle) else (low, middle)
+    return low
+
+
+def largest_reliable_shape(samples: int) -> float:
+    """k̂_max = min(1 − 1/log10 S, 0.7): up to there the estimate's error is acceptable (Vehtari et al. 2024, §3.2.4)."""
+    return min(1.0 - 1.0 / math.log10(samples), 0.7) if samples > 10 else 0.0
+
+
+def tail_length(samples: int) -> int:
+    """How many of the largest weights are the tail: min(0.2 S, 3 √S), rounded up (Vehtari et al. 2024, §3)."""
+    return math.ceil(min(0.2 * samples, 3.0 * math.sqrt(samples)))
+
+
+def pareto_shape(weights: Tensor) -> Tensor:
+    """k̂ of the tail of weights [S], a scalar: below 0 it ends abruptly, from 0.5 on the variance is infinite.
+
+    Zhang & Stephens' (2009) estimate, drawn towards 0.5 by as much as ten samples say, as in Vehtari et al. (2024, app. G).
+    Where fewer than five weights make the tail, or all of its weights are equal, there is no long one: −∞.
+    """
+    shape, _ = _pareto_fit(weights)
+    return shape
+
+
+def pareto_smoothed(weights: Tensor) -> Tensor:
+    """Weights [S] whose tail is replaced by the expected order statistics of the fitted distribution, and bounded by the
+    largest weight: the order is kept, and what a few extreme ones happen to be matters less (Vehtari et al. 2024, §3)."""
+    shape, scale = _pareto_fit(weights)
+    count = tail_length(len(weights))
+    if not torch.isfinite(shape):
+        return weights
+    ordered, order = weights.sort()
+    cutoff = ordered[-count - 1]
+    quantiles = (torch.arange(count, dtype=torch.float64, device=weights.device) + 0.5) / count
+    excess = scale * torch.expm1(-shape * torch.log1p(-quantiles)) / shape
+    smoothed = weights.clone()
+    smoothed[order[-count:]] = (cutoff + excess).clamp(max=ordered[-1]).to(weights.dtype)
+    return smoothed
+
+
+def _pareto_fit(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Shape and scale of the excesses over the cut-off, scalars; the shape is −∞ where there is no tail to speak of, and ∞
+    where a quarter of it and all that is below weighs the same, mostly nothing."""
+    count = tail_length(len(weights))
+    one = torch.ones((), dtype=torch.float64, device=weights.device)
+    if count < 5:
+        return -math.inf * one, one
+    tail = weights.double().topk(count + 1, sorted=True).values.flip(0)
+    excess = tail[1:] - tail[0]
+    if excess[0] >= 0.999 * excess[-1]:
+        return -math.inf * one, one
+    # A profile of the likelihood over θ = −k/σ, averaged with its own weights.
+    points = 30 + int(math.sqrt(count))
+    grid = torch.arange(1, points + 1, dtype=torch.float64, device=weights.device) - 0.5
+    quartile = excess[int(count / 4 + 0.5) - 1]
+    if quartile <= 0.0:
+        return math.inf * one, one
+    theta = 1.0 / excess[-1] + (1.0 - torch.sqrt(points / grid)) / (3.0 * quartile)
+    k = torch.log1p(-theta[:, None] * excess).mean(-1)
+    profile = count * (torch.log(-theta / k) - k - 1.0)
+    theta = (theta * torch.softmax(profile, 0)).sum()
+    k = torch.log1p(-theta * excess).mean()
+    return (count * k + 5.0) / (count + 10.0), -k / theta

@@ -1,0 +1,139 @@
+"""`iwbc COMMAND …`, the same as `python -m iwbc.<module> …`: every command at one place, with completion in the shell.
+
+A command's module has `main(arguments)`, a docstring that is its help, and OPTIONS where it takes key=value. No module is
+imported before its command is called, and none at all for help.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+
+# Command → module, and what it does.
+COMMANDS = {
+    "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
+    "tune": ("iwbc.tune", "Search for the settings with the best score."),
+    "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
+    "verify": ("iwbc.verify", "Whether a run's numbers are what its files say."),
+    "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
+    "export": ("iwbc.export", "A run's policy as ONNX, TorchScript or a model of the Hugging Face Hub."),
+    "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
+    "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
+    "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),
+    "demonstrations": ("iwbc.data.demonstrations", "Make scripted demonstrations of a task of ours."),
+    "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of a D4RL file."),
+}
+
+_TAKES_SETTINGS = ("train", "tune", "info")  # of Hydra's grammar
+
+_HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
+
+\b
+  iwbc train env=hopper                  what each command takes: iwbc COMMAND --help
+  iwbc report outputs out=report
+
+Settings are written key=value, without dashes. Completion: put
+eval "$(_IWBC_COMPLETE=bash_source iwbc)" into ~/.bashrc (zsh_source into
+~/.zshrc; for fish, _IWBC_COMPLETE=fish_source iwbc | source).
+"""
+
+
+class _Command(click.Command):
+    """Hands its arguments over as they are: the modules' own grammar is that of `python -m`."""
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=self._complete)
+        settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+        super().__init__(name, context_settings=settings, params=[words], short_help=summary, add_help_option=False)
+        self.module, self.callback = module, self._run
+
+    def _run(self, words: tuple[str, ...]) -> None:
+        if {"-h", "--help"} & set(words):
+            print(self.usage())
+            return
+        sys.argv = [f"iwbc {self.name}", *words]
+        module = importlib.import_module(self.module)
+        if self.name == "train":  # Hydra's, which reads sys.argv and says itself what went wrong
+            module.main()
+        else:
+            from iwbc.commands import run
+
+            run(module.main, module.__doc__)
+
+    def usage(self) -> str:
+        """The module's docstring, read from its file: importing it may take seconds."""
+        spec = importlib.util.find_spec(self.module)
+        assert spec is not None and spec.origin is not None
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        return text.replace(f"python -m {self.module.removesuffix('.__main__')}", f"iwbc {self.name}")
+
+    def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from iwbc import completion
+
+        found = [] if self.name == "train" else completion.options(self.module, incomplete)
+        return [*found, *(completion.training(incomplete) if self.name in _TAKES_SETTINGS else [])]
+
+
+class _Bash(BashComplete):
+    """Bash takes = and : for ends of words, and completes what follows; nothing is to follow key= and folders/."""
+
+    source_template = """\
+%(complete_func)s() {
+    local IFS=$'\\n'
+    COMPREPLY=($(COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" %(complete_var)s=bash_complete $1))
+}
+complete -o nosort -o nospace -F %(complete_func)s %(prog_name)s
+"""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        import os
+
+        self._breaks = os.environ.get("COMP_BREAKS", "=:")
+        words = os.environ["COMP_WORDS"].split(" ")
+        return [word for word in words[1:-1] if word], words[-1]
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
+        typed = max(incomplete.rfind(end) + 1 for end in "=:") if "=" in self._breaks else 0
+        found = super().get_completions(args, incomplete)
+        return [CompletionItem(one.value[typed:] + " " * (one.value[-1] not in "=/.")) for one in found]
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        return str(item.value)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)  # in this order
+
+
+@click.group(cls=_Commands, name="iwbc", help=_HELP, commands=[_Command(name, *what) for name, what in COMMANDS.items()])
+@click.version_option(package_name="iwbc", message="iwbc %(version)s")
+def group() -> None:
+    """Replaced by _HELP."""
+
+
+def main() -> None:
+    """The console command: exit code 0, 2 with one line for what the user can put right, 130 for Ctrl-C."""
+    add_completion_class(_Bash)
+    try:
+        group(prog_name="iwbc", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else "")
+    except click.UsageError:
+        asked = sys.argv[1]
+        near = difflib.get_close_matches(asked, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        print(f"iwbc {asked}: no such command; {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

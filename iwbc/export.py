@@ -1,0 +1,194 @@
+"""Take a run's policy away: one file that needs no iwbc, or a folder as the Hugging Face Hub lays out models.
+
+    python -m iwbc.export run=FOLDER format=onnx
+
+run       a finished run's folder
+format    onnx: for ONNX Runtime (needs the extra onnx); torchscript: for PyTorch alone
+          hub: a folder with a model card, the policy, its settings and results
+seed      which of the run's seeds (default: the first; hub holds all)
+action    mean (default), or sample: then the noise is an input of its own, so that nothing is drawn inside
+out       the file or folder to write (default: policy.onnx, policy.pt or hub/ in the run's folder)
+repo      user/name, with format=hub: upload the folder there (with the token of `hf auth login` or HF_TOKEN); otherwise
+          nothing leaves this machine
+private   true or false, of a repository that does not exist yet (default false)
+policy    package.module.Name, where the run has a policy of your own; then only the mean action is exported
+
+A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the action space, as policy.predict does:
+observation normaliser and action scaling are inside. What else it takes, and what it was trained on, stands in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iwbc.commands import Option, boolean, one_of, parse, run, whole
+from iwbc.errors import UserError, extra
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from iwbc.saved import SavedRun
+    from iwbc.trained import Policies
+
+OPTIONS = {
+    "run": Option(Path),
+    "format": Option(one_of("onnx", "torchscript", "hub")),
+    "seed": Option(whole(0), None),
+    "action": Option(one_of("mean", "sample"), "mean"),
+    "out": Option(Path, None),
+    "repo": Option(str, None),
+    "private": Option(boolean, False),
+    "policy": Option(str, None),
+}
+
+_NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write what is asked for and print where it is."""
+    given = parse(arguments, OPTIONS)
+    kind = given["format"]
+    if given["repo"] is not None and kind != "hub":
+        raise UserError("repo: goes with format=hub alone")
+
+    from iwbc.saved import open_run
+
+    saved = open_run(given["run"], given["policy"])
+    policies = saved.policies
+    if given["seed"] is not None:
+        if given["seed"] not in policies.seeds:
+            raise UserError(f"seed={given['seed']}: the run has {', '.join(map(str, policies.seeds))}")
+        policies = policies.select(given["seed"])
+    out = given["out"] or saved.folder.path / _NAMES[kind]
+    try:
+        if kind == "hub":
+            from iwbc.hub import upload, write_folder
+
+            write_folder(saved, out)
+            if given["repo"] is not None:
+                print(upload(out, given["repo"], given["private"]))
+        elif kind == "onnx":
+            write_onnx(policies, out, given["action"], described(saved, policies))
+        else:
+            write_torchscript(policies, out, given["action"], described(saved, policies))
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
+    print(out)
+
+
+def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
+    """What an exported file says of itself, as text."""
+    summary, spaces = saved.summary, policies.spaces
+    return {
+        "method": summary["method"],
+        "seed": str(policies.seeds[0]),
+        "dataset": summary["dataset"]["id"],
+        "dataset_content_hash": summary["dataset"]["content_hash"],
+        "environment": json.dumps(summary["environment"]),
+        "results": json.dumps(summary["totals"].get("final")),
+        # Where observations are Dicts of arrays: the path and shape of each, in the order of the vector.
+        "observation_parts": json.dumps(spaces.observation_parts),
+        "iwbc": summary["versions"]["iwbc"],
+    }
+
+
+def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[str, Any]]:
+    """The first policy as a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
+    clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own."""
+    import torch
+    from torch import Tensor, nn
+
+    policy, spaces = policies[0], policies.spaces
+    if action == "sample" and not hasattr(policy, "sample_from"):
+        raise UserError(f"action=sample: {type(policy).__name__} draws its noise itself (it has no sample_from)")
+
+    class Playable(nn.Module):
+        low: Tensor
+        high: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = policy
+            self.register_buffer("low", torch.tensor(spaces.action_low, dtype=torch.float32))
+            self.register_buffer("high", torch.tensor(spaces.action_high, dtype=torch.float32))
+
+        def forward(self, observation: Tensor, *noise: Tensor) -> Tensor:
+            made = self.policy.sample_from(observation, *noise) if noise else self.policy.mean_action(observation)
+            return torch.maximum(torch.minimum(made, self.high), self.low)
+
+    examples = {"observation": torch.zeros(3, spaces.observation_size)}
+    if action == "sample":
+        noise = policy.noise(3, torch.Generator().manual_seed(0))
+        examples |= dict(zip(("uniform", "noise") if len(noise) == 2 else ("noise",), noise, strict=True))
+    module = Playable().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module, examples
+
+
+def write_onnx(policies: Policies, out: Path, action: str, metadata: dict[str, str]) -> None:
+    """Write an ONNX file. Raises UserError where its libraries are missing, or the policy is one of the user's own that
+    cannot be put so."""
+    import logging
+    import tempfile
+    import warnings
+
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError(f"format=onnx: {extra('onnx')}") from None
+    from iwbc.files import write_bytes
+
+    module, examples = playable(policies, action)
+    batch = torch.export.Dim("batch")
+    first, *others = [{0: batch}] * len(examples)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of torchvision, which is not installed
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(examples.values()),
+                dynamo=True,
+                input_names=list(examples),
+                output_names=["action"],
+                dynamic_shapes=(first, tuple(others)) if others else (first,),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            reason = str(error).split("## Exception summary")[-1].split("\n\n")[0].strip() or type(error).__name__
+            raise UserError(
+                f"format=onnx: {type(policies[0]).__name__} cannot be exported ({' '.join(reason.split())})"
+            ) from None
+        assert program is not None
+        program.model.metadata_props.update(metadata)
+        program.save(Path(folder) / "policy.onnx")
+        write_bytes(out, (Path(folder) / "policy.onnx").read_bytes())
+
+
+def write_torchscript(policies: Policies, out: Path, action: str, metadata: dict[str, str]) -> None:
+    """Write a TorchScript file; its metadata is the extra file policy.json."""
+    import io
+    import warnings
+
+    import torch
+
+    from iwbc.files import write_bytes
+
+    module, examples = playable(policies, action)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old
+        traced = torch.jit.trace(module, tuple(examples.values()))
+        torch.jit.save(torch.jit.freeze(traced), content, _extra_files={"policy.json": json.dumps(metadata)})
+    write_bytes(out, content.getvalue())
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

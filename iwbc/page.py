@@ -1,0 +1,150 @@
+"""run.html: what a run did, on one page that needs no other file, no network and no extra."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwbc import __version__
+from iwbc.charts import Array, Chart, figures
+from iwbc.files import write_bytes
+from iwbc.results import ACTION_NAMES, environment_name
+
+Columns = dict[str, Array]
+
+
+def write_page(folder: Path, summary: dict[str, Any]) -> None:
+    """Write or replace a run folder's run.html, from its other files and its summary."""
+    from jinja2 import Environment, FileSystemLoader
+
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+    videos = folder / "videos" / "videos.json"
+    text = templates.get_template("run.html").render(
+        title=f"{summary['method']} on {summary['dataset']['id']}",
+        lead=lead_of(summary),
+        facts=facts_of(summary),
+        charts=figures(_charts(folder, summary)),
+        videos=json.loads(videos.read_text()) if videos.exists() else [],
+        settings=(folder / "config.yaml").read_text(encoding="utf-8"),
+        version=__version__,
+    )
+    write_bytes(folder / "run.html", text.encode())
+
+
+def lead_of(summary: dict[str, Any]) -> list[str]:
+    """The results, a sentence for each policy and action."""
+    found = []
+    for phase, total in summary["totals"].items():
+        who = "The reference (BC on all data)" if phase.startswith("reference") else summary["method"]
+        parts = []
+        for name, key, scale, unit in (
+            ("success", "success_rate", 100.0, " %"),
+            ("score", "score_mean", 1.0, ""),
+            ("return", "return_mean", 1.0, ""),
+        ):
+            if total[key] is not None:
+                low, high = (scale * bound for bound in total[f"{name}_interval"])
+                parts.append(f"{name} {scale * total[key]:.1f}{unit} [{low:.1f}, {high:.1f}]")
+        what = f"{total['episodes']} episodes of each seed, {ACTION_NAMES[total['action']]}"
+        found.append(f"{who}: {', '.join(parts)} ({what}; 95 % bootstrap interval over {total['interval_over']}).")
+    return found or ["The policy was not evaluated."]
+
+
+def facts_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What else there is to say of a run, by name."""
+    dataset, environment, scores = summary["dataset"], summary["environment"], summary["normalisation"]
+    kept = f"{dataset['kept_trajectories']:,} of {dataset['trajectories']:,} trajectories, {dataset['kept_steps']:,} steps"
+    found = [
+        ("curation", f"{summary['curation']} keeps {kept}"),
+        ("environment", "none" if environment is None else environment_name(environment["id"], summary["backend"])),
+        ("seeds", ", ".join(map(str, summary["seeds"]))),
+        ("time", f"{sum(summary['seconds'].values()):.0f} s, {summary['steps_per_second']:.0f} gradient steps a second"),
+    ]
+    if scores:
+        found.append(("score", f"0 is a return of {scores['random']:g}, 100 of {scores['expert']:g} ({scores['source']})"))
+    return found
+
+
+def _charts(folder: Path, summary: dict[str, Any]) -> list[Chart]:
+    metrics, weights = _columns(folder / "metrics.csv"), _columns(folder / "weights.csv")
+    found = [_learning_curve(folder, summary), _returns(folder)]
+    if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
+        found += [_weights(weights), _weight_histogram(weights)]
+    found.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
+    found.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
+    likelihoods = {"log_prob_kept": "kept", "log_prob_dropped": "dropped", "log_prob_held_out": "held out"}
+    found.append(_over_steps("Log-likelihood", "nats a step, mean over seeds", metrics, likelihoods))
+    drifts = {"drift_kept": "kept", "drift_dropped": "dropped"}
+    found.append(_over_steps("Drift from the reference", "nats a step, mean over seeds", metrics, drifts))
+    return found
+
+
+def _learning_curve(folder: Path, summary: dict[str, Any]) -> Chart:
+    """The mean of every evaluation, for each seed and over them."""
+    path = folder / "evaluations.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file)) if path.stat().st_size > 1 else []
+    action = next((total["action"] for phase, total in summary["totals"].items() if phase == "final"), "mean")
+    rows = [row for row in rows if row["action"] == action]
+    measure = "score" if rows and rows[0]["score"] else "success" if rows and rows[0]["success"] else "return"
+    chart = Chart("Learning curve", "gradient steps", {"success": "success rate"}.get(measure, measure) + ", mean of episodes")
+    by_seed: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], {}).setdefault(int(row["step"]), []).append(float(row[measure]))
+    curves = {seed: {step: float(np.mean(values)) for step, values in sorted(own.items())} for seed, own in by_seed.items()}
+    for own in curves.values() if len(curves) > 1 else ():
+        chart.line(np.array(list(own)), np.array(list(own.values())), "faint")
+    steps = sorted(set.intersection(*map(set, curves.values()))) if curves else []
+    means = np.array([np.mean([own[step] for own in curves.values()]) for step in steps])
+    chart.line(np.array(steps), means, "s0", "mean over seeds (thin: each)" if len(curves) > 1 else None)
+    chart.points(np.array(steps), means, "s0")
+    return chart
+
+
+def _returns(folder: Path) -> Chart:
+    columns = _columns(folder / "curation.csv")
+    chart = Chart("Returns", "return", "trajectories, logarithmic", log_y=True)
+    if columns:
+        edges = np.append(columns["return_low"], columns["return_high"][-1])
+        chart.bars(edges, columns["trajectories"], "all", "all")
+        chart.bars(edges, columns["kept"], "s0", "kept")
+    return chart
+
+
+def _weights(columns: Columns) -> Chart:
+    x = "return" if np.ptp(columns["return"]) > 1e-6 else "length"  # where only success is rewarded, say
+    chart = Chart("Weights at the end", x, "weight of a trajectory, logarithmic", log_y=True)
+    for i, seed in enumerate(np.unique(columns["seed"])):
+        own = columns["seed"] == seed
+        chart.points(columns[x][own], columns["weight"][own], f"s{i % 4}", f"seed {seed:.0f}")
+    return chart
+
+
+def _weight_histogram(columns: Columns) -> Chart:
+    chart = Chart("Weights at the end", "weight of a trajectory, logarithmic", "trajectories, all seeds", log_x=True)
+    positive = columns["weight"][columns["weight"] > 0]
+    edges = np.geomspace(positive.min(), positive.max() * (1 + 1e-9), 31)
+    chart.bars(edges, np.histogram(positive, edges)[0], "s0")
+    return chart
+
+
+def _over_steps(title: str, y: str, metrics: Columns, names: dict[str, str]) -> Chart:
+    """Columns of metrics.csv over the gradient steps, each the mean over seeds."""
+    chart = Chart(title, "gradient steps", y)
+    for i, (name, label) in enumerate((name, label) for name, label in names.items() if name in metrics):
+        steps, row = np.unique(metrics["step"], return_inverse=True)
+        chart.line(steps, np.bincount(row, metrics[name]) / np.bincount(row), f"s{i}", label or None)
+    return chart
+
+
+def _columns(path: Path) -> Columns:
+    """The numbers of a CSV file by column, NaN where there are none; empty without rows."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}

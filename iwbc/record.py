@@ -1,0 +1,204 @@
+"""Look at a policy: video of the best, the median and the worst of a run's final episodes.
+
+    python -m iwbc.record run=FOLDER
+
+run       a finished run's folder
+episodes  how many are played to choose from (default: the run's own number, which are its final episodes)
+action    mean or sample (default: the run's first)
+format    mp4 or gif (default mp4, which needs the extra video; gif without it)
+seconds   of the environment's time that a video shows at most (default 20)
+out       the folder to write to (default: videos/ in the run's folder, where the report finds them)
+policy    package.module.Name, where the run has a policy of your own
+imports   module,module that register its environment, where the run needs any
+
+MuJoCo renders without a display by EGL or OSMesa, whichever works; MUJOCO_GL=egl (osmesa, glfw) chooses one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iwbc.commands import Option, one_of, parse, run, whole
+from iwbc.errors import UserError, extra
+from iwbc.settings import ACTIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from iwbc.environment_spec import EnvironmentSpec
+    from iwbc.trained import Policies
+
+OPTIONS = {
+    "run": Option(Path),
+    "episodes": Option(whole(1), None),
+    "action": Option(one_of(*ACTIONS), None),
+    "format": Option(one_of("mp4", "gif"), None),
+    "seconds": Option(whole(1), 20),
+    "out": Option(Path, None),
+    "policy": Option(str, None),
+    "imports": Option(lambda text: text.split(","), []),
+}
+
+_FPS = 30  # at most
+_NO_RENDERER = "; MuJoCo renders by EGL or OSMesa where there is no display (on Debian: apt-get install libegl1 libosmesa6)"
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode: whose it is, the state it starts from, and what was done in it, [T, act]."""
+
+    seed: int
+    episode: int
+    start: int
+    actions: npt.NDArray[np.floating]
+    total: float
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Record a run's videos and print where they are."""
+    given = parse(arguments, OPTIONS)
+    _choose_renderer()
+
+    from rich.console import Console
+
+    from iwbc.files import write_json
+    from iwbc.page import write_page
+    from iwbc.saved import open_run
+
+    saved = open_run(given["run"], given["policy"])
+    environment = saved.played_in(given["imports"])
+    config, console = saved.config, Console(stderr=True)
+    kind = given["format"] or ("mp4" if _has_ffmpeg() else "gif")
+    if kind == "mp4" and not _has_ffmpeg():
+        raise UserError(f"format=mp4: {extra('video')}; or take format=gif")
+    episodes = given["episodes"] or config.eval.episodes or 10
+    action = given["action"] or config.eval.actions[0]
+    with console.status(f"Playing {episodes} episodes for each seed"):
+        played = play_all(saved.policies, environment, episodes, config.eval.seed, action)
+    ranked = sorted(played, key=lambda one: one.total)
+    chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
+    out = given["out"] or saved.folder.path / "videos"
+    rows = []
+    for name, one in chosen.items():
+        with console.status(f"Rendering the {name} of {len(played)} episodes"):
+            frames, rate = frames_of(environment, one, given["seconds"])
+            _write(out / f"{name}.{kind}", frames, rate)
+        rows.append({"name": name, "file": f"{name}.{kind}", "seed": one.seed, "episode": one.episode})
+        rows[-1] |= {"return": one.total, "length": len(one.actions), "of": len(played), "action": action}
+        print(f"{out / f'{name}.{kind}'}  return {one.total:.1f}, {len(one.actions)} steps (seed {one.seed})")
+    write_json(out / "videos.json", rows)
+    if given["out"] is None:
+        write_page(saved.folder.path, saved.summary)  # now with the videos
+
+
+def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, seed: int, action: str) -> list[Played]:
+    """The episodes that an evaluation in Gymnasium plays, bit for bit."""
+    import numpy as np
+
+    from iwbc.evaluation import Evaluator
+
+    found: list[Played] = []
+    evaluator = Evaluator(environment, seed)
+    taken: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    try:
+        evaluation = evaluator.evaluate(policies, episodes, action, lambda key, acted: taken[key].append(acted))
+    finally:
+        evaluator.close()
+    for row, policy in enumerate(policies.seeds):
+        for episode in range(episodes):
+            start, actions = evaluator.start(policy, episode), np.stack(taken[policy, episode])
+            found.append(Played(policy, episode, start, actions, float(evaluation.returns[row, episode])))
+    return found
+
+
+def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tuple[list[npt.NDArray[np.uint8]], float]:
+    """Pictures of an episode, [height, width, 3] each, played again by its actions, and how many are shown a second.
+
+    Raises UserError where nothing can render it.
+    """
+    import numpy as np
+
+    from iwbc.environments import make_env
+
+    try:
+        env: Any = make_env(environment.changed({"render_mode": "rgb_array"}))
+    except UserError as error:
+        raise UserError(f"{error}{_NO_RENDERER}") from None
+    try:
+        env.reset(seed=played.start)
+        own_rate = float(env.metadata.get("render_fps") or _FPS)
+        every = max(1, round(own_rate / _FPS))
+        frames = [_picture(env, environment)]
+        for step, action in enumerate(played.actions, start=1):
+            env.step(np.clip(action, env.action_space.low, env.action_space.high))
+            if step % every == 0 or step == len(played.actions):
+                frames.append(_picture(env, environment))
+            if step >= seconds * own_rate:
+                break
+    finally:
+        env.close()
+    return frames, own_rate / every
+
+
+def _picture(env: Any, environment: EnvironmentSpec) -> npt.NDArray[np.uint8]:
+    try:
+        frame: npt.NDArray[np.uint8] | None = env.render()
+    except Exception as error:  # of as many kinds as there are renderers
+        sys.unraisablehook = lambda unraisable: None  # Gymnasium's half-made viewer complains when it is collected
+        reason = " ".join(str(error).split())
+        raise UserError(f"environment {environment.id}: cannot be rendered here ({reason}){_NO_RENDERER}") from None
+    if frame is None:
+        raise UserError(f"environment {environment.id}: renders no pictures (render_mode=rgb_array)")
+    return frame
+
+
+def _choose_renderer() -> None:
+    """Set MUJOCO_GL, before MuJoCo is imported, to what works without a display; nothing where the user has chosen."""
+    if "MUJOCO_GL" in os.environ or os.environ.get("DISPLAY") or sys.platform != "linux":
+        return
+    for name in ("egl", "osmesa"):
+        # A renderer that does not work may take the whole process with it.
+        code = "import mujoco; c = mujoco.GLContext(16, 16); c.make_current()"
+        environment = os.environ | {"MUJOCO_GL": name}
+        if subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0:
+            os.environ["MUJOCO_GL"] = name
+            return
+
+
+def _has_ffmpeg() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
+def _write(path: Path, frames: Sequence[npt.NDArray[np.uint8]], rate: float) -> None:
+    """Write a video, atomically."""
+    import io
+    import tempfile
+
+    import imageio.v2 as imageio
+
+    from iwbc.files import write_bytes
+
+    even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
+    if path.suffix == ".gif":
+        content = io.BytesIO()
+        imageio.mimwrite(content, [frame[::2, ::2] for frame in even], format="gif", duration=1000.0 / rate, loop=0)  # type: ignore[arg-type]
+        write_bytes(path, content.getvalue())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        imageio.mimwrite(made, even, fps=rate, macro_block_size=2, quality=6, ffmpeg_log_level="error")  # type: ignore[arg-type]
+        write_bytes(path, made.read_bytes())
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,165 @@
+"""Search for the settings with the best final score, by Optuna.
+
+    python -m iwbc.tune env=hopper trials=40
+    python -m iwbc.tune env=hopper 'algo.kappa=tag(log, interval(0.1, 20))' 'policy=choice(tanh_mean, mixture)' trials=40
+
+Settings are train's; those that are searched have ranges, in Hydra's grammar: interval(0.5, 0.999), of whole numbers
+range(1, 10), choice(a, b, c), and tag(log, interval(…)) where the size is what is searched. Without any, κ and the decay
+of iw_bc's moving average are: tag(log, interval(0.1, 20)) and interval(0.5, 0.999).
+
+trials       how many more runs to make (default 20)
+folder       where runs and study are (default: tune)
+search_seed  of the search; give commands that search side by side different ones (default 0)
+
+The score of a run is its last policy's mean score; where there are no reference returns its success rate, or else its return.
+The study is folder/study-….log, one for each choice of the other settings, which the same command adds runs to, and goes on
+with where it was stopped; any number of the same command, on any machines that share the folder, search together.
+optuna-dashboard and `python -m iwbc.report.search` show it. Needs the extra optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iwbc.commands import Option, parse, run, whole
+from iwbc.errors import UserError, extra
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+
+OPTIONS = {"trials": Option(whole(1), 20), "folder": Option(Path, Path("tune")), "search_seed": Option(whole(0), 0)}
+
+_USUAL = ("algo.kappa=tag(log, interval(0.1, 20))", "algo.decay=interval(0.5, 0.999)")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make the runs and print the best of the study."""
+    own = [one for one in arguments if one.partition("=")[0] in OPTIONS or one.startswith("-")]
+    given = parse(own, OPTIONS)
+    settings = [one for one in arguments if one not in own]
+    fixed, searched = split(settings)
+    if not searched:
+        fixed, searched = split([*settings, *_USUAL])
+    study = open_study(given["folder"], fixed, searched, given["search_seed"])
+    _search(study, fixed, searched, given["trials"], given["folder"])
+    _show(study, fixed)
+
+
+def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Settings as they are, and the ranges of those that are searched. Raises UserError for what is neither."""
+    try:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    except ImportError:
+        raise UserError(f"tune: {extra('optuna')}") from None
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    fixed: list[str] = []
+    searched: dict[str, BaseDistribution] = {}
+    for text in settings:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise UserError(f"{text}: {' '.join(str(error).split())}") from None
+        value, key = override.value(), override.get_key_element()
+        match value:
+            case IntervalSweep(start=low, end=high) if isinstance(low, int | float) and isinstance(high, int | float):
+                searched[key] = FloatDistribution(float(low), float(high), log="log" in value.tags)
+            case RangeSweep(start=int(low), stop=int(high), step=int(step)):
+                last = low + (high - 1 - low) // step * step  # which Hydra's range leaves out
+                searched[key] = IntDistribution(low, last, step=step)
+            case ChoiceSweep():
+                searched[key] = CategoricalDistribution(tuple(override.sweep_string_iterator()))
+            case _ if override.is_sweep_override():
+                raise UserError(f"{text}: give interval(low, high), range(low, high) of whole numbers, or choice(a, b)")
+            case _:
+                fixed.append(text)
+    return fixed, searched
+
+
+def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], seed: int) -> Study:
+    """The study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    from iwbc.config import composed
+
+    composed(fixed)  # what cannot be is refused before there is a study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    plain = {"fixed": sorted(fixed), "searched": {name: repr(one) for name, one in searched.items()}}
+    key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / f"study-{key}.log")))
+    study = optuna.create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))  # not the same again as trials are added
+    return study
+
+
+def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], trials: int, folder: Path) -> None:
+    from optuna.trial import TrialState
+    from rich.console import Console
+
+    from iwbc.config import composed
+    from iwbc.pipeline import run as run_pipeline
+    from iwbc.runs import RunFolder
+    from iwbc.sweeps import objective, result
+
+    console = Console()
+    for _ in range(trials):
+        trial = study.ask(dict(searched))
+        chosen = [f"{name}={value}" for name, value in trial.params.items()]
+        key = hashlib.sha256(json.dumps([sorted(fixed), sorted(chosen)]).encode()).hexdigest()[:10]
+        path = folder / f"run-{key}"
+        console.print(f"Trial {trial.number}: {' '.join(chosen)}", highlight=False)
+        try:
+            summary = run_pipeline(composed([*fixed, *chosen]), path, console)
+        except UserError as error:
+            study.tell(trial, state=TrialState.FAIL)
+            RunFolder(path).write_failure(str(error), [*fixed, *chosen])
+            console.print(f"failed: {error}", markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)  # and goes on from its checkpoint
+            print("Interrupted; the same command goes on with this trial.", file=sys.stderr)
+            sys.exit(130)
+        else:
+            value = objective(summary)
+            if value is None:
+                study.tell(trial, state=TrialState.FAIL)
+                raise UserError(f"{path}: was not evaluated, and there is nothing to search by")
+            trial.set_user_attr("run", path.name)
+            study.tell(trial, value)
+            console.print(f"  {result(summary)}", highlight=False, markup=False)
+
+
+def _show(study: Study, fixed: Sequence[str]) -> None:
+    """The best trials in a table, and the command that trains as the best one did."""
+    from optuna.trial import TrialState
+    from rich.console import Console
+    from rich.table import Table
+
+    finished = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda one: -one.value)  # type: ignore[operator]
+    if not finished:
+        raise UserError("no trial has finished")
+    table = Table(title=f"The best of {len(finished)} trials")
+    names = list(finished[0].params)
+    for name in ("trial", "result", *names, "run"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for one in finished[:5]:
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in one.params.values()]
+        table.add_row(str(one.number), f"{one.value:.2f}", *values, one.user_attrs["run"])
+    Console().print(table)
+    best = " ".join([*fixed, *(f"{name}={value}" for name, value in finished[0].params.items())])
+    print(f"Train so: python -m iwbc.train {best}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

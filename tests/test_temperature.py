@@ -1,0 +1,105 @@
+"""The temperature that sets itself: what the Pareto shape says of weights, and the largest κ that it allows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import quick
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import genpareto
+from torch import Tensor
+
+from iwbc.algorithms import temperature
+from iwbc.objectives import effective_sample_size
+
+
+def double(values: object) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def normal(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the tail --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [-0.5, 0.1, 0.5, 0.9])
+def test_the_shape_of_generalised_pareto_samples_is_found(shape: float) -> None:
+    samples = double(genpareto.rvs(shape, size=20_000, random_state=1))
+    assert float(temperature.pareto_shape(samples)) == pytest.approx(shape, abs=0.1)
+
+
+def test_the_shape_is_that_of_the_published_implementation() -> None:
+    # ArviZ's fit to the same 95 excesses, and the share of the largest smoothed weight by its psislw, whose tail is one longer.
+    weights = torch.exp(1.5 * double(np.random.default_rng(0).standard_normal(1000)))
+    assert float(temperature.pareto_shape(weights)) == pytest.approx(0.5771155055423345, abs=1e-12)
+    smoothed = temperature.pareto_smoothed(weights)
+    assert float(smoothed.max() / smoothed.sum()) == pytest.approx(0.037494, rel=1e-3)
+
+
+def test_the_scale_of_weights_does_not_matter() -> None:
+    weights = torch.exp(normal(200))
+    assert float(temperature.pareto_shape(7.0 * weights)) == pytest.approx(float(temperature.pareto_shape(weights)), abs=1e-9)
+
+
+def test_few_or_equal_weights_have_no_tail() -> None:
+    assert float(temperature.pareto_shape(double([1.0, 2.0, 3.0]))) == -math.inf
+    assert float(temperature.pareto_shape(torch.ones(100))) == -math.inf
+    assert float(temperature.pareto_shape(double([0.1] * 60 + [1.0] * 40))) == -math.inf  # two ways
+    assert float(temperature.pareto_shape(double([0.1] * 95 + [1.0] * 5))) == math.inf  # a few against the rest
+
+
+def test_smoothing_changes_the_tail_alone_and_keeps_the_order() -> None:
+    weights = torch.exp(2.0 * normal(400))
+    smoothed = temperature.pareto_smoothed(weights)
+    order = weights.argsort()
+    body = order[: -temperature.tail_length(400)]
+    assert torch.equal(smoothed[body], weights[body]) and not torch.equal(smoothed, weights)
+    assert (smoothed[order].diff() >= 0).all() and smoothed.max() <= weights.max()
+    assert torch.equal(temperature.pareto_smoothed(torch.ones(100)), torch.ones(100))
+
+
+# --- κ ---------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_log_ratios_allow_exact_importance_sampling() -> None:
+    assert temperature.largest_kappa(torch.zeros(50), torch.ones(50), 21.0, 0.5, 50) == 21.0
+
+
+def test_kappa_by_hand() -> None:
+    # Weights 1 and e^−κ, half and half: ESS / S = (1 + x)² / (2 (1 + x²)), x = e^−κ. With ESS ≥ 0.9 S: x = ½.
+    log_ratios = double([0.0] * 10 + [-1.0] * 10)
+    found = temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 1000)
+    assert found == pytest.approx(math.log(2.0), abs=20.0 / 2**9)
+
+
+def test_the_better_of_two_ways_may_take_all_the_weight_and_noise_may_not() -> None:
+    ways = torch.cat([0.02 * normal(1000), 0.02 * normal(500, 1) - 1.0])
+    assert temperature.largest_kappa(ways, torch.ones(1500), 21.0, 0.5, 50) == 21.0
+    noise = normal(1500)  # the same spread, without ways
+    assert temperature.largest_kappa(noise, torch.ones(1500), 21.0, 0.5, 50) < 3.0
+
+
+@quick
+@given(st.integers(2, 300), st.floats(0.01, 5.0), st.integers(0, 1000))
+def test_what_is_found_is_reliable(count: int, spread: float, seed: int) -> None:
+    log_ratios = spread * normal(count, seed)
+    reward = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
+    kappa = temperature.largest_kappa(log_ratios, reward, 50.0, 0.5, 50)
+    weights = torch.exp(kappa * (log_ratios - log_ratios.max())) * reward
+    assert 0.0 <= kappa <= 50.0
+    if kappa > 0.0:
+        assert effective_sample_size(weights) >= min(0.5 * float(effective_sample_size(reward)), 50) - 1e-9
+        assert float(temperature.pareto_shape(weights)) <= temperature.largest_reliable_shape(count)
+    shifted = temperature.largest_kappa(log_ratios + 3.0, reward * 2.0, 50.0, 0.5, 50)
+    assert shifted == pytest.approx(kappa, abs=50.0 / 2**8)
+
+
+def test_the_reliable_shape_grows_with_the_sample() -> None:
+    found = [temperature.largest_reliable_shape(count) for count in (5, 20, 100, 10_000)]
+    assert found == pytest.approx([0.0, 1 - 1 / math.log10(20), 0.5, 0.7])

@@ -1,0 +1,120 @@
+"""`tune`: what is searched, what a study keeps, and how it goes on. Opt-in: needs the extra optuna."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from setups import BRIEF, SMALL, finish, python
+from test_commands import wait_for
+
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
+from iwbc.tune import split
+
+optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.optuna
+
+
+def studies(folder: Path) -> list[Any]:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    found = []
+    for path in sorted(folder.glob("study-*.log")):
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        (name,) = optuna.get_all_study_names(storage)
+        found.append(optuna.load_study(study_name=name, storage=storage))
+    return found
+
+
+def test_ranges_are_hydra_s() -> None:
+    fixed, searched = split(
+        [
+            *("env=hopper", "seeds=[0,1]", "algo.kappa=tag(log, interval(0.1, 20))", "algo.decay=interval(0.5,0.9)"),
+            *("policy=choice(tanh_mean,mixture)", "algo.steps=range(10,20,5)", "algo.lr=1e-3,1e-4"),
+        ]
+    )
+    assert fixed == ["env=hopper", "seeds=[0,1]"]
+    distributions = optuna.distributions
+    assert searched == {
+        "algo.kappa": distributions.FloatDistribution(0.1, 20.0, log=True),
+        "algo.decay": distributions.FloatDistribution(0.5, 0.9),
+        "policy": distributions.CategoricalDistribution(("tanh_mean", "mixture")),
+        "algo.steps": distributions.IntDistribution(10, 15, step=5),
+        "algo.lr": distributions.CategoricalDistribution(("0.001", "0.0001")),
+    }
+    with pytest.raises(UserError, match=r"algo\.lr=glob\(\*\): give interval"):
+        split(["algo.lr=glob(*)"])
+    with pytest.raises(UserError, match="env: "):
+        split(["env"])
+
+
+def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
+    # Of a decay that cannot be, trials fail, and the search goes on.
+    arguments = ["-m", "iwbc", "tune", "env=hopper", *BRIEF, "algo.decay=choice(0.5,2.0)", "algo.kappa=interval(0.1,2)"]
+    first = finish(python(*arguments, "trials=4", cwd=tmp_path))
+    assert first.code == 0, first.err
+    (study,) = studies(tmp_path / "tune")
+    states = [trial.state.name for trial in study.trials]
+    assert states.count("COMPLETE") + states.count("FAIL") == 4
+    assert "FAIL" in states and "COMPLETE" in states
+    for trial in study.trials:
+        if trial.state.name == "COMPLETE":
+            summary = json.loads((tmp_path / "tune" / trial.user_attrs["run"] / "summary.json").read_text())
+            assert trial.value == pytest.approx(summary["totals"]["final"]["score_mean"])
+    assert "algo.decay=2.0: must lie in [0, 1]" in first.out
+    assert f"algo.decay={study.best_params['algo.decay']}" in first.out.split("Train so: ")[1]
+    # The same command adds trials to the study, and draws other settings.
+    second = finish(python(*arguments, "trials=2", cwd=tmp_path))
+    assert second.code == 0, second.err
+    (study,) = studies(tmp_path / "tune")
+    kappas = [trial.params["algo.kappa"] for trial in study.trials]
+    assert len(set(kappas)) == len(kappas) == 6
+    pytest.importorskip("matplotlib")
+    (log,) = (tmp_path / "tune").glob("study-*.log")
+    drawn = finish(python("-m", "iwbc.report.search", str(log), "out=study.png", cwd=tmp_path))
+    assert (drawn.code, drawn.err) == (0, "")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_trial_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
+    long = ["env=hopper", *SMALL, "algo.steps=3000", "checkpoint_every=100", "eval.every=100", "eval.episodes=2", "threads=1"]
+    arguments = ["-m", "iwbc.tune", *long, "algo.kappa=interval(0.1,2)", "trials=1"]
+    process = python(*arguments, cwd=tmp_path)
+    wait_for(lambda: any(tmp_path.glob("tune/run-*/evaluations.csv")), process)
+    process.send_signal(signal.SIGINT)
+    stopped = finish(process)
+    assert (stopped.code, stopped.err) == (130, "Interrupted; the same command goes on with this trial.\n")
+    again = finish(python(*arguments, cwd=tmp_path))
+    assert again.code == 0, again.err
+    assert re.search(r"Continuing after step [\d,]+", again.out)
+    (study,) = studies(tmp_path / "tune")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert study.trials[0].params == study.trials[1].params
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["env=hoper"], "Could not find 'env/hoper'"),
+        (["trials=0"], "trials=0: must be at least 1"),
+        (["algo.kappa=glob(*)"], "give interval(low, high)"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
+    outcome = finish(python("-m", "iwbc.tune", *arguments, cwd=tmp_path))
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert message in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_study_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study-x.log").write_text("no study\n")
+    outcome = finish(python("-m", "iwbc.report.search", "study-x.log", cwd=tmp_path))
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "not a study" in outcome.err
