@@ -189,7 +189,7 @@ def files(place: Place) -> dict[str, bytes]:
         if path.name == "summary.json":
             summary = json.loads(content)
             content = json.dumps({key: value for key, value in summary.items() if key not in _TIMES}).encode()
-        elif path.suffix == ".hdf5" or path.name in ("metadata.json", "packed.json"):
+        elif path.suffix == ".hdf5" or path.name in ("metadata.json", "packed.json", "run.html"):
             content = b""  # hold times; what is in them is hashed in packed.json's arrays, beside it
         elif name.startswith("report/") and path.suffix not in (".csv", ".md", ".tex"):
             content = b""

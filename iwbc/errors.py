@@ -6,6 +6,9 @@ from __future__ import annotations
 class UserError(Exception):
     """Bad input or an impossible request. Commands print it as one line and exit with code 2."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(message.splitlines()))  # names from files may hold line breaks
+
 
 def extra(name: str) -> str:
     """What to do where an optional part of iwbc is not installed, to end a message."""

@@ -247,7 +247,7 @@ REFUSED = {
     "dataset=minari dataset.id=",
     "dataset=minari dataset.id=hopper": "not an id",
     "dataset=minari dataset.id=iwbc/none-v0": "has not been generated here; see python -m iwbc.data.generate",
-    "dataset=minari dataset.id=iwbc/tworoutes/demonstrations-slip0_3-v0": "see python -m iwbc.demonstrations --help",
+    "dataset=minari dataset.id=iwbc/tworoutes/demonstrations-slip0_3-v0": "see python -m iwbc.data.demonstrations --help",
     "device=cuda:99": "device=cuda:99: cannot be used",
     "logger=wandb logger.mode=online": "no W&B API key",
     "hydra.run.dir=/proc/nowhere": "/proc/nowhere",

@@ -67,7 +67,7 @@ def load(
 
 def _obtain(dataset_id: str) -> None:
     if dataset_id.startswith("iwbc/"):
-        command = "iwbc.demonstrations" if dataset_id.split("/")[-1].startswith("demonstrations") else "iwbc.data.generate"
+        command = "iwbc.data.demonstrations" if dataset_id.split("/")[-1].startswith("demonstrations") else "iwbc.data.generate"
         raise UserError(f"dataset {dataset_id}: has not been generated here; see python -m {command} --help")
     download(dataset_id)
 
