@@ -3,7 +3,7 @@
     python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [folder=multirun/fair] [jobs=2]
 
 benchmarks/protocol.md says what is run and how it is judged. The same command goes on where it was stopped. Writes
-benchmarks/results/fair/<family>-tuning.csv and <family>-cells.csv; `python -m iwbc.report` makes tables of the cells.
+benchmarks/results/fair/<family>-tuning.csv, <family>-cells.csv (a row per seed) and <family>.md, the tables.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import numpy as np
 from benchmarks.common import RESULTS, Job, chosen, play_all, words_and_options
 from iwbc.commands import Option, run, whole
 from iwbc.files import write_csv
+from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
 
 Grid = Mapping[str, Sequence[str]]
 
+BASELINE = "filtered_bc"
 RATES = ("4e-4", "1e-3")
 SHARPNESS = ("0.01", "0.02", "0.05", "0.1", "0.2")
 TEMPERATURES = ("0.1", "0.2", "0.3", "0.5", "0.7", "1")
@@ -53,18 +55,18 @@ LOCOMOTION = Family(
         "bc": {
             "": ["algo=bc curation=all averaging=transition algo.warmup_steps=300"],
             "algo.schedule": SCHEDULES,
-            "algo.lr": ["5e-5", "1e-4", "2e-4", "4e-4", "1e-3", "2e-3"],
+            "algo.lr": ["1e-4", "4e-4", "1e-3"],
         },
-        "filtered_bc": {"": [f"algo=filtered_bc {curation}" for curation in (*TOP, QUALITY)], "algo.lr": RATES},
-        "rwr": {"": [f"algo=rwr {curation}" for curation in WEIGHTED], "algo.lr": RATES},
+        "filtered_bc": {"": [f"algo=filtered_bc {curation}" for curation in (*TOP, QUALITY)]},
+        "rwr": {"": [f"algo=rwr {curation}" for curation in WEIGHTED]},
         "awr": {
             "": ["algo=awr curation=all averaging=transition"],
-            "algo.temperature": ["0.1", "0.2", "0.5", "1", "2", "5"],
+            "algo.temperature": ["0.2", "0.5", "1"],
             "algo.lr": RATES,
         },
-        "iw_bc": {"": [f"algo=iw_bc {curation}" for curation in (*TOP, QUALITY)], "algo.kappa": ["1", "5"]},
-        "iw_bc_auto": {"": [f"algo=iw_bc algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)], "algo.lr": RATES},
-        "iw_rwr": {"": [f"algo=iw_bc {curation}" for curation in WEIGHTED], "algo.kappa": ["1", "5"]},
+        "iw_bc": {"": [f"algo=iw_bc {curation}" for curation in TOP[1:4]], "algo.kappa": ["1", "5"]},
+        "iw_bc_auto": {"": [f"algo=iw_bc algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)]},
+        "iw_rwr": {"": [f"algo=iw_bc {curation}" for curation in WEIGHTED[1:4]], "algo.kappa": ["1", "5"]},
     },
     tuning="dataset.seed=1 seeds=[100] eval.episodes=10",
     table=f"{TABLE} eval.episodes=20",
@@ -174,6 +176,44 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     write_csv(RESULTS / "fair" / f"{name}-cells.csv", rows)
 
 
+def scores_of(name: str, action: str) -> Scores:
+    """The table's scores by method, [seeds, tasks]."""
+    with (RESULTS / "fair" / f"{name}-cells.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["action"] == action]
+    tasks, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "method"))
+    found = {(row["task"], row["method"], row["seed"]): float(row["score"]) for row in rows}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    matrices = {m: np.array([[found[task, m, seed] for task in tasks] for seed in seeds]) for m in methods}
+    return Scores(tasks, matrices, [])
+
+
+def summary(name: str) -> str:
+    """The family's tables in Markdown: mean ± standard deviation over seeds, IQM, and P(better than filtered BC), over all
+    tasks and on each."""
+    lines = []
+    for action, title in (("mean", "Mean action"), ("sample", "Sampled actions")):
+        scores = scores_of(name, action)
+        pooled, better = aggregates(scores), improvement(scores, BASELINE)
+        alone = [
+            improvement(Scores([task], {m: matrix[:, [j]] for m, matrix in scores.matrices.items()}, []), BASELINE)
+            for j, task in enumerate(scores.tasks)
+        ]
+        columns = [*scores.tasks, "IQM", "P(better)", *(f"P on {task}" for task in scores.tasks)]
+        lines += [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+        for method, matrix in scores.matrices.items():
+            cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(matrix.mean(0), matrix.std(0, ddof=1), strict=True)]
+            cells.append(_estimate(pooled[method]["IQM"], 1))
+            chances = [better, *alone]
+            cells += ["–" if method == BASELINE else _estimate(one[method], 2) for one in chances]
+            lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _estimate(one: Estimate, digits: int) -> str:
+    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+
+
 def main(arguments: Sequence[str]) -> None:
     options = {"folder": Option(Path, Path("multirun/fair")), "jobs": Option(whole(1), 2)}
     words, given = words_and_options(arguments, options)
@@ -184,6 +224,7 @@ def main(arguments: Sequence[str]) -> None:
         for method, setting in settings.items():
             print(f"{name} {method}: {setting}", flush=True)
         table(name, settings, given["folder"] / name, given["jobs"])
+        (RESULTS / "fair" / f"{name}.md").write_text(summary(name))
 
 
 if __name__ == "__main__":
