@@ -87,8 +87,8 @@ def boolean(text: str) -> bool:
 
 
 def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:
-    """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError, 130 for Ctrl-C, after which
-    `kept` tells what is left."""
+    """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError or a file that cannot be used,
+    130 for Ctrl-C, after which `kept` tells what is left."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((usage or "").strip())
@@ -97,6 +97,11 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "n
         main(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: cannot be used ({error.strerror})", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted: {kept}", file=sys.stderr)

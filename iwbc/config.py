@@ -78,6 +78,9 @@ def _kind(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, Any]) ->
 
 def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
     schema = OmegaConf.structured(kind)
+    for name, value in values.items():
+        if isinstance(value, dict) and name in schema and OmegaConf.is_list(schema._get_node(name)):
+            raise UserError(f"{group}.{name}: must be a list, such as [0,1]".removeprefix("."))
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:

@@ -61,7 +61,7 @@ def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
         return env
     except UserError:
         raise
-    except Exception as error:  # whatever an environment's own code raises
+    except (Exception, SystemExit) as error:  # whatever an environment's own code raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
 
@@ -191,7 +191,7 @@ class LocalEnvironments:
             yield
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(

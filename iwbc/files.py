@@ -68,10 +68,37 @@ def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
                 os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError):  # a full disk says no name
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values in a YAML file. Tags are refused, which could make objects, and aliases, which could grow beyond memory.
+    Raises OSError where it cannot be read, ValueError where it is damaged."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it holds an alias")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Plain)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file. Raises OSError where it cannot be read, ValueError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,7 +31,7 @@ from iwbc import __version__
 from iwbc.config import validate
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, read_tensors, write_bytes, write_csv, write_json, write_tensors
+from iwbc.files import cache_folder, read_json, read_tensors, read_yaml, write_bytes, write_csv, write_json, write_tensors
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
@@ -70,11 +70,13 @@ class RunFolder:
         if not self._config.exists():
             raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
         try:
-            plain = yaml.safe_load(self._config.read_text())
+            plain = read_yaml(self._config)
+            if "${" in self._config.read_text():
+                raise UserError("it holds an interpolation, which could read this machine's environment")
             config = validate(OmegaConf.create(plain))
             if to_plain(config) != plain:
                 raise UserError("not all settings are there")
-        except (yaml.YAMLError, AssertionError, UserError) as error:
+        except (OSError, ValueError, AssertionError, UserError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{self._config}: damaged, or written by another version of iwbc, which can continue it; or train again "
@@ -159,7 +161,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
+            found: dict[str, Any] = read_json(path)
             _check_summary(found)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None

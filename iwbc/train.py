@@ -133,6 +133,8 @@ def _check_options(arguments: list[str]) -> None:
     if known.experimental_rerun is not None:
         refuse("--experimental-rerun would load a pickle, which can run anything; resume=FOLDER continues a run")
     for unknown in others:
+        if not unknown.startswith("-"):
+            raise UserError(f"{unknown}: stands after an option that stands after settings; options, such as -m, come first")
         raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
 
 
@@ -182,6 +184,10 @@ def _job(composed: DictConfig) -> float | None:
         return sweeps.objective(_run(validate(composed), folder))
     except UserError as error:
         _exit(str(error), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit(f"{error.filename}: cannot be used ({error.strerror})", 2)  # Hydra would say more
     finally:
         _remove_if_empty(folder)
 
@@ -215,6 +221,12 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
         summary = run(config, folder, console)
     except Interrupted:
         raise Interrupted(_shown(folder)) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise UserError(
+            "not enough memory for this run; try a smaller algo.batch_size, policy.hidden or dataset, or fewer seeds at once"
+        ) from None
     if not in_sweep:  # which lists all of them at its end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)

@@ -175,6 +175,7 @@ REFUSED = {
     "--shell-completion": "Expecting one subcommand",
     "--experimental-rerun nope": "would load a pickle",
     "-m algo.lr=range(": "no viable alternative",
+    "seed=1 -m algo.lr=1": "options, such as -m, come first",
     "seed=1 resume=nowhere": "resume",
     # Values that cannot be.
     "algo.steps=0": "algo.steps=0: must be positive",

@@ -40,13 +40,17 @@ def open_steps(path: Path) -> Iterator[Steps]:
         raise UserError(f"{path}: no such file")
     with contextlib.ExitStack() as files:
         source = _open_npz(path, files) if path.suffix == ".npz" else _open_hdf5(path, files)
+        try:
+            there = set(source)
+        except RuntimeError as error:  # of h5py
+            raise UserError(f"{path}: is damaged ({error})") from None
         arrays: dict[str, Any] = {}
         for field, names in (_REQUIRED | _OPTIONAL).items():
             name = next((name for name in names if name in source), None)
             if name is not None:
                 arrays[field] = _read(path, source, name)
             elif field in _REQUIRED:
-                raise UserError(f"{path}: has no {' or '.join(names)}; the file holds {', '.join(sorted(source)) or 'nothing'}")
+                raise UserError(f"{path}: has no {' or '.join(names)}; the file holds {', '.join(sorted(there)) or 'nothing'}")
         yield Steps(**arrays)
 
 
@@ -73,7 +77,7 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 def _read(path: Path, source: Any, name: str) -> Any:
     try:
         array = source[name]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not hasattr(array, "shape"):
         raise UserError(f"{path}, {name}: must be an array, not a group of them")

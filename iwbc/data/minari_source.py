@@ -84,6 +84,9 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
         if space not in metadata:
             raise UserError(f"dataset {dataset_id}: its metadata.json has no {space}; convert it with a newer Minari first")
 
+    environment = _environment(dataset_id, metadata)
+    scores = _reference_scores(dataset_id, metadata, environment)
+
     from minari import MinariDataset
 
     try:
@@ -100,7 +103,6 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
     reason = _not_a_vector(observations)
     if reason:
         raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
-    environment = _environment(dataset_id, metadata)
     if keys:
         observations = _only(dataset_id, observations, keys)
         if environment is not None:
@@ -111,7 +113,7 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
         environment=environment,
         action_low=actions.low.astype(float).tolist(),
         action_high=actions.high.astype(float).tolist(),
-        reference_scores=_reference_scores(metadata, environment),
+        reference_scores=scores,
         observation_parts=parts(observations),
     )
     return _episodes(dataset_id, dataset, ordered(observations), unfinished), info
@@ -140,11 +142,18 @@ def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec |
         ) from None
 
 
-def _reference_scores(metadata: dict[str, Any], environment: EnvironmentSpec | None) -> ReferenceScores | None:
+def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: EnvironmentSpec | None) -> ReferenceScores | None:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is not None and high is not None:
         label = metadata.get("reference_scores_source", "the dataset's own metadata")
-        return ReferenceScores(float(low), float(high), source=label)
+        try:
+            found = ReferenceScores(float(low), float(high), source=str(label))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"dataset {dataset_id}: ref_min_score and ref_max_score of its metadata.json are {low} and {high}, not "
+                "numbers; correct or remove them"
+            ) from None
+        return found
     return None if environment is None else d4rl_scores(environment.id)
 
 

@@ -127,9 +127,23 @@ def _buffers(episodes: Iterable[Episode], folder: Path) -> Iterator[Any]:
     for episode in episodes:
         size = episode.observations.nbytes + episode.actions.nbytes + episode.rewards.nbytes
         # HDF5 crashes the process when the disk is full; told so before it is, it ends in good order.
-        if shutil.disk_usage(folder).free < _MARGIN + 2 * size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _check_room(folder, _MARGIN + 2 * size)
         yield _buffer(episode)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raise OSError unless `size` more bytes fit on the disk, in the user's quota and in the largest file allowed."""
+    import resource
+
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = sum(path.stat().st_size for path in folder.glob("data/*"))
+    if largest != resource.RLIM_INFINITY and written + size > largest:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.posix_fallocate(probe.fileno(), 0, size)  # which a quota refuses
 
 
 def _buffer(episode: Episode) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.errors import UserError
+from iwbc.files import read_json, read_yaml
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT
 
@@ -172,7 +173,7 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged, not readable as JSON ({error}); {_REMEDY}") from None
     if not isinstance(value, dict):
@@ -181,14 +182,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
-        # Not resolved: a run folder holds plain values, and an interpolation could read this machine's environment.
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        config = read_yaml(path)  # and no interpolation, which could read this machine's environment
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or missing ({str(error).splitlines()[0]}); {_REMEDY}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: damaged, it holds no settings; {_REMEDY}")
