@@ -6,12 +6,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test lint clean
+.PHONY: help venv train test lint docs clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
 	@echo 'make test                lint, type-check and run the tests'
 	@echo 'make lint                lint and type-check only'
+	@echo 'make docs                build the documentation into build/site'
 	@echo 'make venv                create .venv and install the package and its tools into it'
 	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
 
@@ -34,6 +35,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest -n auto
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

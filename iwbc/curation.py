@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from iwbc import settings
 from iwbc.data.curated import Curated
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.settings import Settings
@@ -96,6 +97,12 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
             f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
         )
     return Curated(trajectories, weights, averaging)
+
+
+def hold_out(curated: Curated, share: float) -> tuple[Curated, Curated | None]:
+    """What is trained on, and what is held out of it: a share of the trajectories, always the same ones of the same data; all
+    and None where the share is 0. Raises UserError where one of the two would keep none."""
+    return curated.split(share, np.random.default_rng(Stream.HELD_OUT)) if share else (curated, None)
 
 
 def histogram(returns: Weights, kept: npt.NDArray[np.int64], bins: int = 50) -> list[dict[str, float]]:

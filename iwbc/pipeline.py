@@ -7,15 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from iwbc import engine, processes
-from iwbc.curation import curate, histogram
+from iwbc.curation import curate, histogram, hold_out
 from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
-from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
@@ -71,10 +69,8 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)
-        curated, held_out = curate(trajectories, config.curation, config.averaging), None
-        if config.held_out:
-            curated, held_out = curated.split(config.held_out, np.random.default_rng(Stream.HELD_OUT))
-            trajectories = curated.trajectories
+        curated, held_out = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
+        trajectories = curated.trajectories
     console.print(
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,7 +155,7 @@ def _close(one: Any, other: Any) -> bool:
 
 def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
     """The dataset's own hash, and what curation keeps of it, where it is on this machine."""
-    from iwbc.curation import curate
+    from iwbc.curation import curate, hold_out
     from iwbc.data.packed import content_hash
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
@@ -165,8 +166,9 @@ def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
         return [Check("data", None, f"{known['id']} is not on this machine")]
     try:
         trajectories = load_dataset(config.dataset, config.env.id)
-        own = content_hash(trajectories)
-        kept = dataset_summary(curate(trajectories, config.curation, config.averaging))
+        anew = replace(trajectories, content_hash=content_hash(trajectories))
+        curated, _ = hold_out(curate(anew, config.curation, config.averaging), config.held_out)
+        kept, own = dataset_summary(curated), curated.trajectories.content_hash
     except UserError as error:
         return [Check("data", False, str(error))]
     wrong = sorted(key for key in ("trajectories", "steps", "kept_trajectories", "kept_steps") if kept[key] != known.get(key))

@@ -105,6 +105,7 @@ class Observer:
     """Writes a checkpoint after some steps and stops there, or continues from one; takes note of losses and metrics."""
 
     every = (1,)
+    measures = True
 
     def __init__(self, checkpoint: Path, stop_after: int | None = None) -> None:
         self.checkpoint, self.stop_after = checkpoint, stop_after

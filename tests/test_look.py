@@ -21,6 +21,7 @@ from iwbc.errors import UserError
 from iwbc.page import write_page
 from iwbc.record import Played, frames_of, play_all
 from iwbc.saved import open_run
+from iwbc.verify import verify
 
 SETTINGS = ["env=two_routes", "dataset.episodes=200", "policy=mixture", "policy.hidden=[32,32]", "reference.steps=100"]
 SETTINGS += ["curation=success", "algo.steps=60", "algo.kappa=10", "eval.episodes=6", "eval.every=20", "log_every=20"]
@@ -77,6 +78,10 @@ def test_names_are_escaped_on_the_page(run: Path, tmp_path: Path) -> None:
     summary["dataset"]["id"] = "<script>alert(1)</script>"
     write_page(tmp_path, summary)
     assert "<script>" not in (tmp_path / "run.html").read_text()
+
+
+def test_a_run_with_held_out_trajectories_verifies(run: Path) -> None:
+    assert [check for check in verify(run) if check.same is not True] == []
 
 
 def test_trajectories_and_their_weights(run: Path) -> None:

@@ -48,7 +48,8 @@ def folder(run: tuple[Path, Outcome]) -> Path:
 
 
 def test_the_folder_holds_what_it_should_and_nothing_else(folder: Path) -> None:
-    expected = {"config.yaml", "metrics.csv", "evaluations.csv", "curation.csv", "policy.safetensors", "summary.json"}
+    expected = {"config.yaml", "metrics.csv", "evaluations.csv", "curation.csv", "weights.csv", "policy.safetensors"}
+    expected |= {"run.html", "summary.json"}
     assert {path.name for path in folder.iterdir()} == expected
 
 

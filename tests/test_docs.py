@@ -1,0 +1,79 @@
+"""The documentation: the notebooks run, and the site is built strictly, without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from setups import finish, python
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
+    cells = json.loads(notebook.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 3
+    assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
+    (tmp_path / "notebook.py").write_text("\n\n".join(code))
+    outcome = finish(python("notebook.py", cwd=tmp_path))
+    assert outcome.code == 0, outcome.err
+
+
+class Page(HTMLParser):
+    """A page's links and pictures, and its ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.add(value or "")
+            if (tag, name) in (("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")):
+                self.references.append(value or "")
+
+
+def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("needs the extra docs")
+    # A proxy that is not there: whatever asks for the network fails.
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    build = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    outcome = finish(python(*build, cwd=ROOT, NO_MKDOCS_2_WARNING="1", **nowhere))
+    assert outcome.code == 0, outcome.out + outcome.err
+    pages = {path: Page(path.read_text()) for path in (tmp_path / "site").rglob("*.html") if path.name != "404.html"}
+    assert len(pages) >= 15
+    for path, page in pages.items():
+        for reference in page.references:
+            name, _, anchor = reference.partition("#")
+            if re.match(r"https?:|mailto:|data:", name):
+                continue
+            target = (path.parent / name).resolve() if name else path
+            assert target.exists(), f"{path.name}: {reference}"
+            if anchor and target in pages:
+                assert anchor in pages[target].ids, f"{path.name}: {reference}"
+        loaded = [one for one in page.references if re.match(r"https?:.*\.(css|js|woff2?|png|svg)$", one)]
+        assert loaded == [], path.name
+    method = (tmp_path / "site" / "method.html").read_text()
+    assert method.count("<math") >= 2
+    assert "$$" not in re.sub(r"<code.*?</code>", "", method, flags=re.S)
+    api = (tmp_path / "site" / "api.html").read_text()
+    for name in ("iwbc.fitting.fit", "iwbc.curation.curate", "iwbc.trained.Policies.predict"):
+        assert f'id="{name}"' in api
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    from iwbc import __version__
+
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
