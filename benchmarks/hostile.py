@@ -149,7 +149,6 @@ _COMMAND_LINES = {
     "~algo.lr": "lr",
     "~algo": "algo",
     "algo=null": "algo",
-    "algo={}": "algo",
     "policy=3": "policy",
     "env.kwargs=3": "env.kwargs",
     "env.imports=3": "env.imports",

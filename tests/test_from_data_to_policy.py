@@ -48,8 +48,8 @@ def test_the_worked_example_of_the_guide_to_data(datasets: Path, tmp_path: Path,
     exec(first, names)
     assert len(names["data"]) == 40
     command = next(block for block in blocks("sh") if "my/robot/pick-v0" in block).split()
-    assert command[:3] == ["python", "-m", "iwbc.train"]
-    outcome = train(*command[3:], *TINY, "hydra.run.dir='outputs/…'")
+    assert command[:2] == ["iwbc", "train"]
+    outcome = train(*command[2:], *TINY, "hydra.run.dir='outputs/…'")
     assert outcome.code == 0, outcome.err
     assert "success keeps 20 trajectories" in " ".join(outcome.out.split())
     assert "names no environment" in outcome.out
