@@ -259,9 +259,15 @@ def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None
 
 def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
     command = generate("env=hopper", "tier=medium", "steps=5_000_000")
-    time.sleep(2)
-    workers = subprocess.run(["pgrep", "-P", str(command.pid), "-f", "spawn_main"], capture_output=True, text=True).stdout
-    os.kill(int(workers.split()[0]), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    workers: list[str] = []
+    while not workers:
+        assert time.monotonic() < deadline and command.poll() is None
+        time.sleep(0.1)
+        search = ["pgrep", "-P", str(command.pid), "-f", "spawn_main"]
+        workers = subprocess.run(search, capture_output=True, text=True).stdout.split()
+    time.sleep(2)  # they are at work by now
+    os.kill(int(workers[0]), signal.SIGKILL)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 2
     assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v1: a worker process was killed")
