@@ -751,7 +751,7 @@ def disks() -> Iterator[Case]:
         "memory",
         apart=True,
     )
-    small = Path("/tmp") / f"iwbc-hostile-{os.getpid()}"
+    small = _SMALL_DISK
 
     def full(world: World) -> tuple[str, ...]:
         small.mkdir(exist_ok=True)
@@ -816,6 +816,9 @@ def cases() -> list[Case]:
 
 
 # --- running them ------------------------------------------------------------------------------------------------------------
+
+
+_SMALL_DISK = Path(tempfile.gettempdir()) / f"iwbc-small-disk-{os.getpid()}"
 
 
 class NotHere(Exception):
@@ -955,6 +958,9 @@ def attempt(case: Case, world: World) -> list[str]:
             left = {name for name in left if not name.startswith("bad.")}
             half = (work / "new").is_dir() and {p.name for p in (work / "new").iterdir()} == set()
             shutil.rmtree(work)
+            if _SMALL_DISK.exists():
+                subprocess.run(["umount", str(_SMALL_DISK)], capture_output=True)
+                _SMALL_DISK.rmdir()
             sys.modules.pop("broken_env", None)
             for name, path in saved.items():
                 if not case.name.startswith("setting ") and (name == "cache" or _names(world.root / name) != _names(path)):
