@@ -198,10 +198,10 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
     for cores in (two, {min(two)}):
         folder = tmp_path / str(len(cores))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-        command = generate("env=hopper", "tier=medium-replay", "steps=6_000", "seed=9", cores=cores)
+        command = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
         _, errors = command.communicate(timeout=120)
         assert command.returncode == 0, errors
-        name = "iwbc/hopper/medium-replay-6000-seed9-v1"
+        name = "iwbc/hopper/medium-expert-40000-seed9-v1"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
         hashes.add(load(name).content_hash)
     assert len(digests) == 1
