@@ -26,6 +26,7 @@ from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
 Grid = Mapping[str, Sequence[str]]
 
 BASELINE = "filtered_bc"
+PHASES = {"final": "mean", "final_sampled": "sample"}  # of summaries, and the action that is played in each
 RATES = ("4e-4", "1e-3")
 SHARPNESS = ("0.01", "0.02", "0.05", "0.1", "0.2")
 TEMPERATURES = ("0.1", "0.2", "0.3", "0.5", "0.7", "1")
@@ -116,9 +117,12 @@ def settings_of(grid: Grid) -> list[str]:
 
 def final_score(summary: Mapping[str, Any]) -> float:
     """The last policies' score, or success rate in per cent, averaged over mean and sampled actions."""
-    totals = [summary["totals"][phase] for phase in ("final", "final_sampled")]
-    of_actions = [t["score_mean"] if t["score_mean"] is not None else 100.0 * t["success_rate"] for t in totals]
-    return float(np.mean(of_actions))
+    return float(np.mean([score_of(summary["totals"][phase]) for phase in PHASES]))
+
+
+def score_of(result: Mapping[str, Any]) -> float:
+    """The mean score, or, where there are none, the success rate in per cent."""
+    return float(result["score_mean"] if result["score_mean"] is not None else 100.0 * result["success_rate"])
 
 
 def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
@@ -165,14 +169,10 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     found = play_all(list(jobs.values()), workers)
     rows = []
     for (task, method), job in jobs.items():
-        summary = found[job]
-        for result in summary["results"]:
-            for phase, action in (("final", "mean"), ("final_sampled", "sample")):
-                one = result[phase]
-                score = one["score_mean"] if one["score_mean"] is not None else 100.0 * one["success_rate"]
-                rows.append(
-                    {"task": task, "method": method, "action": action, "seed": result["seed"], "score": round(score, 3)}
-                )
+        for result in found[job]["results"]:
+            for phase, action in PHASES.items():
+                where = {"task": task, "method": method, "action": action, "seed": result["seed"]}
+                rows.append({**where, "score": round(score_of(result[phase]), 3)})
     write_csv(RESULTS / "fair" / f"{name}-cells.csv", rows)
 
 

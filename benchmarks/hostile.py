@@ -541,26 +541,15 @@ def run_folders() -> Iterator[Case]:
         yield Case(f"checkpoint {name}", _damaged("cut", "checkpoint.safetensors", content, *_RESUME), "checkpoint.safetensors")
         yield Case(f"policy {name}", _damaged("run", "policy.safetensors", content, *_EVALUATE), "policy.safetensors")
     yield Case("policy flipped, verified", _damaged("run", "policy.safetensors", _flip, *_VERIFY), "policy.safetensors", code=1)
-    yield Case(
-        "checkpoint of another run",
-        _damaged("cut", "checkpoint.safetensors", _of("othercut", "checkpoint.safetensors"), *_RESUME),
-        "another configuration",
-    )
-    yield Case(
-        "checkpoint that is a policy",
-        _damaged("cut", "checkpoint.safetensors", _of("run", "policy.safetensors"), *_RESUME),
-        "checkpoint.safetensors",
-    )
-    yield Case(
-        "policy that is a checkpoint",
-        _damaged("run", "policy.safetensors", _of("cut", "checkpoint.safetensors"), *_EVALUATE),
-        "policy.safetensors",
-    )
-    yield Case(
-        "policy of another environment",
-        _damaged("run", "policy.safetensors", _of("other", "policy.safetensors"), *_EVALUATE),
-        "observations|policy",
-    )
+    # One run's file in the place of another's: the run that is harmed and its file, where that comes from, the command.
+    checkpoint, policy = "checkpoint.safetensors", "policy.safetensors"
+    for what, harmed, taken, command, says in (
+        ("checkpoint of another run", ("cut", checkpoint), ("othercut", checkpoint), _RESUME, "another configuration"),
+        ("checkpoint that is a policy", ("cut", checkpoint), ("run", policy), _RESUME, checkpoint),
+        ("policy that is a checkpoint", ("run", policy), ("cut", checkpoint), _EVALUATE, policy),
+        ("policy of another environment", ("run", policy), ("other", policy), _EVALUATE, "observations|policy"),
+    ):
+        yield Case(what, _damaged(*harmed, _of(*taken), *command), says)
     yield Case(
         "policy of another environment, verified",
         _damaged("run", "policy.safetensors", _of("other", "policy.safetensors"), *_VERIFY),

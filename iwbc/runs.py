@@ -167,6 +167,15 @@ class RunFolder:
             raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None
         return found
 
+    def finished_summary(self) -> dict[str, Any]:
+        """The summary of a run that must have finished. Raises UserError where it has not, or the summary is damaged."""
+        found = self.summary()
+        if found is None:
+            raise UserError(
+                f"run={self.path}: this run is not finished; continue it with python -m iwbc.train resume={self.path}"
+            )
+        return found
+
 
 def _check_summary(found: dict[str, Any]) -> None:
     """Raise an error unless what the commands read of a summary is there."""

@@ -44,9 +44,7 @@ def open_run(path: Path, policy: str | None) -> SavedRun:
     """
     folder = RunFolder(path)
     config = folder.config()
-    summary = folder.summary()
-    if summary is None:
-        raise UserError(f"run={path}: this run is not finished; continue it with python -m iwbc.train resume={path}")
+    summary = folder.finished_summary()
     own = _own_policy(path, config, policy)
     environment = EnvironmentSpec.of_plain(summary["environment"]) if summary["environment"] else None
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None

@@ -69,9 +69,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
     from iwbc.runs import RunFolder
 
     folder = RunFolder(path)
-    config, summary = folder.config(), folder.summary()
-    if summary is None:
-        raise UserError(f"run={path}: this run is not finished; continue it with python -m iwbc.train resume={path}")
+    config, summary = folder.config(), folder.finished_summary()
     checks = [*_files(folder, summary)]
     recorded: dict[str, Evaluation] = {}
     try:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from pendulum import QUICK, make_pendulum
+from setups import train
 
 from iwbc import processes
 from iwbc.data import generate, minari_source
@@ -52,3 +55,12 @@ def datasets(tmp_path, monkeypatch):
 def short_hopper(own_folders: None) -> Trajectories:
     """The same of version 0, with many short trajectories: products over their steps do not reach their bounds."""
     return minari_source.load(generate.ensure("Hopper-v5", "medium-replay", 20_000, version=0))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run that takes a second."""
+    make_pendulum()
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train(*QUICK, f"hydra.run.dir={folder}").code == 0
+    return folder

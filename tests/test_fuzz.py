@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from pendulum import QUICK, make_pendulum
-from setups import compose, train
+from setups import compose
 
 from iwbc.config import validate
 from iwbc.data.array_files import open_steps
@@ -113,14 +111,6 @@ def fuzz_file(path: Path, read: Callable[[], Any]) -> None:
 
     for_its_time(fuzz)
     path.write_bytes(good)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    make_pendulum()
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(*QUICK, f"hydra.run.dir={folder}").code == 0
-    return folder
 
 
 def test_configurations(run: Path) -> None:

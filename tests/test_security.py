@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pendulum import ID, QUICK, make_pendulum
+from pendulum import ID
 from rich.console import Console
 from setups import train
 
@@ -36,14 +36,6 @@ class Touching:
 @pytest.fixture
 def bait(tmp_path: Path) -> Path:
     return tmp_path / "bait"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    make_pendulum()
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(*QUICK, f"hydra.run.dir={folder}").code == 0
-    return folder
 
 
 def test_a_pickle_is_no_policy(bait: Path, tmp_path: Path) -> None:
