@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import iwbc
-from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_folder import make_once
 
 ID = "tests/pendulum/random-v0"
 # With 20 trajectories of 40 steps, of which the best five are kept.
@@ -18,9 +18,11 @@ QUICK = (
 
 
 def make_pendulum() -> None:
-    """Write the dataset, unless it is there."""
-    if dataset_folder(ID).exists():
-        return
+    """Write the dataset, unless it is there; tests in several processes make it once."""
+    make_once(ID, _write)
+
+
+def _write() -> None:
     random = np.random.default_rng(0)
     angle = random.uniform(-np.pi, np.pi, 800)
     ends = np.arange(800) % 40 == 39
