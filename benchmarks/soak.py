@@ -119,14 +119,14 @@ class Place:
         code = self.start(story).wait(timeout=600)
         return f"exit code {code}: {self.log.read_text()[-500:]}" if code else None
 
-    def orphans(self) -> list[int]:
-        """Processes that were started here and are still there, after a moment to end."""
-        for _ in range(50):
+    def orphans(self, seconds: float = 5.0) -> list[int]:
+        """Processes that were started here and are still there, after so many seconds to end."""
+        end = time.monotonic() + seconds
+        while True:
             found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._is_mine(path)]
-            if not found:
-                return []
+            if not found or time.monotonic() > end:
+                return found
             time.sleep(0.1)
-        return found
 
     def _is_mine(self, path: Path) -> bool:
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
-
-import pytest
 
 from benchmarks.soak import STORIES, Place, Story, soak
 
@@ -22,14 +21,16 @@ def test_killed_runs_end_as_if_undisturbed(tmp_path: Path) -> None:
 
 def test_the_soak_sees_what_is_left(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    sleeper = place.start(Story("", ("-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])")))
+    child = "import time; time.sleep(600)"
+    parent = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); {child}"
+    sleeper = place.start(Story("", ("-c", parent)))
     deadline = time.monotonic() + 30
-    while not place._is_mine(Path(f"/proc/{sleeper.pid}/environ")):  # until the program itself has been started
+    while not (printed := place.log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("time.sleep", lambda seconds: None)
-        assert sleeper.pid in place.orphans()
-    sleeper.send_signal(signal.SIGKILL)
+    assert sorted(place.orphans(0.0)) == sorted([sleeper.pid, int(printed)])
+    sleeper.kill()
     sleeper.wait()
-    assert place.orphans() == []  # its child has nobody to read from, and ends
+    assert place.orphans(0.0) == [int(printed)]
+    os.kill(int(printed), signal.SIGKILL)
+    assert place.orphans() == []
