@@ -1,6 +1,6 @@
 """The fair table: tune every method with the same budget on other datasets, then play all cells of the table.
 
-    python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [folder=multirun/fair] [jobs=2]
+    python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [kinds-of-weights] [folder=multirun/fair] [jobs=2]
 
 benchmarks/protocol.md says what is run and how it is judged. The same command goes on where it was stopped. Writes
 benchmarks/results/fair/<family>-tuning.csv, <family>-cells.csv (a row per seed) and <family>.md, the tables.
@@ -46,7 +46,7 @@ class Family:
     methods: Mapping[str, Grid]
     tuning: str  # what is set in tuning, and in the table
     table: str
-    tuned_on: str | None = None  # the family whose choices are taken over
+    tuned_on: str | None = None  # the family whose choices are taken over, for the methods that it has
 
 
 LOCOMOTION = Family(
@@ -102,7 +102,38 @@ CHANCE_MIXTURE = Family(
     table=CHANCE.table,
     tuned_on="chance",
 )
-FAMILIES = {"locomotion": LOCOMOTION, "chance": CHANCE, "chance-mixture": CHANCE_MIXTURE}
+KINDS_OF_WEIGHTS = Family(
+    tasks=CHANCE_MIXTURE.tasks,
+    common=CHANCE.common,
+    methods={
+        "filtered_bc": CHANCE.methods["filtered_bc"],
+        "iw_bc": CHANCE.methods["iw_bc"],
+        "step": {
+            "": ["algo=iw_bc curation=success algo.level=step"],
+            "algo.lr": RATES,
+            "algo.kappa": ["1", "2", "5"],
+        },
+        "window": {
+            "": ["algo=iw_bc curation=success algo.level=window algo.window=5"],
+            "algo.lr": RATES,
+            "algo.kappa": ["0.5", "1", "2"],
+        },
+        "re-anchored": {
+            "": ["algo=iw_bc curation=success algo.proposal=copy"],
+            "algo.lr": RATES,
+            "algo.kappa": ["2", "10", "20"],
+        },
+    },
+    tuning=CHANCE.tuning,
+    table=CHANCE.table,
+    tuned_on="chance",
+)
+FAMILIES = {
+    "locomotion": LOCOMOTION,
+    "chance": CHANCE,
+    "chance-mixture": CHANCE_MIXTURE,
+    "kinds-of-weights": KINDS_OF_WEIGHTS,
+}
 
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
 
@@ -126,10 +157,15 @@ def score_of(result: Mapping[str, Any]) -> float:
 
 
 def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
-    """Play every setting of every method on the tuning datasets; each method's best setting on average over the tasks."""
+    """Play every setting of every method on the tuning datasets, but for methods that another family has tuned; each method's
+    best setting on average over the tasks."""
     family = FAMILIES[name]
+    taken = choices(family.tuned_on) if family.tuned_on else {}
+    own_grids = {method: grid for method, grid in family.methods.items() if method not in taken}
+    if not own_grids:
+        return taken
     jobs = {}
-    for method, grid in family.methods.items():
+    for method, grid in own_grids.items():
         for number, setting in enumerate(settings_of(grid)):
             for task, arguments in family.tasks.items():
                 overrides = f"{arguments} {setting} {family.common} {EVERY_RUN} {family.tuning}".split()
@@ -137,12 +173,12 @@ def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
     found = play_all(list(jobs.values()), workers)
     scores = {key: final_score(found[job]) for key, job in jobs.items()}
     rows = []
-    for method, grid in family.methods.items():
+    for method, grid in own_grids.items():
         for setting in settings_of(grid):
             own = {task: round(scores[method, setting, task], 2) for task in family.tasks}
             rows.append({"method": method, "setting": setting, **own, "mean": round(float(np.mean(list(own.values()))), 3)})
     write_csv(RESULTS / "fair" / f"{name}-tuning.csv", rows)
-    return choices(name)
+    return taken | choices(name)
 
 
 def choices(name: str) -> dict[str, str]:
@@ -219,10 +255,9 @@ def main(arguments: Sequence[str]) -> None:
     words, given = words_and_options(arguments, options)
     (RESULTS / "fair").mkdir(exist_ok=True)
     for name in chosen(words, list(FAMILIES), "family"):
-        tuned_on = FAMILIES[name].tuned_on
-        settings = choices(tuned_on) if tuned_on else tune(name, given["folder"] / name, given["jobs"])
-        for method, setting in settings.items():
-            print(f"{name} {method}: {setting}", flush=True)
+        settings = tune(name, given["folder"] / name, given["jobs"])
+        for method in FAMILIES[name].methods:
+            print(f"{name} {method}: {settings[method]}", flush=True)
         table(name, settings, given["folder"] / name, given["jobs"])
         (RESULTS / "fair" / f"{name}.md").write_text(summary(name))
 
