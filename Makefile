@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test lint docs clean
+.PHONY: help venv train test lint docs lock clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
@@ -14,15 +14,20 @@ help:
 	@echo 'make lint                lint and type-check only'
 	@echo 'make docs                build the documentation into build/site'
 	@echo 'make venv                create .venv and install the package and its tools into it'
+	@echo 'make lock                write requirements.lock anew, with the versions in constraints.txt (needs uv)'
 	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# Every file is checked against its hash, but those of PyTorch, whose build (for processors, or one of several for GPUs) is chosen
+# by the index that pip is set to, and what only some of its builds need.
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	@test -n "$(PYTHON)" || { echo 'No Python >= 3.11 with the venv module was found; set PYTHON=/path/to/python' >&2; exit 1; }
 	@echo 'Installing iwbc and its dependencies into .venv (about a minute) ...'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 train: $(STAMP)
@@ -38,6 +43,11 @@ test: lint
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lock:
+	@mkdir -p build && echo torch > build/excluded.txt
+	uv pip compile --universal --python-version 3.11.5 --generate-hashes --no-annotate --quiet --constraints constraints.txt \
+		--extra dev --excludes build/excluded.txt --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

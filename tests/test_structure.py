@@ -1,9 +1,11 @@
-"""Imports run one way: no module of the package imports itself through others."""
+"""Imports run one way: no module of the package imports itself through others. The lock says what the constraints say."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
+import re
+import tomllib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "iwbc"
@@ -34,3 +36,21 @@ def test_no_import_cycles() -> None:
     graph = {name: imports(path, known) - {name, "iwbc"} for name, path in known.items()}
     assert "iwbc.objectives" in graph["iwbc.algorithms.iw_bc"]
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+
+
+def pins(name: str) -> dict[str, str]:
+    """Versions by name, as PyPI spells it."""
+    found = re.findall(r"^([\w.-]+)==([^\s;]+)", (PACKAGE.parent / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
+
+
+def test_the_lock_has_the_versions_of_the_constraints() -> None:
+    lock, constraints = pins("requirements.lock"), pins("constraints.txt")
+    elsewhere = {"httpx2-jsfetch"}  # only for Python in browsers
+    assert {name: constraints.get(name) for name in lock.keys() - elsewhere} == {
+        name: version for name, version in lock.items() if name not in elsewhere
+    }
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    dev = {re.split(r"[\[<>=]", requirement)[0] for requirement in extras["dev"]} - {"iwbc"}
+    assert dev <= lock.keys()
+    assert (PACKAGE.parent / "requirements.lock").read_text().count("--hash=sha256:") > len(lock)
