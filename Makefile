@@ -6,13 +6,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test lint docs lock clean
+.PHONY: help venv train test lint docs audit licences lock clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
 	@echo 'make test                lint, type-check and run the tests'
 	@echo 'make lint                lint and type-check only'
 	@echo 'make docs                build the documentation into build/site'
+	@echo 'make audit               known vulnerabilities of the versions in constraints.txt (asks a server)'
+	@echo 'make licences            write docs/licences.md anew'
 	@echo 'make venv                create .venv and install the package and its tools into it'
 	@echo 'make lock                write requirements.lock anew, with the versions in constraints.txt (needs uv)'
 	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
@@ -43,6 +45,19 @@ test: lint
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+QUALITY := .venv/.quality
+
+$(QUALITY): $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,quality]'
+	@touch $@
+
+# --strict: without it, a package that the server does not know passes.
+audit: $(QUALITY)
+	$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+licences: $(QUALITY)
+	$(BIN)/python -m tools.licences
 
 lock:
 	@mkdir -p build && echo torch > build/excluded.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None
     api = (tmp_path / "site" / "api.html").read_text()
     for name in ("iwbc.fitting.fit", "iwbc.curation.curate", "iwbc.trained.Policies.predict"):
         assert f'id="{name}"' in api
+
+
+def test_every_dependency_has_its_licence_listed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    (everything,) = project["optional-dependencies"]["all"]
+    extras = re.search(r"\[(.*)\]", everything)[1].split(",")  # type: ignore[index]
+    dependencies = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
+    names = {re.split(r"[\[<>=]", one)[0].lower() for one in dependencies}
+    assert {"torch", "wandb"} <= names
+    page = (ROOT / "docs" / "licences.md").read_text()
+    assert names <= {row.lower() for row in re.findall(r"^\| ([\w.-]+) \|", page, re.M)}
 
 
 def test_the_version_is_the_same_everywhere() -> None:
