@@ -1,4 +1,4 @@
-"""EnvPool's environments against Gymnasium's of the same name. Skipped where the extra is not installed:
+"""EnvPool's environments against Gymnasium's of the same name. `.ci/run` installs it. Skipped where it is not installed:
 
 pip install -c constraints.txt -e '.[dev,envpool]'
 pytest -m envpool
