@@ -1,6 +1,6 @@
 """The fair table: tune every method with the same budget on other datasets, then play all cells of the table.
 
-    python -m benchmarks.fair [locomotion] [chance] [chance-mixture] [kinds-of-weights] [folder=multirun/fair] [jobs=2]
+    python -m benchmarks.fair [FAMILY] … [folder=multirun/fair] [jobs=2]
 
 benchmarks/protocol.md says what is run and how it is judged. The same command goes on where it was stopped. Writes
 benchmarks/results/fair/<family>-tuning.csv, <family>-cells.csv (a row per seed) and <family>.md, the tables.
@@ -128,11 +128,23 @@ KINDS_OF_WEIGHTS = Family(
     table=CHANCE.table,
     tuned_on="chance",
 )
+
+
+def _same_curation(curation: str, *importance_weights: str) -> Family:
+    """Filtered BC and iw-BC of some κ on the same trajectories, with nothing tuned."""
+    methods: dict[str, Grid] = {"filtered_bc": {"": [f"algo=filtered_bc {curation}"]}}
+    for kappa in importance_weights:
+        methods["iw_bc_auto" if kappa == "auto" else "iw_bc"] = {"": [f"algo=iw_bc algo.kappa={kappa} {curation}"]}
+    return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
+
+
 FAMILIES = {
     "locomotion": LOCOMOTION,
     "chance": CHANCE,
     "chance-mixture": CHANCE_MIXTURE,
     "kinds-of-weights": KINDS_OF_WEIGHTS,
+    "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
+    "locomotion-levels": _same_curation(QUALITY, "auto"),
 }
 
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
@@ -157,10 +169,11 @@ def score_of(result: Mapping[str, Any]) -> float:
 
 
 def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
-    """Play every setting of every method on the tuning datasets, but for methods that another family has tuned; each method's
-    best setting on average over the tasks."""
+    """Play every setting of every method on the tuning datasets, but for methods that another family has tuned or that have one
+    setting only; each method's best setting on average over the tasks."""
     family = FAMILIES[name]
     taken = choices(family.tuned_on) if family.tuned_on else {}
+    taken |= {method: settings_of(grid)[0] for method, grid in family.methods.items() if len(settings_of(grid)) == 1}
     own_grids = {method: grid for method, grid in family.methods.items() if method not in taken}
     if not own_grids:
         return taken

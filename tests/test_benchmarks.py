@@ -193,7 +193,7 @@ def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
 def test_every_method_of_the_fair_table_has_as_many_tries(name: str) -> None:
     family = fair.FAMILIES[name]
     tries = {method: fair.settings_of(grid) for method, grid in family.methods.items()}
-    assert {len(settings) for settings in tries.values()} == {6}
+    assert {len(settings) for settings in tries.values()} == ({6} if family.tuning else {1})
     for settings in tries.values():
         assert len(set(settings)) == len(settings)
         for setting in (settings[0], settings[-1]):
