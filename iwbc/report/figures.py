@@ -99,6 +99,11 @@ def _panels(count: int, height: float = 2.6, **shared: Any) -> tuple[Figure, lis
     return figure, axes[:count]
 
 
+def _title(task: str) -> str:
+    """What stands in brackets on a line of its own: a panel is narrow."""
+    return task.replace(" (", "\n(")
+
+
 def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
     """One legend for all panels, below them."""
     entries: dict[Any, Any] = {}
@@ -133,7 +138,7 @@ def learning_curves(study: Study) -> Picture | None:
                 share, mean, std = curves[task, method]
                 axis.plot(share, mean, label=labels[method], **looks[method])
                 axis.fill_between(share, mean - std, mean + std, color=looks[method]["color"], alpha=0.15, linewidth=0)
-        axis.set_title(task)
+        axis.set_title(_title(task))
         axis.set_xlabel("% of the method's gradient steps")
         axis.set_ylabel("score" if study.tasks[task].normalisation else "return")
     _legend(figure, axes, list(labels.values()))
@@ -366,7 +371,7 @@ def seed_results(study: Study) -> Picture | None:
                 axis.plot(np.mean(values), row, "|", color=looks[method]["color"], markersize=14, markeredgewidth=2)
         axis.set_yticks(range(len(methods)), methods, fontsize=8)
         axis.set_ylim(len(methods) - 0.5, -0.5)
-        axis.set_title(task, fontsize=9)
+        axis.set_title(_title(task), fontsize=9)
         success = not scored and any(np.isfinite(r.mean_score) for m in methods for r in study.cells.get((task, m), []))
         axis.set_xlabel("score" if scored else "success %" if success else "return")
     caption = "Every seed's final result, a dot each, the mean of its episodes; the bar is the mean over seeds."
@@ -391,7 +396,7 @@ def curated_returns(study: Study) -> Picture | None:
                 axis.stairs(kept, own_edges, color=colour, linewidth=1.4, label=f"{curation}: {kept.sum():,.0f}")
         axis.set_yscale("log")
         axis.set_ylim(0.7, 8 * everything.max())  # room for the legend
-        axis.set_title(task)
+        axis.set_title(_title(task))
         axis.set_xlabel("return")
         axis.set_ylabel("trajectories")
         axis.legend(loc="upper left", fontsize=8)
