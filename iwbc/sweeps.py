@@ -14,12 +14,15 @@ import os
 import platform
 import shutil
 import sys
+import time
 import traceback
 import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -37,12 +40,15 @@ class Sweep(Callback):
     def __init__(self) -> None:
         self.folder: Path | None = None
         self.reports: Path | None = None
+        self.jobs: int | None = None  # how many there will be, where the sweeper is Hydra's own
+        self.begun = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the launching process."""
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.reports = folder, folder / f"{temporary_prefix(folder / 'sweep')}{uuid.uuid4().hex}"
+        self.jobs, self.begun = _count_jobs(config), time.time()
         Sweep.launched = self
         if "submitit" in config.hydra.launcher._target_:
             self._follow_submitit(self.reports)
@@ -74,7 +80,15 @@ class Sweep(Callback):
         else:
             self._report_of(config, "finished")
             summary = _summary(config.hydra.runtime.output_dir)
-            print(f"Job {config.hydra.job.num}: {result(summary)}", flush=True)
+            print(f"Job {config.hydra.job.num}: {result(summary)}{self._progress()}", flush=True)
+
+    def _progress(self) -> str:
+        """How far the sweep is, and how long the rest will take if it goes on like this."""
+        assert self.reports is not None
+        done = sum(json.loads(path.read_text())["status"] != "running" for path in self.reports.glob("*.json"))
+        if self.jobs is None or done >= self.jobs:
+            return ""
+        return f" ({done} of {self.jobs} jobs; {remaining(time.time() - self.begun, done, self.jobs)})"
 
     def _report_of(self, config: DictConfig, status: str, error: str | None = None) -> None:
         self._report(config.hydra.job.num, config.hydra.overrides.task, config.hydra.runtime.output_dir, status, error)
@@ -102,10 +116,28 @@ class Sweep(Callback):
                 if not path.exists():
                     self._report(number, overrides, None, "failed", f"it never began; see {job.paths.stderr}")
                 found = [JobReturn(status=JobStatus.COMPLETED)]
-            print(f"Job {number}: {_result(json.loads(path.read_text()))} (its output: {job.paths.stdout})", flush=True)
+            ended = _result(json.loads(path.read_text()))
+            print(f"Job {number}: {ended} (its output: {job.paths.stdout}){self._progress()}", flush=True)
             return found
 
         submitit.Job.results = results  # type: ignore[assignment, method-assign]
+
+
+def _count_jobs(config: DictConfig) -> int | None:
+    """The number of jobs that Hydra's own sweeper will make of the command; None for another one."""
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return None
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    return sum(map(len, BasicSweeper.split_arguments(overrides, max_batch_size=None)))
+
+
+def remaining(seconds: float, done: int, jobs: int) -> str:
+    """In words, how long the other jobs will take, when `done` of them took so many seconds."""
+    minutes = seconds / done * (jobs - done) / 60
+    if minutes < 1:
+        return "less than a minute left"
+    return f"about {minutes:.0f} min left" if minutes < 90 else f"about {minutes / 60:.0f} h left"
 
 
 def objective(summary: dict[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from setups import BRIEF, SMALL, finish, python, train
 
 from iwbc import pipeline
 from iwbc.data.trajectories import Trajectories
-from iwbc.sweeps import objective
+from iwbc.sweeps import objective, remaining
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
 LONG = ["-m", "iwbc.train", "-m", *SMALL, "algo=bc", "algo.steps=1500", "checkpoint_every=100", "eval.episodes=1", "threads=1"]
@@ -46,6 +46,13 @@ def test_jobs_are_listed_with_what_tells_them_apart(
         assert f"│ {seed} " in row
         assert f"return {summary['totals']['final']['return_mean']:.1f}" in row
     assert "did not finish" not in outcome.out
+    assert re.findall(r"\] \((.*left)\)", outcome.out) == ["1 of 2 jobs; less than a minute left"]
+
+
+def test_the_time_that_a_sweep_still_takes() -> None:
+    assert remaining(seconds=600, done=2, jobs=8) == "about 30 min left"
+    assert remaining(seconds=7200, done=1, jobs=4) == "about 6 h left"
+    assert remaining(seconds=40, done=9, jobs=10) == "less than a minute left"
 
 
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
