@@ -87,11 +87,16 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
                 make, _ = policy_factory(config.policy, trajectories)
                 check_samples(make())  # now, and not after training
         reference = None
+
+        def begin_own() -> Path:
+            folder.start(config)  # from here on the run can be resumed
+            return folder.reference
+
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
                 own = _reference_data(config, trajectories)
                 every = config.checkpoint_every
-                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every)
+                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every, begin_own)
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)

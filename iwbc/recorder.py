@@ -91,7 +91,12 @@ class Recorder:
             self.diverged_seeds = progress.get("diverged", [])
             for one in self.diverged_seeds:
                 trainer.drop(one["seed"])
-            trainer.load(state)
+            try:
+                trainer.load(state)
+            except (KeyError, RuntimeError) as error:
+                raise UserError(
+                    f"{self.folder.path}: its checkpoint does not fit the policy ({error}); has its code changed? Train again"
+                ) from None
             done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
             self.stopwatch.seconds = progress["seconds"]
             self.console.print(f"Continuing after step {done:,}")

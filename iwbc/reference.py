@@ -2,7 +2,8 @@
 
 An entry's name is the hash of everything it depends on: the dataset's content, the policy's spec, the recipe, the seed.
 What is interrupted leaves a checkpoint under such a name, from which whoever needs the same references goes on.
-Policies of the user's own are not cached: no hash tells what their code does.
+Policies of the user's own are not cached: no hash tells what their code does. Their checkpoint lies with the run that trains
+them, which alone goes on from it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,14 @@ def reference_policy(
     device: str | torch.device,
     console: Console,
     checkpoint_every: int = 1000,
+    begin_own: Callable[[], Path] | None = None,
 ) -> Policies:
     """The reference policies of `seeds`, from the cache; those not there are trained together first, with a checkpoint every
-    so many steps. Raises UserError where training diverges, KeyboardInterrupt when told to stop."""
+    so many steps. Those of the user's own are trained each time, with checkpoints in the file that `begin_own` names when
+    training begins; it stays, and whoever names it again goes on from it.
+
+    Raises UserError where training diverges, KeyboardInterrupt when told to stop.
+    """
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
 
     def train(missing: Sequence[int], observer: Observer | None = None) -> Policies:
@@ -63,7 +69,12 @@ def reference_policy(
         )
 
     if not isinstance(policy, GaussianPolicy):
-        return train(seeds)
+        if begin_own is None:
+            return train(seeds)
+        inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
+        own = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
+        with stop_requests(own.stop):
+            return train(seeds, own)
     spec = policy_spec(policy, trajectories)
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
     lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
@@ -73,7 +84,7 @@ def reference_policy(
         missing = [seed for seed, one in found.items() if one is None]
         if missing:
             path = _entry(trajectories, spec, recipe, [engine.is_on(), *missing]).with_suffix(".checkpoint")
-            checkpoints = _Checkpoints(path, recipe.steps, checkpoint_every, console)
+            checkpoints = _Checkpoints(lambda: path, path.stem, recipe.steps, checkpoint_every, console)
             with stop_requests(checkpoints.stop):
                 trained = train(missing, checkpoints)
             for seed in missing:
@@ -110,20 +121,24 @@ class _Checkpoints:
 
     measures = False
 
-    def __init__(self, path: Path, steps: int, every: int, console: Console) -> None:
+    def __init__(self, begin: Callable[[], Path], inputs: str, steps: int, every: int, console: Console) -> None:
+        """`begin` says, as training begins, where the checkpoint is; `inputs`, what it must have been made from."""
         self.every: Sequence[int] = (every,)
         self.stop = threading.Event()
-        self._path, self._steps, self._console = path, steps, console
+        self._begin, self._inputs, self._steps, self._console = begin, inputs, steps, console
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Load the checkpoint, if there is one and it is whole."""
+        self._path = self._begin()
         if not self._path.exists():
             return 0
         try:
             state, metadata = read_tensors(self._path)
             done = int(metadata["step"])
+            if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
+                raise ValueError
         except (OSError, KeyError, ValueError):
-            self._console.print("The checkpoint of the reference policy is damaged; it is trained from the start.")
+            self._console.print("The reference policy's checkpoint is damaged or of other data or code; it is trained anew.")
             self._path.unlink()
             return 0
         trainer.load(state)
@@ -134,8 +149,12 @@ class _Checkpoints:
         raise UserError(f"Reference policy, seed {seed}, step {step}: {why}")
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
-        """Write a checkpoint where it is time to, or where the process is to stop."""
-        if step < self._steps and (step % self.every[0] == 0 or self.stop.is_set()):
-            write_tensors(self._path, trainer.state(), {"step": str(step)})
+        """Write a checkpoint where it is time to, at the end, and where the process is to stop."""
+        if step % self.every[0] == 0 or step == self._steps or self.stop.is_set():
+            write_tensors(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
         if self.stop.is_set():
             raise KeyboardInterrupt
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

@@ -9,6 +9,7 @@ run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
+reference.safetensors    likewise, where the policy is of the user's own: the training of its reference
 last-good-seed<n>.safetensors   of a seed that diverged: what the last checkpoint before held of it
 """
 
@@ -54,12 +55,16 @@ class RunFolder:
 
     def check(self, config: Config) -> None:
         """Raise UserError where the folder already holds a run of another configuration."""
-        if self._config.exists() and self.config() != config:
+        if self.begun() and self.config() != config:
             raise UserError(f"{self.path}: holds a run with another configuration; choose another hydra.run.dir")
 
     def start(self, config: Config) -> None:
         """Write the configuration, with which the run can be resumed from here on."""
         write_bytes(self._config, yaml.safe_dump(to_plain(config), sort_keys=False).encode())
+
+    def begun(self) -> bool:
+        """Whether there is a run that can be resumed."""
+        return self._config.exists()
 
     @property
     def _config(self) -> Path:
@@ -67,7 +72,7 @@ class RunFolder:
 
     def config(self) -> Config:
         """The run's configuration. Raises UserError where the folder holds none."""
-        if not self._config.exists():
+        if not self.begun():
             raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
         try:
             plain = read_yaml(self._config)
@@ -113,6 +118,11 @@ class RunFolder:
     def _checkpoint(self) -> Path:
         return self.path / "checkpoint.safetensors"
 
+    @property
+    def reference(self) -> Path:
+        """Where the training of a reference of the user's own leaves its state."""
+        return self.path / "reference.safetensors"
+
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, or None where there is none. Raises UserError where it is damaged."""
         if not self._checkpoint.exists():
@@ -144,8 +154,8 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished, and remove what only an unfinished run needs."""
         write_json(self.path / "summary.json", summary)
-        self._checkpoint.unlink(missing_ok=True)
-        self._failure.unlink(missing_ok=True)
+        for unfinished in (self._checkpoint, self.reference, self._failure):
+            unfinished.unlink(missing_ok=True)
 
     @property
     def _failure(self) -> Path:

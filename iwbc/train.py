@@ -49,6 +49,7 @@ Examples
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -93,7 +94,7 @@ def main() -> None:
             raise
         _exit(f"{error.filename}: cannot be used ({error.strerror})", 2)
     except Interrupted as error:
-        _exit(f"Interrupted. Continue with: python -m iwbc.train resume={error}", 130)
+        _exit(f"Interrupted. Continue with: python -m iwbc.train {error}", 130)
     except KeyboardInterrupt:
         _exit("Interrupted before training began; the same command goes on.", 130)
     except Exception as error:
@@ -200,9 +201,7 @@ def _resume(arguments: list[str]) -> None:
     if unknown := [argument for argument in given if argument not in trusted]:
         raise UserError(f"resume: takes no further settings (got {' '.join(unknown)}); the run folder holds them all")
     config = RunFolder(folder).config()
-    needed = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
-    if imports := config.env.needed_imports:
-        needed.append(f"env.imports=[{','.join(imports)}]")
+    needed = _imports(config)
     if sorted(trusted) != sorted(needed):
         # The folder may be somebody else's: what it names is imported only where the user names it too.
         what = f"imports modules of its own; to trust them, add {' '.join(needed)}" if needed else "imports nothing of its own"
@@ -210,17 +209,28 @@ def _resume(arguments: list[str]) -> None:
     _run(config, folder)
 
 
+def _imports(config: Config) -> list[str]:
+    """What a run imports of the user's own, as the settings that name it."""
+    found = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
+    if imports := config.env.needed_imports:
+        found.append(f"env.imports=[{','.join(imports)}]")
+    return found
+
+
 def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
     from rich.console import Console
 
     from iwbc.pipeline import run
     from iwbc.results import show
+    from iwbc.runs import RunFolder
 
     console = Console()
     try:
         summary = run(config, folder, console)
-    except Interrupted:
-        raise Interrupted(_shown(folder)) from None
+    except KeyboardInterrupt:
+        if not RunFolder(folder).begun():
+            raise
+        raise Interrupted(shlex.join([f"resume={_shown(folder)}", *_imports(config)])) from None
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise

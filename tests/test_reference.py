@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.reference import reference_policy
-from iwbc.settings import Reference
+from iwbc.settings import Config, Reference
 from iwbc.trained import Policies
 from iwbc.trainer import Learner
 
@@ -193,12 +194,50 @@ def test_a_policy_of_the_users_own_is_not_cached(cache: Path) -> None:
     assert entries(cache) == []
 
 
+def test_one_of_the_users_own_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the end, and, as its run may be stopped later, after it."""
+    file = tmp_path / "run" / "reference.safetensors"
+
+    def reference(trajectories: Trajectories = TOY, settings: Config = SETTINGS) -> tuple[Policies, str]:
+        out = io.StringIO()
+        choice = partial(untrained, settings, TOY)
+        console = Console(file=out, width=200)
+        return reference_policy(trajectories, choice, SETTINGS.reference, [0], "cpu", console, 20, lambda: file), out.getvalue()
+
+    expected, _ = reference()
+    file.unlink()
+    original = Learner.train
+    trained: list[int] = []
+
+    def train(self: Learner, first: int, last: int) -> torch.Tensor:
+        if last == 60 and len(trained) < 3:
+            raise KeyboardInterrupt
+        trained.append(last)
+        return original(self, first, last)
+
+    monkeypatch.setattr(Learner, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        reference()
+    assert trained == [20, 40]
+    trained.append(0)
+    for step in (40, 60):
+        again, printed = reference()
+        assert f"Continuing the reference policy after step {step}" in printed
+        assert trained == [20, 40, 0, 60]
+        assert torch.equal(flat(again, 0), flat(expected, 0))
+    for change in ({"trajectories": replace(TOY, content_hash="1" * 64)}, {"settings": compose("policy.hidden=[8]")}):
+        _, printed = reference(**change)
+        assert "is damaged or of other data or code; it is trained anew" in printed
+    assert trained[4:] == [20, 40, 60] * 2
+
+
 def test_an_interrupted_reference_goes_on_from_its_checkpoint(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = make([0, 1])
     for entry in entries(cache):
         entry.unlink()
     recipe = SETTINGS.reference
     original = Learner.train
+    monkeypatch.setattr("iwbc.processes.training_workers", lambda seeds: 0)  # what is patched stays in this process
 
     def stopped(self: Learner, first: int, last: int) -> torch.Tensor:
         if last > 40:
@@ -241,5 +280,5 @@ def test_a_damaged_checkpoint_of_a_reference_is_trained_anew(cache: Path, damage
     flipped = whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]
     checkpoint.write_bytes({"cut": whole[:-3], "flipped": flipped, "empty": b"", "another": another}[damage])
     again, printed = make([0])
-    assert "The checkpoint of the reference policy is damaged; it is trained from the start." in printed
+    assert "The reference policy's checkpoint is damaged or of other data or code" in " ".join(printed.split())
     assert torch.equal(flat(again, 0), flat(expected, 0))
