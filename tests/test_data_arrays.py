@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import everything, seven_steps
 
+from iwbc.data import minari_writer
 from iwbc.data.arrays import from_arrays
 from iwbc.data.minari_source import load
 from iwbc.errors import UserError
@@ -218,3 +220,22 @@ def test_arrays_without_an_id_can_be_trained_on() -> None:
     policy = fit(BC(steps=3, batch_size=4), from_arrays(**seven_steps()), policy=GaussianPolicy(hidden=[8]))
     action, _ = policy.predict(np.zeros(4))
     assert action.shape == (2,)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is taken on Linux only")
+def test_the_disk_cannot_be_filled_under_a_file_that_is_written(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 crashes where it cannot write, so what it is about to write has its place already."""
+    room: list[int] = []
+    original = minari_writer._buffer
+
+    def buffer(episode: Any) -> Any:
+        (file,) = datasets.glob(".*/data/main_data.hdf5")
+        room.append(512 * file.stat().st_blocks - file.stat().st_size)
+        return original(episode)
+
+    monkeypatch.setattr(minari_writer, "_buffer", buffer)
+    from_arrays(**seven_steps(), id="my/pick-v0")
+    assert len(room) == 3
+    assert min(room) > 2**20
+    written = (datasets / "my/pick-v0/data/main_data.hdf5").stat()
+    assert 512 * written.st_blocks < written.st_size + 2**20

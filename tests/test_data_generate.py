@@ -276,7 +276,7 @@ def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = iter([10**9, 10**9, 10**6])
+    free = iter([10**9, 10**9, -(10**9)])  # less by far than what has been taken by then
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
     message = r"^dataset iwbc/hopper/medium-2000-v1: could not be written to .* \(No space left on device\)$"
     with pytest.raises(UserError, match=message):

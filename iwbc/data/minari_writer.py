@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -25,6 +27,7 @@ from iwbc.errors import UserError
 from iwbc.files import temporary_prefix
 
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
 
 def write_minari(
@@ -68,7 +71,9 @@ def write_minari(
                 env_spec=env.spec if env else None,
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
-            storage.update_episodes(_buffers(itertools.chain([first], whole), building))
+            file = building / "data" / "main_data.hdf5"
+            storage.update_episodes(_buffers(itertools.chain([first], whole), file))
+            _give_back_room(file)
             _make_namespace(info.id.rpartition("/")[0])
         os.replace(building, folder)
     # h5py reports a full disk as either, depending on what it was writing.
@@ -122,28 +127,38 @@ def _make_namespace(namespace: str) -> None:
             create_namespace(namespace)
 
 
-def _buffers(episodes: Iterable[Episode], folder: Path) -> Iterator[Any]:
-    """The episodes as Minari takes them, as long as the disk has room for more."""
+def _buffers(episodes: Iterable[Episode], file: Path) -> Iterator[Any]:
+    """The episodes as Minari takes them, as long as the disk has room for more in `file`, to which it writes them."""
     for episode in episodes:
         size = episode.observations.nbytes + episode.actions.nbytes + episode.rewards.nbytes
-        # HDF5 crashes the process when the disk is full; told so before it is, it ends in good order.
-        _check_room(folder, _MARGIN + 2 * size)
+        # HDF5 crashes the process when it cannot write; told so before, it ends in good order.
+        _take_room(file, _MARGIN + 2 * size)
         yield _buffer(episode)
 
 
-def _check_room(folder: Path, size: int) -> None:
-    """Raise OSError unless `size` more bytes fit on the disk, in the user's quota and in the largest file allowed."""
+def _take_room(file: Path, size: int) -> None:
+    """See to it that a file can grow by `size` bytes, which are taken before another process fills the disk. Raises OSError
+    unless they fit on the disk, in the user's quota and in the largest file allowed."""
     import resource
 
-    if shutil.disk_usage(folder).free < size:
+    written, taken = file.stat().st_size, 512 * file.stat().st_blocks
+    if shutil.disk_usage(file.parent).free + max(taken - written, 0) < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    written = sum(path.stat().st_size for path in folder.glob("data/*"))
     if largest != resource.RLIM_INFINITY and written + size > largest:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    if hasattr(os, "posix_fallocate"):
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            os.posix_fallocate(probe.fileno(), 0, size)  # which a quota refuses
+    if sys.platform == "linux" and taken - written < size - _MARGIN // 2:  # not for every short episode
+        with file.open("r+b") as opened:
+            system, end = ctypes.CDLL(None, use_errno=True), ctypes.c_int64(written + size)
+            if system.fallocate(opened.fileno(), _KEEP_SIZE, ctypes.c_int64(0), end):
+                number = ctypes.get_errno()
+                if number not in (errno.EOPNOTSUPP, errno.ENOSYS):  # some file systems take no room beforehand
+                    raise OSError(number, os.strerror(number))
+
+
+def _give_back_room(file: Path) -> None:
+    """Give back what was taken for a file beyond its end."""
+    os.truncate(file, file.stat().st_size)
 
 
 def _buffer(episode: Episode) -> Any:
