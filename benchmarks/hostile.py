@@ -24,9 +24,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +40,7 @@ from iwbc.commands import Option, parse
 from iwbc.commands import run as run_command
 from iwbc.files import write_json
 
+_PATIENCE = 600.0  # seconds for a command to end, also on a machine that is busy with other things
 ID = "hostile/pendulum/random-v0"
 _DATA = ("env=from_dataset", "dataset=minari", f"dataset.id={ID}", "env.max_episode_steps=10")
 _QUICK = (
@@ -705,6 +708,29 @@ def environments() -> Iterator[Case]:
 # --- disks, servers, other processes -----------------------------------------------------------------------------------------
 
 
+# Converts, and fills the disk with the third episode, when its room has been looked for.
+_FILLING = """
+import contextlib, os, sys
+from iwbc.commands import run
+from iwbc.data import convert, minari_writer
+
+buffer, written = minari_writer._buffer, []
+
+def filling(episode):
+    written.append(episode)
+    if len(written) == 3:
+        with open(os.path.join(os.environ["MINARI_DATASETS_PATH"], "filler"), "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+    return buffer(episode)
+
+minari_writer._buffer = filling
+sys.argv = sys.argv[1:]
+run(convert.main, None)
+"""
+
+
 def disks() -> Iterator[Case]:
     def limited(*command: str) -> Callable[[World], tuple[str, ...]]:
         return lambda world: ("limited", *command)
@@ -742,23 +768,39 @@ def disks() -> Iterator[Case]:
     )
     small = _SMALL_DISK
 
-    def full(world: World) -> tuple[str, ...]:
+    def mounted(size: str) -> None:
         small.mkdir(exist_ok=True)
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], capture_output=True).returncode:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+        if subprocess.run(command, capture_output=True).returncode:
             raise NotHere("a small disk cannot be mounted here")
+
+    def full(world: World) -> tuple[str, ...]:
+        mounted("300k")
         return "train", *_RUN, f"hydra.run.dir={small / 'new'}", "policy.hidden=[256,256]"
 
+    def small_for(*command: str) -> Callable[[World], tuple[str, ...]]:
+        def make(world: World) -> tuple[str, ...]:
+            ends = np.arange(20_000) % 1000 == 999
+            vectors = {"observations": np.ones((20_000, 1000), np.float32), "actions": np.zeros((20_000, 1), np.float32)}
+            np.savez("bad.npz", **vectors, rewards=np.ones(20_000), terminations=ends, truncations=ends & False)
+            mounted("60m")
+            return *command, f"datasets={small}", "data.convert", "bad.npz", "id=new/data-v0"
+
+        return make
+
     yield Case("a full disk", full, "No space left", apart=True)
+    yield Case("a disk too small for a dataset", small_for(), "No space left", apart=True)
+    yield Case("a disk that others fill under a dataset", small_for("filled"), "No space left", apart=True)
     for value, code, says in (("0", 0, ""), ("1e4", 0, ""), ("1e400", 2, "algo.kappa")):
         yield Case(f"kappa {value}", lambda w, v=value: ("train", *_RUN, f"algo.kappa={v}"), says, code=code)  # type: ignore[misc]
     yield Case("a learning rate of 1000", lambda w: ("train", *_RUN, "algo.lr=1e3"), "algo.lr")
     yield Case("a learning rate of 1e30", lambda w: ("train", *_RUN, "algo.lr=1e30"), "algo.lr")
     yield Case("two of the same run at once", lambda w: ("twice", "iwbc.train", *_RUN), code=0, apart=True)
-    for server in ("unreachable", "hanging"):
+    for server in ("unreachable", "hanging", "dying", "mute", "failing"):
         yield Case(
             f"W&B's server is {server}",
             lambda w, s=server: (s, *_RUN, "algo=bc", "logger=wandb", "logger.mode=online"),
-            "logger.mode=online",
+            "W&B",
             code=-1,
             apart=True,
         )  # type: ignore[misc]
@@ -842,6 +884,56 @@ def _here(module: str, arguments: Sequence[str]) -> Outcome:
     return Outcome(0, err.getvalue())
 
 
+@contextlib.contextmanager
+def wandb_server(how: str) -> Iterator[str]:
+    """The address of something in the place of W&B's server. unreachable: nothing is there; hanging: it never says a word. It
+    lets a run begin, and from then on — dying: hangs up; mute: says no more; failing: has errors alone."""
+    if how in ("unreachable", "hanging"):
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            if how == "hanging":
+                listening.listen(100)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        return
+    over, begun = threading.Event(), threading.Event()
+    names = {"name": "iwbc", "entity": {"id": "1", "name": "somebody"}}
+    run = {
+        "upsertBucket": {
+            "bucket": {"id": "1", "name": "run", "config": "{}", "project": {"id": "1", **names}},
+            "inserted": True,
+        }
+    }
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if begun.is_set() and how == "mute":
+                over.wait()
+            if begun.is_set() and how != "failing":
+                self.close_connection = True
+                return
+            first = b"mutation UpsertBucket" in asked
+            answer = json.dumps({"data": run if first else {}}).encode()
+            self.send_response(500 if begun.is_set() else 200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+            if first:
+                begun.set()
+
+        do_GET = do_POST
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        over.set()
+        server.shutdown()
+
+
 def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
@@ -864,12 +956,11 @@ def _apart(command: Sequence[str]) -> Outcome:
             name = "MINARI_DATASETS_PATH" if kind.startswith("datasets") else "IWBC_CACHE"
             environment[name] = kind.partition("=")[2]
             arguments[0] = f"iwbc.{arguments[0]}"
-        elif kind in ("unreachable", "hanging"):
-            listening = closing.enter_context(socket.socket())
-            listening.bind(("127.0.0.1", 0))
-            if kind == "hanging":
-                listening.listen(100)
-            environment |= {"WANDB_BASE_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "WANDB_API_KEY": "0" * 40}
+        elif kind == "filled":
+            environment["MINARI_DATASETS_PATH"] = arguments[0].removeprefix("datasets=")
+            program, arguments = [sys.executable, "-c", _FILLING], arguments[1:]
+        elif kind in ("unreachable", "hanging", "dying", "mute", "failing"):
+            environment |= {"WANDB_BASE_URL": closing.enter_context(wandb_server(kind)), "WANDB_API_KEY": "0" * 40}
             code = "import iwbc.loggers; iwbc.loggers._PATIENCE = 3.0; from iwbc.train import main; main()"
             program, arguments = [sys.executable, "-c", code], list(arguments)
         elif kind != "twice":
@@ -877,7 +968,7 @@ def _apart(command: Sequence[str]) -> Outcome:
         running = [
             subprocess.Popen([*program, *arguments], env=environment, **options) for _ in range(2 if kind == "twice" else 1)
         ]
-        ended = [(process.communicate(timeout=60)[1], process.returncode) for process in running]
+        ended = [(process.communicate(timeout=_PATIENCE)[1], process.returncode) for process in running]
     return Outcome(max((code for _, code in ended), key=abs), "".join(err for err, _ in ended))
 
 

@@ -5,12 +5,14 @@ What goes to metrics.csv and evaluations.csv goes here too, one stream for each 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import logging
 import netrc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ import numpy as np
 from iwbc.errors import UserError, extra
 from iwbc.settings import Config, Logger, to_plain
 
-_PATIENCE = 20.0  # seconds to wait for W&B's server
+_PATIENCE = 20.0  # seconds to wait for W&B's server, at the beginning and at the end
 
 
 class RunLogger(Protocol):
@@ -61,15 +63,17 @@ class NoLogger:
 
 
 class WandbLogger:
-    """One W&B run per seed, of one group; never a prompt."""
+    """One W&B run per seed, of one group; never a prompt. Where W&B or its server fails, training goes on, and says so once."""
 
     def __init__(
         self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
     ) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")  # its log-in would greet
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's telemetry of itself would complain
         import wandb  # check_key has seen that it is there
 
         self._runs: dict[int, Any] = {}
+        self._folder, self._failed = folder, False
         edges = [row["return_low"] for row in curation] + [curation[-1]["return_high"]]
         mode = config.logger.mode
 
@@ -83,7 +87,14 @@ class WandbLogger:
                 name=f"{folder.name}-seed{seed}",
                 config={**to_plain(config), "seed": seed, "data": dict(dataset)},
                 reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=_PATIENCE),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    disable_git=True,
+                    init_timeout=_PATIENCE,
+                    finish_timeout=_PATIENCE,  # else it tries for days
+                    finish_timeout_raises=True,
+                ),
             )
 
         for seed in config.all_seeds:
@@ -105,16 +116,37 @@ class WandbLogger:
                 run.summary[f"curation/{name}"] = wandb.Histogram(np_histogram=(counts, np.array(edges)))
 
     def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        self._runs[seed].log(dict(values), step=step)
+        with self._whatever_happens():
+            self._runs[seed].log(dict(values), step=step)
 
     def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        self._runs[seed].log(dict(values), step=step)
-        self._runs[seed].summary.update(dict(values))
+        with self._whatever_happens():
+            self._runs[seed].log(dict(values), step=step)
+            self._runs[seed].summary.update(dict(values))
 
     def close(self, failed: bool) -> None:
         for run in self._runs.values():
-            run.finish(exit_code=int(failed))
+            with self._whatever_happens():
+                run.finish(exit_code=int(failed))
         self._runs = {}
+        if self._failed:
+            import wandb
+
+            with contextlib.suppress(Exception):  # which it would show when Python ends
+                wandb.teardown()
+
+    @contextlib.contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._failed:
+                print(
+                    f"logger=wandb: W&B failed ({_line(error)}); this run is whole all the same, and "
+                    f"`wandb sync {self._folder / 'wandb' / '*run-*'}` uploads what W&B kept of it",
+                    file=sys.stderr,
+                )
+            self._failed = True
 
 
 class TensorboardLogger:
@@ -150,7 +182,7 @@ class TensorboardLogger:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_key(settings: Logger) -> None:

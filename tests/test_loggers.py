@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from setups import BRIEF, column, compose, finish, python, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from benchmarks.hostile import wandb_server
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.loggers import check_key
@@ -125,27 +125,27 @@ def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, mon
     check_key(Logger("wandb", "online"))
 
 
-@pytest.mark.parametrize("server", ["unreachable", "hanging"])
-def test_online_with_a_server_that_does_not_answer_is_one_line_and_an_offline_run(
-    server: str, hopper: Trajectories, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("server", ["unreachable", "hanging", "dying"])
+def test_online_with_a_server_that_fails_is_one_line_and_a_whole_run(server: str, hopper: Trajectories, tmp_path: Path) -> None:
+    """At the beginning the run goes on offline; later its figures are kept on disk."""
     (tmp_path / "home").mkdir()
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        if server == "hanging":
-            listening.listen(100)  # takes connections, and never says a word
+    seeds = [0] if server == "dying" else [0, 1]
+    arguments = ["logger=wandb", "logger.mode=online", "algo=bc", f"seeds={seeds}".replace(" ", ""), "hydra.run.dir=run"]
+    code = "import iwbc.loggers; iwbc.loggers._PATIENCE = 2.0; from iwbc.train import main; main()"
+    with wandb_server(server) as address:
         outside = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path / "home")}
-        arguments = ["logger=wandb", "logger.mode=online", "algo=bc", "seeds=[0,1]", "hydra.run.dir=run"]
-        code = "import iwbc.loggers; iwbc.loggers._PATIENCE = 2.0; from iwbc.train import main; main()"
         outcome = finish(python("-c", code, *BRIEF, *arguments, cwd=tmp_path, **outside))
     assert outcome.code == 0, outcome.err
     assert len(outcome.err.splitlines()) == 1, outcome.err
-    assert "logger.mode=online: W&B cannot be used" in outcome.err
+    assert ("logger=wandb: W&B failed" if server == "dying" else "logger.mode=online: W&B cannot be used") in outcome.err
     assert (tmp_path / "run" / "summary.json").exists()
-    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(files) == 2
-    assert all(any(record.WhichOneof("record_type") == "exit" for record in records(file)) for file in files)
+    begins = "run" if server == "dying" else "offline-run"
+    files = sorted((tmp_path / "run" / "wandb").glob(f"{begins}-*/run-*.wandb"))
+    assert len(files) == len(seeds)
+    for file in files:
+        history = [values_of(record) for record in records(file) if record.WhichOneof("record_type") == "history"]
+        assert [row["_step"] for row in history if "loss" in row] == [10, 20, 30, 40]
+        assert any(record.WhichOneof("record_type") == "exit" for record in records(file))
 
 
 def test_tensorboard_holds_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:
