@@ -32,6 +32,7 @@ from iwbc.files import write_json
 
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _KILLS_A_STORY = 2
+_PATIENCE = 3600.0  # seconds for a command to end, also on a machine that is busy with other things
 # What differs from run to run.
 _TIMES = ("seconds", "steps_per_second", "seed_steps_per_second")
 
@@ -116,7 +117,7 @@ class Place:
 
     def finish(self, story: Story) -> str | None:
         """Run to the end; what went wrong, or None."""
-        code = self.start(story).wait(timeout=600)
+        code = self.start(story).wait(_PATIENCE)
         return f"exit code {code}: {self.log.read_text()[-500:]}" if code else None
 
     def orphans(self, seconds: float = 5.0) -> list[int]:
@@ -174,7 +175,7 @@ def kill(place: Place, story: Story, phase: str, number: signal.Signals, delay: 
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    process.wait(timeout=120)
+    process.wait(_PATIENCE)
     return True
 
 
