@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test lint docs audit licences lock clean
+.PHONY: help venv train test lint docs coverage mutation audit licences lock clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
@@ -15,6 +15,8 @@ help:
 	@echo 'make docs                build the documentation into build/site'
 	@echo 'make audit               known vulnerabilities of the versions in constraints.txt (asks a server)'
 	@echo 'make licences            write docs/licences.md anew'
+	@echo 'make coverage            the tests again, and the lines that none of them runs'
+	@echo 'make mutation [FILES=…]  would the tests notice a change of the code? It goes on where it was stopped'
 	@echo 'make venv                create .venv and install the package and its tools into it'
 	@echo 'make lock                write requirements.lock anew, with the versions in constraints.txt (needs uv)'
 	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
@@ -51,6 +53,13 @@ QUALITY := .venv/.quality
 $(QUALITY): $(STAMP)
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,quality]'
 	@touch $@
+
+# Processes that tests start are measured, too (pyproject.toml).
+coverage: $(QUALITY)
+	$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-fail-under=92
+
+mutation: $(QUALITY)
+	$(BIN)/python -m tools.mutation $(FILES)
 
 # --strict: without it, a package that the server does not know passes.
 audit: $(QUALITY)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -141,3 +141,34 @@ def test_curate_by_the_last_reward() -> None:
     # Every reward of a trajectory is its return divided by its length: 1, 4, 2, 8.
     trajectories = make_trajectories([4.0, 8.0, 8.0, 8.0], [4, 2, 4, 1])
     assert curation.curate(trajectories, ByLastReward()).curation_weights.tolist() == [0, 1, 1, 1]
+
+
+def test_the_last_reward_is_each_trajectorys_own() -> None:
+    trajectories = make_trajectories([0.0, 0.0], [3, 2])
+    for at, expected in {1: [0, 0], 2: [1, 0], 3: [0, 0], 4: [0, 1]}.items():
+        rewards = np.eye(5, dtype=np.float32)[at]
+        marked = replace(trajectories, rewards=rewards, successes=np.array([True, True]))
+        chosen = settings.Success(success_from="last_reward", minimum=1.0)
+        if sum(expected):
+            assert curation.curate(marked, chosen).curation_weights.tolist() == expected
+        else:
+            with pytest.raises(UserError, match="keeps none"):
+                curation.curate(marked, chosen)
+
+
+def test_nothing_is_held_out_by_default_and_always_the_same_otherwise() -> None:
+    curated = curation.curate(make_trajectories(range(10)), settings.All())
+    assert curation.hold_out(curated, 0.0) == (curated, None)
+    rest, held = curation.hold_out(curated, 0.2)
+    assert held is not None
+    assert (len(rest.trajectories), len(held.trajectories)) == (8, 2)
+    again, _ = curation.hold_out(curated, 0.2)
+    assert again.trajectories.content_hash == rest.trajectories.content_hash
+
+
+def test_a_histogram_by_hand() -> None:
+    # Bins of 1 from 0 to 3, the last with both of its ends.
+    rows = curation.histogram(np.array([0.0, 0.5, 1.0, 3.0]), np.array([1, 3]), bins=3)
+    assert [(row["return_low"], row["return_high"]) for row in rows] == [(0, 1), (1, 2), (2, 3)]
+    assert [(row["trajectories"], row["kept"]) for row in rows] == [(2, 1), (1, 0), (1, 1)]
+    assert len(curation.histogram(TEN, np.array([0]))) == 50

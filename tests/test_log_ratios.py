@@ -100,6 +100,30 @@ def test_two_values_of_one_step_leave_table_and_mean_in_agreement() -> None:
     assert running.means[0] in (6.0 / 3, 9.0 / 3)
 
 
+def test_the_lag_by_hand() -> None:
+    # Trajectories of T = 3, 5 and 4 steps: n residuals of mean r move the lag by the share 1 − (1 − 1/(T + 1))ⁿ towards r.
+    running = RunningLogRatios(toy(), "cpu")
+    running.observe(TRAJECTORY, STEP, torch.tensor([6.0, 4.0, 5.0, 8.0]))
+    first = torch.tensor([7 / 16 * 5, 1 / 6 * 5, 1 / 5 * 8], dtype=torch.float64)
+    torch.testing.assert_close(running.lag, first)
+    torch.testing.assert_close(running.estimate(), running.means + first)
+    running.observe(torch.tensor([1]), torch.tensor([3]), torch.tensor([8.0]))  # 3 more than the table has
+    first[1] += 1 / 6 * (3 - first[1])
+    torch.testing.assert_close(running.lag, first)
+    torch.testing.assert_close(running.means[1], torch.tensor(8 / 5, dtype=torch.float64))
+
+
+def test_it_goes_on_from_its_state() -> None:
+    running, other = RunningLogRatios(toy(), "cpu"), RunningLogRatios(toy(), "cpu")
+    running.observe(TRAJECTORY, STEP, torch.tensor([6.0, 9.0, 5.0, 8.0]))
+    other.load(running.state())
+    for one in (running, other):
+        one.observe(TRAJECTORY, STEP, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    for name, value in running.state().items():
+        assert torch.equal(value, other.state()[name]), name
+    assert set(running.state()) == {"ratio_table", "ratio_means", "ratio_lag"}
+
+
 def test_the_means_stay_those_of_the_table() -> None:
     curated = toy()
     running, _ = observe_draws(curated, random_values(curated), 50, growth=0.01)

@@ -63,6 +63,19 @@ def test_windowed_sums_by_hand() -> None:
     assert torch.equal(objectives.windowed_sums(values, offsets, 9), double(1.0, 3.0, 6.0, 10.0, 10.0, 30.0))
 
 
+def test_sums_and_means_are_over_the_last_axis() -> None:
+    weights, values = torch.stack([double(1.0, 1.0, 4.0), double(2.0, 2.0, 2.0)]), double(1.0, 2.0, 3.0)
+    torch.testing.assert_close(objectives.effective_sample_size(weights), double(36 / 18, 3.0))
+    torch.testing.assert_close(objectives.weighted_log_likelihood(values, weights), double(5.0, 4.0))
+    torch.testing.assert_close(objectives.reference_bound(weights, values), double((2 + 3 + 16) / 3, (4 + 6 + 8) / 3))
+    torch.testing.assert_close(objectives.proposal_bound(values, weights, values), double((2 + 6 + 48) / 3, (4 + 12 + 24) / 3))
+
+
+def test_advantage_weights_do_not_see_the_scale() -> None:
+    advantages = double(-0.01, 0.01)  # standardised, −1 and 1
+    torch.testing.assert_close(objectives.advantage_weights(advantages, 2.0, 10.0), double(math.exp(-0.5), math.exp(0.5)))
+
+
 @quick
 @given(st.lists(st.floats(-20.0, 20.0), min_size=1, max_size=8))
 def test_kappa_zero_gives_weights_of_one(log_ratios: list[float]) -> None:

@@ -86,6 +86,19 @@ def test_drawing_can_start_at_any_step() -> None:
     assert_same(onward.batch(1), batches[1])  # and go back
 
 
+def test_a_minibatch_is_a_function_of_stream_seed_and_step() -> None:
+    """Checkpoints are continued by other versions, too: step 300 is the 45th of the second block of 256."""
+    uniform = torch.rand(2, 256, 64, dtype=torch.float64, generator=generator(1, 5, 1))[:, 44]
+    shares = torch.tensor([1.0, 3.0, 1.0, 0.5], dtype=torch.float64).cumsum(0) / 5.5  # of the four that are kept
+    trajectory = torch.searchsorted(shares, uniform[0])
+    lengths = torch.tensor([1, 2, 8, 5])
+    within = (uniform[1] * lengths[trajectory]).long()
+    found = sampler(seed=5).batch(300)
+    assert torch.equal(found.trajectory, trajectory)
+    assert torch.equal(found.step, torch.tensor([0, 1, 3, 11])[trajectory] + within)
+    assert torch.equal(found.actions, torch.from_numpy(DATA.actions)[torch.tensor([0, 5, 7, 15])[trajectory] + within])
+
+
 def test_steps_seeds_and_streams_differ() -> None:
     step = sampler().batch(0).step
     others = [sampler(seed=1).batch(0), sampler().batch(1), sampler().batch(BLOCK), sampler(stream=2).batch(0)]

@@ -54,6 +54,37 @@ def test_few_or_equal_weights_have_no_tail() -> None:
     assert float(temperature.pareto_shape(double([0.1] * 95 + [1.0] * 5))) == math.inf  # a few against the rest
 
 
+def test_the_length_of_the_tail() -> None:
+    # A fifth of up to 225 weights, and thrice the root of more.
+    assert [temperature.tail_length(count) for count in (4, 11, 20, 21, 100, 225, 400)] == [1, 3, 4, 5, 20, 45, 60]
+
+
+def test_five_weights_make_a_tail() -> None:
+    assert float(temperature.pareto_shape(torch.exp(normal(20)))) == -math.inf
+    assert math.isfinite(float(temperature.pareto_shape(torch.exp(normal(21)))))
+
+
+def test_a_tail_within_a_thousandth_is_all_the_same() -> None:
+    def tail(lowest: float) -> Tensor:
+        return torch.cat([torch.zeros(80, dtype=torch.float64), torch.linspace(lowest, 1.0, 20, dtype=torch.float64)])
+
+    assert float(temperature.pareto_shape(tail(0.9991))) == -math.inf
+    assert math.isfinite(float(temperature.pareto_shape(tail(0.9989))))
+    # The lowest and the highest say so, and no others.
+    lowest, highest = tail(1.0), tail(0.9)
+    lowest[80], highest[80:99] = 0.5, 0.9
+    assert math.isfinite(float(temperature.pareto_shape(lowest)))
+    assert math.isfinite(float(temperature.pareto_shape(highest)))
+
+
+def test_smoothed_weights_are_quantiles_of_the_fitted_distribution() -> None:
+    weights = torch.exp(normal(100)).sort().values
+    shape, scale = (float(one) for one in temperature._pareto_fit(weights))
+    excess = genpareto.ppf((np.arange(20) + 0.5) / 20, shape, scale=scale)
+    expected = np.minimum(float(weights[79]) + excess, float(weights[99]))
+    np.testing.assert_allclose(temperature.pareto_smoothed(weights)[80:].numpy(), expected, rtol=1e-9)
+
+
 def test_smoothing_changes_the_tail_alone_and_keeps_the_order() -> None:
     weights = torch.exp(2.0 * normal(400))
     smoothed = temperature.pareto_smoothed(weights)
@@ -69,13 +100,23 @@ def test_smoothing_changes_the_tail_alone_and_keeps_the_order() -> None:
 
 def test_equal_log_ratios_allow_exact_importance_sampling() -> None:
     assert temperature.largest_kappa(torch.zeros(50), torch.ones(50), 21.0, 0.5, 50) == 21.0
+    assert temperature.largest_kappa(torch.zeros(50), torch.ones(50), 21.0, 1.0, 50) == 21.0  # as many as there are
 
 
 def test_kappa_by_hand() -> None:
     # Weights 1 and e^−κ, half and half: ESS / S = (1 + x)² / (2 (1 + x²)), x = e^−κ. With ESS ≥ 0.9 S: x = ½.
     log_ratios = double([0.0] * 10 + [-1.0] * 10)
     found = temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 1000)
-    assert found == pytest.approx(math.log(2.0), abs=20.0 / 2**9)
+    # The largest multiple of a 512th of the ceiling up to log 2 = 0.693.
+    assert found == pytest.approx(17 * 20.0 / 2**9, abs=1e-12)
+    # Twelve of the twenty are enough: (1 + x)² = 1.2 (1 + x²), x = 5 − √24, κ = 2.292.
+    assert temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 12) == pytest.approx(58 * 20.0 / 2**9, abs=1e-12)
+
+
+def test_large_numbers_do_not_overflow() -> None:
+    log_ratios = double([2000.0] * 10 + [1999.0] * 10)
+    rewards = torch.full((20,), 1e200, dtype=torch.float64)
+    assert temperature.largest_kappa(log_ratios, rewards, 20.0, 0.9, 1000) == pytest.approx(17 * 20.0 / 2**9, abs=1e-12)
 
 
 def test_the_better_of_two_ways_may_take_all_the_weight_and_noise_may_not() -> None:
@@ -101,5 +142,5 @@ def test_what_is_found_is_reliable(count: int, spread: float, seed: int) -> None
 
 
 def test_the_reliable_shape_grows_with_the_sample() -> None:
-    found = [temperature.largest_reliable_shape(count) for count in (5, 20, 100, 10_000)]
-    assert found == pytest.approx([0.0, 1 - 1 / math.log10(20), 0.5, 0.7])
+    found = [temperature.largest_reliable_shape(count) for count in (5, 10, 11, 20, 100, 10_000)]
+    assert found == pytest.approx([0.0, 0.0, 1 - 1 / math.log10(11), 1 - 1 / math.log10(20), 0.5, 0.7])
