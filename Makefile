@@ -70,7 +70,7 @@ licences: $(QUALITY)
 
 lock:
 	@mkdir -p build && echo torch > build/excluded.txt
-	uv pip compile --universal --python-version 3.11.5 --generate-hashes --no-annotate --quiet --constraints constraints.txt \
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile --universal --python-version 3.11.5 --generate-hashes --no-annotate --quiet --constraints constraints.txt \
 		--extra dev --excludes build/excluded.txt --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:
