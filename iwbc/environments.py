@@ -66,14 +66,19 @@ def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
 
 
-def _register(spec: EnvironmentSpec) -> None:
-    """Import what registers an environment: what the user named, and its own package where that is a known one."""
-    tasks.register()
-    for module in spec.imports:
+def import_named(modules: Sequence[str]) -> None:
+    """Import modules that the user has named. Raises UserError where one cannot be."""
+    for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"env.imports: {module} cannot be imported ({error}); is its folder in PYTHONPATH?") from None
+
+
+def _register(spec: EnvironmentSpec) -> None:
+    """Import what registers an environment: what the user named, and its own package where that is a known one."""
+    tasks.register()
+    import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what else these packages hold

@@ -17,6 +17,7 @@ from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
+from iwbc.environments import import_named
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
@@ -66,6 +67,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
     folder.checkpoint()
     if isinstance(config.policy, OwnPolicy):
         imported(config.policy.target)
+    import_named(config.env.needed_imports)
     seeds, device, stopwatch = config.all_seeds, config.device, Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)

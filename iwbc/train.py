@@ -59,7 +59,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -151,6 +151,8 @@ def _explain(error: Exception) -> str:
     message = " ".join(str(error).split("Config search path")[0].split())
     if plugin := re.search(r"Could not load 'hydra/launcher/([a-z]+)", message):
         return f"{message}; {extra(plugin[1])}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read ({message.split(' See http')[0]})"
     if not message.startswith("Could not override '"):
         return message
     key = message.split("'")[1]

@@ -201,6 +201,8 @@ REFUSED = {
     "policy=flow policy.couplings=-1": "policy.couplings",
     "+policy._target_=somewhere": "give what to call as package.module.Name",
     "+policy._target_=nowhere.at.All": "policy._target_=nowhere.at.All: cannot be imported",
+    "env.imports=[nowhere]": "env.imports: nowhere cannot be imported",
+    "env.id=nowhere:Mine-v0": "env.imports: nowhere cannot be imported",
     "engine=maybe": "engine",
     "algo.start=scratch": "iw_bc starts from the reference",
     "algo=bc algo.start=somewhere": "must be one of scratch, reference",
