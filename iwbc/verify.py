@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,7 +153,6 @@ def _close(one: Any, other: Any) -> bool:
 def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
     """The dataset's own hash, and what curation keeps of it, where it is on this machine."""
     from iwbc.curation import curate, hold_out
-    from iwbc.data.packed import content_hash
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
     from iwbc.results import dataset_summary
@@ -163,9 +161,8 @@ def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
     if not is_local(config.dataset, config.env.id):
         return [Check("data", None, f"{known['id']} is not on this machine")]
     try:
-        trajectories = load_dataset(config.dataset, config.env.id)
-        anew = replace(trajectories, content_hash=content_hash(trajectories))
-        curated, _ = hold_out(curate(anew, config.curation, config.averaging), config.held_out)
+        trajectories = load_dataset(config.dataset, config.env.id)  # whose arrays are hashed as they are loaded
+        curated, _ = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
         kept, own = dataset_summary(curated), curated.trajectories.content_hash
     except UserError as error:
         return [Check("data", False, str(error))]

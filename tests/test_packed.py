@@ -271,10 +271,15 @@ def overwrite(path: Path) -> None:
     path.write_bytes(b"\x00" * path.stat().st_size)
 
 
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 ARRAYS = ["observations.npy", "actions.npy", "rewards.npy", "final_observations.npy", "offsets.npy", "terminated.npy"]
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, overwrite, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, empty, overwrite, flip, Path.unlink])
 @pytest.mark.parametrize("name", ["packed.json", *ARRAYS, "successes.npy"])
 def test_a_damaged_cache_is_rebuilt(name: str, damage: Callable[[Path], object], tmp_path: Path) -> None:
     source = Source(success=True)

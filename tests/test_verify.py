@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import h5py
 import pytest
 from pendulum import QUICK, make_pendulum
 from rich.console import Console
@@ -125,15 +126,21 @@ def test_whatever_was_changed_is_found(what: str, folder: Path) -> None:
     assert "DIFFERS" in outcome.out
 
 
-def test_changed_data_is_found_by_its_arrays(folder: Path) -> None:
-    cache = dataset_folder("tests/pendulum/random-v0") / "packed" / "rewards.npy"
-    before = cache.read_bytes()
+def test_changed_data_is_found_and_a_damaged_cache_is_made_again(folder: Path) -> None:
+    dataset = dataset_folder("tests/pendulum/random-v0")
+    data, cache = dataset / "data" / "main_data.hdf5", dataset / "packed" / "rewards.npy"
+    before, cached = data.read_bytes(), cache.read_bytes()
     try:
-        cache.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with h5py.File(data, "a") as file:
+            file["episode_0/rewards"][0] += 1.0
         assert "data" in differing(folder)
     finally:
-        cache.write_bytes(before)
+        data.write_bytes(before)
     assert differing(folder) == []
+    assert cache.read_bytes() == cached
+    cache.write_bytes(cached[:-1] + bytes([cached[-1] ^ 1]))
+    assert differing(folder) == []
+    assert cache.read_bytes() == cached
 
 
 def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) -> None:

@@ -167,16 +167,19 @@ def load_or_pack(
     build: Callable[[], tuple[Iterable[Episode], DatasetInfo]],
     clip_actions: bool = False,
 ) -> Trajectories:
-    """Open the packed cache at `folder`; write it first where it is missing, damaged or of another `fingerprint`.
+    """Open the packed cache at `folder`; write it first where it is missing, damaged (its content is hashed) or of another
+    `fingerprint`.
 
     Two processes that need the same cache at once build it once: the second waits for the first.
     """
-    if not _is_current(folder, fingerprint):
-        with only_one(folder.parent / f".{folder.name}.lock"):
-            if not _is_current(folder, fingerprint):
-                episodes, info = build()
-                pack(episodes, info, folder, fingerprint, clip_actions)
-    return open_packed(folder)
+    if (found := _current(folder, fingerprint)) is not None:
+        return found
+    with only_one(folder.parent / f".{folder.name}.lock"):
+        if (found := _current(folder, fingerprint)) is not None:
+            return found
+        episodes, info = build()
+        pack(episodes, info, folder, fingerprint, clip_actions)
+        return open_packed(folder)
 
 
 def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:
@@ -195,15 +198,16 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
 
-def _is_current(folder: Path, fingerprint: str) -> bool:
+def _current(folder: Path, fingerprint: str) -> Trajectories | None:
+    """The cache, where it is whole and of this fingerprint."""
     try:
         meta = json.loads((folder / _META).read_text())
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
-            return False
-        open_packed(folder)  # a truncated array cannot be mapped
+            return None
+        found = open_packed(folder)  # a truncated array cannot be mapped
+        return found if content_hash(found) == found.content_hash else None
     except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return False
-    return True
+        return None
 
 
 def packed_folder(parent: Path, name: str, *options: str | Literal[False] | None) -> Path:
