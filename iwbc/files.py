@@ -12,12 +12,19 @@ import os
 import platform
 import shutil
 import tempfile
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# What NumPy raises where a file's header is damaged, which it reads as Python's literals, or claims more than there can be.
+NUMPY_DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError),
+    *(SyntaxError, tokenize.TokenError),
+)
 
 
 def config_folder() -> str:

@@ -5,7 +5,6 @@ FUZZ_SECONDS=1800 fuzzes for that long, with new examples each time; without it 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -13,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pytest
 import torch
+from helpers import make_episode, make_info
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -24,6 +26,8 @@ from iwbc.config import validate
 from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import describe, episodes
 from iwbc.data.checks import checked
+from iwbc.data.packed import load_or_pack
+from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.files import write_tensors
 from iwbc.report.collect import collect
@@ -31,7 +35,7 @@ from iwbc.runs import RunFolder
 from iwbc.settings import to_plain
 from iwbc.trained import load_policy
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", 0)) / 7  # there are seven tests
+SECONDS = float(os.environ.get("FUZZ_SECONDS", 0)) / 11  # there are eleven tests
 few = settings(
     max_examples=15,
     deadline=None,
@@ -140,13 +144,18 @@ def test_checkpoints(run: Path) -> None:
     path.unlink()
 
 
-def test_arrays(tmp_path: Path) -> None:
-    file = io.BytesIO()
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+def test_arrays(kind: str, tmp_path: Path) -> None:
     ends = np.arange(12) % 4 == 3
     arrays = {"observations": np.ones((12, 3)), "actions": np.zeros((12, 1)), "rewards": np.ones(12)}
-    np.savez(file, **arrays, terminations=ends, truncations=~ends & False)
-    path = tmp_path / "bad.npz"
-    path.write_bytes(file.getvalue())
+    arrays |= {"terminations": ends, "truncations": ~ends & False}
+    path = tmp_path / f"bad.{kind}"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
 
     def read() -> None:
         with open_steps(path) as steps:
@@ -154,3 +163,20 @@ def test_arrays(tmp_path: Path) -> None:
             list(checked(episodes(steps, "fuzzed", "keep"), info))
 
     fuzz_file(path, read)
+
+
+@pytest.mark.parametrize("name", ["packed.json", "rewards.npy", "offsets.npy"])
+def test_packed_caches_are_whole_or_made_again(name: str, tmp_path: Path) -> None:
+    def load() -> Trajectories:
+        return load_or_pack(tmp_path / "packed", "f", lambda: ([make_episode(seed=seed) for seed in range(3)], make_info()))
+
+    expected = load()
+
+    def read() -> None:
+        assert all((own == other).all() for own, other in zip(arrays_of(load()), arrays_of(expected), strict=True))
+
+    fuzz_file(tmp_path / "packed" / name, read)
+
+
+def arrays_of(data: Trajectories) -> list[Any]:
+    return [np.array(array) for array in (data.observations, data.actions, data.rewards, data.offsets, data.terminated)]

@@ -276,11 +276,24 @@ def flip(path: Path) -> None:
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
+def spoil_header(path: Path) -> None:
+    """What is left parses neither as a literal nor, as NumPy tries then, as Python's tokens."""
+    path.write_bytes(path.read_bytes().replace(b"}", b" "))
+
+
+def claim_too_much(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"(", b"(99999999999999999999, ", 1))
+
+
 ARRAYS = ["observations.npy", "actions.npy", "rewards.npy", "final_observations.npy", "offsets.npy", "terminated.npy"]
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, overwrite, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["packed.json", *ARRAYS, "successes.npy"])
+FILES = ["packed.json", *ARRAYS, "successes.npy"]
+DAMAGES = [(name, damage) for name in FILES for damage in (truncate, empty, overwrite, flip, spoil_header, Path.unlink)]
+DAMAGES += [(name, claim_too_much) for name in FILES[1:]]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_damaged_cache_is_rebuilt(name: str, damage: Callable[[Path], object], tmp_path: Path) -> None:
     source = Source(success=True)
     content_hash = load_or_pack(tmp_path / "cache", "f", source).content_hash

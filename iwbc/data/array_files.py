@@ -19,6 +19,7 @@ import numpy as np
 
 from iwbc.data.arrays import Steps
 from iwbc.errors import UserError
+from iwbc.files import NUMPY_DAMAGE
 
 _REQUIRED = {
     "observations": ("observations",),
@@ -57,7 +58,7 @@ def open_steps(path: Path) -> Iterator[Steps]:
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:
     try:
         source = np.load(files.enter_context(path.open("rb")), allow_pickle=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (*NUMPY_DAMAGE, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is not a whole npz file ({error})") from None
     if isinstance(source, np.ndarray):
         raise UserError(f"{path}: holds one array without a name; save the arrays with numpy.savez")
@@ -77,7 +78,7 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 def _read(path: Path, source: Any, name: str) -> Any:
     try:
         array = source[name]
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*NUMPY_DAMAGE, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not hasattr(array, "shape"):
         raise UserError(f"{path}, {name}: must be an array, not a group of them")

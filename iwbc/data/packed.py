@@ -25,7 +25,7 @@ from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, temporary_prefix
+from iwbc.files import NUMPY_DAMAGE, cache_folder, temporary_prefix
 from iwbc.scores import ReferenceScores
 
 FORMAT = 3
@@ -139,8 +139,8 @@ def content_hash(trajectories: Trajectories) -> str:
 
 
 def open_packed(folder: Path) -> Trajectories:
-    """The trajectories packed in `folder`, memory-mapped. Raises OSError, EOFError, ValueError, KeyError or TypeError
-    where the folder is missing or damaged."""
+    """The trajectories packed in `folder`, memory-mapped. Raises one of iwbc.files.NUMPY_DAMAGE where the folder is missing or
+    damaged."""
     meta = json.loads((folder / _META).read_text())
     info = dict(meta["info"])
     if info["reference_scores"] is not None:
@@ -206,7 +206,7 @@ def _current(folder: Path, fingerprint: str) -> Trajectories | None:
             return None
         found = open_packed(folder)  # a truncated array cannot be mapped
         return found if content_hash(found) == found.content_hash else None
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+    except NUMPY_DAMAGE:
         return None
 
 
