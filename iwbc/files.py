@@ -13,6 +13,8 @@ import platform
 import shutil
 import tempfile
 import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What NumPy raises where a file's header is damaged, which it reads as Python's literals, or claims more than there can be.
-NUMPY_DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError),
-    *(SyntaxError, tokenize.TokenError),
+# What NumPy raises of a damaged file: of its container, of a header, which it reads as Python's literals, of one that claims
+# more than there can be.
+NUMPY_DAMAGE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 
 

@@ -9,8 +9,6 @@ optional: next_observations [N, obs] and successes [N] or [episodes] (or infos/s
 from __future__ import annotations
 
 import contextlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +56,7 @@ def open_steps(path: Path) -> Iterator[Steps]:
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:
     try:
         source = np.load(files.enter_context(path.open("rb")), allow_pickle=False)
-    except (*NUMPY_DAMAGE, zipfile.BadZipFile) as error:
+    except NUMPY_DAMAGE as error:
         raise UserError(f"{path}: is not a whole npz file ({error})") from None
     if isinstance(source, np.ndarray):
         raise UserError(f"{path}: holds one array without a name; save the arrays with numpy.savez")
@@ -78,7 +76,7 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 def _read(path: Path, source: Any, name: str) -> Any:
     try:
         array = source[name]
-    except (*NUMPY_DAMAGE, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except NUMPY_DAMAGE as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not hasattr(array, "shape"):
         raise UserError(f"{path}, {name}: must be an array, not a group of them")
