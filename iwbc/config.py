@@ -78,9 +78,7 @@ def _kind(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, Any]) ->
 
 def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
     schema = OmegaConf.structured(kind)
-    for name, value in values.items():
-        if isinstance(value, dict) and name in schema and OmegaConf.is_list(schema._get_node(name)):
-            raise UserError(f"{group}.{name}: must be a list, such as [0,1]".removeprefix("."))
+    _check_lists(schema, values, group)
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
@@ -88,6 +86,17 @@ def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{full_key}: must be given") from None
         raise UserError(f"{full_key}: {_one_line(error)}") from None
+
+
+def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
+    """Raise UserError where a list should be and is none, or one of other than plain values, which OmegaConf lets pass."""
+    for name, value in values.items():
+        key, node = f"{group}.{name}".removeprefix("."), schema._get_node(name) if name in schema else None
+        if OmegaConf.is_list(node):
+            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value)):
+                raise UserError(f"{key}: must be a list, such as [0,1]")
+        elif isinstance(value, dict) and is_dataclass(OmegaConf.get_type(node)):  # not env.kwargs, which may hold anything
+            _check_lists(node, value, key)
 
 
 def _one_line(error: Exception) -> str:

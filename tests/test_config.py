@@ -94,6 +94,10 @@ def test_a_choice_of_eval_changes_the_backend_alone() -> None:
     assert dataclasses.replace(envpool, backend="gymnasium") == default
 
 
+def test_arguments_of_an_environment_may_be_anything() -> None:
+    assert compose("env.kwargs={how: [[1], {a: b}]}").env.kwargs == {"how": [[1], {"a": "b"}]}
+
+
 def test_an_experiment_leaves_room_for_overrides() -> None:
     config = compose("+experiment=published", "algo.lr=4e-4", "env=walker2d")
     assert config.algo.lr == 4e-4
@@ -229,6 +233,9 @@ REFUSED = {
     "policy.kind=flow": "must be one of tanh_mean, squashed",
     "policy.std=none": "must be one of global, state",
     "policy.hidden=[0]": "policy.hidden",
+    "policy.hidden=[{a:1}]": "policy.hidden: must be a list, such as [0,1]",
+    "seeds=[[0]]": "seeds: must be a list, such as [0,1]",
+    "env.imports=[{a:1}]": "env.imports: must be a list, such as [0,1]",
     "policy.log_std_min=3": "policy.log_std_min",
     "reference.steps=0": "reference.steps",
     "reference.averaging=mean": "must be one of trajectory, transition",
