@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iwbc import processes
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -158,7 +160,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors.torch import save
 
     # Copies: safetensors refuses tensors that share memory, as views of one flat buffer do.
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with processes.one_thread():  # where other work fills the cores, two wait longer for each other than one takes
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     content = save(copies, {**metadata, "content": digest_of(copies)})
     # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
     end = 8 + int.from_bytes(content[:8], "little")
