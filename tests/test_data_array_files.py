@@ -351,6 +351,14 @@ def test_checks_name_dataset_episode_and_field(kind: str, datasets: Path, tmp_pa
     assert everything(datasets) == []
 
 
+def test_names_in_hdf5_may_be_anything(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "bad.hdf5", observations=np.zeros((3, 2)))
+    with h5py.File(path, "a") as file:
+        file.create_group(b"\xff")
+    with pytest.raises(UserError, match=r"has no actions; the file holds b'\\xff', observations$"):
+        convert(path, "my/pick-v0")
+
+
 def test_a_full_disk_leaves_no_cache(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(rewards=np.ones(7)))
     program = f"""if True:

@@ -40,7 +40,7 @@ def open_steps(path: Path) -> Iterator[Steps]:
     with contextlib.ExitStack() as files:
         source = _open_npz(path, files) if path.suffix == ".npz" else _open_hdf5(path, files)
         try:
-            there = set(source)
+            there = [one if isinstance(one, str) else repr(one) for one in source]  # h5py gives bytes where they are not UTF-8
         except RuntimeError as error:  # of h5py
             raise UserError(f"{path}: is damaged ({error})") from None
         arrays: dict[str, Any] = {}
