@@ -359,6 +359,28 @@ def test_names_in_hdf5_may_be_anything(tmp_path: Path) -> None:
         convert(path, "my/pick-v0")
 
 
+def test_an_npz_of_an_unknown_zip_version_is_one_line(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "bad.npz", **seven_steps())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 110
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.npz: is not a whole npz file \(zip file version 11\.0\)"):
+        convert(path, "my/pick-v0")
+
+
+@pytest.mark.parametrize("method", ["__iter__", "__contains__"])
+def test_whatever_h5py_raises_of_a_damaged_group_is_one_line(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("Unable to synchronously open object")
+
+    path = write_hdf5(tmp_path / "bad.hdf5", **seven_steps())
+    monkeypatch.setattr(h5py.Group, method, fail)
+    with pytest.raises(UserError, match=r"bad\.hdf5: is damaged \('Unable to synchronously open object'\)"):
+        convert(path, "my/pick-v0")
+
+
 def test_a_full_disk_leaves_no_cache(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(rewards=np.ones(7)))
     program = f"""if True:

@@ -41,11 +41,12 @@ def open_steps(path: Path) -> Iterator[Steps]:
         source = _open_npz(path, files) if path.suffix == ".npz" else _open_hdf5(path, files)
         try:
             there = [one if isinstance(one, str) else repr(one) for one in source]  # h5py gives bytes where they are not UTF-8
-        except RuntimeError as error:  # of h5py
+            known = {field: [name for name in names if name in source] for field, names in (_REQUIRED | _OPTIONAL).items()}
+        except NUMPY_DAMAGE as error:  # h5py raises much the same
             raise UserError(f"{path}: is damaged ({error})") from None
         arrays: dict[str, Any] = {}
         for field, names in (_REQUIRED | _OPTIONAL).items():
-            name = next((name for name in names if name in source), None)
+            name = next(iter(known[field]), None)
             if name is not None:
                 arrays[field] = _read(path, source, name)
             elif field in _REQUIRED:

@@ -20,6 +20,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
 from iwbc.errors import UserError
+from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import d4rl_scores
 
 
@@ -200,7 +201,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
             # The observation after the last action is known only where next observations are.
             final = observations[-1] if steps.next_observations is None else steps.next_observations[end - 1]
             actions, rewards = steps.actions[start:end], steps.rewards[start:end].reshape(-1)
-        except OSError as error:
+        except NUMPY_DAMAGE as error:
             raise UserError(f"dataset {name}, episode {index}: cannot be read ({error})") from None
         success = None if successes is None else bool(successes[index])
         yield Episode(observations, final, actions, rewards, bool(terminated[end - 1]), success)
@@ -210,7 +211,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
 def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
     try:
         values = np.asarray(array[:]).reshape(-1)
-    except OSError as error:
+    except NUMPY_DAMAGE as error:
         raise UserError(f"dataset {name}, {field}: cannot be read ({error})") from None
     wrong = (values != 0) & (values != 1)
     if wrong.any():
