@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from setups import algorithm_of, compose, curated_of, untrained
 from torch import Tensor, nn
 
+from iwbc import engine
 from iwbc.algorithms import Ingredients
 from iwbc.algorithms.awr import AdvantageWeightedRegression
+from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.algorithms.weights import ExactWeights, Proposal
 from iwbc.config import config_folder
@@ -29,9 +31,9 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.files import write_tensors
 from iwbc.fitting import fit
 from iwbc.policies import GaussianMLP, Policy, Units
-from iwbc.settings import AWR, IWBC, Config
+from iwbc.settings import AWR, BC, IWBC, Config
 from iwbc.trained import Policies, load_policy
-from iwbc.trainer import Trainer
+from iwbc.trainer import Learner, Trainer
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
 OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "rwr", "awr")}
@@ -292,11 +294,13 @@ def constant_policy(mean: float) -> GaussianMLP:
     return policy
 
 
-def by_hand(level: str, kappa: float, minimum: float, maximum: float, **changes: Any) -> tuple[ImportanceWeightedBC, Curated]:
+def by_hand(
+    level: str, kappa: float | str, minimum: float, maximum: float, curation: tuple[float, ...] = (1, 1, 1), **changes: Any
+) -> tuple[ImportanceWeightedBC, Curated]:
     """iw-BC whose policy has moved from N(0, 1) to N(m, 1), and its data."""
     toy = make_trajectories([1.0, 2.0, 3.0], [2, 1, 3], observation_size=1, action_size=1)
     toy.actions[:, 0] = np.concatenate([np.asarray(actions) for actions in ACTIONS])
-    curated = Curated(toy, np.ones(3), "trajectory")
+    curated = Curated(toy, np.array(curation, np.float64), "trajectory")
     settings = IWBC(
         level=level,
         kappa=kappa,
@@ -371,6 +375,134 @@ def test_exact_log_ratios_by_hand() -> None:
     assert isinstance(algorithm.weights, ExactWeights)
     expected = torch.tensor([np.mean(ratios) for ratios in LOG_RATIOS])
     torch.testing.assert_close(algorithm.weights.exact_log_ratios(algorithm.policy), expected, rtol=0.0, atol=1e-6)
+
+
+def share(weights: np.ndarray, curation: np.ndarray) -> float:
+    """The effective sample size of weights, as a share of that of the curated set."""
+    both = weights * curation
+    return both.sum() ** 2 / (both**2).sum() / (curation.sum() ** 2 / (curation**2).sum())
+
+
+def test_diagnostics_of_unequal_trajectories_by_hand() -> None:
+    algorithm, _ = by_hand("trajectory", 2.0, 0.0, 1000.0, curation=(1, 1, 2))
+    algorithm.weights.follow(algorithm.policy, 0)
+    metrics = algorithm.metrics()
+    ratios, curation = np.array([0.25, -0.625, 0.0]), np.array([1.0, 1.0, 2.0])
+    assert metrics["ess_share"].item() == pytest.approx(share(np.exp(2 * ratios), curation), abs=1e-6)
+    # No minibatch has told yet that the policy has moved: its estimated log ratios are 0, those of q = π_θ are exact. The mean
+    # reward is 1.
+    bound = (0.75 * curation * np.exp(2 * ratios) * (1 + 2 * (0 - ratios))).mean()
+    assert metrics["proposal_bound"].item() == pytest.approx(bound, abs=1e-6)
+    assert "kappa" not in metrics
+    assert "proposal_bound" not in by_hand("clipped_product", 2.0, 0.0, 1000.0)[0].metrics()
+
+
+def test_windows_by_hand() -> None:
+    algorithm, curated = by_hand("window", 2.0, 0.0, 1000.0, window=2)
+    algorithm.weights.follow(algorithm.policy, 0)
+    weights = np.exp(2 * np.array([0.375, 0.375 + 0.125, -0.625, 0.0, 0.0, 0.0]))
+    found = algorithm.weigh(batch_by_hand(curated, ROWS, TRAJECTORY))
+    np.testing.assert_allclose(found.numpy(), weights[ROWS], rtol=1e-5)
+    shares = np.array([1 / 6, 1 / 6, 1 / 3, 1 / 9, 1 / 9, 1 / 9])  # a third to each trajectory
+    assert algorithm.metrics()["ess_share"].item() == pytest.approx(share(weights, shares), abs=1e-6)
+
+
+def test_a_weight_of_zero_is_not_at_a_bound() -> None:
+    algorithm, _ = by_hand("trajectory", 1200.0, 0.0, 1e200)
+    algorithm.weights.follow(algorithm.policy, 0)
+    metrics = algorithm.metrics()
+    assert (metrics["weight_min"].item(), metrics["clipped_share"].item()) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"refresh_every": 3}, [0, 3, 6, 9]),
+        ({"proposal": "copy", "refresh_every": 3, "copy_every": 4}, [0, 4, 8]),
+        ({"level": "window", "window": 2, "refresh_every": 3}, [0, 3, 6, 9]),
+        ({"level": "window", "window": 2, "proposal": "copy", "refresh_every": 3, "copy_every": 4}, [0, 4, 8]),
+    ],
+)
+def test_exact_weights_are_computed_anew_every_so_many_steps(changes: dict[str, Any], expected: list[int]) -> None:
+    algorithm, curated = by_hand(**({"level": "trajectory", "kappa": 1.0, "minimum": 0.0, "maximum": 1e9} | changes))
+    batch, before, changed = batch_by_hand(curated, ROWS, TRAJECTORY), torch.ones(4), []
+    for step in range(10):
+        algorithm.policy.network[0].bias.data.fill_(0.1 + 0.01 * step)
+        algorithm.weights.follow(algorithm.policy, step)
+        now = algorithm.weigh(batch).clone()
+        if not torch.equal(now, before):
+            changed.append(step)
+        before = now
+    assert changed == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # The running estimate learns every sixteen steps: κ follows at the first of them in every forty.
+        ({"estimator": "running", "refresh_every": 40}, [0, 48, 80]),
+        ({"estimator": "exact", "refresh_every": 40}, [0, 40, 80]),
+    ],
+)
+def test_kappa_is_found_anew_every_so_many_steps(
+    changes: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm, _ = by_hand("trajectory", "auto", 0.0, 1e9, **changes)
+    assert algorithm.weights.kappa == 2.0  # type: ignore[attr-defined]  # the mean length
+    steps: list[int] = []
+    monkeypatch.setattr("iwbc.algorithms.weights.largest_kappa", lambda *_: steps.append(step) or 0.5 + step)
+    for step in range(96):
+        algorithm.weights.follow(algorithm.policy, step)
+    assert steps == expected
+    assert algorithm.metrics()["kappa"].item() == 80.5
+    ratios = algorithm.weights.log_ratios  # type: ignore[attr-defined]
+    assert torch.equal(algorithm.weights._weights, torch.exp(80.5 * ratios).float())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("estimator", ["running", "exact"])
+def test_sixteen_minibatches_are_learnt_from_at_once(estimator: str) -> None:
+    algorithm, curated = by_hand("trajectory", 1.0, 0.0, 10.0, estimator=estimator)
+    batch = batch_by_hand(curated, ROWS, TRAJECTORY)
+    waiting = []
+    for step in range(34):
+        algorithm.weights.follow(algorithm.policy, step)
+        waiting.append(sum(name.startswith("pending_") for name in algorithm.weights.state()) // 3)
+        algorithm.weights.observe(batch, torch.zeros(4))
+    assert waiting == [*range(16), *range(16), 0, 1]
+
+
+def test_minibatches_that_wait_are_part_of_the_state() -> None:
+    pair = [by_hand("trajectory", 1.0, 0.0, 10.0, estimator="running") for _ in range(2)]
+    (one, curated), (other, _) = pair
+    for number in range(5):
+        one.weights.observe(batch_by_hand(curated, ROWS, TRAJECTORY), torch.tensor([0.1, 0.2, 0.3, 0.4]) * number)
+    other.weights.load(one.weights.state())
+    for algorithm in (one, other):
+        algorithm.weights.follow(algorithm.policy, 16)
+    found = [algorithm.weights.state() for algorithm in (one, other)]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    assert found[0]["log_ratios"].abs().min() > 0.0
+
+
+def test_before_the_first_minibatch_all_weigh_the_same() -> None:
+    metrics = by_hand("step", 1.0, 0.0, 10.0)[0].metrics()
+    assert [metrics[name].item() for name in ("weight_min", "weight_max", "ess_share")] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("smoothing", [True, False])
+def test_smoothing_is_a_choice(smoothing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iwbc.algorithms.weights.pareto_smoothed", lambda weights: 3.0 * weights)
+    algorithm, _ = by_hand("trajectory", 0.0, 0.0, 10.0, pareto_smoothing=smoothing)
+    assert algorithm.metrics()["weight_max"].item() == (3.0 if smoothing else 1.0)
+
+
+def test_the_loss_of_bc_by_hand() -> None:
+    _, curated = by_hand("trajectory", 1.0, 0.0, 10.0)
+    algorithm = BehaviourCloning(BC(), Ingredients(constant_policy(M), None, curated, 0))
+    loss = algorithm.update(batch_by_hand(curated, ROWS, TRAJECTORY), 0, 0.0)
+    actions = curated.trajectories.actions[ROWS, 0].astype(np.float64)
+    assert loss.item() == pytest.approx((0.5 * (actions - M) ** 2).mean() + 0.5 * math.log(2 * math.pi), abs=1e-6)
 
 
 # --- importance-weighted BC: the proposal ------------------------------------------------------------------------------
@@ -466,8 +598,9 @@ def test_awr_targets_and_weights_by_hand() -> None:
     algorithm, curated = awr(toy, awr_settings(value_lr=0.0))
     for parameter, value in zip(algorithm.value.parameters(), (1.0, 0.0), strict=True):
         parameter.data.fill_(value)
+    batch = StepSampler(curated, 0, 4, Stream.TRAINING).batch(0)
     with torch.no_grad():
-        algorithm.update(StepSampler(curated, 0, 4, Stream.TRAINING).batch(0), 0, 0.0)
+        loss = algorithm.update(batch, 0, 0.0)
     # Rewards times 1 − γ = 0.1; λ = 0.5. The first trajectory ends in a terminal state, the second at a time limit.
     last_1 = 2.0
     first_1 = 1.0 + 0.9 * (0.5 * -1.0 + 0.5 * last_1)
@@ -478,6 +611,40 @@ def test_awr_targets_and_weights_by_hand() -> None:
     advantages = targets - np.array([1.0, -1.0, 1.0, -1.0])
     weights = np.minimum(np.exp((advantages - advantages.mean()) / advantages.std()), 20.0)
     np.testing.assert_allclose(algorithm.weights.numpy(), weights, rtol=1e-5)
+    log_prob = engine.log_prob(algorithm.policy, batch.observations, batch.actions)
+    assert loss.item() == pytest.approx(-(algorithm.weigh(batch) * log_prob).mean().item(), rel=1e-5)
+
+
+def test_awr_sees_standardised_observations() -> None:
+    toy = make_trajectories([1.0], [2], observation_size=1, action_size=1)
+    toy.observations[:, 0] = -1.0, 5.0  # with mean 2 and standard deviation 3
+    algorithm, _ = awr(toy, awr_settings())
+    for parameter, value in zip(algorithm.value.parameters(), (1.0, 0.0), strict=True):
+        parameter.data.fill_(value)
+    assert algorithm.values(torch.tensor([[5.0], [-4.0]])).tolist() == pytest.approx([1.0, -2.0])
+
+
+def test_awr_without_discount_takes_rewards_as_they_are() -> None:
+    toy = make_trajectories([4.0, 3.0], [2, 1], observation_size=1, action_size=1)
+    algorithm, curated = awr(toy, awr_settings(gamma=1.0, lam=1.0))
+    algorithm.update(StepSampler(curated, 0, 4, Stream.TRAINING).batch(0), 0, 0.0)
+    assert algorithm.targets.tolist() == pytest.approx([4.0, 2.0, 3.0])
+
+
+def test_diagnostics_of_awr_by_hand() -> None:
+    algorithm, _ = awr(make_trajectories([1.0], [4], observation_size=1, action_size=1), awr_settings(maximum=20.0))
+    algorithm.weights = torch.tensor([1.0, 2.0, 20.0, 20.0])
+    found = {name: value.item() for name, value in algorithm.metrics().items()}
+    expected = {"weight_min": 1.0, "weight_median": 2.0, "weight_max": 20.0, "clipped_share": 0.5}
+    assert found == pytest.approx(expected | {"ess_share": 43**2 / 805 / 4})
+
+
+def test_awr_is_trained_with_gradients_of_its_value() -> None:
+    settings = awr_settings()
+    algorithm, curated = awr(make_trajectories([1.0, 5.0], [5, 3], observation_size=1, action_size=1), settings)
+    before = flat(algorithm.value)
+    Learner(algorithm, StepSampler(curated, 0, 8, Stream.TRAINING), settings).train(0, 2)
+    assert not torch.equal(flat(algorithm.value), before)
 
 
 def test_awr_computes_targets_and_weights_anew_every_so_many_steps() -> None:
@@ -519,3 +686,4 @@ def test_awr_prefers_the_better_action_of_a_bandit() -> None:
             for step in range(300):
                 algorithm.update(sampler.batch(step), step, 2e-2)
         assert algorithm.policy.mean_action(torch.zeros(1, 1)).item() == pytest.approx(mean, abs=0.05)
+        assert algorithm.values(torch.zeros(1, 1)).item() == pytest.approx(0.1 * bandit.rewards.mean(), abs=0.01)

@@ -1,0 +1,274 @@
+"""Files that appear whole or not at all, and checkpoints among them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import stat
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from setups import compose
+
+from iwbc import files
+from iwbc.errors import UserError
+from iwbc.files import digest_of, read_json, read_tensors, read_yaml, temporary_prefix, write_bytes, write_csv, write_json
+from iwbc.files import write_tensors as write
+from iwbc.runs import RunFolder
+
+TENSORS = {"b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor([True, False])}
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_file_is_written_into_new_folders_and_replaced(lasting: bool, tmp_path: Path) -> None:
+    path = tmp_path / "some" / "where" / "file"
+    for content in (b"old", b"new"):
+        with mock.patch("os.fsync") as synchronised:
+            write_bytes(path, content, lasting)
+        assert synchronised.called is lasting
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_told_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")), pytest.raises(OSError) as caught:
+        write_bytes(path, b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_being_stopped_leaves_the_old_file(tmp_path: Path) -> None:
+    with mock.patch("os.replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    path, machine = tmp_path / "file", platform.node()
+    dead = next(process for process in range(2**22 - 1, 2, -1) if not Path(f"/proc/{process}").exists())
+    gone = [tmp_path / f".file~{machine}~{dead}~{name}" for name in ("file", "folder")]
+    gone[0].write_bytes(b"")
+    gone[1].mkdir()
+    (gone[1] / "part").write_bytes(b"")
+    stay = [
+        tmp_path / f".file~{machine}~{os.getpid()}~mine",
+        tmp_path / f".file~{machine}~1~of-a-process-that-runs",
+        tmp_path / f".file~another-machine~{dead}~a",
+        tmp_path / f".other~{machine}~{dead}~a",
+        tmp_path / f".file~{machine}~word~a",
+    ]
+    for one in stay:
+        one.write_bytes(b"")
+    assert temporary_prefix(path) == f".file~{machine}~{os.getpid()}~"
+    assert sorted(tmp_path.iterdir()) == sorted(stay)
+
+
+def test_somebody_elses_process_runs(tmp_path: Path) -> None:
+    left = tmp_path / f".file~{platform.node()}~77~a"
+    left.write_bytes(b"")
+    with mock.patch("os.kill", side_effect=PermissionError) as asked:
+        temporary_prefix(tmp_path / "file")
+    asked.assert_called_once_with(77, 0)
+    assert left.exists()
+
+
+def test_the_columns_of_a_table_are_those_of_all_rows(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", [{"b": 1, "a": "x,y"}, {"c": None, "a": 2.5}])
+    assert (tmp_path / "table.csv").read_bytes() == b'b,a,c\n1,"x,y",\n,2.5,\n'
+
+
+def test_json_ends_with_its_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "it.json", {"a": [1]})
+    assert (tmp_path / "it.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert read_json(tmp_path / "it.json") == {"a": [1]}
+
+
+def test_where_things_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IWBC_CACHE", "/own")
+    assert files.cache_folder() == Path("/own")
+    monkeypatch.delenv("IWBC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert files.cache_folder() == Path("/xdg/iwbc")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert files.cache_folder() == Path.home() / ".cache" / "iwbc"
+    assert Path(files.config_folder(), "train.yaml").exists()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_plain_yaml_alone_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "it.yaml"
+    path.write_text("a: [1, é]\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": [1, "é"]}
+    aliases, tags = "a: &x 1\nb: *x", "a: !!python/name:os.system"
+    for bad, why in {aliases: "it holds an alias", tags: "could not determine", "[": "expected"}.items():
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=why) as caught:
+            read_yaml(path)
+        assert "\n" not in str(caught.value)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError):
+        read_yaml(path)
+
+
+def test_nested_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "it.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "it.json")
+
+
+def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
+    shared = torch.arange(4.0)
+    written = {**TENSORS, "view": shared[1:3], "transposed": TENSORS["b"].T, "base": shared, "none": torch.empty(0, 2)}
+    write(tmp_path / "it", written, {"step": "3"})
+    found, metadata = read_tensors(tmp_path / "it")
+    assert found.keys() == written.keys()
+    for name, value in written.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+    assert metadata == {"step": "3", "content": digest_of(written)}
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+    many = {f"key{i}": str(i) for i in range(20)}
+    for name in ("one", "other"):
+        write(tmp_path / name, dict(sorted(TENSORS.items(), reverse=name == "one")), many)
+    content = (tmp_path / "one").read_bytes()
+    assert content == (tmp_path / "other").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0  # so that tensors are aligned
+    assert json.loads(content[8 : 8 + length])["__metadata__"].keys() == many.keys() | {"content"}
+
+
+def test_the_digest_is_of_names_shapes_kinds_and_values() -> None:
+    changed = [
+        {"b": TENSORS["b"], "c": TENSORS["a"]},
+        TENSORS | {"b": TENSORS["b"].reshape(3, 2)},
+        TENSORS | {"b": TENSORS["b"].view(torch.int32)},
+        TENSORS | {"b": TENSORS["b"] + 1},
+    ]
+    digests = {digest_of(one) for one in [TENSORS, dict(reversed(TENSORS.items())), *changed]}
+    assert len(digests) == 1 + len(changed)
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    write(path, TENSORS, {})
+    good = path.read_bytes()
+    read_tensors(path)
+    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b"", b"x" * 100):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError):
+            read_tensors(path)
+    path.unlink()
+    with pytest.raises(OSError):
+        read_tensors(path)
+
+
+# --- a run's checkpoint ----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    config = compose("algo=bc")
+    folder.check(config)
+    folder.start(config)
+    assert folder.config() == config
+    folder.check(config)
+    with pytest.raises(UserError, match="holds a run with another configuration"):
+        folder.check(compose("algo=bc", "seed=1"))
+    assert folder.checkpoint() is None
+    assert folder.keep(0) is None
+    state = {"0.a": torch.arange(3.0), "10.a": torch.ones(2), "1.a": torch.zeros(2)}
+    folder.write_checkpoint(state, {"done": 40, "metrics": []})
+    found = folder.checkpoint()
+    assert found is not None
+    assert found[0].keys() == state.keys() and torch.equal(found[0]["0.a"], state["0.a"])
+    assert found[1] == {"done": 40, "metrics": []}
+
+
+def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(compose("algo=bc"))
+    folder.write_checkpoint({"1.a": torch.zeros(2), "10.a": torch.ones(2), "11.b": torch.ones(1)}, {"done": 40})
+    assert folder.keep(1) == 40
+    kept, metadata = read_tensors(tmp_path / "last-good-seed1.safetensors")
+    assert list(kept) == ["1.a"] and metadata["step"] == "40"
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(compose("algo=bc"))
+    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.start(compose("algo=bc", "seed=1"))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read \(it is of a run with another conf"):
+        folder.checkpoint()
+
+
+def test_a_finished_run_keeps_no_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(compose("algo=bc"))
+    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.write_failure("why", ["a=1"])
+    assert read_json(tmp_path / "failure.json") == {"error": "why", "overrides": ["a=1"]}
+    assert folder.summary() is None
+    folder.finish({"status": "finished"})
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "summary.json"]
+    with pytest.raises(UserError, match=r"summary\.json: damaged"):
+        folder.summary()
+
+
+def test_an_unfinished_run_has_no_configuration_or_summary(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        RunFolder(tmp_path).config()
+    with pytest.raises(UserError, match="this run is not finished"):
+        RunFolder(tmp_path).finished_summary()
+
+
+def test_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    lock = RunFolder(Path("run")).lock()
+    assert lock.lock_file == RunFolder(tmp_path / "run").lock().lock_file != RunFolder(tmp_path / "other").lock().lock_file
+    assert Path(lock.lock_file).parent == tmp_path / "cache" / "locks"
+    assert len(Path(lock.lock_file).stem) == 32
+
+
+def test_a_configuration_that_asks_the_machine_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(compose("algo=bc"))
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("device: cpu", "device: ${oc.env:HOME}"))
+    with pytest.raises(UserError, match="it holds an interpolation"):
+        folder.config()
+    (tmp_path / "config.yaml").write_text(text.replace("held_out: 0.0\n", ""))
+    with pytest.raises(UserError, match="not all settings are there"):
+        folder.config()
+
+
+def test_rows_are_numbers_and_words(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with mock.patch("os.fsync") as synchronised:
+        folder.write_metrics([{"step": 1, "loss": np.float64(0.5)}], lasting=False)
+        folder.write_evaluations([{"phase": "final"}], lasting=False)
+        assert not synchronised.called
+        folder.write_metrics([{"step": 1, "loss": np.float64(0.5)}])
+        folder.write_evaluations([{"phase": "final"}])
+        folder.write_curation([{"kept": 1}])
+        folder.write_weights([{"weight": 1.0}])
+    assert synchronised.call_count == 4
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n"
+    assert (tmp_path / "evaluations.csv").read_text() == "phase\nfinal\n"
+    assert (tmp_path / "curation.csv").read_text() == "kept\n1\n"
+    assert (tmp_path / "weights.csv").read_text() == "weight\n1.0\n"
