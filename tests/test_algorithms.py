@@ -633,10 +633,10 @@ def test_awr_without_discount_takes_rewards_as_they_are() -> None:
 
 def test_diagnostics_of_awr_by_hand() -> None:
     algorithm, _ = awr(make_trajectories([1.0], [4], observation_size=1, action_size=1), awr_settings(maximum=20.0))
-    algorithm.weights = torch.tensor([1.0, 2.0, 20.0, 20.0])
+    algorithm.weights = torch.tensor([1.0, 2.0, 3.0, 20.0])
     found = {name: value.item() for name, value in algorithm.metrics().items()}
-    expected = {"weight_min": 1.0, "weight_median": 2.0, "weight_max": 20.0, "clipped_share": 0.5}
-    assert found == pytest.approx(expected | {"ess_share": 43**2 / 805 / 4})
+    expected = {"weight_min": 1.0, "weight_median": 2.0, "weight_max": 20.0, "clipped_share": 0.25}
+    assert found == pytest.approx(expected | {"ess_share": 26**2 / 414 / 4})
 
 
 def test_awr_is_trained_with_gradients_of_its_value() -> None:

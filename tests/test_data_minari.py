@@ -233,7 +233,7 @@ REFUSED_SPACES: dict[str, tuple[gym.Space, gym.Space, str]] = {
 def without_episodes(datasets: Path, observations: gym.Space, actions: gym.Space) -> None:
     (datasets / "others/task-v0/data").mkdir(parents=True)
     storage = MinariStorage.new(datasets / "others/task-v0/data", observations, actions)
-    storage.update_metadata({"dataset_id": "others/task-v0", "minari_version": "0.5.4"})
+    storage.update_metadata({"dataset_id": "others/task-v0", "minari_version": minari.__version__})
 
 
 @pytest.mark.parametrize("name", REFUSED_SPACES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -16,10 +17,12 @@ import torch
 from setups import compose
 
 from iwbc import files
+from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import digest_of, read_json, read_tensors, read_yaml, temporary_prefix, write_bytes, write_csv, write_json
 from iwbc.files import write_tensors as write
-from iwbc.runs import RunFolder
+from iwbc.runs import RunFolder, versions
+from iwbc.settings import SUMMARY_FORMAT
 
 TENSORS = {"b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor([True, False])}
 
@@ -147,8 +150,13 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
     content = (tmp_path / "one").read_bytes()
     assert content == (tmp_path / "other").read_bytes()
     length = int.from_bytes(content[:8], "little")
-    assert length % 8 == 0  # so that tensors are aligned
     assert json.loads(content[8 : 8 + length])["__metadata__"].keys() == many.keys() | {"content"}
+
+
+def test_tensors_are_aligned(tmp_path: Path) -> None:
+    for extra in range(8):
+        write(tmp_path / "it", TENSORS, {"text": "x" * extra})
+        assert int.from_bytes((tmp_path / "it").read_bytes()[:8], "little") % 8 == 0
 
 
 def test_the_digest_is_of_names_shapes_kinds_and_values() -> None:
@@ -185,6 +193,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     folder.check(config)
     folder.start(config)
     assert folder.config() == config
+    assert (tmp_path / "config.yaml").read_text().startswith("env:\n")  # in the order of the settings
     folder.check(config)
     with pytest.raises(UserError, match="holds a run with another configuration"):
         folder.check(compose("algo=bc", "seed=1"))
@@ -234,6 +243,79 @@ def test_an_unfinished_run_has_no_configuration_or_summary(tmp_path: Path) -> No
         RunFolder(tmp_path).config()
     with pytest.raises(UserError, match="this run is not finished"):
         RunFolder(tmp_path).finished_summary()
+
+
+TOTAL = {"action": "mean", "episodes": 3, "interval_over": "episodes"} | {
+    f"{what}_{part}": value
+    for what, name in (("return", "mean"), ("score", "mean"), ("success", "rate"))
+    for part, value in ((name, 1.0), ("interval", [0.0, 2.0]))
+}
+SUMMARY = {
+    "format": SUMMARY_FORMAT,
+    "environment": None,
+    "normalisation": None,
+    "totals": {"final": TOTAL},
+    "seeds": [0],
+    "method": "BC",
+    "backend": "gymnasium",
+    "dataset": {"id": "a/b-v0"},
+}
+
+
+def test_a_summary_comes_back(tmp_path: Path) -> None:
+    environment = json.loads(json.dumps(EnvironmentSpec("Pendulum-v1").to_plain()))
+    unknown = dict.fromkeys(TOTAL) | {"episodes": 0}
+    for good in (SUMMARY, SUMMARY | {"environment": environment}, SUMMARY | {"totals": {"final": unknown}}):
+        write_json(tmp_path / "summary.json", good)
+        assert RunFolder(tmp_path).finished_summary() == good
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"environment": {"kwargs": {}}},
+        {"normalisation": {"random": 0.0}},
+        {"method": None},
+        {"backend": None},
+        {"dataset": {"id": ""}},
+        {"seeds": ["a"]},
+        {"totals": {"final": TOTAL | {"return_mean": "high"}}},
+        {"totals": {"final": TOTAL | {"success_interval": [0.0, None]}}},
+        {"totals": {"final": TOTAL | {"episodes": "some"}}},
+    ],
+)
+def test_a_summary_without_what_commands_read_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", SUMMARY | change)
+    with pytest.raises(UserError, match=r"summary\.json: damaged"):
+        RunFolder(tmp_path).summary()
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"policy\.safetensors"):
+        RunFolder(tmp_path).policy()
+
+
+def test_the_policy_has_its_name(tmp_path: Path) -> None:
+    policies = mock.Mock()
+    RunFolder(tmp_path).write_policy(policies)
+    policies.save.assert_called_once_with(tmp_path / "policy.safetensors")
+
+
+def test_the_hashes_of_results(tmp_path: Path) -> None:
+    names = ["config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    assert RunFolder(tmp_path).hashes() == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+
+
+def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("cuda" in versions()) is bool(torch.version.cuda)
+    monkeypatch.setattr("iwbc.runs.version", lambda name: f"of {name}")
+    assert {name: versions()[name] for name in ("torch", "wandb", "envpool")} == {
+        "torch": "of torch",
+        "wandb": "of wandb",
+        "envpool": "of envpool",
+    }
 
 
 def test_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,8 @@ MODULES = {
     "iwbc/algorithms/iw_bc.py": "test_algorithms",
     "iwbc/algorithms/awr.py": "test_algorithms",
     "iwbc/files.py": "test_files",
-    "iwbc/runs.py": "test_files test_fuzz test_divergence",
-    "iwbc/recorder.py": "test_divergence test_fuzz",
+    "iwbc/runs.py": "test_files",
+    "iwbc/recorder.py": "test_recorder",
 }
 # Tests that take more seconds are left out, and so are, for one change, the slowest beyond so many seconds in all.
 SLOWEST, IN_ALL = 5.0, 30.0
