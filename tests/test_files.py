@@ -58,23 +58,28 @@ def test_being_stopped_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    path, machine = tmp_path / "file", platform.node()
-    dead = next(process for process in range(2**22 - 1, 2, -1) if not Path(f"/proc/{process}").exists())
+    path, machine, dead, running = tmp_path / "file", platform.node(), 77, 78
     gone = [tmp_path / f".file~{machine}~{dead}~{name}" for name in ("file", "folder")]
     gone[0].write_bytes(b"")
     gone[1].mkdir()
     (gone[1] / "part").write_bytes(b"")
     stay = [
-        tmp_path / f".file~{machine}~{os.getpid()}~mine",
-        tmp_path / f".file~{machine}~1~of-a-process-that-runs",
+        tmp_path / f".file~{machine}~{running}~a",
         tmp_path / f".file~another-machine~{dead}~a",
         tmp_path / f".other~{machine}~{dead}~a",
         tmp_path / f".file~{machine}~word~a",
     ]
     for one in stay:
         one.write_bytes(b"")
-    assert temporary_prefix(path) == f".file~{machine}~{os.getpid()}~"
+
+    def kill(process: int, signal: int) -> None:
+        if process == dead:
+            raise ProcessLookupError
+
+    with mock.patch("os.kill", side_effect=kill) as asked:
+        assert temporary_prefix(path) == f".file~{machine}~{os.getpid()}~"
     assert sorted(tmp_path.iterdir()) == sorted(stay)
+    assert {call.args for call in asked.call_args_list} == {(dead, 0), (running, 0)}  # 0 asks and does nothing
 
 
 def test_somebody_elses_process_runs(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ class Mutation:
             seconds = 10 + 5 * int(sum(self._seconds[item] for item in items))
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             signal.alarm(60 * seconds)  # for one that waits for ever
-            self._forked = True
+            self._forked, os.kill = True, _kill_own
             try:
                 if change is not None:
                     graft(change)
@@ -276,6 +276,16 @@ class Mutation:
             code = 0
         finally:
             os._exit(code)
+
+
+_kill = os.kill
+
+
+def _kill_own(process: int, number: int) -> None:
+    """A signal that a change has made of another reaches no stranger."""
+    if number and os.getpgid(process) != os.getpgid(0):
+        raise PermissionError
+    _kill(process, number)
 
 
 def _run(item: pytest.Item, following: Any) -> list[pytest.TestReport]:
