@@ -41,6 +41,7 @@ from iwbc.commands import run as run_command
 from iwbc.files import write_json
 
 _PATIENCE = 600.0  # seconds for a command to end, also on a machine that is busy with other things
+_SMALL_DISK = Path(tempfile.gettempdir()) / f"iwbc-small-disk-{os.getpid()}"
 ID = "hostile/pendulum/random-v0"
 _DATA = ("env=from_dataset", "dataset=minari", f"dataset.id={ID}", "env.max_episode_steps=10")
 _QUICK = (
@@ -765,17 +766,16 @@ def disks() -> Iterator[Case]:
         "memory",
         apart=True,
     )
-    small = _SMALL_DISK
 
     def mounted(size: str) -> None:
-        small.mkdir(exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+        _SMALL_DISK.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(_SMALL_DISK)]
         if subprocess.run(command, capture_output=True).returncode:
             raise NotHere("a small disk cannot be mounted here")
 
     def full(world: World) -> tuple[str, ...]:
         mounted("300k")
-        return "train", *_RUN, f"hydra.run.dir={small / 'new'}", "policy.hidden=[256,256]"
+        return "train", *_RUN, f"hydra.run.dir={_SMALL_DISK / 'new'}", "policy.hidden=[256,256]"
 
     def small_for(*command: str) -> Callable[[World], tuple[str, ...]]:
         def make(world: World) -> tuple[str, ...]:
@@ -783,7 +783,7 @@ def disks() -> Iterator[Case]:
             vectors = {"observations": np.ones((20_000, 1000), np.float32), "actions": np.zeros((20_000, 1), np.float32)}
             np.savez("bad.npz", **vectors, rewards=np.ones(20_000), terminations=ends, truncations=ends & False)
             mounted("60m")
-            return *command, f"datasets={small}", "data.convert", "bad.npz", "id=new/data-v0"
+            return *command, f"datasets={_SMALL_DISK}", "data.convert", "bad.npz", "id=new/data-v0"
 
         return make
 
@@ -846,9 +846,6 @@ def cases() -> list[Case]:
 
 
 # --- running them ------------------------------------------------------------------------------------------------------------
-
-
-_SMALL_DISK = Path(tempfile.gettempdir()) / f"iwbc-small-disk-{os.getpid()}"
 
 
 class NotHere(Exception):

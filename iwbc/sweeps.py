@@ -85,8 +85,8 @@ class Sweep(Callback):
     def _progress(self) -> str:
         """How far the sweep is, and how long the rest will take if it goes on like this."""
         assert self.reports is not None
-        done = sum(json.loads(path.read_text())["status"] != "running" for path in self.reports.glob("*.json"))
-        if self.jobs is None or done >= self.jobs:
+        done = sum(job["status"] != "running" for job in _reported(self.reports))
+        if self.jobs is None or not 0 < done < self.jobs:  # a killed job is not done
             return ""
         return f" ({done} of {self.jobs} jobs; {remaining(time.time() - self.begun, done, self.jobs)})"
 
@@ -123,6 +123,11 @@ class Sweep(Callback):
         submitit.Job.results = results  # type: ignore[assignment, method-assign]
 
 
+def _reported(reports: Path) -> list[dict[str, Any]]:
+    """What the jobs that have begun say of themselves."""
+    return [json.loads(path.read_text()) for path in reports.glob("*.json")]
+
+
 def _count_jobs(config: DictConfig) -> int | None:
     """The number of jobs that Hydra's own sweeper will make of the command; None for another one."""
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
@@ -156,7 +161,7 @@ def summarise() -> bool:
         return True
     if ray := sys.modules.get("ray"):
         ray.shutdown()  # first prints what the jobs still had to say
-    jobs = [json.loads(path.read_text()) for path in sweep.reports.glob("*.json")]
+    jobs = _reported(sweep.reports)
     shutil.rmtree(sweep.reports, ignore_errors=True)
     if not jobs:
         return True

@@ -16,7 +16,7 @@ from setups import BRIEF, SMALL, finish, python, train
 
 from iwbc import pipeline
 from iwbc.data.trajectories import Trajectories
-from iwbc.sweeps import objective, remaining
+from iwbc.sweeps import Sweep, objective, remaining
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
 LONG = ["-m", "iwbc.train", "-m", *SMALL, "algo=bc", "algo.steps=1500", "checkpoint_every=100", "eval.episodes=1", "threads=1"]
@@ -53,6 +53,15 @@ def test_the_time_that_a_sweep_still_takes() -> None:
     assert remaining(seconds=600, done=2, jobs=8) == "about 30 min left"
     assert remaining(seconds=7200, done=1, jobs=4) == "about 6 h left"
     assert remaining(seconds=40, done=9, jobs=10) == "less than a minute left"
+
+
+def test_a_killed_job_tells_nothing_of_the_time_that_others_take(tmp_path: Path) -> None:
+    sweep = Sweep()
+    sweep.reports, sweep.jobs, sweep.begun = tmp_path, 3, time.time()
+    sweep._report(0, [], None, "running", None)
+    assert sweep._progress() == ""
+    sweep._report(1, [], None, "failed", "why")
+    assert sweep._progress() == " (1 of 3 jobs; less than a minute left)"
 
 
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
     python -m tools.versions oldest                         # of this Python: every direct dependency at its lower bound
     python -m tools.versions newest python3.12 python3.13   # whatever is newest: constraints.txt is not read
-    python -m tools.versions oldest --folder /tmp/versions  # where the environments lie: build/versions otherwise
+    python -m tools.versions oldest --folder FOLDER         # where the environments lie: build/versions otherwise
 
 Needs uv (pip install uv). On Linux, PyPI's PyTorch brings several gigabytes of CUDA, once for each of its versions; with
 UV_TORCH_BACKEND=cpu uv takes PyTorch's own builds for processors instead.
