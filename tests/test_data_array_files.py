@@ -381,6 +381,16 @@ def test_whatever_h5py_raises_of_a_damaged_group_is_one_line(
         convert(path, "my/pick-v0")
 
 
+def test_an_array_in_hdf5_of_an_impossible_type_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(array: object) -> None:
+        raise ValueError("Insufficient precision in available types")
+
+    path = write_hdf5(tmp_path / "bad.hdf5", **seven_steps())
+    monkeypatch.setattr(h5py.Dataset, "dtype", property(fail))
+    with pytest.raises(UserError, match=r"bad\.hdf5, observations: cannot be read \(Insufficient precision"):
+        convert(path, "my/pick-v0")
+
+
 def test_a_full_disk_leaves_no_cache(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(rewards=np.ones(7)))
     program = f"""if True:

@@ -77,8 +77,9 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 def _read(path: Path, source: Any, name: str) -> Any:
     try:
         array = source[name]
+        whole = hasattr(array, "shape") and hasattr(array, "dtype")  # which h5py finds out only now
     except NUMPY_DAMAGE as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
-    if not hasattr(array, "shape"):
+    if not whole:
         raise UserError(f"{path}, {name}: must be an array, not a group of them")
     return array
