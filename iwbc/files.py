@@ -15,6 +15,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,13 +69,13 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
-    """Write or replace a file atomically; what is not `lasting` may be empty after a power cut."""
+def write_bytes(path: Path, *parts: bytes | memoryview, lasting: bool = True) -> None:
+    """Write or replace a file of some parts atomically; what is not `lasting` may be empty after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
@@ -125,7 +126,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], lasting: bool = Tru
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode(), lasting)
+    write_bytes(path, text.getvalue().encode(), lasting=lasting)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -159,12 +160,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write or replace a safetensors file atomically, with the hash of its content."""
     from safetensors.torch import save
 
-    # Copies: safetensors refuses tensors that share memory, as views of one flat buffer do.
     with processes.one_thread():  # where other work fills the cores, two wait longer for each other than one takes
-        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    content = save(copies, {**metadata, "content": digest_of(copies)})
+        here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # safetensors refuses tensors that share memory, as views of one flat buffer do.
+        uses = Counter(tensor.untyped_storage().data_ptr() for tensor in here.values())
+        own = {name: one.clone() if uses[one.untyped_storage().data_ptr()] > 1 else one for name, one in here.items()}
+    content = save(own, {**metadata, "content": digest_of(own)})
     # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    write_bytes(path, len(header).to_bytes(8, "little") + header + content[end:])
+    write_bytes(path, len(header).to_bytes(8, "little"), header, memoryview(content)[end:])

@@ -34,7 +34,7 @@ def test_a_file_is_written_into_new_folders_and_replaced(lasting: bool, tmp_path
     path = tmp_path / "some" / "where" / "file"
     for content in (b"old", b"new"):
         with mock.patch("os.fsync") as synchronised:
-            write_bytes(path, content, lasting)
+            write_bytes(path, content[:1], content[1:], lasting=lasting)
         assert synchronised.called is lasting
         assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["file"]
