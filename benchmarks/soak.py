@@ -36,32 +36,45 @@ _PATIENCE = 3600.0  # seconds for a command to end, also on a machine that is bu
 # What differs from run to run.
 _TIMES = ("seconds", "steps_per_second", "seed_steps_per_second")
 
+_IWBC = ("-m", "iwbc.train")
 _TRAIN = (
-    *("-m", "iwbc.train", "hydra.run.dir=run", "policy.hidden=[32,32]", "reference.steps=1000", "reference.batch_size=64"),
-    *("algo.batch_size=64", "algo.steps=1500", "log_every=50", "checkpoint_every=50", "eval.episodes=5", "eval.every=500"),
-    *("eval.periodic_episodes=2",),
+    *("hydra.run.dir=run", "reference.steps=1000", "reference.batch_size=64", "algo.batch_size=64", "algo.steps=1500"),
+    *("log_every=50", "checkpoint_every=50", "eval.episodes=5", "eval.every=500", "eval.periodic_episodes=2"),
 )
+_SMALL = ("policy.hidden=[32,32]",)
 _TASK = ("env=two_routes", "dataset.episodes=60")
 _PHASES = ("reference", "training", "checkpoint", "evaluation", "final")
 
 
 @dataclass(frozen=True)
 class Story:
-    """A command, as arguments of Python, and the phases in which it may be killed."""
+    """A command, as arguments of Python, the phases in which it may be killed, and the folders that it starts with."""
 
     name: str
     arguments: tuple[str, ...]
     phases: tuple[str, ...] = _PHASES
+    needs: tuple[str, ...] = ("datasets",)
 
 
 def _training(name: str, *arguments: str, phases: tuple[str, ...] = _PHASES) -> Story:
-    return Story(name, (*_TRAIN, *_TASK, *arguments), phases)
+    needs = () if "generation" in phases else ("datasets",)
+    return Story(name, (*_IWBC, *_TRAIN, *_SMALL, *_TASK, *arguments), phases, needs)
 
 
 _SCRATCH = ("training", "checkpoint", "evaluation", "final")  # without a reference
 STORIES = (
-    Story("generation", (*_TRAIN, "env=hopper", "dataset.steps=6000", "algo=bc", "algo.steps=200"), ("generation", "packing")),
-    Story("generation on one core", ("-m", "iwbc.data.generate", "env=hopper", "tier=medium", "steps=4000"), ("generation",)),
+    Story(
+        "generation",
+        (*_IWBC, *_TRAIN, *_SMALL, "env=hopper", "dataset.steps=6000", "algo=bc", "algo.steps=200"),
+        phases=("generation", "packing"),
+        needs=(),
+    ),
+    Story(
+        "generation on one core",
+        ("-m", "iwbc.data.generate", "env=hopper", "tier=medium", "steps=4000"),
+        phases=("generation",),
+        needs=(),
+    ),
     _training("demonstrations", "algo=bc", "algo.steps=200", phases=("generation", "training")),
     _training("iw_bc", "threads=1"),
     _training("iw_bc, three seeds in processes", "seeds=[0,1,2]", "threads=2"),
@@ -79,7 +92,12 @@ STORIES = (
     _training("mixture", "policy=mixture", "algo=iw_bc", "seeds=[0,1]", "threads=2", "algo.steps=400", "reference.steps=300"),
     _training("flow", "policy=flow", "algo=iw_bc", "threads=1", "algo.steps=400", "reference.steps=300"),
     _training("autograd", "engine=false", "algo.steps=600", "reference.steps=600", "threads=1"),
-    Story("report", ("-m", "iwbc.report", "runs", "out=report"), ("report",)),
+    Story(
+        "a policy of one's own",
+        (*_IWBC, "--config-dir", "own", *_TRAIN, *_TASK, "policy=mine", "seeds=[0,1]", "threads=2"),
+        needs=("datasets", "own"),
+    ),
+    Story("report", ("-m", "iwbc.report", "runs", "out=report"), ("report",), ("runs",)),
 )
 
 
@@ -145,7 +163,7 @@ class Place:
             case "packing":
                 return any(datasets.glob("*/*/*/.packed*")) or any(datasets.glob("*/*/*/packed"))
             case "reference":
-                return any((self.root / "cache" / "references").glob("*.lock"))
+                return any((self.root / "cache" / "references").glob("*.lock")) or (run / "reference.safetensors").exists()
             case "training":
                 return (run / "curation.csv").exists()
             case "checkpoint":
@@ -237,13 +255,18 @@ def play(story: Story, root: Path, prepare: Callable[[Path], None], draw: random
 
 
 def _prepared(root: Path) -> Iterator[tuple[str, Path]]:
-    """What stories begin with, made once: datasets, and runs to report on."""
+    """What stories begin with, made once: datasets, runs to report on, and a policy's code with its configuration."""
     place = Place(root / "place")
     for seed in (0, 1):
-        place_run = Story("", (*_TRAIN, *_TASK, "algo=bc", "algo.steps=100", f"seed={seed}", f"hydra.run.dir=runs/{seed}"))
+        changes = ("algo=bc", "algo.steps=100", f"seed={seed}", f"hydra.run.dir=runs/{seed}")
+        place_run = Story("", (*_IWBC, *_TRAIN, *_SMALL, *_TASK, *changes))
         if problem := place.finish(place_run):
             raise RuntimeError(problem)
-    for name in ("datasets", "runs"):
+    own = place.root / "own"
+    (own / "policy").mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "examples" / "own_policy.py", own)
+    (own / "policy" / "mine.yaml").write_text("_target_: own.own_policy.LaplacePolicy\nwidth: 32\n")
+    for name in ("datasets", "runs", "own"):
         shutil.move(place.root / name, root / name)
         yield name, root / name
     shutil.rmtree(place.root)
@@ -254,12 +277,9 @@ def soak(stories: Sequence[Story], kills: int, seed: int, root: Path) -> dict[st
     made = dict(_prepared(root))
 
     def prepare_for(story: Story) -> Callable[[Path], None]:
-        needed = [name for name in made if name == "runs" or not {"generation", "packing"} & set(story.phases)]
-        needed = [name for name in needed if (name == "runs") == (story.name == "report")]
-
         def prepare(place: Path) -> None:
             place.mkdir()
-            for name in needed:
+            for name in story.needs:
                 shutil.copytree(made[name], place / name)
 
         return prepare
