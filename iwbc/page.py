@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,23 @@ import numpy as np
 from iwbc import __version__
 from iwbc.charts import Array, Chart, figures
 from iwbc.files import write_bytes
+from iwbc.report.collect import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
 from iwbc.results import ACTION_NAMES, environment_name
 
-Columns = dict[str, Array]
+Columns = Mapping[str, Array]
 
 
 def write_page(folder: Path, summary: dict[str, Any]) -> None:
-    """Write or replace a run folder's run.html, from its other files and its summary."""
+    """Write or replace a run folder's run.html, from its other files and its summary. Raises UserError where one is damaged."""
     from jinja2 import Environment, FileSystemLoader
 
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    videos = folder / "videos" / "videos.json"
     text = templates.get_template("run.html").render(
         title=f"{summary['method']} on {summary['dataset']['id']}",
         lead=lead_of(summary),
         facts=facts_of(summary),
         charts=figures(_charts(folder, summary)),
-        videos=json.loads(videos.read_text()) if videos.exists() else [],
+        videos=read_videos(folder),
         settings=(folder / "config.yaml").read_text(encoding="utf-8"),
         version=__version__,
     )
@@ -70,7 +69,7 @@ def facts_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _charts(folder: Path, summary: dict[str, Any]) -> list[Chart]:
-    metrics, weights = _columns(folder / "metrics.csv"), _columns(folder / "weights.csv")
+    metrics, weights = read_numbers(folder / "metrics.csv", "step"), read_weights(folder)
     found = [_learning_curve(folder, summary), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
         found += [_weights(weights), _weight_histogram(weights)]
@@ -85,16 +84,13 @@ def _charts(folder: Path, summary: dict[str, Any]) -> list[Chart]:
 
 def _learning_curve(folder: Path, summary: dict[str, Any]) -> Chart:
     """The mean of every evaluation, for each seed and over them."""
-    path = folder / "evaluations.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file)) if path.stat().st_size > 1 else []
     action = next((total["action"] for phase, total in summary["totals"].items() if phase == "final"), "mean")
-    rows = [row for row in rows if row["action"] == action]
-    measure = "score" if rows and rows[0]["score"] else "success" if rows and rows[0]["success"] else "return"
-    chart = Chart("Learning curve", "gradient steps", {"success": "success rate"}.get(measure, measure) + ", mean of episodes")
-    by_seed: dict[str, dict[int, list[float]]] = {}
-    for row in rows:
-        by_seed.setdefault(row["seed"], {}).setdefault(int(row["step"]), []).append(float(row[measure]))
+    episodes = [episode for episode in read_episodes(folder) if episode.action == action]
+    measure = _result(episodes[0])[0] if episodes else "return"
+    chart = Chart("Learning curve", "gradient steps", f"{measure}, mean of episodes")
+    by_seed: dict[int, dict[int, list[float]]] = {}
+    for episode in episodes:
+        by_seed.setdefault(episode.seed, {}).setdefault(episode.step, []).append(_result(episode)[1])
     curves = {seed: {step: float(np.mean(values)) for step, values in sorted(own.items())} for seed, own in by_seed.items()}
     for own in curves.values() if len(curves) > 1 else ():
         chart.line(np.array(list(own)), np.array(list(own.values())), "faint")
@@ -105,8 +101,15 @@ def _learning_curve(folder: Path, summary: dict[str, Any]) -> Chart:
     return chart
 
 
+def _result(episode: Episode) -> tuple[str, float]:
+    """What is told of an episode, and how much it is."""
+    if episode.score is not None:
+        return "score", episode.score
+    return ("return", episode.total) if episode.success is None else ("success rate", float(episode.success))
+
+
 def _returns(folder: Path) -> Chart:
-    columns = _columns(folder / "curation.csv")
+    columns = read_curation(folder)
     chart = Chart("Returns", "return", "trajectories, logarithmic", log_y=True)
     if columns:
         edges = np.append(columns["return_low"], columns["return_high"][-1])
@@ -139,12 +142,3 @@ def _over_steps(title: str, y: str, metrics: Columns, names: dict[str, str]) -> 
         steps, row = np.unique(metrics["step"], return_inverse=True)
         chart.line(steps, np.bincount(row, metrics[name]) / np.bincount(row), f"s{i}", label or None)
     return chart
-
-
-def _columns(path: Path) -> Columns:
-    """The numbers of a CSV file by column, NaN where there are none; empty without rows."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}

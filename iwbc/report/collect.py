@@ -157,7 +157,7 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
         steps = int(config["algo"]["steps"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{folder / 'config.yaml'}: damaged, algo.steps is missing; {_REMEDY}") from None
-    episodes = tuple(_episodes(folder))
+    episodes = tuple(read_episodes(folder))
     tasks = [Task(dataset, content_hash, env_id, made_with, backend, action, scores) for action in actions]
     runs = [Run(folder, name, method, task, steps, seeds, config, summary, episodes) for task in tasks]
     for run in runs:
@@ -191,9 +191,10 @@ def _config(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _episodes(folder: Path) -> Iterator[Episode]:
+def read_episodes(folder: Path) -> Iterator[Episode]:
+    """The rows of a run's evaluations.csv; none where there is no such file."""
     path = folder / "evaluations.csv"
-    if not path.exists():  # a run without an environment has none; `_finished` notices any that are missing
+    if not path.exists():  # as without an environment; `_finished` notices any that are missing
         return
     for line, row in enumerate(_rows(path), start=2):
         try:
@@ -221,12 +222,36 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
 
 
-def read_numbers(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of metrics.csv or curation.csv; NaN where a row has no number. Empty where there is no such file."""
-    if not path.exists():
-        return {}
-    rows = _rows(path)
+def read_numbers(path: Path, *needed: str) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of metrics.csv, weights.csv or curation.csv; NaN where a row has no number; empty where there is no such
+    file, or no row. Raises UserError where it is damaged, and where a `needed` column is missing or not all finite."""
+    rows = _rows(path) if path.exists() else []
     try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
+        found = {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
+        if missing := [name for name in needed if rows and not np.isfinite(found[name]).all()]:
+            raise ValueError(f"no number in column {missing[0]}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); {_REMEDY}") from None
+    return found
+
+
+def read_weights(folder: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a run's weights.csv, as `read_numbers` gives them."""
+    return read_numbers(folder / "weights.csv", "seed", "return", "length", "curation", "weight")
+
+
+def read_curation(folder: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a run's curation.csv, as `read_numbers` gives them."""
+    return read_numbers(folder / "curation.csv", "return_low", "return_high", "trajectories", "kept")
+
+
+def read_videos(folder: Path) -> list[dict[str, Any]]:
+    """What `iwbc record` says of the videos that it left in a run folder: name, file, seed, episode, return, length, action,
+    and of how many episodes it is. Raises UserError where that is damaged."""
+    path = folder / "videos" / "videos.json"
+    try:
+        rows = read_json(path) if path.exists() else []
+        kinds = {"name": str, "seed": int, "episode": int, "return": float, "length": int, "of": int, "action": str}
+        return [{"file": Path(row["file"]).name, **{key: kind(row[key]) for key, kind in kinds.items()}} for row in rows]
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); record again, or delete it") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.report.collect import Run, read_numbers
+from iwbc.report.collect import Run, read_curation, read_numbers, read_weights
 from iwbc.report.statistics import AGGREGATES, Estimate
 from iwbc.report.study import REFERENCE, Study
 
@@ -294,7 +294,7 @@ def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tu
 
 def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
     """The columns of the runs' metrics.csv at each logged step, averaged over seeds and runs; only what all of them have."""
-    tables = [table for run in runs if "step" in (table := read_numbers(run.folder / "metrics.csv"))]
+    tables = [table for run in runs if (table := read_numbers(run.folder / "metrics.csv", "step"))]
     if not tables:
         return {}
     names = set.intersection(*map(set, tables)) - {"step", "seed"}
@@ -338,7 +338,7 @@ def _final_weights(runs: Sequence[Run]) -> dict[str, Array]:
     """Return and relative weight of every kept trajectory with a weight above 0; empty where all weights are the same."""
     returns, weights = [], []
     for run in runs:
-        columns = read_numbers(run.folder / "weights.csv")
+        columns = read_weights(run.folder)
         for seed in np.unique(columns.get("seed", np.zeros(0))):
             own = columns["seed"] == seed
             weight = columns["curation"][own] * columns["weight"][own]
@@ -413,8 +413,7 @@ def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]
     values: dict[bytes, tuple[Array, Array, Array]] = {}
     for method in study.methods:
         for run in study.runs.get((task, method), []):
-            columns = read_numbers(run.folder / "curation.csv")
-            if {"return_low", "return_high", "trajectories", "kept"} <= set(columns):
+            if columns := read_curation(run.folder):
                 edges = np.append(columns["return_low"], columns["return_high"][-1])
                 value = edges, columns["trajectories"], columns["kept"]
                 key = b"".join(array.tobytes() for array in value)

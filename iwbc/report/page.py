@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from iwbc import __version__
+from iwbc.report.collect import read_videos
 from iwbc.report.figures import Picture
 from iwbc.report.study import REFERENCE, Study
 from iwbc.report.tables import Table, counts
@@ -65,10 +65,9 @@ def _videos(study: Study) -> list[dict[str, Any]]:
     found = []
     for (task, method), runs in study.runs.items():
         for run in runs:
-            listed = run.folder / "videos" / "videos.json"
-            for row in json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else ():
-                path = listed.parent / Path(str(row["file"])).name
-                if path.exists() and path.stat().st_size <= _LARGEST:
+            for row in read_videos(run.folder):
+                path = run.folder / "videos" / row["file"]
+                if path.is_file() and path.stat().st_size <= _LARGEST:
                     kind = "image/gif" if path.suffix == ".gif" else "video/mp4"
                     data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
                     found.append({**row, "data": data, "moves": path.suffix != ".gif", "method": method, "task": task})
