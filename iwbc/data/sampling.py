@@ -35,7 +35,7 @@ class StepSampler:
 
     def __init__(self, curated: Curated, seed: int, batch_size: int, stream: int, device: str | torch.device = "cpu") -> None:
         cumulative = np.cumsum(curated.probabilities)
-        self._cumulative = torch.from_numpy(cumulative / cumulative[-1])
+        self._cumulative = torch.from_numpy(cumulative / cumulative[-1])  # the last one is 1, which no draw reaches
         self._starts = torch.from_numpy(curated.trajectories.offsets[curated.kept])
         self._kept_starts = torch.from_numpy(curated.offsets[:-1])
         self._lengths = torch.from_numpy(curated.lengths)
@@ -61,6 +61,6 @@ class StepSampler:
         """Kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""
         random = generator(self.stream, self.seed, block)
         uniform = torch.rand(2, BLOCK, self.batch_size, dtype=torch.float64, generator=random)
-        trajectory = torch.searchsorted(self._cumulative, uniform[0], right=True).clamp_(max=len(self._cumulative) - 1)
+        trajectory = torch.searchsorted(self._cumulative, uniform[0], right=True)
         within = (uniform[1] * self._lengths[trajectory]).long()
         return trajectory, self._starts[trajectory] + within, self._kept_starts[trajectory] + within
