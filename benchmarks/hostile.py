@@ -490,6 +490,7 @@ def _damaged(source: str, file: str, content: Any, *command: str) -> Callable[[W
         shutil.copytree(world.root / source, "bad")
         path = Path("bad") / file
         good = path.read_bytes() if path.exists() else b""
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content(good, world) if callable(content) else content)
         return tuple(part.replace("FOLDER", "bad") for part in command)
 
@@ -614,11 +615,25 @@ def run_folders() -> Iterator[Case]:
         yield Case(f"episodes {name}: report", _damaged("run", "evaluations.csv", content, *_REPORT), "evaluations.csv")
         yield Case(f"episodes {name}: verify", _damaged("run", "evaluations.csv", content, *_VERIFY), "evaluations.csv", code=1)
     yield Case("metrics of words: report", _damaged("run", "metrics.csv", _text("\n20,0,", "\na,b,"), *_REPORT), "metrics.csv")
-    yield Case(
-        "curation of words: report",
-        _damaged("run", "curation.csv", lambda good, w: good.splitlines(True)[0] + b"a,b,c,d\n", *_REPORT),
-        "curation.csv",
-    )
+    for file in ("weights.csv", "curation.csv"):
+        numbers: dict[str, Any] = {
+            "of words": lambda good, w: good.splitlines(True)[0] + b"a,b,c,d,e,f\n",
+            "without numbers": lambda good, w: good.splitlines(True)[0] + b",,,,,\n",
+            "infinite": lambda good, w: good.splitlines(True)[0] + b"inf,inf,inf,inf,inf,inf\n",
+            "of another table": _of("run", "metrics.csv"),
+            "of bytes": b"\xff\xfe\x00",
+        }
+        for name, content in numbers.items():
+            yield Case(f"{file} {name}: report", _damaged("run", file, content, *_REPORT), file)
+    videos: dict[str, bytes] = {
+        "cut": b'[{"name": ',
+        "a number": b"3",
+        "of words": b'["best", "worst"]',
+        "without a file": b'[{"name": "best"}]',
+        "of a thousand brackets": b"[" * 100_000,
+    }
+    for name, content in videos.items():
+        yield Case(f"videos {name}: report", _damaged("run", "videos/videos.json", content, *_REPORT), "videos.json")
     yield Case(
         "a run of another configuration there",
         lambda w: shutil.copytree(w.root / "run", "new") and ("train", *_RUN, "algo.lr=0.5"),

@@ -3,7 +3,7 @@
     python -m benchmarks.speed [part …] [jax=PYTHON] [d3rlpy=PYTHON] [imitation=PYTHON] [repetitions=5]
                                [steps=300] [data=hopper|synthetic] [out=FILE]
 
-Parts: start, step, evaluation, memory, recipe; all by default. Every ratio is of medians of
+Parts: start, step, evaluation, memory, recipe, checkpoints; all by default. Every ratio is of medians of
 interleaved repetitions. A repetition of `step` and `memory` is `steps` gradient steps. `step` trains on hopper
 medium-replay, made on first use, or on random data of its size.
 
@@ -67,7 +67,7 @@ from iwbc.runs import versions
 from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, TopFraction
 from iwbc.trainer import Learner, Trainer
 
-PARTS = ("start", "step", "evaluation", "memory", "recipe")
+PARTS = ("start", "step", "evaluation", "memory", "recipe", "checkpoints")
 PRODUCTS = 3
 # The peers' scripts, and the numbers of seeds that they train at once.
 PEERS = {"jax": ("jax_scan.py", (1, 5)), "d3rlpy": ("d3rlpy_bc.py", (1,)), "imitation": ("imitation_bc.py", (1,))}
@@ -288,6 +288,25 @@ def recipe() -> dict[str, Any]:
     return found
 
 
+def checkpoints(repetitions: int, count: int) -> dict[str, Any]:
+    """The time that checkpoints take, one every `count` steps, as a share of that which iw-BC trains meanwhile: the
+    median of `repetitions` runs of ten, with one and with five seeds."""
+    found: dict[str, Any] = {}
+    for seeds in (1, 5):
+        shares = []
+        for _ in range(repetitions):
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "-m", "iwbc.train", "env=hopper", f"seeds={list(range(seeds))}".replace(" ", "")]
+                command += ["reference.steps=100", f"algo.steps={10 * count}", f"checkpoint_every={count}", "eval.episodes=0"]
+                command.append(f"hydra.run.dir={folder}/run")
+                subprocess.run(command, check=True, capture_output=True, env={**os.environ, "IWBC_CACHE": folder})
+                seconds = json.loads((Path(folder) / "run" / "summary.json").read_text())["seconds"]
+                shares.append(seconds["checkpoints"] / seconds["training"])
+        found[f"share_of_training_{seeds}"] = statistics.median(shares)
+        found[f"shares_{seeds}"] = shares
+    return found
+
+
 def start(repetitions: int) -> dict[str, Any]:
     """Seconds to --help, to a configuration error, and from the command to the first gradient step on a cached dataset."""
     command = [sys.executable, "-m", "iwbc.train"]
@@ -359,6 +378,7 @@ def main(arguments: Sequence[str]) -> None:
         "evaluation": lambda: evaluation(repetitions),
         "memory": lambda: memory(repetitions, count),
         "recipe": recipe,
+        "checkpoints": lambda: checkpoints(repetitions, compose("env=hopper").checkpoint_every),
     }
     kernels.keep_freed_memory()
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}

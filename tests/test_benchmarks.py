@@ -126,7 +126,10 @@ def test_a_short_measurement_of_steps(tmp_path: Path) -> None:
 
 def test_what_speed_cannot_measure_is_said_in_a_line() -> None:
     outcome = finish(python("-m", "benchmarks.speed", "speed", cwd=ROOT))
-    assert (outcome.code, outcome.err) == (2, "speed: not a part; there are start, step, evaluation, memory, recipe\n")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "speed: not a part; there are start, step, evaluation, memory, recipe, checkpoints\n",
+    )
 
 
 def test_running_weights_are_compared_with_exact_ones(hopper: Trajectories) -> None:
