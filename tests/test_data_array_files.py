@@ -181,7 +181,7 @@ def test_a_d4rl_file_becomes_a_minari_dataset(datasets: Path, tmp_path: Path) ->
 
 def command(*arguments: str, module: str = "iwbc.data.convert", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", module, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
 
 

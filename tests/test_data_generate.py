@@ -199,7 +199,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
         folder = tmp_path / str(len(cores))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
         command = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
-        _, errors = command.communicate(timeout=120)
+        _, errors = command.communicate(timeout=300)
         assert command.returncode == 0, errors
         name = "iwbc/hopper/medium-expert-40000-seed9-v1"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
@@ -214,7 +214,7 @@ def test_another_seed_gives_other_data(small: str) -> None:
 
 def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None:
     commands = [generate("env=hopper", "tier=medium", "steps=3000") for _ in range(2)]
-    outputs = [command.communicate(timeout=120) for command in commands]
+    outputs = [command.communicate(timeout=300) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], outputs
     assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
     assert load("iwbc/hopper/medium-3000-v1").steps >= 3000

@@ -594,7 +594,7 @@ def command(*arguments: str | Path, cwd: Path, code: str = "-m iwbc.report") -> 
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-W", "error::UserWarning:iwbc", *code.split(), *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_reports_one_run_with_one_seed(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chromium(page: Path, *options: str) -> str:
     profile = page.parent / "profile"
     line = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", *options, page.as_uri()]
-    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def found(page: Path, width: int) -> dict[str, Any]:
