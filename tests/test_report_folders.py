@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import write_csv
-from iwbc.report.collect import collect
+from iwbc.report.collect import collect, read_numbers, read_videos, read_weights
 from iwbc.settings import SUMMARY_FORMAT
 
 HOPPER = {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
@@ -210,3 +211,46 @@ def test_nothing_to_report_says_so(tmp_path: Path, make: bool, problem: str) -> 
         folder.mkdir()
     with pytest.raises(UserError, match=problem):
         collect([folder])
+
+
+def test_tables_are_numbers_by_column(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    assert read_numbers(path, "step") == {}
+    path.write_text("step,loss\n")
+    assert read_numbers(path, "step") == {}
+    path.write_text("step,loss\n10,0.5\n20,\n")
+    found = read_numbers(path, "step")
+    assert found["step"].tolist() == [10.0, 20.0]
+    assert found["loss"][0] == 0.5 and np.isnan(found["loss"][1])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    {
+        "seed,return\n0,1\n": "no number in column length",
+        "seed,return,length,curation,weight\n0,1,2,1,\n": "no number in column weight",
+        "seed,return,length,curation,weight\n0,inf,2,1,1\n": "no number in column return",
+        "seed,return,length,curation,weight\n0,1,2,1,one\n": "could not convert string to float: 'one'",
+        "seed,return,length,curation,weight\n0,1\n": "no number in column length",
+    }.items(),
+)
+def test_damaged_tables_are_refused(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"weights\.csv: damaged \({reason}\); train this run again"):
+        read_weights(tmp_path)
+
+
+def test_videos_are_named_by_their_files_alone(tmp_path: Path) -> None:
+    assert read_videos(tmp_path) == []
+    row = {"name": "best", "file": "best.gif", "seed": 0, "episode": 1, "return": 20.0, "length": 7, "of": 2, "action": "mean"}
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "videos.json").write_text(json.dumps([row, {**row, "file": "../../secret"}]))
+    assert read_videos(tmp_path) == [row, {**row, "file": "secret"}]
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"3", b'["best"]', b'[{"name": "best", "file": "best.gif"}]', b"\xff"])
+def test_a_damaged_list_of_videos_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "videos.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"videos\.json: damaged \(.*\); record again, or delete it"):
+        read_videos(tmp_path)

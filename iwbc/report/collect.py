@@ -228,10 +228,10 @@ def read_numbers(path: Path, *needed: str) -> dict[str, npt.NDArray[np.float64]]
     rows = _rows(path) if path.exists() else []
     try:
         found = {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
-        if missing := [name for name in needed if rows and not np.isfinite(found[name]).all()]:
+        if missing := [name for name in needed if rows and not np.isfinite(found.get(name, np.nan)).all()]:
             raise ValueError(f"no number in column {missing[0]}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); {_REMEDY}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
     return found
 
 
