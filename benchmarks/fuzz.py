@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import iwbc
+from benchmarks.common import few_steps
 from iwbc.commands import Option, number, one_of, parse, run
 from iwbc.config import compose, validate
 from iwbc.data import minari_source
@@ -81,17 +82,8 @@ def accepted_or_refused(read: Read) -> None:
 
 def make_run(root: Path) -> Path:
     """A finished run that takes seconds, on a dataset of its own, both below `root`."""
-    id, random = "fuzzed/pendulum-v0", np.random.default_rng(0)
-    angle, ends = random.uniform(-np.pi, np.pi, 200), np.arange(200) % 20 == 19
-    iwbc.from_arrays(
-        observations=np.stack([np.cos(angle), np.sin(angle), random.uniform(-8, 8, 200)], 1).astype(np.float32),
-        actions=random.uniform(-2, 2, (200, 1)).astype(np.float32),
-        rewards=-np.abs(angle),
-        terminations=np.zeros(200, bool),
-        truncations=ends,
-        id=id,
-        env_id="Pendulum-v1",
-    )
+    id = "fuzzed/pendulum-v0"
+    iwbc.from_arrays(**few_steps(), id=id, env_id="Pendulum-v1")
     folder = root / "run"
     brief = ("env=from_dataset", "dataset=minari", f"dataset.id={id}", "policy.hidden=[4]", "env.max_episode_steps=20")
     steps = ("reference.steps=20", "algo.steps=20", "algo.batch_size=16", "log_every=10", "eval.episodes=2", "eval.every=0")
@@ -152,20 +144,14 @@ def _checkpoint(place: Place) -> tuple[Path, Read]:
     return path, lambda: RunFolder(place.run).checkpoint()
 
 
-def _steps() -> Steps:
-    ends = np.arange(12) % 4 == 3
-    return Steps(np.ones((12, 3)), np.zeros((12, 1)), np.arange(12.0), ends, ~ends & False)
-
-
 def _array_file(kind: str) -> Callable[[Place], tuple[Path, Read]]:
     def target(place: Place) -> tuple[Path, Read]:
         path = place.empty / f"bad.{kind}"
-        arrays = {name: array for name, array in vars(_steps()).items() if array is not None}
         if kind == "npz":
-            np.savez(path, **arrays)
+            np.savez(path, **few_steps())
         else:
             with h5py.File(path, "w") as file:
-                for name, values in arrays.items():
+                for name, values in few_steps().items():
                     file[name] = values
 
         def read() -> None:
@@ -182,7 +168,7 @@ def _packed(name: str) -> Callable[[Place], tuple[Path, Read]]:
     """A cache is not refused, but made again."""
 
     def target(place: Place) -> tuple[Path, Read]:
-        folder, steps = place.empty / "packed", _steps()
+        folder, steps = place.empty / "packed", Steps(**few_steps())
 
         def load() -> Trajectories:
             return load_or_pack(folder, "f", lambda: (episodes(steps, "fuzzed", "keep"), describe("fuzzed", steps)))

@@ -36,6 +36,7 @@ from unittest import mock
 import numpy as np
 import yaml
 
+from benchmarks.common import few_steps
 from iwbc.commands import Option, parse
 from iwbc.commands import run as run_command
 from iwbc.files import write_json
@@ -60,17 +61,6 @@ class World:
     @property
     def bait(self) -> Path:
         return self.root / "bait"
-
-    def arrays(self, **changes: Any) -> dict[str, Any]:
-        """Good arrays of 40 steps in 4 episodes, changed."""
-        found: dict[str, Any] = {
-            "observations": np.zeros((40, 3), np.float32) + np.arange(40, dtype=np.float32)[:, None],
-            "actions": np.linspace(-0.9, 0.9, 40, dtype=np.float32)[:, None],
-            "rewards": np.arange(40, dtype=np.float32),
-            "terminations": np.zeros(40, bool),
-            "truncations": np.arange(40) % 10 == 9,
-        }
-        return {name: value for name, value in (found | changes).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -236,7 +226,7 @@ def command_lines() -> Iterator[Case]:
 
 def _npz(**changes: Any) -> Callable[[World], tuple[str, ...]]:
     def make(world: World) -> tuple[str, ...]:
-        np.savez("bad.npz", **world.arrays(**changes))
+        np.savez("bad.npz", **few_steps(**changes))
         return "data.convert", "bad.npz", "id=new/data-v0"
 
     return make
@@ -252,14 +242,14 @@ def _written(name: str, content: bytes | Callable[[World], bytes]) -> Callable[[
 
 def _good_npz(world: World) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **world.arrays())
+    np.savez(file, **few_steps())
     return file.getvalue()
 
 
 def _claiming(world: World) -> bytes:
     """An npz whose header promises far more than is there."""
     file = io.BytesIO()
-    np.savez(file, **world.arrays())
+    np.savez(file, **few_steps())
     return (
         file.getvalue().replace(b"(40, 3)", b"(40, 3" + b"0" * 0 + b")").replace(b"'shape': (40, 3), }", b"'shape': (9e9,), }")
     )
@@ -270,7 +260,7 @@ def _hdf5(change: Callable[[Any, World], None]) -> Callable[[World], tuple[str, 
         import h5py
 
         with h5py.File("bad.hdf5", "w") as file:
-            for name, value in world.arrays().items():
+            for name, value in few_steps().items():
                 file[name] = value
             change(file, world)
         return "data.convert", "bad.hdf5", "id=new/data-v0"
@@ -1008,8 +998,8 @@ def build(root: Path) -> World:
     os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     os.environ.pop("WANDB_API_KEY", None)
     sys.path.insert(0, str(root))
-    iwbc.from_arrays(**world.arrays(), id=ID, env_id="Pendulum-v1")
-    two = world.arrays(observations=np.zeros((40, 2), np.float32))
+    iwbc.from_arrays(**few_steps(), id=ID, env_id="Pendulum-v1")
+    two = few_steps(observations=np.zeros((40, 2), np.float32))
     iwbc.from_arrays(**two, id="hostile/two-v0", env_id="MountainCarContinuous-v0")
     os.chdir(root)
     for folder, *changes in (("run",), ("other", "dataset.id=hostile/two-v0")):
