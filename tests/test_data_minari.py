@@ -303,6 +303,18 @@ def replace_with_zero_steps(file: h5py.File) -> None:
         file["episode_1"][name] = array
 
 
+def claim(steps: int, *names: str) -> Callable[[h5py.File], None]:
+    """Fields of an episode that say that they are so long, of which nothing is written."""
+
+    def change(file: h5py.File) -> None:
+        for name in names:
+            shape = (steps + (name == "observations"), *file["episode_1"][name].shape[1:])
+            del file["episode_1"][name]
+            file["episode_1"].create_dataset(name, shape, "f4", chunks=(1000, *shape[1:]))
+
+    return change
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (rewrite("main_data.hdf5", lambda data: data[: len(data) // 2]), "cannot be read|cannot be opened"),
     "garbage": (rewrite("main_data.hdf5", lambda data: b"x" * 1000), "cannot be read"),
@@ -310,6 +322,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no data file": (lambda data: (data / "main_data.hdf5").unlink(), "cannot be opened"),
     "episode missing": (edit(lambda file: file.pop("episode_1")), "episode 1: cannot be read"),
     "rewards missing": (edit(lambda file: file["episode_2"].pop("rewards")), "episode 2: cannot be read .*rewards"),
+    "rewards without end": (edit(claim(2**47, "rewards")), r"episode 1: cannot be read \(.* rows"),
+    "rewards of more than fits": (edit(claim(2**34, "rewards")), r"episode 1: cannot be read \(.* rows"),
+    "an episode without end": (
+        edit(claim(2**47, "observations", "actions", "rewards", "terminations", "truncations")),
+        r"episode 1: cannot be read \(Unable to allocate",
+    ),
     "empty episode": (edit(replace_with_zero_steps), r"episode 1, actions: the episode is empty \(0 steps\)"),
     "metadata cut": (rewrite("metadata.json", lambda text: text[:-20]), "metadata.json is damaged"),
     "metadata not an object": (rewrite("metadata.json", lambda text: b"[]"), "metadata.json is damaged"),

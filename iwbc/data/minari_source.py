@@ -21,15 +21,18 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
+from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
 
 _EPISODES_AT_ONCE = 50
+# Fields of an episode that differ by more rows are not read: a damaged file may claim more than there is memory for.
+_ROWS_APART = 1_000_000
 # Bump when reading the same files gives other episodes than before.
 _READER = 2
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
-_DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
+_DAMAGE = (*NUMPY_DAMAGE, LookupError, AttributeError, AssertionError)
 
 
 def load(
@@ -199,8 +202,7 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
     from h5py import h5d, h5g, h5s
     from minari.dataset.episode_data import EpisodeData
 
-    def read(group: Any, name: str) -> np.ndarray:
-        dataset = h5d.open(group, name.encode())
+    def read(dataset: Any) -> np.ndarray:
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
@@ -208,10 +210,13 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
             group = h5g.open(file.id, f"episode_{index}".encode())
-            fields = {name: read(group, name) for name in _FIELDS}
+            fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
+            rows = [field.shape[0] for field in fields.values()]
+            if max(rows) - min(rows) > _ROWS_APART:
+                raise ValueError(f"its fields have from {min(rows):,} to {max(rows):,} rows")
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(infos, key) for key in SUCCESS_KEYS if key.encode() in infos}
-            yield EpisodeData(id=index, infos=labels, **fields)
+            labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
+            yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
 
 
 def _not_a_vector(space: gym.Space) -> str | None:
