@@ -20,16 +20,20 @@ import sys
 import tempfile
 import time
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import h5py
+import minari
 import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from minari.data_collector import EpisodeBuffer
 from omegaconf import OmegaConf
 
 import iwbc
@@ -195,6 +199,28 @@ def _dataset(name: str) -> Callable[[Place], tuple[Path, Read]]:
     return target
 
 
+def _of_parts(data_format: str, pattern: str) -> Callable[[Place], tuple[Path, Read]]:
+    """Observations of several parts, which Minari's own code writes and reads."""
+
+    def target(place: Place) -> tuple[Path, Read]:
+        id, steps = f"fuzzed/parts-{data_format}-v0", few_steps()
+        space = gym.spaces.Dict({"angle": gym.spaces.Box(-1e3, 1e3, (3,)), "goal": gym.spaces.Box(-1e3, 1e3, (3,))})
+        seen = np.concatenate([steps["observations"], steps["observations"][-1:]])
+        fields = {name: steps[name] for name in ("actions", "rewards", "terminations", "truncations")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on authors and the like
+            minari.create_dataset_from_buffers(
+                id,
+                [EpisodeBuffer(observations={"angle": seen, "goal": seen}, **fields)],
+                observation_space=space,
+                action_space=gym.spaces.Box(-1.0, 1.0, (1,)),
+                data_format=data_format,
+            )
+        return min((dataset_folder(id) / "data").rglob(pattern)), lambda: minari_source.load(id)
+
+    return target
+
+
 # Each puts a file in its place and says how it is read.
 FILES: dict[str, Callable[[Place], tuple[Path, Read]]] = {
     "config.yaml": _configuration,
@@ -208,6 +234,8 @@ FILES: dict[str, Callable[[Place], tuple[Path, Read]]] = {
     "an HDF5 file": _array_file("hdf5"),
     **{f"a packed cache's {name}": _packed(name) for name in ("packed.json", "rewards.npy", "offsets.npy")},
     **{f"a Minari dataset's {name}": _dataset(name) for name in ("metadata.json", "main_data.hdf5")},
+    "a Minari dataset of parts in HDF5": _of_parts("hdf5", "main_data.hdf5"),
+    "a Minari dataset of parts in Arrow": _of_parts("arrow", "*.arrow"),
 }
 VALIDATOR = "settings"
 TARGETS = (VALIDATOR, *FILES)
