@@ -143,6 +143,6 @@ def load_policy(
             if saved[name].shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(own.shape)}")
             own.copy_(saved[name])
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return found

@@ -240,7 +240,10 @@ def test_save_and_load(family: str, kind: str, std: str, normaliser: dict[str, A
         load_policy(tmp_path / "policy.safetensors", seed=3)
 
 
-DAMAGES = ["missing", "empty", "truncated", "text", "no metadata", "wrong metadata", "missing tensor", "wrong shape"]
+DAMAGES = [
+    *("missing", "empty", "truncated", "text", "no metadata", "wrong metadata", "missing tensor", "wrong shape"),
+    *("no observations", "no actions", "actions of two sizes"),
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -264,6 +267,11 @@ def test_a_damaged_file_is_an_error_of_one_line(damage: str, tmp_path: Path) -> 
             safetensors.torch.save_file(tensors, path)
         case "wrong metadata":
             fields = json.loads(metadata["policy"]) | {"spec": {"settings": {"family": "other"}}}
+            safetensors.torch.save_file(tensors, path, metadata={"policy": json.dumps(fields)})
+        case "no observations" | "no actions" | "actions of two sizes":
+            fields = json.loads(metadata["policy"])
+            of = {"no observations": {"observation_size": 0}, "no actions": {"action_low": [], "action_high": []}}
+            fields["spec"]["spaces"] |= of.get(damage, {"action_low": [0.0] * 7})
             safetensors.torch.save_file(tensors, path, metadata={"policy": json.dumps(fields)})
         case "missing tensor":
             del tensors["0.network.2.weight"]

@@ -107,7 +107,7 @@ class PolicySpec:
 
     @staticmethod
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
-        """From `plain` values. Raises KeyError, TypeError or UserError where they are none."""
+        """From `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
         settings = POLICIES[plain["settings"]["family"]](**plain["settings"])
         settings.check("policy")
         mean, std = (plain[name] and tuple(plain[name]) for name in ("observation_mean", "observation_std"))
@@ -115,8 +115,12 @@ class PolicySpec:
 
 
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
+    """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple((path, tuple(shape)) for path, shape in plain["observation_parts"])
-    return Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+    if found.observation_size < 1 or not found.action_low or len(found.action_low) != len(found.action_high):
+        raise ValueError("its observations or actions have no size")
+    return found
 
 
 def _part(observation: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
