@@ -582,6 +582,7 @@ def run_folders() -> Iterator[Case]:
         "of another format": _json(format=1),
         "without totals": _json(totals=None),
         "with words": _json(seeds=["a"]),
+        "with a seed without end": _json(seeds=[math.inf]),
         "with an environment that is a word": _json(environment="Pendulum-v1"),
         "with imports": lambda good, w: json.dumps(
             json.loads(good) | {"environment": json.loads(good)["environment"] | {"imports": ["hostile_module"]}}

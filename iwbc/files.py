@@ -31,6 +31,8 @@ NUMPY_DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError),
     *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+# What plain values raise that are not what they should be: a number without end has no whole part.
+PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def config_folder() -> str:

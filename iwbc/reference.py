@@ -25,7 +25,7 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, read_tensors, write_tensors
+from iwbc.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
 from iwbc.fitting import Observer, fit
 from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
 from iwbc.processes import stop_requests
@@ -137,7 +137,7 @@ class _Checkpoints:
             done = int(metadata["step"])
             if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
                 raise ValueError
-        except (OSError, KeyError, ValueError):
+        except PLAIN_DAMAGE:
             self._console.print("The reference policy's checkpoint is damaged or of other data or code; it is trained anew.")
             self._path.unlink()
             return 0

@@ -32,7 +32,17 @@ from iwbc import __version__
 from iwbc.config import validate
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, read_json, read_tensors, read_yaml, write_bytes, write_csv, write_json, write_tensors
+from iwbc.files import (
+    PLAIN_DAMAGE,
+    cache_folder,
+    read_json,
+    read_tensors,
+    read_yaml,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_tensors,
+)
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
@@ -132,7 +142,7 @@ class RunFolder:
             if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
                 raise ValueError("it is of a run with another configuration")
             return state, json.loads(metadata["progress"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except PLAIN_DAMAGE as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
 
     def hashes(self) -> dict[str, str]:
@@ -173,7 +183,7 @@ class RunFolder:
         try:
             found: dict[str, Any] = read_json(path)
             _check_summary(found)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except PLAIN_DAMAGE as error:
             raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None
         return found
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.errors import UserError
-from iwbc.files import read_tensors, write_tensors
+from iwbc.files import PLAIN_DAMAGE, read_tensors, write_tensors
 from iwbc.optimizer import load_module, module_state
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
@@ -143,6 +143,6 @@ def load_policy(
             if saved[name].shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(own.shape)}")
             own.copy_(saved[name])
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except (*PLAIN_DAMAGE, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return found

@@ -146,7 +146,7 @@ def _close(one: Any, other: Any) -> bool:
         return bool(one is other or one == other)
     try:
         return bool(np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=1e-9, atol=1e-9))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -284,6 +284,7 @@ def test_a_summary_comes_back(tmp_path: Path) -> None:
         {"backend": None},
         {"dataset": {"id": ""}},
         {"seeds": ["a"]},
+        {"seeds": [float("inf")]},
         {"totals": {"final": TOTAL | {"return_mean": "high"}}},
         {"totals": {"final": TOTAL | {"success_interval": [0.0, None]}}},
         {"totals": {"final": TOTAL | {"episodes": "some"}}},

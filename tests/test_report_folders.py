@@ -189,6 +189,13 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, name: str, con
     assert "\n" not in str(error.value)
 
 
+def test_a_number_without_end_is_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "summary.json").write_text((run / "summary.json").read_text().replace('"seeds": [0]', '"seeds": [1e999]'))
+    with pytest.raises(UserError, match=r"summary\.json: damaged, cannot convert float infinity"):
+        collect([tmp_path])
+
+
 def test_lost_evaluations_are_noticed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "evaluations.csv").unlink()

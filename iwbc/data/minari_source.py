@@ -21,7 +21,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE
+from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
 
@@ -32,7 +32,7 @@ _ROWS_APART = 1_000_000
 _READER = 2
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
-_DAMAGE = (*NUMPY_DAMAGE, LookupError, AttributeError, AssertionError)
+_DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
 
 
 def load(
@@ -139,7 +139,7 @@ def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec |
         return None
     try:
         return EnvironmentSpec.of_gymnasium(text)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except PLAIN_DAMAGE as error:
         raise UserError(
             f"dataset {dataset_id}: its metadata.json has a damaged environment ({_line(error)}); download or make it again"
         ) from None
@@ -151,7 +151,7 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
         label = metadata.get("reference_scores_source", "the dataset's own metadata")
         try:
             found = ReferenceScores(float(low), float(high), source=str(label))
-        except (TypeError, ValueError):
+        except PLAIN_DAMAGE:
             raise UserError(
                 f"dataset {dataset_id}: ref_min_score and ref_max_score of its metadata.json are {low} and {high}, not "
                 "numbers; correct or remove them"
