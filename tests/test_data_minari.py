@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -361,6 +363,31 @@ def test_damaged_arrow_is_refused(datasets: Path) -> None:
     shutil.rmtree(parts[2].parent)
     with pytest.raises(UserError, match=r"dataset others/task-v0, episode .: cannot be read"):
         load(name)
+
+
+def test_vectors_of_impossible_sizes_in_arrow_do_not_end_the_process(datasets: Path) -> None:
+    name = create(three(), data_format="arrow")
+    part = min((datasets / name / "data" / "0").rglob("*.arrow"))
+    # In a process of its own: pyarrow calls abort.
+    program = f"""if True:
+        import re
+        from pathlib import Path
+        from iwbc.data.minari_source import load
+        from iwbc.errors import UserError
+
+        path, refused = Path({str(part)!r}), []
+        good = path.read_bytes()
+        for found in re.finditer(re.escape((3).to_bytes(4, "little")), good):  # one of them is the size of observations
+            path.write_bytes(good[: found.start()] + (-3).to_bytes(4, "little", signed=True) + good[found.end() :])
+            try:
+                load({name!r})
+            except UserError as error:
+                refused.append(str(error))
+        print(*refused, sep="\\n")
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert any("episode 0: cannot be read" in line and "negative list size" in line for line in result.stdout.splitlines())
 
 
 @pytest.mark.parametrize("name", ["hopper", "mujoco/hopper/medium", "../../etc-v0", "a b-v0"])

@@ -193,7 +193,21 @@ def _in_turns(dataset: Any, plain: bool) -> Iterator[Any]:
 
 
 def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
+    if dataset.storage.metadata["data_format"] == "arrow":
+        for index in indices:
+            _check_arrow(dataset.storage.data_path / str(index))
     return dataset.iterate_episodes(indices)
+
+
+def _check_arrow(folder: Path) -> None:
+    """Raise a ValueError, or what else pyarrow raises, where an episode's files are damaged: it takes their word for how much
+    they hold, and ends the process where that cannot be."""
+    from pyarrow import ipc
+
+    for path in folder.rglob("*.arrow"):
+        with ipc.open_file(path) as file:
+            for number in range(file.num_record_batches):
+                file.get_batch(number).validate(full=True)
 
 
 def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
