@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.commands import Option, parse, run, whole
 from iwbc.errors import UserError, extra
+from iwbc.files import PLAIN_DAMAGE
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -85,7 +86,8 @@ def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributio
 
 
 def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], seed: int) -> Study:
-    """The study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be."""
+    """The study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be, or its
+    file is damaged."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -97,9 +99,15 @@ def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDi
     plain = {"fixed": sorted(fixed), "searched": {name: repr(one) for name, one in searched.items()}}
     key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / f"study-{key}.log")))
-    study = optuna.create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))  # not the same again as trials are added
+    log = folder / f"study-{key}.log"
+    try:
+        storage = JournalStorage(JournalFileBackend(str(log)))
+        study = optuna.create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
+        (_,) = study.directions
+        # Not the same again as trials are added.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    except (*PLAIN_DAMAGE, RuntimeError) as error:
+        raise UserError(f"{log}: damaged ({' '.join(str(error).split())}); delete it to search anew") from None
     return study
 
 

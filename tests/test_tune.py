@@ -14,7 +14,8 @@ from test_commands import wait_for
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.tune import split
+from iwbc.report.search import draw
+from iwbc.tune import open_study, split
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.optuna
@@ -118,3 +119,29 @@ def test_no_study_is_one_line(tmp_path: Path) -> None:
     outcome = finish(python("-m", "iwbc.report.search", "study-x.log", cwd=tmp_path))
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert "not a study" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"param_name":"lr"', '"param_name":"rl"'),
+        ('"directions":[2]', '"directions":[2,2]'),
+        ('"directions":[2]', '"directions":["up"]'),
+        ('{"op_code"', "op_code"),
+    ],
+)
+def test_a_damaged_study_is_one_line(old: str, new: str, tmp_path: Path) -> None:
+    searched = {"lr": optuna.distributions.FloatDistribution(0.1, 1.0)}
+    study = open_study(tmp_path, ["env=hopper"], searched, 0)
+    study.optimize(lambda trial: trial.suggest_float("lr", 0.1, 1.0), n_trials=2)
+    (log,) = tmp_path.glob("study-*.log")
+    content = log.read_text()
+    assert old in content
+    log.write_text(content.replace(old, new, 1))
+    with pytest.raises(UserError, match=r"study-.*\.log: not a study") as caught:
+        draw(log, tmp_path / "study.png")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "study.png").exists()
+    if "directions" in old or "op_code" in old:  # with other settings in it, a search goes on
+        with pytest.raises(UserError, match=r"study-.*\.log: damaged \(.*\); delete it to search anew"):
+            open_study(tmp_path, ["env=hopper"], searched, 0)

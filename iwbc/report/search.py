@@ -15,6 +15,7 @@ import numpy as np
 
 from iwbc.commands import Option, parse, run
 from iwbc.errors import UserError, extra
+from iwbc.files import PLAIN_DAMAGE
 
 
 def draw(log: Path, picture: Path) -> None:
@@ -31,15 +32,17 @@ def draw(log: Path, picture: Path) -> None:
     try:
         storage = JournalStorage(JournalFileBackend(str(log)))
         (summary,) = optuna.get_all_study_summaries(storage)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        (_,) = study.directions
+        trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        values = np.array([trial.value for trial in trials])
+        numbers = np.array([trial.number for trial in trials])
+        settings = trials[0].distributions if trials else {}
+        places = {name: [_place(trial.params[name], its) for trial in trials] for name, its in settings.items()}
+    except (*PLAIN_DAMAGE, RuntimeError):
         raise UserError(f"{log}: not a study, as iwbc tune writes them") from None
-    study = optuna.load_study(study_name=summary.study_name, storage=storage)
-    trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     if not trials:
         raise UserError(f"{log}: no trial has finished")
-    values = np.array([trial.value for trial in trials])
-    numbers = np.array([trial.number for trial in trials])
-    settings = trials[0].distributions
     best = int(values.argmax())
 
     figure = Figure(figsize=(4 * (1 + len(settings)), 3.5), layout="constrained")
@@ -49,7 +52,7 @@ def draw(log: Path, picture: Path) -> None:
     axes[0].set(xlabel="trial", ylabel="final score")
     axes[0].scatter(numbers, values, c=numbers, cmap="viridis")
     for axis, (name, distribution) in zip(axes[1:], settings.items(), strict=True):
-        points = [_place(trial.params[name], distribution) for trial in trials]
+        points = places[name]
         axis.scatter(points, values, c=numbers, cmap="viridis")
         ring = {"s": 120, "facecolors": "none", "edgecolors": "tab:red"}
         axis.scatter(points[best], values[best], label=f"best: {_label(trials[best].params[name])}", **ring)
