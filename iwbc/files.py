@@ -31,8 +31,9 @@ NUMPY_DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError),
     *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# What plain values raise that are not what they should be: a number without end has no whole part.
-PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+# What reading and using plain values raises that are not what they should be: a number without end has no whole part, and what
+# is nested too deeply cannot be read.
+PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 def config_folder() -> str:
@@ -131,11 +132,11 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], lasting: bool = Tru
     write_bytes(path, text.getvalue().encode(), lasting=lasting)
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of tensors in the order of their names."""
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of what is said of tensors, and of them, in the order of their names."""
     import torch
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -152,14 +153,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{error}") from None
-    digest = digest_of(tensors)
-    if not metadata or metadata.get("content", digest) != digest:
+    if metadata is None:
+        raise ValueError("it holds no metadata")
+    # Files of other programs have no digest.
+    digest = metadata.pop("digest", None)
+    if digest not in (None, digest_of(tensors, metadata)):
         raise ValueError("its content is not what was written")
     return tensors, metadata
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write or replace a safetensors file atomically, with the hash of its content."""
+    """Write or replace a safetensors file atomically, with the hash of its tensors and metadata."""
     from safetensors.torch import save
 
     with processes.one_thread():  # where other work fills the cores, two wait longer for each other than one takes
@@ -167,7 +171,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         # safetensors refuses tensors that share memory, as views of one flat buffer do.
         uses = Counter(tensor.untyped_storage().data_ptr() for tensor in here.values())
         own = {name: one.clone() if uses[one.untyped_storage().data_ptr()] > 1 else one for name, one in here.items()}
-    content = save(own, {**metadata, "content": digest_of(own)})
+    content = save(own, {**metadata, "digest": digest_of(own, metadata)})
     # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()

@@ -16,6 +16,7 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
+from iwbc.files import PLAIN_DAMAGE
 from iwbc.loggers import RunLogger, make_logger
 from iwbc.processes import stop_requests
 from iwbc.results import phase_name
@@ -88,17 +89,17 @@ class Recorder:
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
             state, progress = checkpoint
-            self.diverged_seeds = progress.get("diverged", [])
-            for one in self.diverged_seeds:
-                trainer.drop(one["seed"])
             try:
+                self.diverged_seeds = progress["diverged"]
+                for one in self.diverged_seeds:
+                    trainer.drop(one["seed"])
                 trainer.load(state)
-            except (KeyError, RuntimeError) as error:
+                done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
+                self.stopwatch.seconds = progress["seconds"]
+            except (*PLAIN_DAMAGE, RuntimeError) as error:
                 raise UserError(
                     f"{self.folder.path}: its checkpoint does not fit the policy ({error}); has its code changed? Train again"
                 ) from None
-            done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
-            self.stopwatch.seconds = progress["seconds"]
             self.console.print(f"Continuing after step {done:,}")
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)

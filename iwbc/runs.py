@@ -141,7 +141,10 @@ class RunFolder:
             state, metadata = read_tensors(self._checkpoint)
             if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
                 raise ValueError("it is of a run with another configuration")
-            return state, json.loads(metadata["progress"])
+            progress: dict[str, Any] = json.loads(metadata["progress"])
+            if not isinstance(progress, dict):
+                raise ValueError("its progress is no object")
+            return state, progress
         except PLAIN_DAMAGE as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
 

@@ -332,6 +332,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "empty episode": (edit(replace_with_zero_steps), r"episode 1, actions: the episode is empty \(0 steps\)"),
     "metadata cut": (rewrite("metadata.json", lambda text: text[:-20]), "metadata.json is damaged"),
+    "metadata nested too deeply": (rewrite("metadata.json", lambda text: b"[" * 100_000), "metadata.json is damaged"),
+    "environment nested too deeply": (alter(env_spec="[" * 100_000), "metadata.json has a damaged environment"),
     "metadata not an object": (rewrite("metadata.json", lambda text: b"[]"), "metadata.json is damaged"),
     "metadata missing": (lambda data: (data / "metadata.json").unlink(), "holds no dataset"),
     "unknown format": (alter(data_format="tape"), "cannot be opened"),

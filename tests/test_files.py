@@ -145,7 +145,7 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
     assert found.keys() == written.keys()
     for name, value in written.items():
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
-    assert metadata == {"step": "3", "content": digest_of(written)}
+    assert metadata == {"step": "3"}
 
 
 def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
     content = (tmp_path / "one").read_bytes()
     assert content == (tmp_path / "other").read_bytes()
     length = int.from_bytes(content[:8], "little")
-    assert json.loads(content[8 : 8 + length])["__metadata__"].keys() == many.keys() | {"content"}
+    assert json.loads(content[8 : 8 + length])["__metadata__"].keys() == many.keys() | {"digest"}
 
 
 def test_tensors_are_aligned(tmp_path: Path) -> None:
@@ -171,16 +171,20 @@ def test_the_digest_is_of_names_shapes_kinds_and_values() -> None:
         TENSORS | {"b": TENSORS["b"].view(torch.int32)},
         TENSORS | {"b": TENSORS["b"] + 1},
     ]
-    digests = {digest_of(one) for one in [TENSORS, dict(reversed(TENSORS.items())), *changed]}
+    digests = {digest_of(one, {}) for one in [TENSORS, dict(reversed(TENSORS.items())), *changed]}
     assert len(digests) == 1 + len(changed)
+    said = {digest_of(TENSORS, one) for one in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, {"a": "1"}, {"a": "12"})}
+    assert len(said) == 3 and not said & digests
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
     path = tmp_path / "it"
-    write(path, TENSORS, {})
+    write(path, TENSORS, {"step": "30"})
     good = path.read_bytes()
     read_tensors(path)
-    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b"", b"x" * 100):
+    said = good.replace(b'"step":"30"', b'"step":"31"')
+    assert said != good
+    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), said, b"", b"x" * 100):
         path.write_bytes(bad)
         with pytest.raises(ValueError):
             read_tensors(path)
@@ -210,6 +214,16 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert found is not None
     assert found[0].keys() == state.keys() and torch.equal(found[0]["0.a"], state["0.a"])
     assert found[1] == {"done": 40, "metrics": []}
+
+
+@pytest.mark.parametrize("progress", ["[" * 100_000, "{", "3"])
+def test_a_checkpoint_whose_progress_is_none_is_refused(progress: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(compose("algo=bc"))
+    config = hashlib.sha256((tmp_path / "config.yaml").read_bytes()).hexdigest()
+    write(tmp_path / "checkpoint.safetensors", TENSORS, {"progress": progress, "config": config})
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read \(.*; delete it to start this run again"):
+        folder.checkpoint()
 
 
 def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:

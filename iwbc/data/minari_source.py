@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE
+from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, read_json
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
 
@@ -77,7 +76,7 @@ def _obtain(dataset_id: str) -> None:
 
 def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> tuple[Iterator[Episode], DatasetInfo]:
     try:
-        metadata = json.loads((data / "metadata.json").read_text())
+        metadata = read_json(data / "metadata.json")
     except ValueError as error:
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged ({error}); download or make it again") from None
     if not isinstance(metadata, dict):
