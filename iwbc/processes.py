@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -128,16 +128,12 @@ class _FreshContext(SpawnContext):
 FRESH = _FreshContext()
 
 
-def how_it_ended(workers: Iterable[BaseProcess]) -> str:
-    """Why one of these processes is no longer there, to follow "a worker process "; the others may have been told to stop."""
-    codes = {worker.exitcode for worker in workers}
-    own = [code for code in codes if code is not None and code >= 0]
-    killed = [-code for code in codes if code is not None and code < 0]
-    if signal.SIGKILL in killed:
-        return f"was killed ({signal.SIGKILL.name}), perhaps for want of memory"
-    if own:
-        return f"could not go on (exit code {max(own)}); what it printed above says why"
-    return f"was killed ({signal.Signals(killed[0]).name})" if killed else "was lost"
+class WorkerLost(UserError):
+    """A worker process is no longer there; `how` says why, to follow "a worker process "."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"a worker process {how}; `threads=1` does all work in one process")
+        self.how = how
 
 
 class Handle(Protocol):
@@ -199,18 +195,25 @@ class Remote:
             failed, result = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(5)
-            raise UserError(
-                f"a worker process {how_it_ended([self._process])}; `threads=1` does all work in one process"
-            ) from None
+            raise WorkerLost(_how_it_ended(self._process.exitcode)) from None
         if failed:
             raise result
         return _imported(result)
 
 
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "was lost"
+    if code >= 0:
+        return f"could not go on (exit code {code}); what it printed above says why"
+    why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    return f"was killed ({signal.Signals(-code).name}){why}"
+
+
 def _end(process: BaseProcess, connection: Connection) -> None:
-    connection.close()
     process.kill()
     process.join()
+    connection.close()  # not before: a thread may be waiting for what comes
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:

@@ -339,6 +339,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown format": (alter(data_format="tape"), "cannot be opened"),
     "unknown space": (alter(observation_space='{"type": "Sphere"}'), "cannot be opened"),
     "bad space": (alter(action_space="{"), "cannot be opened"),
+    "numbers of no kind": (
+        alter(observation_space='{"type": "Box", "dtype": "float3,,2", "shape": [3], "low": [0], "high": [1]}'),
+        "cannot be opened",
+    ),
     "too many episodes": (alter(total_episodes=9), "episode 3: cannot be read"),
     "no action space": (rewrite("metadata.json", lambda text: text.replace(b"action_space", b"space")), "no action_space"),
 }

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from iwbc.errors import UserError
-from iwbc.processes import Remote
+from iwbc.processes import Remote, WorkerLost
 
 
 def here_alone() -> None:
@@ -42,3 +42,13 @@ def test_a_killed_worker_is_told_with_the_signal(number: signal.Signals, memory:
     with pytest.raises(UserError, match=rf"a worker process was killed \({number.name}\)") as told:
         worker.begin("keys")()
     assert ("for want of memory" in str(told.value)) == memory
+
+
+def test_a_process_that_is_killed_as_it_sends_is_lost() -> None:
+    worker = Remote(bytearray, 50_000_000)
+    result = worker.begin("copy")
+    assert worker._connection.poll(60)  # more than a pipe holds is on its way
+    os.kill(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match=r"a worker process was killed \(SIGKILL\), perhaps for want of memory"):
+        result()
+    worker.close()

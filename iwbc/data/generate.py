@@ -15,13 +15,11 @@ or seed than the default becomes part of its name. Ctrl-C leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -35,7 +33,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
-from iwbc.processes import FRESH, cores, end_with_parent, how_it_ended
+from iwbc.processes import Remote, WorkerLost, cores, end_with_parent
 from iwbc.scores import d4rl_scores
 
 OPTIONS = {
@@ -184,15 +182,12 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
 
     # The bar gives way to the rest where the terminal is narrow.
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, _workers(len(units)) as (pool, workers):
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, _played(units) as futures:
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
         try:
-            # Not map(), which cancels its futures on Ctrl-C while the pool's own thread may be setting them.
-            futures = deque(pool.submit(play_unit, unit) for unit in units)
             yield from carried_over(units, _results(units, futures, lambda steps: progress.advance(task, steps)))
-        except BrokenExecutor:
-            pool.shutdown()  # waits for the workers, and so for their exit codes
-            raise UserError(f"dataset {name}: a worker process {how_it_ended(workers)}; nothing was written") from None
+        except WorkerLost as error:
+            raise UserError(f"dataset {name}: a worker process {error.how}; nothing was written") from None
 
 
 def _results(
@@ -205,27 +200,45 @@ def _results(
 
 
 @contextlib.contextmanager
-def _workers(units: int) -> Iterator[tuple[ProcessPoolExecutor, set[BaseProcess]]]:
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(cores(), units), mp_context=FRESH, initializer=_prepare_worker)
-    pool.submit(int)  # starts them
-    workers = set(multiprocessing.active_children()) - others
+def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
+    """The episodes of each unit, as they are played by worker processes; at the end these are killed.
+
+    A thread for each waits for what it sends. A ProcessPoolExecutor would wait for ever where a worker is killed as it sends.
+    """
+    workers = [Remote(_Player) for _ in range(min(cores(), len(units)))]
+    idle: SimpleQueue[Remote] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def play_in_turn(unit: Unit) -> list[Episode]:
+        worker = idle.get()
+        try:
+            episodes: list[Episode] = worker.begin("play", unit)()
+        finally:
+            idle.put(worker)
+        return episodes
+
+    threads = ThreadPoolExecutor(len(workers))
     try:
-        yield pool, workers
-    except BaseException:
+        yield deque(threads.submit(play_in_turn, unit) for unit in units)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
+            worker.close()
+        threads.shutdown()
 
 
-def _prepare_worker() -> None:
-    import threadpoolctl
+class _Player:
+    """What a worker process is."""
 
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    threadpoolctl.threadpool_limits(1)
+    def __init__(self) -> None:
+        import threadpoolctl
+
+        end_with_parent()
+        threadpoolctl.threadpool_limits(1)
+
+    def play(self, unit: Unit) -> list[Episode]:
+        return play_unit(unit)
 
 
 def main(arguments: Sequence[str]) -> None:
