@@ -125,7 +125,7 @@ class _FreshContext(SpawnContext):
     Process = _FreshProcess  # type: ignore[assignment]
 
 
-FRESH = _FreshContext()
+_FRESH = _FreshContext()
 
 
 class WorkerLost(UserError):
@@ -169,7 +169,7 @@ class Remote:
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any, context: str = "spawn") -> None:
-        chosen = FRESH if context == "spawn" else multiprocessing.get_context(context)
+        chosen = _FRESH if context == "spawn" else multiprocessing.get_context(context)
         self._connection, there = chosen.Pipe()
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         process.start()

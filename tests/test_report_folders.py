@@ -239,6 +239,8 @@ def test_tables_are_numbers_by_column(tmp_path: Path) -> None:
         "seed,return,length,curation,weight\n0,inf,2,1,1\n": "no number in column return",
         "seed,return,length,curation,weight\n0,1,2,1,one\n": "could not convert string to float: 'one'",
         "seed,return,length,curation,weight\n0,1\n": "no number in column length",
+        "seed,return,length,curation,weight\n0,1,2,1,-1\n": "negative weights, or none above 0",
+        "seed,return,length,curation,weight\n0,1,2,0,1\n": "negative weights, or none above 0",
     }.items(),
 )
 def test_damaged_tables_are_refused(text: str, reason: str, tmp_path: Path) -> None:

@@ -236,8 +236,13 @@ def read_numbers(path: Path, *needed: str) -> dict[str, npt.NDArray[np.float64]]
 
 
 def read_weights(folder: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of a run's weights.csv, as `read_numbers` gives them."""
-    return read_numbers(folder / "weights.csv", "seed", "return", "length", "curation", "weight")
+    """The columns of a run's weights.csv, as `read_numbers` gives them; no weight is negative, and not all are 0."""
+    path = folder / "weights.csv"
+    found = read_numbers(path, "seed", "return", "length", "curation", "weight")
+    weights = [found[name] for name in ("curation", "weight") if found]
+    if any(some.min() < 0.0 or some.max() == 0.0 for some in weights):
+        raise UserError(f"{path}: damaged (negative weights, or none above 0); {_REMEDY}")
+    return found
 
 
 def read_curation(folder: Path) -> dict[str, npt.NDArray[np.float64]]:

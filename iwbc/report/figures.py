@@ -347,7 +347,7 @@ def _final_weights(runs: Sequence[Run]) -> dict[str, Array]:
     if not weights:
         return {}
     weight = np.concatenate(weights)
-    if np.ptp(weight) < 1e-6:
+    if np.ptp(weight) < 1e-6 or not (weight > 0).any():
         return {}
     return {"return": np.concatenate(returns)[weight > 0], "weight": weight[weight > 0]}
 
