@@ -86,6 +86,8 @@ class RunFolder:
             raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
         try:
             plain = read_yaml(self._config)
+            if not isinstance(plain, dict):
+                raise UserError("it holds no settings")
             if "${" in self._config.read_text():
                 raise UserError("it holds an interpolation, which could read this machine's environment")
             config = validate(OmegaConf.create(plain))

@@ -359,6 +359,14 @@ def test_a_configuration_that_asks_the_machine_is_refused(tmp_path: Path) -> Non
         folder.config()
 
 
+@pytest.mark.parametrize("text", ["", "3", "[1, 2]", '"a: ["', "... 0.001\n  schedu   name"])
+def test_a_configuration_that_is_no_settings_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: damaged, or written by another version") as caught:
+        RunFolder(tmp_path).config()
+    assert "\n" not in str(caught.value)
+
+
 def test_rows_are_numbers_and_words(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with mock.patch("os.fsync") as synchronised:
