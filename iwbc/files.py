@@ -15,7 +15,6 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,12 @@ NUMPY_DAMAGE = (
 # What reading and using plain values raises that are not what they should be: a number without end has no whole part, and what
 # is nested too deeply cannot be read.
 PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+# What safetensors calls PyTorch's kinds of numbers.
+_KINDS = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
+    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8"},
+    **{"uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"},
+}
 
 
 def config_folder() -> str:
@@ -163,17 +168,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write or replace a safetensors file atomically, with the hash of its tensors and metadata."""
-    from safetensors.torch import save
+    """Write or replace a safetensors file atomically, with the hash of its tensors and metadata.
+
+    Its layout: 8 bytes of length, a header in JSON, tensors one after the other. The library would copy them twice, and writes
+    the metadata in another order each time.
+    """
+    import torch
 
     with processes.one_thread():  # where other work fills the cores, two wait longer for each other than one takes
-        here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # safetensors refuses tensors that share memory, as views of one flat buffer do.
-        uses = Counter(tensor.untyped_storage().data_ptr() for tensor in here.values())
-        own = {name: one.clone() if uses[one.untyped_storage().data_ptr()] > 1 else one for name, one in here.items()}
-    content = save(own, {**metadata, "digest": digest_of(own, metadata)})
-    # Its header, JSON after 8 bytes of length, has the metadata in another order each time.
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    write_bytes(path, len(header).to_bytes(8, "little"), header, memoryview(content)[end:])
+        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header: dict[str, Any] = {"__metadata__": {**metadata, "digest": digest_of(own, metadata)}}
+    parts, end = [], 0
+    # The largest numbers first, so that all are aligned.
+    for name, tensor in sorted(own.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        begin, end = end, end + tensor.nbytes
+        kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    write_bytes(path, len(text).to_bytes(8, "little"), text, *parts)

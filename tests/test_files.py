@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from setups import compose
 
@@ -146,6 +147,18 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
     for name, value in written.items():
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
     assert metadata == {"step": "3"}
+
+
+def test_every_kind_of_number_is_read_by_others(tmp_path: Path) -> None:
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.int64, torch.int32, torch.int16]
+    kinds += [torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8]
+    written = {f"{i} {kind}": torch.tensor([[0, 1, 1]]).to(kind) for i, kind in enumerate(kinds)}
+    written |= {"scalar": torch.tensor(2.5), "one of three bytes": torch.ones(3, dtype=torch.uint8)}
+    write(tmp_path / "it", written, {})
+    found = safetensors.torch.load_file(tmp_path / "it")
+    assert found.keys() == written.keys()
+    for name, value in written.items():
+        assert found[name].dtype == value.dtype and found[name].tolist() == value.tolist(), name
 
 
 def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
