@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc import processes
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -139,13 +137,18 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], lasting: bool = Tru
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """The SHA-256 of what is said of tensors, and of them, in the order of their names."""
-    import torch
-
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(value.detach().cpu().contiguous()))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the processor."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -173,10 +176,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Its layout: 8 bytes of length, a header in JSON, tensors one after the other. The library would copy them twice, and writes
     the metadata in another order each time.
     """
-    import torch
-
-    with processes.one_thread():  # where other work fills the cores, two wait longer for each other than one takes
-        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header: dict[str, Any] = {"__metadata__": {**metadata, "digest": digest_of(own, metadata)}}
     parts, end = [], 0
     # The largest numbers first, so that all are aligned.
@@ -184,7 +184,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         begin, end = end, end + tensor.nbytes
         kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        parts.append(_bytes_of(tensor))
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_bytes(path, len(text).to_bytes(8, "little"), text, *parts)
