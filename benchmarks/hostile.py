@@ -534,6 +534,13 @@ def run_folders() -> Iterator[Case]:
     for name, content in files.items():
         yield Case(f"checkpoint {name}", _damaged("cut", "checkpoint.safetensors", content, *_RESUME), "checkpoint.safetensors")
         yield Case(f"policy {name}", _damaged("run", "policy.safetensors", content, *_EVALUATE), "policy.safetensors")
+    for name in ("empty", "cut", "flipped", "of text"):
+        yield Case(f"unfinished metrics {name}", _damaged("cut", "metrics.csv", files[name], *_RESUME), "metrics.csv")
+    yield Case(
+        "unfinished metrics with half a row more",
+        _damaged("cut", "metrics.csv", lambda good, w: good + b"20,0,0.", *_RESUME),
+        code=0,
+    )
     yield Case("policy flipped, verified", _damaged("run", "policy.safetensors", _flip, *_VERIFY), "policy.safetensors", code=1)
     # One run's file in the place of another's: the run that is harmed and its file, where that comes from, the command.
     checkpoint, policy = "checkpoint.safetensors", "policy.safetensors"
@@ -1014,7 +1021,7 @@ def build(root: Path) -> World:
 
     with mock.patch.object(Recorder, "_checkpoint", stopping):
         for folder, *changes in (("cut",), ("othercut", "algo=awr")):
-            outcome = _here("train", (*_RUN, "checkpoint_every=10", *changes, f"hydra.run.dir={folder}"))
+            outcome = _here("train", (*_RUN, "checkpoint_every=10", "log_every=5", *changes, f"hydra.run.dir={folder}"))
             assert outcome.code == 130, outcome
     return world
 

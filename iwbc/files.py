@@ -75,16 +75,15 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview, lasting: bool = True) -> None:
-    """Write or replace a file of some parts atomically; what is not `lasting` may be empty after a power cut."""
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write or replace a file of some parts atomically, so that it outlasts a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(parts)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException as error:
@@ -125,14 +124,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], lasting: bool = True) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write or replace a CSV file as `write_bytes` does. Its columns are those of all rows, in order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode(), lasting=lasting)
+    write_bytes(path, text.getvalue().encode())
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

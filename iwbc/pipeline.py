@@ -118,7 +118,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             reference = reference.select(*policies.seeds)
         evaluations = _final(config, reference, policies, recorder)
         folder.write_policy(policies)
-        recorder.write_rows()
+        recorder.write_tables()
         summary = summary_of(
             config,
             curated,

@@ -68,8 +68,7 @@ class Recorder:
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
         self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
-        self.metrics: list[dict[str, Any]] = []
-        self.evaluations: list[dict[str, Any]] = []
+        self.metrics, self.evaluations = folder.metrics(), folder.evaluations()
         self._dataset, self._curation, self._curated = dataset, curation, curated
         # Seeds that have diverged: when, why, and the step whose state is kept.
         self.diverged_seeds: list[dict[str, Any]] = []
@@ -94,12 +93,20 @@ class Recorder:
                 for one in self.diverged_seeds:
                     trainer.drop(one["seed"])
                 trainer.load(state)
-                done, self.metrics, self.evaluations = progress["done"], progress["metrics"], progress["evaluations"]
-                self.stopwatch.seconds = progress["seconds"]
+                done, self.stopwatch.seconds = progress["done"], progress["seconds"]
+                tables = list(zip((self.metrics, self.evaluations), progress["tables"], strict=True))
             except (*PLAIN_DAMAGE, RuntimeError) as error:
                 raise UserError(
                     f"{self.folder.path}: its checkpoint does not fit the policy ({error}); has its code changed? Train again"
                 ) from None
+            for table, written in tables:
+                try:
+                    table.cut(written)
+                except PLAIN_DAMAGE as error:
+                    raise UserError(
+                        f"{table.path}: is not the one that the checkpoint goes with ({error}); delete "
+                        f"checkpoint.safetensors to start this run again"
+                    ) from None
             self.console.print(f"Continuing after step {done:,}")
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)
@@ -143,18 +150,15 @@ class Recorder:
     def _checkpoint(self, done: int, trainer: Trainer) -> None:
         progress = {
             "done": done,
-            "metrics": self.metrics,
-            "evaluations": self.evaluations,
+            "tables": self.write_tables(),
             "diverged": self.diverged_seeds,
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
-        self.write_rows(lasting=False)  # the checkpoint holds them
 
-    def write_rows(self, lasting: bool = True) -> None:
-        """metrics.csv and evaluations.csv as they are by now."""
-        self.folder.write_metrics(self.metrics, lasting)
-        self.folder.write_evaluations(self.evaluations, lasting)
+    def write_tables(self) -> list[dict[str, Any]]:
+        """metrics.csv and evaluations.csv as they are by now; how far they go, for a checkpoint."""
+        return [table.write() for table in (self.metrics, self.evaluations)]
 
     def check_stop(self) -> None:
         """Raise Interrupted where the run was asked to stop."""
@@ -167,7 +171,7 @@ class Recorder:
             # One transfer from the device for all of them.
             table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
             row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
-            self.metrics.append({"step": step, "seed": seed, **row})
+            self.metrics.add([{"step": step, "seed": seed, **row}])
             self._logger.log(step, seed, row)
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
@@ -175,7 +179,7 @@ class Recorder:
         assert self.evaluator is not None
         with self.stopwatch.timed("evaluation"):
             evaluation = self.evaluator.evaluate(policies, episodes, action)
-        self.evaluations += evaluation.rows(phase, step)
+        self.evaluations.add(evaluation.rows(phase, step))
         name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):
             values = {f"{name}/return": float(evaluation.returns[row].mean())}

@@ -1,4 +1,4 @@
-"""What a run folder holds, written atomically and read back.
+"""What a run folder holds, written atomically (but for tables that grow) and read back.
 
 config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
@@ -43,6 +43,7 @@ from iwbc.files import (
     write_json,
     write_tensors,
 )
+from iwbc.growing_csv import GrowingCSV
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
 from iwbc.trained import Policies, load_policy
@@ -101,11 +102,13 @@ class RunFolder:
             ) from None
         return config
 
-    def write_metrics(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
-        write_csv(self.path / "metrics.csv", rows, lasting)
+    def metrics(self) -> GrowingCSV:
+        """metrics.csv, to be written."""
+        return GrowingCSV(self.path / "metrics.csv")
 
-    def write_evaluations(self, rows: list[dict[str, Any]], lasting: bool = True) -> None:
-        write_csv(self.path / "evaluations.csv", rows, lasting)
+    def evaluations(self) -> GrowingCSV:
+        """evaluations.csv, to be written."""
+        return GrowingCSV(self.path / "evaluations.csv")
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
@@ -122,7 +125,7 @@ class RunFolder:
         return load_policy(self.path / "policy.safetensors", policy=own)
 
     def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """All that is needed to continue: the algorithm's tensors, and the rows and times so far."""
+        """All that is needed to continue: the algorithm's tensors, how far the tables go, and the times so far."""
         config = hashlib.sha256(self._config.read_bytes()).hexdigest()
         write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": config})
 

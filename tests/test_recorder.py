@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation
+from iwbc.growing_csv import GrowingCSV
 from iwbc.recorder import Recorder, Stopwatch, weight_rows
 from iwbc.runs import RunFolder
 
@@ -78,6 +80,12 @@ def recorder(folder: Path, *changes: str, plays: bool = True) -> Recorder:
     return Recorder(config, RunFolder(folder), console, Stopwatch(), evaluator if plays else None, {}, rows, CURATED)
 
 
+def rows(table: GrowingCSV) -> list[dict[str, str]]:
+    """What a table holds, once it is written."""
+    table.write()
+    return read_csv(table.path)
+
+
 def policies() -> mock.Mock:
     found = mock.Mock()
     found.select.side_effect = lambda *seeds: mock.Mock(seeds=seeds)
@@ -95,21 +103,22 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
         assert (own.measures, own.every) == (True, (3, 5, 4))
         assert set(os.listdir(tmp_path)) == {"config.yaml", "curation.csv"}
         for step in range(1, 13):
-            before = len(own.metrics), len(own.evaluations)
+            before = len(rows(own.metrics)), len(rows(own.evaluations))
             own.after(step, LOSS, trainer)  # type: ignore[arg-type]
-            logged += [step] * (len(own.metrics) > before[0])
-            plays += [step] * (len(own.evaluations) > before[1])
+            logged += [step] * (len(rows(own.metrics)) > before[0])
+            plays += [step] * (len(rows(own.evaluations)) > before[1])
             found = own.folder.checkpoint()
             checkpoints += [step] * (found is not None and found[1]["done"] == step)
             assert (tmp_path / "weights.csv").exists() is (step == 12)
     assert (logged, plays, checkpoints) == ([3, 6, 9, 12], [5, 10], [4, 8, 12])
     rate = own.config.algo.learning_rate
     assert rate(4) != rate(5) != rate(6)
-    assert own.metrics[2:4] == [
-        {"step": 6, "seed": 3, "learning_rate": rate(5), "loss": 0.5, "ess_share": pytest.approx(0.3)},
-        {"step": 6, "seed": 7, "learning_rate": rate(5), "loss": 0.25, "ess_share": pytest.approx(0.7)},
+    shares = [str(float(torch.tensor(share))) for share in (0.3, 0.7)]
+    assert rows(own.metrics)[2:4] == [
+        {"step": "6", "seed": "3", "learning_rate": str(rate(5)), "loss": "0.5", "ess_share": shares[0]},
+        {"step": "6", "seed": "7", "learning_rate": str(rate(5)), "loss": "0.25", "ess_share": shares[1]},
     ]
-    assert own.evaluations == [{"phase": "periodic", "step": step, "action": "mean"} for step in (5, 10)]
+    assert rows(own.evaluations) == [{"phase": "periodic", "step": step, "action": "mean"} for step in ("5", "10")]
     assert [call.args[:2] for call in logger.log.call_args_list if "periodic/return" in call.args[2]] == [
         (step, seed) for step in (5, 10) for seed in (3, 7)
     ]
@@ -133,7 +142,7 @@ def test_a_run_that_plays_nothing_does_not_pause_for_it(logger: mock.Mock, tmp_p
         assert own.every == (3, 0, 4)
         own.start(Trained(), policies())  # type: ignore[arg-type]
         own.after(5, LOSS, Trained())  # type: ignore[arg-type]
-    assert own.evaluations == []
+    assert rows(own.evaluations) == []
 
 
 def test_a_request_to_stop_leaves_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None:
@@ -161,6 +170,10 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
         first.after(4, LOSS, trainer)  # type: ignore[arg-type]
         first.diverged(7, 5, "why", trainer)  # type: ignore[arg-type]
         first.after(8, LOSS, trainer)  # type: ignore[arg-type]
+        logged = (tmp_path / "metrics.csv").read_bytes()
+        first.after(9, LOSS, trainer)  # type: ignore[arg-type]
+        first.write_tables()
+        assert (tmp_path / "metrics.csv").read_bytes() != logged  # as where a run is killed before its next checkpoint
         with pytest.raises(UserError, match="step 9: why"):
             first.diverged(3, 9, "why", trainer)  # type: ignore[arg-type]
     with recorder(tmp_path) as second:
@@ -168,7 +181,8 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
         assert second.start(trainer, policies()) == 8  # type: ignore[arg-type]
     assert trainer.seeds == (3,)
     assert list(trainer.loaded) == ["3.a"]
-    assert second.metrics == first.metrics != []
+    assert (tmp_path / "metrics.csv").read_bytes() == logged
+    assert [(row["step"], row["seed"]) for row in rows(second.metrics)] == [("3", "3"), ("3", "7")]
     assert second.diverged_seeds == [{"seed": 7, "step": 5, "why": "why", "kept_step": 4}]
     assert second.stopwatch.seconds.keys() == first.stopwatch.seconds.keys()
     assert second.stopwatch.seconds["training"] >= 0.0 < second.stopwatch.seconds["checkpoints"]
@@ -182,15 +196,28 @@ def test_a_checkpoint_of_another_policy_is_refused(logger: mock.Mock, tmp_path: 
         own.start(Trained(), policies())  # type: ignore[arg-type]
 
 
-def test_rows_last_where_no_checkpoint_holds_them(logger: mock.Mock, tmp_path: Path) -> None:
-    own = recorder(tmp_path)
-    with mock.patch("os.fsync") as synchronised:
-        own.write_rows()
-    assert synchronised.call_count == 2
-    own.folder.start(own.config)
-    with mock.patch("os.fsync") as synchronised:
-        own._checkpoint(4, Trained())  # type: ignore[arg-type]
-    assert synchronised.call_count == 1
+@pytest.mark.parametrize("name", ["metrics.csv", "evaluations.csv"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]),
+    ],
+)
+def test_a_table_that_the_checkpoint_does_not_go_with_is_refused(
+    name: str, damage: Callable[[Path], object], logger: mock.Mock, tmp_path: Path
+) -> None:
+    with recorder(tmp_path) as own:
+        own.start(Trained(), policies())  # type: ignore[arg-type]
+        for step in (3, 5, 8):
+            own.after(step, LOSS, Trained())  # type: ignore[arg-type]
+    damage(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=rf"{name}: is not the one that the checkpoint goes with") as caught:
+        recorder(tmp_path).start(Trained(), policies())  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_seconds_by_phase() -> None:
