@@ -289,21 +289,27 @@ def recipe() -> dict[str, Any]:
 
 
 def checkpoints(repetitions: int, count: int) -> dict[str, Any]:
-    """The time that checkpoints take, one every `count` steps, as a share of that which iw-BC trains meanwhile: the
-    median of `repetitions` runs of ten, with one and with five seeds."""
+    """The time that checkpoints take, one every `count` steps, as a share of that which iw-BC trains meanwhile, medians of
+    `repetitions` runs: of ten checkpoints with one and with five seeds, and of fifty, as what is written must not grow."""
     found: dict[str, Any] = {}
-    for seeds in (1, 5):
+    for seeds, written in ((1, 10), (5, 10), (1, 50)):
         shares = []
         for _ in range(repetitions):
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "-m", "iwbc.train", "env=hopper", f"seeds={list(range(seeds))}".replace(" ", "")]
-                command += ["reference.steps=100", f"algo.steps={10 * count}", f"checkpoint_every={count}", "eval.episodes=0"]
+                command += [
+                    "reference.steps=100",
+                    f"algo.steps={written * count}",
+                    f"checkpoint_every={count}",
+                    "eval.episodes=0",
+                ]
                 command.append(f"hydra.run.dir={folder}/run")
                 subprocess.run(command, check=True, capture_output=True, env={**os.environ, "IWBC_CACHE": folder})
                 seconds = json.loads((Path(folder) / "run" / "summary.json").read_text())["seconds"]
                 shares.append(seconds["checkpoints"] / seconds["training"])
-        found[f"share_of_training_{seeds}"] = statistics.median(shares)
-        found[f"shares_{seeds}"] = shares
+        name = f"{seeds}_seeds_{written}_checkpoints"
+        found[f"share_of_training_{name}"] = statistics.median(shares)
+        found[f"shares_{name}"] = shares
     return found
 
 

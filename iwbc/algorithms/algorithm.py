@@ -36,7 +36,7 @@ class Algorithm(Protocol):
         """Gradient step `step` (from 0); the loss, a scalar."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """Diagnostics of its own, scalars."""
+        """Diagnostics of its own, scalars, of the same names each time."""
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes: with the step, enough to continue bit for bit."""
