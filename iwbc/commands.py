@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from iwbc.errors import UserError
+from iwbc.interrupts import interruptible
 
 _REQUIRED: Any = object()
 
@@ -94,7 +96,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "n
         print((usage or "").strip())
         sys.exit(0)
     try:
-        main(arguments)
+        interruptible(partial(main, arguments))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from iwbc import tasks
 from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
+from iwbc.interrupts import unheard
 from iwbc.processes import Remote
 from iwbc.spaces import ordered
 
@@ -54,7 +55,9 @@ def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
     limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
     try:
         with contextlib.suppress(ImportError):
-            importlib.import_module("mujoco").set_mju_user_warning(_mujoco_warning)
+            with unheard():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
+                mujoco = importlib.import_module("mujoco")
+            mujoco.set_mju_user_warning(_mujoco_warning)
         env = gym.make(spec.id, disable_env_checker=True, **limit, **spec.kwargs)
         for wrapper in spec.wrappers:
             env = _wrapped(env, wrapper)

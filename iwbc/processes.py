@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -20,8 +22,10 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from iwbc.errors import UserError
+from iwbc.interrupts import ignore_requests, unheard
 
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+_STARTING = 5.0  # seconds that a process which starts is given before it is ended
 
 
 def cores() -> int:
@@ -79,26 +83,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         set_threads(before)
-
-
-@contextlib.contextmanager
-def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM set the event, so that training stops between steps; a second one raises `at_once`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise at_once
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _FreshProcess(SpawnProcess):
@@ -172,11 +156,14 @@ class Remote:
         chosen = _FRESH if context == "spawn" else multiprocessing.get_context(context)
         self._connection, there = chosen.Pipe()
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        if context == "spawn":
+            resource_tracker.ensure_running()  # not by `start`, within which it would let requests to stop through again
+        with unheard():  # while it starts, Ctrl-C would end it with a traceback
+            process.start()
         there.close()
-        self._started, self._process = False, process
+        self._started, self._process = threading.Event(), process
         # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
-        self.close = Finalize(self, _end, (process, self._connection), exitpriority=0)
+        self.close = Finalize(self, _end, (process, self._connection, self._started), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()
@@ -186,9 +173,11 @@ class Remote:
 
     def wait_for_start(self) -> None:
         """Wait until the object is made. Raises what making it raised."""
-        if not self._started:
-            self._started = True
-            self._receive()
+        if not self._started.is_set():
+            try:
+                self._receive()
+            finally:
+                self._started.set()
 
     def _receive(self) -> Any:
         try:
@@ -210,7 +199,11 @@ def _how_it_ended(code: int | None) -> str:
     return f"was killed ({signal.Signals(-code).name}){why}"
 
 
-def _end(process: BaseProcess, connection: Connection) -> None:
+def _end(process: BaseProcess, connection: Connection, started: threading.Event) -> None:
+    # A process that is killed as it starts may leave one of its own (glfw asks one for its version), which complains.
+    patience = time.monotonic() + _STARTING
+    while not started.wait(0.02) and process.is_alive() and not connection.poll() and time.monotonic() < patience:
+        pass
     process.kill()
     process.join()
     connection.close()  # not before: a thread may be waiting for what comes
@@ -220,10 +213,7 @@ def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence
     """A process: answers until the other end is closed, or until it is killed, at the latest when its parent ends."""
     if context == "fork":  # then the pipe's other end may live on in processes that were forked later
         end_with_parent()
-    # Requests to stop, a launcher's among them, reach every process of a group; the one that began this one decides.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_requests()  # they reach every process of a group
     if "torch" in sys.modules:
         set_threads(1)  # a fork leaves the others behind, and would wait for them
     try:

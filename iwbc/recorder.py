@@ -17,8 +17,8 @@ from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.files import PLAIN_DAMAGE
+from iwbc.interrupts import stop_requests
 from iwbc.loggers import RunLogger, make_logger
-from iwbc.processes import stop_requests
 from iwbc.results import phase_name
 from iwbc.runs import RunFolder
 from iwbc.settings import Config

@@ -27,8 +27,8 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
 from iwbc.fitting import Observer, fit
+from iwbc.interrupts import stop_requests
 from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
-from iwbc.processes import stop_requests
 from iwbc.settings import Reference, to_plain
 from iwbc.trained import Policies, load_policy
 from iwbc.trainer import Trainer

@@ -52,6 +52,7 @@ import os
 import shlex
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +68,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iwbc import sweeps
 from iwbc.config import config_folder, validate
 from iwbc.errors import Interrupted, UserError, extra
+from iwbc.interrupts import interruptible
 from iwbc.settings import Config, OwnPolicy
 
 
@@ -81,10 +83,10 @@ def main() -> None:
         if {"--help", "-h"} & set(arguments):
             print((__doc__ or "").strip())
         elif arguments and arguments[0].startswith("resume="):
-            _resume(arguments)
+            interruptible(partial(_resume, arguments))
         else:
             _check_options(arguments)
-            hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
+            interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
     except UserError as error:
         _exit(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:

@@ -29,7 +29,6 @@ from iwbc.data.trajectories import DatasetInfo
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
 from iwbc.files import config_folder
-from iwbc.tasks.demonstrators import demonstrated_environment, demonstrations
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
@@ -49,6 +48,8 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
     Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
     """
+    from iwbc.tasks.demonstrators import demonstrated_environment  # with MuJoCo, for which other datasets should not wait
+
     usual = settings.Demonstrations()
     env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
     environment = demonstrated_environment(env_id, **env_kwargs)
@@ -58,6 +59,8 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
 
 def _write(name: str, environment: EnvironmentSpec, chosen: settings.Demonstrations, env_kwargs: dict[str, Any]) -> None:
+    from iwbc.tasks.demonstrators import demonstrations
+
     space: Any = make_env(environment).action_space
     info = DatasetInfo(
         id=name,

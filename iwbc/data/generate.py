@@ -205,7 +205,7 @@ def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
 
     A thread for each waits for what it sends. A ProcessPoolExecutor would wait for ever where a worker is killed as it sends.
     """
-    workers = [Remote(_Player) for _ in range(min(cores(), len(units)))]
+    workers = [Remote(_Player, units[0].env_id) for _ in range(min(cores(), len(units)))]
     idle: SimpleQueue[Remote] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -231,11 +231,12 @@ def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
 class _Player:
     """What a worker process is."""
 
-    def __init__(self) -> None:
+    def __init__(self, env_id: str) -> None:
         import threadpoolctl
 
         end_with_parent()
         threadpoolctl.threadpool_limits(1)
+        make_env(env_id).close()  # what playing imports is imported as the process starts, while nobody ends it
 
     def play(self, unit: Unit) -> list[Episode]:
         return play_unit(unit)
