@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -57,9 +58,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
     def interrupt(number: int, frame: Any) -> None:
         while frame not in (None, here):
             if frame.f_code.co_filename in _DEAF_FILES or frame.f_code.co_name == _DEAF_METHOD:
-                again = threading.Timer(_AGAIN, _interrupt_main)
-                again.daemon = True
-                again.start()
+                _thread.start_new_thread(_interrupt_later, ())  # not threading's, whose locks may be taken right here
                 return
             frame = frame.f_back
         raise KeyboardInterrupt
@@ -71,7 +70,8 @@ def interruptible(call: Callable[[], Result]) -> Result:
         signal.signal(signal.SIGINT, before)
 
 
-def _interrupt_main() -> None:
+def _interrupt_later() -> None:
+    time.sleep(_AGAIN)
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main:  # to that very thread: else what it waits for goes on
         signal.pthread_kill(main, signal.SIGINT)

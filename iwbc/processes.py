@@ -158,12 +158,12 @@ class Remote:
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         if context == "spawn":
             resource_tracker.ensure_running()  # not by `start`, within which it would let requests to stop through again
-        with unheard():  # while it starts, Ctrl-C would end it with a traceback
+        with unheard():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
-        there.close()
-        self._started, self._process = threading.Event(), process
-        # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
-        self.close = Finalize(self, _end, (process, self._connection, self._started), exitpriority=0)
+            there.close()
+            self._started, self._process = threading.Event(), process
+            # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
+            self.close = Finalize(self, _end, (process, self._connection, self._started), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()

@@ -359,6 +359,15 @@ def test_damaged_datasets_are_refused(damage: str, datasets: Path) -> None:
     assert not any("packed" in path for path in everything(datasets))
 
 
+@pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/position"])
+def test_parts_that_claim_more_than_fits_are_refused(field: str, datasets: Path) -> None:
+    name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"position": np.zeros(3)})], GOAL)
+    edit(claim(2**34, field))(datasets / name / "data")
+    with pytest.raises(UserError, match=r"^dataset others/task-v0, episode 1: cannot be read \(.* rows") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_damaged_arrow_is_refused(datasets: Path) -> None:
     name = create(three(), data_format="arrow")
     parts = sorted((datasets / name / "data").rglob("*.arrow"))

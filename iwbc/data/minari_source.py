@@ -192,21 +192,47 @@ def _in_turns(dataset: Any, plain: bool) -> Iterator[Any]:
 
 
 def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
+    data = dataset.storage.data_path
     if dataset.storage.metadata["data_format"] == "arrow":
+        for index in indices:  # all of them first: they are read ahead
+            _check_arrow(data, index)
+        yield from dataset.iterate_episodes(indices)
+    else:
+        episodes = dataset.iterate_episodes(indices)
         for index in indices:
-            _check_arrow(dataset.storage.data_path / str(index))
-    return dataset.iterate_episodes(indices)
+            _check_hdf5(data, index)
+            yield next(episodes)
 
 
-def _check_arrow(folder: Path) -> None:
+def _check_arrow(data: Path, index: int) -> None:
     """Raise a ValueError, or what else pyarrow raises, where an episode's files are damaged: it takes their word for how much
     they hold, and ends the process where that cannot be."""
     from pyarrow import ipc
 
-    for path in folder.rglob("*.arrow"):
+    for path in (data / str(index)).rglob("*.arrow"):
         with ipc.open_file(path) as file:
             for number in range(file.num_record_batches):
                 file.get_batch(number).validate(full=True)
+
+
+def _check_hdf5(data: Path, index: int) -> None:
+    """Raise a ValueError, or what else h5py raises, where an episode's fields cannot all be of one episode."""
+    import h5py
+
+    def rows_of(group: h5py.Group) -> Iterator[int]:
+        for part in group.values():
+            if isinstance(part, h5py.Group):
+                yield from rows_of(part)
+            elif isinstance(part, h5py.Dataset) and part.shape:
+                yield part.shape[0]
+
+    with h5py.File(data / "main_data.hdf5", "r") as file:
+        _check_rows(list(rows_of(file[f"episode_{index}"])))
+
+
+def _check_rows(rows: list[int]) -> None:
+    if rows and max(rows) - min(rows) > _ROWS_APART:
+        raise ValueError(f"its fields have from {min(rows):,} to {max(rows):,} rows")
 
 
 def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
@@ -224,9 +250,7 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
         for index in indices:
             group = h5g.open(file.id, f"episode_{index}".encode())
             fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
-            rows = [field.shape[0] for field in fields.values()]
-            if max(rows) - min(rows) > _ROWS_APART:
-                raise ValueError(f"its fields have from {min(rows):,} to {max(rows):,} rows")
+            _check_rows([field.shape[0] for field in fields.values()])
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
             labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
             yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
