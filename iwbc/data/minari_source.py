@@ -198,10 +198,13 @@ def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
             _check_arrow(data, index)
         yield from dataset.iterate_episodes(indices)
     else:
+        import h5py
+
         episodes = dataset.iterate_episodes(indices)
-        for index in indices:
-            _check_hdf5(data, index)
-            yield next(episodes)
+        with h5py.File(data / "main_data.hdf5", "r") as file:
+            for index in indices:
+                _check_rows(list(_rows_of(file.id, f"episode_{index}".encode())))
+                yield next(episodes)
 
 
 def _check_arrow(data: Path, index: int) -> None:
@@ -215,22 +218,20 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _check_hdf5(data: Path, index: int) -> None:
-    """Raise a ValueError, or what else h5py raises, where an episode's fields cannot all be of one episode."""
-    import h5py
+def _rows_of(parent: Any, name: bytes) -> Iterator[int]:
+    """The rows of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
+    from h5py import h5d, h5g, h5o
 
-    def rows_of(group: h5py.Group) -> Iterator[int]:
-        for part in group.values():
-            if isinstance(part, h5py.Group):
-                yield from rows_of(part)
-            elif isinstance(part, h5py.Dataset) and part.shape:
-                yield part.shape[0]
-
-    with h5py.File(data / "main_data.hdf5", "r") as file:
-        _check_rows(list(rows_of(file[f"episode_{index}"])))
+    part = h5o.open(parent, name)
+    if isinstance(part, h5g.GroupID):
+        for own in part:
+            yield from _rows_of(part, own)
+    elif isinstance(part, h5d.DatasetID) and part.rank:
+        yield part.shape[0]
 
 
 def _check_rows(rows: list[int]) -> None:
+    """Raise a ValueError where fields cannot all be of one episode."""
     if rows and max(rows) - min(rows) > _ROWS_APART:
         raise ValueError(f"its fields have from {min(rows):,} to {max(rows):,} rows")
 
