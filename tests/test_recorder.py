@@ -188,10 +188,16 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
     assert second.stopwatch.seconds["training"] >= 0.0 < second.stopwatch.seconds["checkpoints"]
 
 
-def test_a_checkpoint_of_another_policy_is_refused(logger: mock.Mock, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "progress"),
+    [("3.other", {"tables": [{}, {}]}), ("3.a", {"tables": [{}]}), ("3.a", {"tables": [{}, {}, {}]}), ("3.a", {})],
+)
+def test_a_checkpoint_of_another_policy_is_refused(
+    name: str, progress: dict[str, Any], logger: mock.Mock, tmp_path: Path
+) -> None:
     own = recorder(tmp_path)
     own.folder.start(own.config)
-    own.folder.write_checkpoint({"3.other": torch.zeros(1)}, {"done": 4})
+    own.folder.write_checkpoint({name: torch.zeros(1)}, {"done": 4, "diverged": [], "seconds": {}, **progress})
     with pytest.raises(UserError, match="its checkpoint does not fit the policy"):
         own.start(Trained(), policies())  # type: ignore[arg-type]
 
