@@ -317,6 +317,7 @@ def claim(steps: int, *names: str) -> Callable[[h5py.File], None]:
     return change
 
 
+LARGER = r"episode 1: cannot be read \(its shape .* is larger than the file can hold"
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (rewrite("main_data.hdf5", lambda data: data[: len(data) // 2]), "cannot be read|cannot be opened"),
     "garbage": (rewrite("main_data.hdf5", lambda data: b"x" * 1000), "cannot be read"),
@@ -324,11 +325,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no data file": (lambda data: (data / "main_data.hdf5").unlink(), "cannot be opened"),
     "episode missing": (edit(lambda file: file.pop("episode_1")), "episode 1: cannot be read"),
     "rewards missing": (edit(lambda file: file["episode_2"].pop("rewards")), "episode 2: cannot be read .*rewards"),
-    "rewards without end": (edit(claim(2**47, "rewards")), r"episode 1: cannot be read \(.* rows"),
-    "rewards of more than fits": (edit(claim(2**34, "rewards")), r"episode 1: cannot be read \(.* rows"),
+    "rewards without end": (edit(claim(2**47, "rewards")), LARGER),
+    "rewards of more than fits": (edit(claim(2**34, "rewards")), LARGER),
     "an episode without end": (
         edit(claim(2**47, "observations", "actions", "rewards", "terminations", "truncations")),
-        r"episode 1: cannot be read \(Unable to allocate",
+        LARGER,
     ),
     "empty episode": (edit(replace_with_zero_steps), r"episode 1, actions: the episode is empty \(0 steps\)"),
     "metadata cut": (rewrite("metadata.json", lambda text: text[:-20]), "metadata.json is damaged"),
@@ -359,11 +360,32 @@ def test_damaged_datasets_are_refused(damage: str, datasets: Path) -> None:
     assert not any("packed" in path for path in everything(datasets))
 
 
+def test_a_success_that_claims_more_than_fits_is_refused(datasets: Path) -> None:
+    name = create([buffer(VECTOR, 3, 0), buffer(VECTOR, 2, 1, infos={"success": np.zeros(3, bool)})])
+    edit(claim(2**34, "infos/success"))(datasets / name / "data")
+    with pytest.raises(UserError, match=f"^dataset others/task-v0, {LARGER}"):
+        load(name)
+
+
+def test_what_compresses_best_is_read(datasets: Path) -> None:
+    name, steps = create(three()), 10**7
+
+    def write_zeros(file: h5py.File) -> None:
+        for field in ("observations", "actions", "rewards", "terminations", "truncations"):
+            shape = (steps + (field == "observations"), *file["episode_1"][field].shape[1:])
+            del file["episode_1"][field]
+            zeros = np.zeros(shape, np.uint8 if field.endswith("ations") else np.float32)
+            file["episode_1"].create_dataset(field, data=zeros, chunks=True, compression="gzip", compression_opts=9)
+
+    edit(write_zeros)(datasets / name / "data")
+    assert load(name).steps == steps + 10
+
+
 @pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/position"])
 def test_parts_that_claim_more_than_fits_are_refused(field: str, datasets: Path) -> None:
     name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"position": np.zeros(3)})], GOAL)
     edit(claim(2**34, field))(datasets / name / "data")
-    with pytest.raises(UserError, match=r"^dataset others/task-v0, episode 1: cannot be read \(.* rows") as caught:
+    with pytest.raises(UserError, match=f"^dataset others/task-v0, {LARGER}") as caught:
         load(name)
     assert "\n" not in str(caught.value)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.data.arrays import Steps
+from iwbc.data.hdf5 import check_size
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 
@@ -82,4 +83,9 @@ def _read(path: Path, source: Any, name: str) -> Any:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not whole:
         raise UserError(f"{path}, {name}: must be an array, not a group of them")
+    if not isinstance(array, np.ndarray):
+        try:
+            check_size(array.id)
+        except ValueError as error:
+            raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     return array

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from iwbc.data.hdf5 import check_size
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import fingerprint_of, joined, load_or_pack, packed_folder
@@ -25,8 +26,6 @@ from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
 
 _EPISODES_AT_ONCE = 50
-# Fields of an episode that differ by more rows are not read: a damaged file may claim more than there is memory for.
-_ROWS_APART = 1_000_000
 # Bump when reading the same files gives other episodes than before.
 _READER = 2
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -203,7 +202,7 @@ def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
         episodes = dataset.iterate_episodes(indices)
         with h5py.File(data / "main_data.hdf5", "r") as file:
             for index in indices:
-                _check_rows(list(_rows_of(file.id, f"episode_{index}".encode())))
+                _check_sizes(file.id, f"episode_{index}".encode())
                 yield next(episodes)
 
 
@@ -218,22 +217,16 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _rows_of(parent: Any, name: bytes) -> Iterator[int]:
-    """The rows of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
+def _check_sizes(parent: Any, name: bytes) -> None:
+    """`check_size` of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
     from h5py import h5d, h5g, h5o
 
     part = h5o.open(parent, name)
     if isinstance(part, h5g.GroupID):
         for own in part:
-            yield from _rows_of(part, own)
-    elif isinstance(part, h5d.DatasetID) and part.rank:
-        yield part.shape[0]
-
-
-def _check_rows(rows: list[int]) -> None:
-    """Raise a ValueError where fields cannot all be of one episode."""
-    if rows and max(rows) - min(rows) > _ROWS_APART:
-        raise ValueError(f"its fields have from {min(rows):,} to {max(rows):,} rows")
+            _check_sizes(part, own)
+    elif isinstance(part, h5d.DatasetID):
+        check_size(part)
 
 
 def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
@@ -243,6 +236,7 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
     from minari.dataset.episode_data import EpisodeData
 
     def read(dataset: Any) -> np.ndarray:
+        check_size(dataset)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
@@ -251,7 +245,6 @@ def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
         for index in indices:
             group = h5g.open(file.id, f"episode_{index}".encode())
             fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
-            _check_rows([field.shape[0] for field in fields.values()])
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
             labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
             yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
