@@ -137,12 +137,20 @@ def load_policy(
                 f"policy {path}: is a {fields['class']} of your own; load it with the function that makes it: "
                 "load_policy(path, policy=…)"
             )
+        if spec is not None:
+            with torch.device("meta"):  # no memory is given to networks of which the file holds no parameters
+                _check_shapes(Policies([spec.make() for _ in seeds], seeds, spaces, spec).state(), saved)
         make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
         found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
-        for name, own in found.state().items():
-            if saved[name].shape != own.shape:
-                raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(own.shape)}")
-            own.copy_(saved[name])
+        _check_shapes(found.state(), saved)
+        found.load(saved)
     except (*PLAIN_DAMAGE, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return found
+
+
+def _check_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """Raise a KeyError or ValueError where saved parameters are not those of these policies."""
+    for name, value in own.items():
+        if saved[name].shape != value.shape:
+            raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(value.shape)}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def own_threads() -> None:
     """Under pytest-xdist the workers are what keeps the cores busy: threads of theirs would wait for each other."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         processes.set_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C is heard, by the processes that tests start, too: a shell starts what runs in the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

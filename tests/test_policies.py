@@ -284,6 +284,22 @@ def test_a_damaged_file_is_an_error_of_one_line(damage: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_no_memory_is_given_to_networks_that_the_file_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "policy.safetensors"
+    policies = make_policies(make_spec(), (0,))
+    policies.save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        fields = json.loads(file.metadata()["policy"])
+    fields["spec"]["settings"]["hidden"] = [2**20, 2**20]  # four terabytes
+    safetensors.torch.save_file(policies.state(), path, metadata={"policy": json.dumps(fields)})
+    made: list[str] = []
+    monkeypatch.setattr("iwbc.policies.networks.Linear.reset_parameters", lambda self: made.append(self.weight.device.type))
+    with pytest.raises(UserError, match=r"cannot be read \(0\.network\.0\.weight has shape .*, not \(1048576, ") as caught:
+        load_policy(path)
+    assert "\n" not in str(caught.value)
+    assert set(made) == {"meta"}
+
+
 @pytest.mark.parametrize("name", ["0.network.2.weight", "0.network.0.bias", "0.log_std"])
 def test_a_tensor_that_would_broadcast_is_not_accepted(name: str, tmp_path: Path) -> None:
     policies, path = make_policies(make_spec(), (0, 1)), tmp_path / "policy.safetensors"

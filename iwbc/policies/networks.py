@@ -46,7 +46,8 @@ class Units(nn.Module):
         observation_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        low, high = torch.tensor(action_low), torch.tensor(action_high)
+        # Values, also where only the shapes of parameters are asked for, on PyTorch's meta device.
+        low, high = torch.tensor(action_low, device="cpu"), torch.tensor(action_high, device="cpu")
         self.plain = bool((low == -1.0).all() and (high == 1.0).all())
         self.normalises = observation_mean is not None and observation_std is not None
         constants = {"middle": (low + high) / 2.0, "half_range": (high - low) / 2.0}
