@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +29,22 @@ ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """What a test that fails has started is ended."""
+    yield
+    while STARTED:
+        if (command := STARTED.pop()).poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+            command.communicate()
+
+
 def generate(*arguments: str, cores: set[int] | None = None, **options: object) -> subprocess.Popen[str]:
     """The command, on the given cores, in a group of its own."""
-    return subprocess.Popen(
+    command = subprocess.Popen(
         [sys.executable, "-m", "iwbc.data.generate", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,6 +52,8 @@ def generate(*arguments: str, cores: set[int] | None = None, **options: object) 
         start_new_session=True,
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else options.get("preexec_fn"),  # type: ignore[arg-type]
     )
+    STARTED.append(command)
+    return command
 
 
 # --- the behaviours and tiers ----------------------------------------------------------------------------------------
