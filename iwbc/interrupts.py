@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 # What asks a process to stop, a launcher's signals among them.
-REQUESTS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+_REQUESTS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 # Where KeyboardInterrupt is swallowed: by modules that are imported, which may also be left in halves, at which something
 # else fails; in callbacks of weak references and in finalizers, of which Python only says "Exception ignored".
 _DEAF_FILES = ("<frozen importlib._bootstrap>", weakref.__file__)
@@ -88,7 +88,7 @@ def unheard() -> Iterator[None]:
     waiting: list[int] = []
     # A signal that is blocked here may reach another thread, and is then heard by this one all the same.
     handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ def unheard() -> Iterator[None]:
 
 def ignore_requests() -> None:
     """From here on, and also where they had to wait, this process ignores them: the one that began it decides."""
-    for number in REQUESTS:
+    for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)

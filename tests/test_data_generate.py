@@ -263,13 +263,13 @@ def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None
     interrupt(command.pid, signal.SIGINT)
     start = time.monotonic()
     _, errors = command.communicate(timeout=30)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 10
     assert command.returncode == 130
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted: nothing was written"
     assert everything(datasets) == []
     while running(command.pid):
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 10
         time.sleep(0.05)
 
 
