@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warnings_in_one_line
 from iwbc.interrupts import interruptible
 
 _REQUIRED: Any = object()
@@ -96,7 +96,8 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "n
         print((usage or "").strip())
         sys.exit(0)
     try:
-        interruptible(partial(main, arguments))
+        with warnings_in_one_line():
+            interruptible(partial(main, arguments))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,11 @@
-"""The exceptions that commands turn into one line for their user."""
+"""The exceptions and warnings that commands turn into one line for their user."""
 
 from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -8,6 +13,33 @@ class UserError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(" ".join(message.splitlines()))  # names from files may hold line breaks
+
+
+class DataWarning(UserWarning):
+    """Data that can be trained on, but that its owner should look at. Commands print it as one line and go on."""
+
+
+def warn(message: str) -> None:
+    """Give a DataWarning."""
+    warnings.warn(" ".join(message.splitlines()), DataWarning, stacklevel=2)
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print every DataWarning as one line on stderr, without the line of code that gave it; each text once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        usual, said = warnings.showwarning, set()
+
+        def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+            if not issubclass(category, DataWarning):
+                usual(message, category, *place)  # type: ignore[arg-type]
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def extra(name: str) -> str:

@@ -67,7 +67,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
 from iwbc.config import config_folder, validate
-from iwbc.errors import Interrupted, UserError, extra
+from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.interrupts import interruptible
 from iwbc.settings import Config, OwnPolicy
 
@@ -83,10 +83,12 @@ def main() -> None:
         if {"--help", "-h"} & set(arguments):
             print((__doc__ or "").strip())
         elif arguments and arguments[0].startswith("resume="):
-            interruptible(partial(_resume, arguments))
+            with warnings_in_one_line():
+                interruptible(partial(_resume, arguments))
         else:
             _check_options(arguments)
-            interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
+            with warnings_in_one_line():
+                interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
     except UserError as error:
         _exit(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:

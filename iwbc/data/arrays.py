@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
-from iwbc.data.packed import open_packed, pack
+from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
@@ -97,6 +97,7 @@ def from_arrays(
     with tempfile.TemporaryDirectory() as folder:
         pack(episodes(steps, info.id, unfinished), info, Path(folder) / "packed", "", clip_actions)
         mapped = open_packed(Path(folder) / "packed")
+        warn_of_notes(mapped)
         return dataclasses.replace(
             mapped,
             observations=np.array(mapped.observations),

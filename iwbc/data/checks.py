@@ -12,10 +12,13 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
 
-def checked(episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False) -> Iterator[Episode]:
+def checked(
+    episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False, notes: list[str] | None = None
+) -> Iterator[Episode]:
     """The episodes as they come, each checked; what only the whole dataset can show is checked after the last one.
 
-    Actions outside the action space are refused, or clipped to it with `clip_actions`.
+    Actions outside the action space are refused, or clipped to it with `clip_actions`. What is no fault, but should be looked
+    at, is added to `notes` after the last one, a line each.
     Raises UserError naming dataset, episode and field where an episode is not fit to train on.
     """
     bounds = ActionBounds(info)

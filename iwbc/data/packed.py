@@ -24,11 +24,11 @@ from iwbc.data.checks import checked, difference
 from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
 from iwbc.files import NUMPY_DAMAGE, cache_folder, temporary_prefix
 from iwbc.scores import ReferenceScores
 
-FORMAT = 3
+FORMAT = 4
 _META = "packed.json"
 
 
@@ -72,7 +72,9 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
-        meta = _write(checked(episodes, info, clip_actions), info, building)
+        notes: list[str] = []
+        meta = _write(checked(episodes, info, clip_actions, notes), info, building)
+        meta["info"]["notes"] = notes
         meta["fingerprint"] = fingerprint
         (building / _META).write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,16 +172,25 @@ def load_or_pack(
     """Open the packed cache at `folder`; write it first where it is missing, damaged (its content is hashed) or of another
     `fingerprint`.
 
-    Two processes that need the same cache at once build it once: the second waits for the first.
+    Two processes that need the same cache at once build it once: the second waits for the first. Gives each of the dataset's
+    notes as a DataWarning.
     """
-    if (found := _current(folder, fingerprint)) is not None:
-        return found
-    with only_one(folder.parent / f".{folder.name}.lock"):
-        if (found := _current(folder, fingerprint)) is not None:
-            return found
-        episodes, info = build()
-        pack(episodes, info, folder, fingerprint, clip_actions)
-        return open_packed(folder)
+    found = _current(folder, fingerprint)
+    if found is None:
+        with only_one(folder.parent / f".{folder.name}.lock"):
+            found = _current(folder, fingerprint)
+            if found is None:
+                episodes, info = build()
+                pack(episodes, info, folder, fingerprint, clip_actions)
+                found = open_packed(folder)
+    warn_of_notes(found)
+    return found
+
+
+def warn_of_notes(trajectories: Trajectories) -> None:
+    """Give each of a dataset's notes as a DataWarning."""
+    for note in trajectories.info.notes:
+        warn(f"dataset {trajectories.info.id}: {note}")
 
 
 def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -43,7 +43,8 @@ class DatasetInfo:
 
     `environment` is where to evaluate (None if unknown); `action_low` and `action_high` are the bounds of the action space
     (infinite where there are none); `reference_scores` normalise returns (None where nothing is known). `observation_parts`
-    says what observations are made of where they are Dicts of arrays: the path and shape of each, in their order.
+    says what observations are made of where they are Dicts of arrays: the path and shape of each, in their order. `notes` are
+    lines about what its owner should look at: loading it gives each as a DataWarning.
     """
 
     id: str
@@ -52,6 +53,7 @@ class DatasetInfo:
     action_high: list[float]
     reference_scores: ReferenceScores | None
     observation_parts: list[tuple[str, list[int]]] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def env_id(self) -> str | None:
