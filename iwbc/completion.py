@@ -52,7 +52,7 @@ def _groups() -> dict[str, list[str]]:
     for place in sorted(path for path in folder.rglob("*") if path.is_dir() and path.name != "hydra"):
         name = place.relative_to(folder).as_posix()
         choices = sorted(path.stem for path in place.glob("*.yaml"))
-        found[f"+{name}" if name in ("experiment", "method", "tuned") else name] = choices
+        found[f"+{name}" if name in ("experiment", "method") else name] = choices
     return found
 
 

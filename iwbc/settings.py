@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
-from iwbc.data.tiers import TIERS, VERSION, VERSIONS
+from iwbc.data.tiers import TIERS
 from iwbc.errors import UserError
 
 SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
@@ -81,13 +81,11 @@ class Settings:
 
 @dataclass
 class Generated(Settings):
-    """A tier rolled out from the shipped behaviour policies. steps null: the tier's own number. version: 1, like D4RL's tiers,
-    or 0, the first ones of this package."""
+    """A tier rolled out from the shipped behaviour policies. steps null: the tier's own number."""
 
     tier: str = setting("medium-replay", choices=TIERS)
     steps: int | None = positive(None)
     seed: int = not_negative(0)
-    version: int = setting(VERSION, lambda value: value in VERSIONS, f"must be one of {', '.join(map(str, VERSIONS))}")
     source: str = "generated"
 
 

@@ -19,10 +19,9 @@ Groups (group=choice, the first is the default)
              mixture: of Gaussians, for several ways to do it       flow: any shape
   eval       default: Gymnasium                  envpool: faster, other episodes
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
-  +experiment   published, kitchen: the authors' settings   benchmark, benchmark_small: sweeps
+  +experiment   published, kitchen: the authors' settings
   +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its
              curation
-  +tuned     most of them, with what tuning chose for the benchmark
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
 

@@ -60,8 +60,8 @@ def datasets(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def short_hopper(own_folders: None) -> Trajectories:
-    """The same of version 0, with many short trajectories: products over their steps do not reach their bounds."""
-    return minari_source.load(generate.ensure("Hopper-v5", "medium-replay", 20_000, version=0))
+    """Many short trajectories: products over their steps do not reach their bounds."""
+    return minari_source.load(generate.ensure("Hopper-v5", "random", 10_000))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from benchmarks import fair
 from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
-from benchmarks.tuning import COMMON, GRIDS
 from benchmarks.weights import compare as compare_weights
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
@@ -141,15 +140,6 @@ def test_running_weights_are_compared_with_exact_ones(hopper: Trajectories) -> N
     assert float(str(rows[-1]["rank_correlation"])) > 0.5
     with pytest.raises(UserError, match="must be iw_bc"):
         compare_weights("hopper", ["algo=bc"], Console(quiet=True))
-
-
-def test_what_tuning_sets_are_settings() -> None:
-    for method, grid in GRIDS.items():
-        highest = {key: values[-1] for key, values in grid.items()}
-        config = compose(*COMMON, f"+method={method}", *(f"{key}={value}" for key, value in highest.items()))
-        for key, value in highest.items():
-            group, name = key.split(".")
-            assert getattr(getattr(config, group), name) == float(value)
 
 
 def script(folder: Path, body: str) -> Path:

@@ -76,9 +76,9 @@ def test_settings_are_handed_on_as_they_are(tmp_path: Path) -> None:
 def test_demonstrations_are_made_once(datasets: Path, tmp_path: Path) -> None:
     for name in ("two_routes", "iwbc/TwoRoutes-v0"):
         outcome = iwbc("demonstrations", f"env={name}", "episodes=3", "slip=0.3", cwd=tmp_path)
-        assert outcome.out.startswith("iwbc/tworoutes/demonstrations-3-slip0_3-v0 is in "), outcome.err
+        assert outcome.out.startswith("iwbc/tworoutes/demonstrations-3-slip0_3-v1 is in "), outcome.err
     made = [path.name for path in (datasets / "iwbc" / "tworoutes").iterdir() if path.is_dir()]
-    assert made == ["demonstrations-3-slip0_3-v0"]
+    assert made == ["demonstrations-3-slip0_3-v1"]
 
 
 # --- completion ----------------------------------------------------------------------------------------------------------

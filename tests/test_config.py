@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from iwbc.runs import RunFolder
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
-PRESETS = ("experiment", "method", "tuned")  # groups that set others, and are added with +
+PRESETS = ("experiment", "method")  # groups that set others, and are added with +
 CHOICES = [f"{group}={name}" for group, name in FILES if group not in PRESETS]
 MANDATORY = {
     "dataset=minari": ["dataset.id=some/data-v0"],
@@ -46,17 +44,6 @@ def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
     assert len(presets["experiment"]) >= 1
     methods = presets["method"]
     assert len({config.method for config in methods}) == len(methods) >= 6
-
-
-def test_the_commands_of_the_benchmark_are_those_of_its_sweep() -> None:
-    experiment = yaml.safe_load((Path(config_folder()) / "experiment" / "benchmark.yaml").read_text())
-    grid = experiment["hydra"]["sweeper"]["params"]
-    cells = list(itertools.product(*([f"{group}={name}" for name in names.split(",")] for group, names in grid.items())))
-    file = Path(__file__).parents[1] / "benchmarks" / "results" / "benchmark" / "commands.sh"
-    commands = [shlex.split(line)[3:] for line in file.read_text().splitlines() if not line.startswith("#")]
-    assert [tuple(command[:3]) for command in commands] == cells
-    for command in commands[: len(grid["+tuned"].split(","))]:
-        assert compose(*command) == compose("+experiment=benchmark", *command[:3])
 
 
 def test_there_is_a_choice_for_everything_in_the_specification() -> None:
@@ -256,7 +243,7 @@ REFUSED = {
     "dataset=minari dataset.id=",
     "dataset=minari dataset.id=hopper": "not an id",
     "dataset=minari dataset.id=iwbc/none-v0": "has not been generated here; see python -m iwbc.data.generate",
-    "dataset=minari dataset.id=iwbc/tworoutes/demonstrations-slip0_3-v0": "see python -m iwbc.data.demonstrations --help",
+    "dataset=minari dataset.id=iwbc/tworoutes/demonstrations-slip0_3-v1": "see python -m iwbc.data.demonstrations --help",
     "device=cuda:99": "device=cuda:99: cannot be used",
     "logger=wandb logger.mode=online": "no W&B API key",
     "hydra.run.dir=/proc/nowhere": "/proc/nowhere",
@@ -293,7 +280,7 @@ def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments
     {
         "curation=success": "has no success labels",
         "curation=threshold curation.minimum=1e6": "keeps none of the",
-        "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v1 env=walker2d": "has 17 observations and 6 actions",
+        "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v2 env=walker2d": "has 17 observations and 6 actions",
     }.items(),
 )
 def test_what_does_not_fit_the_data_leaves_nothing_behind_either(arguments: str, message: str, tmp_path: Path) -> None:

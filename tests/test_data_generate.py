@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +17,17 @@ import minari
 import numpy as np
 import pytest
 from helpers import everything
+from same_bytes import TASKS, digests
 
-from iwbc.data.behaviours import behaviours
+from iwbc.data import demonstrations, sources
+from iwbc.data.behaviours import GRID, LIMIT, behaviours, exp, on_grid, tanh
 from iwbc.data.generate import Unit, carried_over, ensure, plan
 from iwbc.data.minari_source import load
-from iwbc.data.tiers import TIERS, VERSIONS, dataset_id
+from iwbc.data.tiers import TIERS, dataset_id
 from iwbc.data.trajectories import Episode
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 from iwbc.scores import d4rl_scores
+from iwbc.settings import Demonstrations, Generated
 
 ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}
@@ -63,19 +67,15 @@ def generate(*arguments: str, cores: set[int] | None = None, **options: object) 
 D4RL_MEDIUM = {"Hopper-v5": 44.3, "HalfCheetah-v5": 40.7, "Walker2d-v5": 62.1}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str, version: int) -> None:
-    source = behaviours(env_id, version)
+def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str) -> None:
+    source = behaviours(env_id)
     scores = d4rl_scores(env_id)
     assert scores is not None
-    medium, expert = scores.normalise([source.returns[source.medium], source.returns[source.expert]])
+    medium = scores.normalise(source.returns[source.medium])
     assert source.returns[source.expert] >= EXPERT_RETURNS[env_id]
-    if version == 0:
-        assert 0.25 < medium / expert < 0.42
-    else:
-        assert abs(medium - D4RL_MEDIUM[env_id]) < 4.0
-        assert source.medium + 1 >= 45
+    assert abs(medium - D4RL_MEDIUM[env_id]) < 4.0
+    assert source.medium + 1 >= 45
     assert list(source.steps) == sorted(source.steps)
     assert source.steps[0] == 0
     for snapshot in (0, source.medium, source.expert):
@@ -83,30 +83,13 @@ def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str, version: in
         assert (np.abs(actions) <= 1).all()
 
 
-# SHA-256 of the policies that the tiers of version 0 are played by: the first files also held ones that no tier plays.
-VERSION_0 = {"Hopper-v5": "63e437b0d8f4bf75", "HalfCheetah-v5": "d9c04213cbd96a9a", "Walker2d-v5": "96c81f87cace084d"}
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_version_0_is_played_by_the_policies_that_it_always_was(env_id: str) -> None:
-    source, digest = behaviours(env_id, 0), hashlib.sha256()
-    assert len(source.steps) == len(source.returns) == source.medium + 2
-    for snapshot in (*range(source.medium + 1), source.expert):
-        policy = source.load(snapshot)
-        for parts in (*policy.layers, policy.mean, policy.log_std):
-            for array in parts:
-                digest.update(array.tobytes())
-    assert digest.hexdigest()[:16] == VERSION_0[env_id]
-
-
 def width(env_id: str) -> int:
     return {"Hopper-v5": 11}.get(env_id, 17)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_plan_shares_the_steps_out(tier: str, version: int) -> None:
-    source = behaviours("Hopper-v5", version)
+def test_a_plan_shares_the_steps_out(tier: str) -> None:
+    source = behaviours("Hopper-v5")
     units = plan(source, tier, 200_000, 3)
     shares = {snapshot: sum(u.steps for u in units if u.snapshot == snapshot) for snapshot in {u.snapshot for u in units}}
     expected = {
@@ -118,7 +101,7 @@ def test_a_plan_shares_the_steps_out(tier: str, version: int) -> None:
     }[tier]
     assert set(shares) == expected
     assert sum(shares.values()) == 200_000
-    if tier == "medium-replay" and version > 0:
+    if tier == "medium-replay":
         # As long as training took from each snapshot to the next, and the medium one as long as the one before.
         taken = np.diff(source.steps[: source.medium + 1])
         expected_shares = 200_000 * np.append(taken, taken[-1]) / (taken.sum() + taken[-1])
@@ -138,17 +121,96 @@ def test_what_a_unit_runs_over_its_share_the_next_ones_give_up() -> None:
     def episodes(*lengths: int) -> list[Episode]:
         return [Episode(np.zeros((n, 1)), np.zeros(1), np.zeros((n, 1)), np.zeros(n), False) for n in lengths]
 
-    units = [Unit("Hopper-v5", 1, 0, 40, (i,)) for i in range(5)]
+    units = [Unit("Hopper-v5", 0, 40, (i,)) for i in range(5)]
     played = [episodes(100), episodes(100), episodes(30, 30), episodes(30, 30), episodes(10, 10, 10, 10)]
     assert [len(episode.rewards) for episode in carried_over(units, played)] == [100, 30, 30, 10, 10, 10, 10]
-    version_0 = [replace(unit, version=0) for unit in units]
-    assert sum(len(episode.rewards) for episode in carried_over(version_0, played)) == 360
 
 
 def test_names_tell_sizes_and_seeds_apart() -> None:
-    assert dataset_id("HalfCheetah-v5", "medium-replay") == "iwbc/halfcheetah/medium-replay-v1"
-    assert dataset_id("Hopper-v5", "medium", 1000) == "iwbc/hopper/medium-1000-v1"
-    assert dataset_id("Hopper-v5", "medium", 1000, 2, version=0) == "iwbc/hopper/medium-1000-seed2-v0"
+    assert dataset_id("HalfCheetah-v5", "medium-replay") == "iwbc/halfcheetah/medium-replay-v2"
+    assert dataset_id("Hopper-v5", "medium", 1000) == "iwbc/hopper/medium-1000-v2"
+    assert dataset_id("Hopper-v5", "medium", 1000, 2) == "iwbc/hopper/medium-1000-seed2-v2"
+
+
+# --- the same bytes on every machine ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_the_products_of_behaviours_are_exact(env_id: str) -> None:
+    source = behaviours(env_id)
+    for snapshot in range(len(source.steps)):
+        policy = source.load(snapshot)
+        for weight, bias in (*policy.layers, policy.mean, policy.log_std):
+            for array in (weight, bias):
+                np.testing.assert_array_equal(array * 2.0**24, np.rint(array * 2.0**24))
+            assert LIMIT * np.abs(weight).sum(0).max() + np.abs(bias).max() < 2.0**53 * GRID * 2.0**-24
+    policy, random = source.load(source.medium), np.random.default_rng(0)
+    inputs = np.clip(on_grid(random.normal(size=(50, width(env_id)), scale=20.0), GRID), -LIMIT, LIMIT)
+    weight, _ = policy.layers[0]
+    order = random.permutation(len(weight))
+    np.testing.assert_array_equal(inputs @ weight, inputs[:, order] @ weight[order])
+
+
+def test_functions_of_behaviours_are_those_of_numpy_but_for_the_last_bits() -> None:
+    values = np.concatenate([np.linspace(-50.0, 50.0, 10_001), [0.0, -0.0, 1e-300, -1e-9]])
+    np.testing.assert_allclose(exp(values), np.exp(values), rtol=1e-14)
+    np.testing.assert_allclose(tanh(values), np.tanh(values), rtol=1e-12, atol=1e-16)
+    assert exp(np.zeros(1)) == 1.0
+    assert np.abs(tanh(values)).max() == 1.0
+
+
+def test_actions_are_on_a_grid() -> None:
+    policy = behaviours("Hopper-v5").load(0)
+    actions = policy.sample(np.random.default_rng(0).normal(size=(1000, 11)), np.random.default_rng(1))
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions * 2.0**20, np.rint(actions * 2.0**20))
+    assert len(np.unique(actions)) > 1000
+
+
+DIGESTS = {}
+
+
+def test_the_same_seed_gives_the_committed_bytes() -> None:
+    assert digests() == DIGESTS
+
+
+# Kernels that this processor may not have are left out by OpenBLAS and NumPy themselves.
+KERNELS = {
+    "Haswell": {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "SSE": {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX2 FMA3", "ATEN_CPU_CAPABILITY": "default"},
+}
+
+
+@pytest.mark.robustness
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_the_same_seed_gives_the_committed_bytes_with_other_kernels(kernels: dict[str, str]) -> None:
+    script = Path(__file__).with_name("same_bytes.py")
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"} | kernels
+    printed = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed.splitlines()[-1]) == DIGESTS
+
+
+def test_a_dataset_that_is_not_the_published_one_is_said_to_be(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tmp_path / "published.json"
+    monkeypatch.setattr(sources, "PUBLISHED", published)
+    chosen = Generated("medium-replay", 3000, 5)
+    published.write_text(json.dumps({small: load(small).content_hash}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sources.load_dataset(chosen, "Hopper-v5")
+    published.write_text(json.dumps({small: "0" * 64}))
+    with pytest.warns(DataWarning, match=f"^dataset {small}: its content is .*, that of the published one 0000000000000000"):
+        sources.load_dataset(chosen, "Hopper-v5")
+
+
+def test_every_default_dataset_is_published() -> None:
+    tiers = {dataset_id(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS}
+    tasks = {demonstrations.dataset_id(env_id, Demonstrations()) for env_id in TASKS}
+    published = json.loads(sources.PUBLISHED.read_text())
+    assert set(published) == tiers | tasks
+    assert all(len(content) == 64 for content in published.values())
 
 
 # --- the datasets ----------------------------------------------------------------------------------------------------
@@ -217,7 +279,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
         command = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
         _, errors = command.communicate(timeout=300)
         assert command.returncode == 0, errors
-        name = "iwbc/hopper/medium-expert-40000-seed9-v1"
+        name = "iwbc/hopper/medium-expert-40000-seed9-v2"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
         hashes.add(load(name).content_hash)
     assert len(digests) == 1
@@ -233,7 +295,7 @@ def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None
     outputs = [command.communicate(timeout=300) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], outputs
     assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
-    assert load("iwbc/hopper/medium-3000-v1").steps >= 3000
+    assert load("iwbc/hopper/medium-3000-v2").steps >= 3000
     assert hidden(datasets) == []
 
 
@@ -313,7 +375,7 @@ def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
     os.kill(int(workers[0]), signal.SIGKILL)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 2
-    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v1: a worker process was killed")
+    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v2: a worker process was killed")
     assert "Traceback" not in errors
     assert everything(datasets) == []
 
@@ -321,7 +383,7 @@ def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
 def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([10**9, 10**9, -(10**9)])  # less by far than what has been taken by then
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
-    message = r"^dataset iwbc/hopper/medium-2000-v1: could not be written to .* \(No space left on device\)$"
+    message = r"^dataset iwbc/hopper/medium-2000-v2: could not be written to .* \(No space left on device\)$"
     with pytest.raises(UserError, match=message):
         ensure("Hopper-v5", "medium", 2000)
     assert next(free, None) is None

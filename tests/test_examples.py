@@ -29,7 +29,7 @@ def test_every_example_is_here() -> None:
 @pytest.mark.usefixtures("hopper")
 def test_the_library(tmp_path: Path) -> None:
     outcome = run("library", tmp_path)
-    assert "iwbc/hopper/medium-replay-20000-v1" in outcome.out
+    assert "iwbc/hopper/medium-replay-20000-v2" in outcome.out
     assert "the best of them:" in outcome.out
     assert len(returns(outcome.out)) == 2
     assert re.search(r"action \[.*\]\n$", outcome.out)

@@ -67,8 +67,8 @@ def test_a_dataset_by_settings_by_id_and_by_folder(capsys: pytest.CaptureFixture
     assert "iwbc/TwoRoutes-v0" in first
     assert "curation=threshold" in first
     assert picture.read_bytes().startswith(b"\x89PNG")
-    folder = datasets / "iwbc" / "tworoutes" / "demonstrations-20-v0"
-    for name in ("iwbc/tworoutes/demonstrations-20-v0", str(folder)):
+    folder = datasets / "iwbc" / "tworoutes" / "demonstrations-20-v1"
+    for name in ("iwbc/tworoutes/demonstrations-20-v1", str(folder)):
         info.main([name])
         other = capsys.readouterr().out
         assert other.split("What each")[0] == first.split("What each")[0]

@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_bytes(env_id: str) -> None:
 
 def test_a_dataset_holds_its_demonstrations_and_what_to_evaluate_in(datasets, env_id: str) -> None:
     data = iwbc.demonstrations(env_id, episodes=40, seed=2, slip=0.25, horizon=40)
-    assert data.info.id == f"iwbc/{env_id[5:-3].lower()}/demonstrations-40-slip0_25-horizon40-seed2-v0"
+    assert data.info.id == f"iwbc/{env_id[5:-3].lower()}/demonstrations-40-slip0_25-horizon40-seed2-v1"
     assert data.info.environment is not None
     assert (data.info.env_id, data.info.environment.kwargs) == (env_id, {"slip": 0.25, "horizon": 40})
     assert same(data, demonstrations(env_id, 40, 2, slip=0.25, horizon=40))
@@ -189,7 +189,7 @@ def test_a_dataset_holds_its_demonstrations_and_what_to_evaluate_in(datasets, en
 
 
 def test_every_setting_of_a_dataset_is_part_of_its_name() -> None:
-    assert dataset_id("iwbc/TwoRoutes-v0", Demonstrations()) == "iwbc/tworoutes/demonstrations-v0"
+    assert dataset_id("iwbc/TwoRoutes-v0", Demonstrations()) == "iwbc/tworoutes/demonstrations-v1"
     changes = {"episodes": 10, "seed": 1, "risky": 0.25, "slip": 0.9, "horizon": 50}
     names = {dataset_id("iwbc/TwoRoutes-v0", Demonstrations(**{key: value})) for key, value in changes.items()}
     assert len(names) == len(changes)
@@ -221,7 +221,7 @@ def test_a_dataset_of_the_maze_is_evaluated_in_the_same_maze(datasets, tmp_path)
     )
     assert outcome.code == 0, outcome.err
     summary = RunFolder(tmp_path).summary()
-    assert summary is not None and summary["dataset"]["id"] == "iwbc/pointmaze_umaze/demonstrations-8-v0"
+    assert summary is not None and summary["dataset"]["id"] == "iwbc/pointmaze_umaze/demonstrations-8-v1"
     environment = summary["environment"]
     assert (environment["kwargs"]["maze_map"], environment["max_episode_steps"]) == (MAP, HORIZON)
     assert all(int(row["length"]) <= HORIZON for row in read_csv(tmp_path / "evaluations.csv"))
@@ -241,7 +241,7 @@ def test_the_command_makes_demonstrations_trains_and_evaluates(datasets, tmp_pat
     summary = folder.summary()
     assert summary is not None
     assert summary["environment"]["kwargs"] == {"horizon": 40}
-    assert summary["dataset"]["id"].endswith("/demonstrations-60-horizon40-v0")
+    assert summary["dataset"]["id"].endswith("/demonstrations-60-horizon40-v1")
     assert summary["dataset"]["kept_trajectories"] < summary["dataset"]["trajectories"] == 60
     rows = read_csv(folder.path / "evaluations.csv")
     assert {float(row["return"]) for row in rows} <= {0.0, 1.0}

@@ -1,12 +1,15 @@
 """The behaviour policies shipped with the package: snapshots of SAC's actor over the course of its training.
 
-One safetensors file per environment and version, all snapshots stacked, in half precision; `tools/behaviours` made them.
-Version 1 has many snapshots of small networks, for a medium-replay tier like D4RL's; version 0 has 25 of larger ones.
+One safetensors file per environment, all snapshots stacked, in half precision; `tools/behaviours` made them.
+
+Their actions are the same numbers on every processor, since a simulator makes another trajectory of another last bit: products
+of matrices are exact sums, and the functions are made of operations that IEEE 754 rounds correctly, one at a time.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,28 +19,67 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from iwbc.data.tiers import OTHER_STEPS, VERSION
+from iwbc.data.tiers import OTHER_STEPS
 from iwbc.errors import UserError
 
 FOLDER = Path(__file__).parent / "behaviours"
+
+Vector = npt.NDArray[np.float64]
+
+# Inputs of a layer are multiples of GRID within ±LIMIT. Weights in half precision are multiples of 2⁻²⁴, so that the sums of
+# their products are multiples of 2⁻³⁸; below 2⁻³⁸ · 2⁵³ = 2¹⁵ every order of summation gives them exactly.
+GRID, LIMIT = 2.0**-14, 2.0**8
+# Noise and actions are multiples of ACTION_GRID. NumPy makes normal numbers far from 0 with a logarithm of the C library, whose
+# last bit differs from one library to another; and float32 holds such actions exactly.
+ACTION_GRID = 2.0**-20
+
+
+def on_grid(values: npt.NDArray[np.floating], grid: float) -> Vector:
+    """The nearest multiples of `grid`, a power of two."""
+    return np.rint(np.asarray(values, np.float64) / grid) * grid
+
+
+# exp(r) = Σ rⁿ / n!; from |r| ≤ ½ log 2, what follows the 13th power is below the last bit.
+_EXP = [1.0 / math.factorial(n) for n in range(13, -1, -1)]
+_LOG2 = 0.6931471805599453
+
+
+def exp(values: Vector) -> Vector:
+    """Compute exp of numbers in ±50, to a relative error of 1e-14, with the same bits on every processor.
+
+    NumPy has as many ways to compute it as there are instruction sets.
+    """
+    doublings = np.rint(values / _LOG2)
+    rest = values - doublings * _LOG2
+    total = np.full_like(rest, _EXP[0])
+    for coefficient in _EXP[1:]:
+        total = total * rest + coefficient  # two operations of NumPy's: nothing fuses them
+    return np.ldexp(total, doublings.astype(np.int32))
+
+
+def tanh(values: Vector) -> Vector:
+    """Compute tanh by `exp`."""
+    shrunk = exp(-2.0 * np.minimum(np.abs(values), 25.0))
+    return np.copysign((1.0 - shrunk) / (1.0 + shrunk), values)
 
 
 @dataclass(frozen=True)
 class Behaviour:
     """A stochastic policy: tanh of a Gaussian with state-dependent mean and standard deviation, actions in ±1."""
 
-    layers: tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
-    mean: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-    log_std: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    layers: tuple[tuple[Vector, Vector], ...]
+    mean: tuple[Vector, Vector]
+    log_std: tuple[Vector, Vector]
 
     def sample(self, observations: npt.NDArray[np.floating], generator: np.random.Generator) -> npt.NDArray[np.float32]:
         """Actions [n, act] drawn for observations [n, obs]."""
-        hidden = observations.astype(np.float32)
+        hidden = np.clip(on_grid(observations, GRID), -LIMIT, LIMIT)
         for weight, bias in self.layers:
-            hidden = np.maximum(hidden @ weight + bias, 0.0)
+            hidden = np.clip(on_grid(hidden @ weight + bias, GRID), 0.0, LIMIT)
         mean = hidden @ self.mean[0] + self.mean[1]
-        std = np.exp(np.clip(hidden @ self.log_std[0] + self.log_std[1], -20.0, 2.0))
-        return np.tanh(mean + std * generator.standard_normal(mean.shape, np.float32))
+        std = exp(np.clip(hidden @ self.log_std[0] + self.log_std[1], -20.0, 2.0))
+        noise = on_grid(generator.standard_normal(mean.shape), ACTION_GRID)
+        return on_grid(tanh(mean + std * noise), ACTION_GRID).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -52,45 +94,41 @@ class Behaviours:
     medium: int
     expert: int
     training: str
-    version: int = 0
     replay_steps: int = OTHER_STEPS
-
-    @property
-    def file(self) -> Path:
-        """Where they are."""
-        return _file(self.env_id, self.version)
 
     def load(self, snapshot: int) -> Behaviour:
         """The policy of one snapshot."""
-        with safe_open(self.file, framework="numpy") as file:
+        with safe_open(behaviour_file(self.env_id), framework="numpy") as file:
             names = set(file.keys())
-            # Version 1's expert, of another training, has larger networks than the snapshots that are stacked.
-            apart = snapshot == self.expert and "expert.weight0" in names
+            # The expert, of another training, has larger networks than the snapshots that are stacked.
+            expert = snapshot == self.expert
 
-            def layer(key: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            def layer(key: str) -> tuple[Vector, Vector]:
                 parts = (f"{part}{key}" for part in ("weight", "bias"))
                 weight, bias = (
-                    file.get_tensor(f"expert.{name}") if apart else file.get_slice(name)[snapshot] for name in parts
+                    file.get_tensor(f"expert.{name}") if expert else file.get_slice(name)[snapshot] for name in parts
                 )
-                return weight.astype(np.float32), bias.astype(np.float32)
+                return weight.astype(np.float64), bias.astype(np.float64)
 
             hidden = sum(name.removeprefix("weight").isdigit() for name in names)
             return Behaviour(tuple(layer(str(i)) for i in range(hidden)), layer("_mean"), layer("_log_std"))
 
 
-def _file(env_id: str, version: int) -> Path:
-    return FOLDER / f"{env_id.split('-v')[0].lower()}-v{version}.safetensors"
+def behaviour_file(env_id: str) -> Path:
+    """Return where the behaviours of an environment are, Hopper-v5 or hopper."""
+    return FOLDER / f"{env_id.split('-v')[0].lower()}.safetensors"
 
 
 @lru_cache
-def behaviours(env_id: str, version: int = VERSION) -> Behaviours:
+def behaviours(env_id: str) -> Behaviours:
     """The shipped behaviours of an environment. Raises UserError where there are none."""
-    if not _file(env_id, version).exists():
-        known = ", ".join(sorted(path.stem.removesuffix(f"-v{version}") for path in FOLDER.glob(f"*-v{version}.safetensors")))
+    path = behaviour_file(env_id)
+    if not path.exists():
+        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
         raise UserError(
             f"environment {env_id}: no behaviour policies are shipped for it (there are: {known}); "
             "bring data, with dataset=minari dataset.id=… or dataset=d4rl dataset.path=…"
         )
-    with safe_open(_file(env_id, version), framework="numpy") as file:
+    with safe_open(path, framework="numpy") as file:
         fields: dict[str, Any] = json.loads(file.metadata()["behaviours"])
     return Behaviours(**fields | {key: tuple(fields[key]) for key in ("steps", "returns")})

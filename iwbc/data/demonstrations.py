@@ -9,7 +9,7 @@ risky     the share of demonstrations that take the risky way (default 0.5)
 slip      the probability that the risky way fails (default 0.5)
 horizon   steps in an episode (default: the task's own number)
 
-The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/demonstrations-v0; what differs
+The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/demonstrations-v1; what differs
 from the defaults becomes part of its name.
 """
 
@@ -32,7 +32,7 @@ from iwbc.files import config_folder
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
-    """`iwbc/<env>/demonstrations-v0`; whatever differs from the defaults is part of the name."""
+    """`iwbc/<env>/demonstrations-v1`; whatever differs from the defaults is part of the name."""
     usual = settings.Demonstrations()
     parts = ["demonstrations"]
     if chosen.episodes != usual.episodes:
@@ -40,7 +40,7 @@ def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
     for name in ("risky", "slip", "horizon", "seed"):
         if (value := getattr(chosen, name)) != getattr(usual, name):
             parts.append(f"{name}{value}".replace(".", "_"))  # Minari's names have no dots
-    return f"iwbc/{env_id.split('/')[-1].split('-v')[0].lower()}/{'-'.join(parts)}-v0"
+    return f"iwbc/{env_id.split('/')[-1].split('-v')[0].lower()}/{'-'.join(parts)}-v1"
 
 
 def ensure(env_id: str, chosen: settings.Demonstrations) -> str:

@@ -5,11 +5,11 @@
 env      hopper, halfcheetah or walker2d (or Hopper-v5, …)
 tier     random, medium, medium-replay, medium-expert or expert
 steps    how many, at least: whole episodes are kept (default 200000; medium-replay as many as D4RL's)
-seed     the same seed gives the same bytes, on any number of cores (default 0)
-version  1, like D4RL's tiers, or 0, the first ones of this package (default 1)
+seed     the same seed gives the same bytes, on any number of cores of any x86-64 processor, with the versions of MuJoCo and
+         Gymnasium in constraints.txt (default 0)
 
-The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/<tier>-v<version>; another size
-or seed than the default becomes part of its name. Ctrl-C leaves nothing behind.
+The dataset is written under MINARI_DATASETS_PATH (default ~/.minari/datasets) as iwbc/<env>/<tier>-v2; another size or seed
+than the default becomes part of its name. Ctrl-C leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from iwbc.commands import Option, one_of, parse, run, whole
 from iwbc.data.behaviours import Behaviours, behaviours
 from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
-from iwbc.data.tiers import OTHER_STEPS, TIERS, VERSION, VERSIONS, dataset_id
+from iwbc.data.tiers import OTHER_STEPS, TIERS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import LocalEnvironments, make_env, play
@@ -41,7 +41,6 @@ OPTIONS = {
     "tier": Option(one_of(*TIERS)),
     "steps": Option(whole(1), None),
     "seed": Option(whole(0), 0),
-    "version": Option(one_of(*map(str, VERSIONS)), str(VERSION)),
 }
 
 # Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
@@ -55,7 +54,6 @@ class Unit:
     """A share of the work: at least `steps` steps of whole episodes from one snapshot, with a random stream of its own."""
 
     env_id: str
-    version: int
     snapshot: int
     steps: int
     entropy: tuple[int, ...]
@@ -65,8 +63,7 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
     """The units whose episodes, in order, make up a tier (as D4RL defines it).
 
     medium-replay goes through the snapshots in the order of training, from the untrained one up to the medium one, each with
-    the share of steps that training took from it to the next (in version 0, with equal shares); medium-expert is half and
-    half; the other tiers are one snapshot.
+    the share of steps that training took from it to the next; medium-expert is half and half; the other tiers are one snapshot.
     """
     snapshots = {
         "random": [0],
@@ -76,7 +73,7 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
         "expert": [source.expert],
     }[tier]
     ends = list(range(len(snapshots) + 1))
-    if tier == "medium-replay" and source.version > 0:
+    if tier == "medium-replay":
         taken = source.steps[: source.medium + 1]
         ends = [*taken, 2 * taken[-1] - taken[-2]]  # the medium one plays as long as the one before
     units: list[Unit] = []
@@ -86,13 +83,13 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
         for part in range(parts):
             unit_steps = share_steps * (part + 1) // parts - share_steps * part // parts
             entropy = (seed, TIERS.index(tier), share, part)
-            units.append(Unit(source.env_id, source.version, snapshot, unit_steps, entropy))
+            units.append(Unit(source.env_id, snapshot, unit_steps, entropy))
     return [unit for unit in units if unit.steps]
 
 
 def play_unit(unit: Unit) -> list[Episode]:
     """Play one unit: whole episodes until they hold at least its steps."""
-    policy = behaviours(unit.env_id, unit.version).load(unit.snapshot)
+    policy = behaviours(unit.env_id).load(unit.snapshot)
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
     environments = LocalEnvironments(unit.env_id)
     episodes: list[Episode] = []
@@ -123,30 +120,30 @@ def play_unit(unit: Unit) -> list[Episode]:
 
 def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> Iterator[Episode]:
     """The units' episodes, in order; the steps that a unit runs over its share are those that the next ones give up, so that
-    the dataset is over by less than an episode. Version 0 keeps them all."""
+    the dataset is over by less than an episode."""
     wanted = total = 0
     for unit, episodes in zip(units, played, strict=True):
         wanted += unit.steps
         for episode in episodes:
-            if total < wanted or unit.version == 0:
+            if total < wanted:
                 total += len(episode.rewards)
                 yield episode
 
 
-def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
+def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> str:
     """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
 
     Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
     """
-    source, name = behaviours(env_id, version), name_of(env_id, tier, steps, seed, version)
+    source, name = behaviours(env_id), name_of(env_id, tier, steps, seed)
     make_once(name, lambda: _generate(name, source, tier, steps or _usual_steps(source, tier), seed))
     return name
 
 
-def name_of(env_id: str, tier: str, steps: int | None = None, seed: int = 0, version: int = VERSION) -> str:
+def name_of(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> str:
     """The dataset's id. Raises UserError for an environment without behaviour policies."""
-    usual = _usual_steps(behaviours(env_id, version), tier)
-    return dataset_id(env_id, tier, None if steps == usual else steps, seed, version)
+    usual = _usual_steps(behaviours(env_id), tier)
+    return dataset_id(env_id, tier, None if steps == usual else steps, seed)
 
 
 def _usual_steps(source: Behaviours, tier: str) -> int:
@@ -245,11 +242,10 @@ class _Player:
 def main(arguments: Sequence[str]) -> None:
     dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
     chosen = parse(dashed, OPTIONS)
-    version = int(chosen["version"])
-    env_id = behaviours(chosen["env"], version).env_id
+    env_id = behaviours(chosen["env"]).env_id
     if "-v" in chosen["env"] and chosen["env"] != env_id:
         raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
-    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"], version)
+    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"])
     print(f"{made} is in {dataset_folder(made)}")
 
 

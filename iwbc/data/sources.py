@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from iwbc import settings
 from iwbc.data import d4rl_source, demonstrations, generate, minari_source
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
+
+# Content hash of every tier and task of the default size and seed, by dataset id; docs/datasets/make.py writes it.
+PUBLISHED = Path(__file__).parent / "published.json"
 
 
 def is_local(
@@ -21,7 +25,7 @@ def is_local(
         case settings.Minari():
             name = dataset.id
         case settings.Generated() if env_id is not None:
-            name = generate.name_of(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version)
+            name = generate.name_of(env_id, dataset.tier, dataset.steps, dataset.seed)
         case settings.Demonstrations() if env_id is not None:
             name = demonstrations.dataset_id(env_id, dataset)
         case _:
@@ -41,14 +45,26 @@ def load_dataset(
         case settings.Generated():
             if env_id is None:
                 raise UserError("dataset: a generated tier needs an environment; add env=hopper (or halfcheetah, walker2d)")
-            return minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed, dataset.version))
+            return _published(minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed)))
         case settings.Demonstrations():
             if env_id is None:
                 raise UserError(
                     "dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze)"
                 )
-            return minari_source.load(demonstrations.ensure(env_id, dataset))
+            return _published(minari_source.load(demonstrations.ensure(env_id, dataset)))
         case settings.Minari():
             return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished, dataset.observation_keys)
         case settings.D4RL():
             return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id)
+
+
+def _published(trajectories: Trajectories) -> Trajectories:
+    """Return a generated dataset; give a DataWarning where its content is not that of the published one of its name."""
+    published = json.loads(PUBLISHED.read_text()).get(trajectories.info.id, trajectories.content_hash)
+    if trajectories.content_hash != published:
+        warn(
+            f"dataset {trajectories.info.id}: its content is {trajectories.content_hash[:16]}, that of the published one "
+            f"{published[:16]}: it was generated with other versions of MuJoCo, Gymnasium or the C library, or on a processor "
+            "without FMA; do not compare results with published tables"
+        )
+    return trajectories

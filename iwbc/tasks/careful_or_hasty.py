@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mujoco
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +54,8 @@ class CarefulOrHasty(ChanceTask):
 
     def observe(self) -> Vector:
         (shoulder, elbow), glass = self.data.qpos[:2], self.data.qpos[2:]
-        angles = np.array([np.cos(shoulder), np.sin(shoulder), np.cos(elbow), np.sin(elbow)])
+        # The C library's, which every processor computes alike: NumPy's depend on the instruction set.
+        angles = np.array([math.cos(shoulder), math.sin(shoulder), math.cos(elbow), math.sin(elbow)])
         return np.concatenate([angles, self.data.qvel[:2], glass - self.data.geom("tip").xpos[:2]])
 
     def outcome(self) -> tuple[bool, bool]:

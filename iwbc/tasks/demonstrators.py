@@ -1,7 +1,12 @@
-"""Scripted demonstrators: each episode one of two ways, drawn at random, with noisy actions."""
+"""Scripted demonstrators: each episode one of two ways, drawn at random, with noisy actions.
+
+They compute with the C library's functions, which most processors compute alike, and round actions to a grid on which the last
+bits of a sum do not show: a simulator makes another trajectory of another last bit.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.behaviours import ACTION_GRID, on_grid
 from iwbc.data.trajectories import Episode
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env, reported_success
@@ -30,18 +36,18 @@ def two_routes(observation: Vector, risky: bool) -> Vector:
     else:
         target = GOAL
     way = target - position
-    return 0.6 * way / max(float(np.linalg.norm(way)), 1e-6)
+    return 0.6 * way / max(math.hypot(*way), 1e-6)
 
 
 def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
     """Both joints at constant speeds to where the tip is at the glass; the action [2]."""
-    shoulder = np.arctan2(observation[1], observation[0])
-    elbow = np.arctan2(observation[3], observation[2])
-    tip = LINK * np.array([np.cos(shoulder) + np.cos(shoulder + elbow), np.sin(shoulder) + np.sin(shoulder + elbow)])
-    x, y = tip + observation[6:8]
+    shoulder = math.atan2(observation[1], observation[0])
+    elbow = math.atan2(observation[3], observation[2])
+    x = LINK * (math.cos(shoulder) + math.cos(shoulder + elbow)) + float(observation[6])
+    y = LINK * (math.sin(shoulder) + math.sin(shoulder + elbow)) + float(observation[7])
     # The posture that reaches (x, y), elbow to the left; one out of reach is reached for with the arm stretched.
-    bend = np.arccos(np.clip((x**2 + y**2) / (2 * LINK**2) - 1, -1.0, 1.0))
-    way = np.array([np.arctan2(y, x) - bend / 2 - shoulder, bend - elbow])
+    bend = math.acos(min(max((x * x + y * y) / (2 * LINK * LINK) - 1.0, -1.0), 1.0))
+    way = np.array([math.atan2(y, x) - bend / 2 - shoulder, bend - elbow])
     return (0.85 if risky else 0.4) * way / max(float(np.abs(way).max()), 1e-6)
 
 
@@ -56,7 +62,7 @@ def point_maze(observation: Vector, risky: bool) -> Vector:
     else:
         target = goal
     way = target - position
-    return 4.0 * way / max(float(np.linalg.norm(way)), 1e-6) - velocity
+    return 4.0 * way / max(math.hypot(*way), 1e-6) - velocity
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def demonstrations(
             over, terminated, success = False, False, False
             while not over:
                 wanted = scripted.act(observation, takes_the_risk) + deviation * random.standard_normal(2)
-                action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
+                action = np.clip(on_grid(wanted, ACTION_GRID), -1.0, 1.0).astype(np.float32)
                 observation, reward, terminated, truncated, info = env.step(action)
                 observations.append(observation)
                 actions.append(action)

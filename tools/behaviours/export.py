@@ -5,7 +5,7 @@
 Rule. medium: its mean return is to be that of D4RL's medium dataset. Of the snapshots up to the first around which (five
 snapshots, 20 sampled episodes each) that return is reached, the one that comes nearest: 20 episodes choose five, 100 more
 choose the one. Shipped: the untrained policy, all snapshots up to the medium one (at most 120, evenly spaced), and the expert
-of version 0. The returns stored with them are of 20 fresh episodes (100 for medium) of sampled actions.
+of the file that is there. The returns stored with them are of 20 fresh episodes (100 for medium) of sampled actions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from iwbc.data.behaviours import FOLDER, Behaviour, Behaviours, behaviours
+from iwbc.data.behaviours import Behaviour, Behaviours, behaviour_file, behaviours
 from iwbc.environments import LocalEnvironments, play
 
 # D4RL's v2 datasets: mean return of medium, and steps of medium-replay.
@@ -34,7 +34,7 @@ Tensors = dict[str, np.ndarray]
 def behaviour(tensors: Tensors) -> Behaviour:
     def layer(key: str) -> tuple[np.ndarray, np.ndarray]:
         # The shipped file is in half precision, and it is the shipped policy that is measured.
-        weight, bias = (tensors[f"{part}{key}"].astype(np.float16).astype(np.float32) for part in ("weight", "bias"))
+        weight, bias = (tensors[f"{part}{key}"].astype(np.float16).astype(np.float64) for part in ("weight", "bias"))
         return weight, bias
 
     return Behaviour((layer("0"), layer("1")), layer("_mean"), layer("_log_std"))
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("outputs/behaviours"))
     arguments = parser.parse_args()
-    old = behaviours(arguments.env, 0)
+    old, path = behaviours(arguments.env), behaviour_file(arguments.env)
     folder = arguments.folder / f"{arguments.env}-{arguments.seed}"
     rows = [(int(r[0]), float(r[1]), int(r[2])) for r in csv.reader((folder / "curve.csv").open())]
     snapshots = {int(path.stem): load_file(path) for path in sorted((folder / "snapshots").glob("*.safetensors"))}
@@ -77,9 +77,10 @@ def main() -> None:
     for step in chosen:
         returns.append(round(mean_return(snapshots[step], old.env_id, 100 if step == medium else 20, seed=3), 1))
         print(f"{arguments.env} step {step:>9,}  return {returns[-1]:9.1f}", flush=True)
+    expert_training = old.training.split("expert: ")[1]
     training = (
         f"Stable-Baselines-JAX {version('sbx-rl')} SAC, {medium:,} steps, seed {arguments.seed}; "
-        f"gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, jax {version('jax')}; expert: {old.training}"
+        f"gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, jax {version('jax')}; expert: {expert_training}"
     )
     fields = Behaviours(
         old.env_id,
@@ -88,14 +89,13 @@ def main() -> None:
         medium=len(chosen) - 1,
         expert=len(chosen),
         training=training,
-        version=1,
         replay_steps=REPLAY_STEPS[arguments.env],
     )
     stacked = {name: np.stack([snapshots[step][name] for step in chosen]).astype(np.float16) for name in snapshots[medium]}
-    expert = {f"expert.{name}": value[old.expert] for name, value in load_file(old.file).items()}
-    save_file(stacked | expert, FOLDER / f"{arguments.env}-v1.safetensors", {"behaviours": json.dumps(asdict(fields))})
+    expert = {name: value for name, value in load_file(path).items() if name.startswith("expert.")}
+    save_file(stacked | expert, path, {"behaviours": json.dumps(asdict(fields))})
     results = Path(__file__).parents[2] / "benchmarks" / "results"
-    with (results / f"behaviour_curve_{arguments.env}-v1.csv").open("w", newline="") as file:
+    with (results / f"behaviour_curve_{arguments.env}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "return_of_last_100_training_episodes", "seconds"])
         writer.writerows(rows)
