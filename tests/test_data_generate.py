@@ -75,7 +75,8 @@ def test_the_shipped_behaviours_are_what_the_tiers_need(env_id: str) -> None:
     medium = scores.normalise(source.returns[source.medium])
     assert source.returns[source.expert] >= EXPERT_RETURNS[env_id]
     assert abs(medium - D4RL_MEDIUM[env_id]) < 4.0
-    assert source.medium + 1 >= 45
+    assert source.replay_end + 1 >= 45
+    assert source.medium <= source.replay_end
     assert list(source.steps) == sorted(source.steps)
     assert source.steps[0] == 0
     for snapshot in (0, source.medium, source.expert):
@@ -95,15 +96,15 @@ def test_a_plan_shares_the_steps_out(tier: str) -> None:
     expected = {
         "random": {0},
         "medium": {source.medium},
-        "medium-replay": set(range(source.medium + 1)),
+        "medium-replay": set(range(source.replay_end + 1)),
         "medium-expert": {source.medium, source.expert},
         "expert": {source.expert},
     }[tier]
     assert set(shares) == expected
     assert sum(shares.values()) == 200_000
     if tier == "medium-replay":
-        # As long as training took from each snapshot to the next, and the medium one as long as the one before.
-        taken = np.diff(source.steps[: source.medium + 1])
+        # As long as training took from each snapshot to the next, and the last one as long as the one before.
+        taken = np.diff(source.steps[: source.replay_end + 1])
         expected_shares = 200_000 * np.append(taken, taken[-1]) / (taken.sum() + taken[-1])
         np.testing.assert_allclose([shares[i] for i in sorted(shares)], expected_shares, atol=1.0)
     else:

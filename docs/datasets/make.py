@@ -1,12 +1,13 @@
-"""The cards of the generated datasets: README.md in this folder with its pictures.
+"""The cards of the generated datasets: README.md in this folder with its pictures, and the hashes in iwbc/data/published.json.
 
     python docs/datasets/make.py
 
-Makes the fifteen datasets of the default size and seed where they are not there yet (some minutes in all).
+Makes the tiers and tasks of the default size and seed where they are not there yet (some minutes in all).
 """
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,18 +17,23 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from iwbc.data import demonstrations
 from iwbc.data.behaviours import behaviours
 from iwbc.data.generate import ensure
 from iwbc.data.minari_source import load
+from iwbc.data.sources import PUBLISHED
 from iwbc.data.tiers import TIERS
 from iwbc.data.trajectories import Trajectories
+from iwbc.settings import Demonstrations
+from iwbc.tasks.point_maze import ENV_ID as POINT_MAZE
 
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
+TASKS = ("iwbc/TwoRoutes-v0", "iwbc/CarefulOrHasty-v0", POINT_MAZE)
 FOLDER = Path(__file__).parent
 MEANING = {
     "random": "the untrained policy",
     "medium": "one policy whose mean return is that of D4RL's medium dataset",
-    "medium-replay": "the policies that training went through up to the medium one, in order, with shares by training time",
+    "medium-replay": "the policies that training went through, in order, with shares by training time",
     "medium-expert": "half from the medium policy, half from the expert",
     "expert": "the expert policy",
 }
@@ -114,26 +120,27 @@ def main() -> None:
         "",
         *comparison(),
         "",
-        "Version 0 (`dataset.version=0`, ids that end in `-v0`), the tiers of the package's first tables, has fewer and larger "
-        "snapshots: a medium level of 41 / 33 / 33 for hopper, walker2d and halfcheetah, and a medium-replay of mean score 6 / "
-        "3 / 15, mostly of untrained policies.",
-        "",
         f"`python docs/datasets/make.py` wrote this page (gymnasium {version('gymnasium')}, mujoco {version('mujoco')}, "
-        f"minari {version('minari')}, numpy {version('numpy')}). The same seed gives the same bytes with the same versions, on "
-        "any number of cores.",
+        f"minari {version('minari')}, numpy {version('numpy')}). The same seed gives the same bytes with the same versions of "
+        "mujoco and gymnasium ([what is promised](../data.md)).",
         "",
-        "| behaviour | medium: step, return | expert: step, return | trained with |",
-        "|---|---|---|---|",
+        "| behaviour | medium: step, return | medium-replay ends at step | expert: step, return | trained with |",
+        "|---|---|--:|---|---|",
     ]
     for env_id in ENVIRONMENTS:
         source = behaviours(env_id)
         medium, expert = (f"{source.steps[i]:,}, {source.returns[i]:,.0f}" for i in (source.medium, source.expert))
-        sections.append(f"| {env_id} | {medium} | {expert} | {source.training} |")
+        end = source.steps[source.replay_end]
+        sections.append(f"| {env_id} | {medium} | {end:,} | {expert} | {source.training} |")
     sections.append("")
     for env_id in ENVIRONMENTS:
         sections += [f"## {env_id}", "", *(card(env_id, tier) for tier in TIERS)]
     (FOLDER / "README.md").write_text("\n".join(sections).rstrip() + "\n")
     print(FOLDER / "README.md")
+    names = [ensure(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS]
+    names += [demonstrations.ensure(env_id, Demonstrations()) for env_id in TASKS]
+    PUBLISHED.write_text(json.dumps({name: load(name).content_hash for name in names}, indent=1) + "\n")
+    print(PUBLISHED)
 
 
 if __name__ == "__main__":

@@ -85,13 +85,14 @@ class Behaviour:
 @dataclass(frozen=True)
 class Behaviours:
     """All snapshots of one environment. `steps` [K] is when each was taken, `returns` [K] what it earns (mean return of
-    sampled actions); `medium` and `expert` are the snapshots that the tiers of those names are made with; snapshot 0 is
-    the untrained policy. `replay_steps` is how many steps the medium-replay tier has by default."""
+    sampled actions); `medium` and `expert` are the snapshots that the tiers of those names are made with, `replay_end` the last
+    one of medium-replay; snapshot 0 is the untrained policy. `replay_steps` is how many steps medium-replay has by default."""
 
     env_id: str
     steps: tuple[int, ...]
     returns: tuple[float, ...]
     medium: int
+    replay_end: int
     expert: int
     training: str
     replay_steps: int = OTHER_STEPS

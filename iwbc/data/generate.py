@@ -62,20 +62,20 @@ class Unit:
 def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
     """The units whose episodes, in order, make up a tier (as D4RL defines it).
 
-    medium-replay goes through the snapshots in the order of training, from the untrained one up to the medium one, each with
-    the share of steps that training took from it to the next; medium-expert is half and half; the other tiers are one snapshot.
+    medium-replay goes through the snapshots in the order of training, from the untrained one on, each with the share of steps
+    that training took from it to the next; medium-expert is half and half; the other tiers are one snapshot.
     """
     snapshots = {
         "random": [0],
         "medium": [source.medium],
-        "medium-replay": list(range(source.medium + 1)),
+        "medium-replay": list(range(source.replay_end + 1)),
         "medium-expert": [source.medium, source.expert],
         "expert": [source.expert],
     }[tier]
     ends = list(range(len(snapshots) + 1))
     if tier == "medium-replay":
-        taken = source.steps[: source.medium + 1]
-        ends = [*taken, 2 * taken[-1] - taken[-2]]  # the medium one plays as long as the one before
+        taken = source.steps[: source.replay_end + 1]
+        ends = [*taken, 2 * taken[-1] - taken[-2]]  # the last one plays as long as the one before
     units: list[Unit] = []
     for share, snapshot in enumerate(snapshots):
         share_steps = steps * ends[share + 1] // ends[-1] - steps * ends[share] // ends[-1]
