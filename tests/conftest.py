@@ -59,9 +59,10 @@ def datasets(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def short_hopper(own_folders: None) -> Trajectories:
-    """Many short trajectories: products over their steps do not reach their bounds."""
-    return minari_source.load(generate.ensure("Hopper-v5", "random", 10_000))
+def mostly_short_hopper(own_folders: None) -> Trajectories:
+    """Many short and bad trajectories, over whose steps products do not reach their bounds, beside some better ones."""
+    names = [generate.ensure("Hopper-v5", "random", 8_000), generate.ensure("Hopper-v5", "medium-replay", 20_000)]
+    return minari_source.load("+".join(names))
 
 
 @pytest.fixture(scope="module")

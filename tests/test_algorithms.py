@@ -62,8 +62,8 @@ VARIANTS = OTHERS | IW_BC | AUTO
 
 
 @pytest.fixture(scope="module")
-def hopper(short_hopper: Trajectories) -> Trajectories:
-    return short_hopper
+def hopper(mostly_short_hopper: Trajectories) -> Trajectories:
+    return mostly_short_hopper
 
 
 class OwnPolicy(nn.Module):
