@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from setups import BRIEF, SMALL, finish, python
-from test_commands import wait_for
+from setups import BRIEF, finish, python
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
@@ -81,22 +78,6 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
     drawn = finish(python("-m", "iwbc.report.search", str(log), "out=study.png", cwd=tmp_path))
     assert (drawn.code, drawn.err) == (0, "")
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_interrupted_trial_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
-    long = ["env=hopper", *SMALL, "algo.steps=3000", "checkpoint_every=100", "eval.every=100", "eval.episodes=2", "threads=1"]
-    arguments = ["-m", "iwbc.tune", *long, "algo.kappa=interval(0.1,2)", "trials=1"]
-    process = python(*arguments, cwd=tmp_path)
-    wait_for(lambda: any(tmp_path.glob("tune/run-*/evaluations.csv")), process)
-    process.send_signal(signal.SIGINT)
-    stopped = finish(process)
-    assert (stopped.code, stopped.err) == (130, "Interrupted; the same command goes on with this trial.\n")
-    again = finish(python(*arguments, cwd=tmp_path))
-    assert again.code == 0, again.err
-    assert re.search(r"Continuing after step [\d,]+", again.out)
-    (study,) = studies(tmp_path / "tune")
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
-    assert study.trials[0].params == study.trials[1].params
 
 
 @pytest.mark.parametrize(
