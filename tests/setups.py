@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+import importlib
 import io
 import os
 import subprocess
@@ -18,6 +19,7 @@ from unittest import mock
 
 from iwbc import config as configs
 from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
+from iwbc.commands import run
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream, seeded
@@ -73,14 +75,24 @@ class Outcome:
 
 def train(*arguments: str) -> Outcome:
     """`python -m iwbc.train`, within this process and its working directory."""
+    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
+    with mock.patch("logging.shutdown"):
+        return _called(main, "iwbc.train", *arguments)
+
+
+def command(module: str, *arguments: str) -> Outcome:
+    """`python -m` of another module that is a command, within this process and its working directory."""
+    made = importlib.import_module(module)
+    return _called(lambda: run(made.main, made.__doc__), module, *arguments)
+
+
+def _called(call: Callable[[], object], *words: str) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
-    logging = mock.patch("logging.shutdown")
-    with mock.patch.object(sys, "argv", ["iwbc.train", *arguments]), mock.patch.dict(os.environ), logging:
+    with mock.patch.object(sys, "argv", list(words)), mock.patch.dict(os.environ):
         try:
             with redirect_stdout(out), redirect_stderr(err):
-                main()
+                call()
         except SystemExit as end:
             assert isinstance(end.code, int)
             code = end.code

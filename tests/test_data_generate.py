@@ -15,6 +15,7 @@ import minari
 import numpy as np
 import pytest
 from helpers import everything
+from setups import PATIENCE, command
 
 from iwbc.data.behaviours import behaviours
 from iwbc.data.generate import Unit, carried_over, ensure, plan
@@ -36,16 +37,16 @@ def nothing_goes_on() -> Iterator[None]:
     """What a test that fails has started is ended."""
     yield
     while STARTED:
-        if (command := STARTED.pop()).poll() is None:
-            os.killpg(command.pid, signal.SIGKILL)
-            command.communicate()
+        if (process := STARTED.pop()).poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def generate(
     *arguments: str, cores: set[int] | None = None, program: Sequence[str] = ("-m", "iwbc.data.generate")
 ) -> subprocess.Popen[str]:
     """The command, on the given cores, in a group of its own."""
-    command = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -53,8 +54,8 @@ def generate(
         start_new_session=True,
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
     )
-    STARTED.append(command)
-    return command
+    STARTED.append(process)
+    return process
 
 
 # --- the behaviours and tiers ----------------------------------------------------------------------------------------
@@ -215,9 +216,9 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
     for cores in (two, {min(two)}):
         folder = tmp_path / str(len(cores))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-        command = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
-        _, errors = command.communicate(timeout=300)
-        assert command.returncode == 0, errors
+        process = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors
         name = "iwbc/hopper/medium-expert-40000-seed9-v1"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
         hashes.add(load(name).content_hash)
@@ -259,21 +260,17 @@ def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_command_refuses_in_one_line(arguments: list[str], message: str, datasets: Path) -> None:
-    command = generate(*arguments)
-    output, errors = command.communicate(timeout=60)
-    assert command.returncode == 2
-    assert message in errors
-    assert errors.count("\n") == 1
-    assert output == ""
+    outcome = command("iwbc.data.generate", *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert message in outcome.err
     assert everything(datasets) == []
 
 
 def test_help() -> None:
-    command = generate("--help")
-    output, _ = command.communicate(timeout=60)
-    assert command.returncode == 0
+    outcome = command("iwbc.data.generate", "--help")
+    assert outcome.code == 0
     for word in ("env", "tier", "steps", "seed", "medium-replay", "MINARI_DATASETS_PATH"):
-        assert word in output
+        assert word in outcome.out
 
 
 def test_an_environment_without_behaviours() -> None:

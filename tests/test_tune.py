@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from setups import BRIEF, finish, python
+from setups import BRIEF, command, finish, python
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
@@ -88,8 +88,9 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
         (["algo.kappa=glob(*)"], "give interval(low, high)"),
     ],
 )
-def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
-    outcome = finish(python("-m", "iwbc.tune", *arguments, cwd=tmp_path))
+def test_refusals(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command("iwbc.tune", *arguments)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert message in outcome.err
     assert list(tmp_path.iterdir()) == []
@@ -97,7 +98,7 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
 
 def test_no_study_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "study-x.log").write_text("no study\n")
-    outcome = finish(python("-m", "iwbc.report.search", "study-x.log", cwd=tmp_path))
+    outcome = command("iwbc.report.search", str(tmp_path / "study-x.log"))
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert "not a study" in outcome.err
 
