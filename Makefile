@@ -6,11 +6,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test lint docs coverage mutation audit licences lock clean
+.PHONY: help venv train test test-all test-machines lint docs coverage mutation audit licences lock clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
 	@echo 'make test                lint, type-check and run the tests'
+	@echo 'make test-all            lint, type-check and run all tests: also soak, fuzzing, launchers, interruptions, rare combinations'
+	@echo 'make test-machines       the tests as other processors, and a busy one, would run them'
 	@echo 'make lint                lint and type-check only'
 	@echo 'make docs                build the documentation into build/site'
 	@echo 'make audit               known vulnerabilities of the versions in constraints.txt (asks a server)'
@@ -42,8 +44,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A worker begins with a part of the tests that lies together, and so shares its fixtures.
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
+
 test: lint
-	$(BIN)/pytest -n auto
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m ''
+
+test-machines: $(STAMP)
+	PYTEST="$(PYTEST)" tests/machines.sh
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -56,7 +67,7 @@ $(QUALITY): $(STAMP)
 
 # Processes that tests start are measured, too (pyproject.toml); one test leaves no room on the disk for that.
 coverage: $(QUALITY)
-	$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-fail-under=92 \
+	$(PYTEST) -m '' --cov --cov-report=term-missing:skip-covered --cov-fail-under=92 \
 		--deselect tests/test_data_array_files.py::test_a_full_disk_leaves_no_cache
 
 mutation: $(QUALITY)

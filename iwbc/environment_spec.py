@@ -7,10 +7,11 @@ may be anybody's, so its entry point is looked at for one thing only: whether it
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from iwbc.files import parse_json
 
 # Packages that are imported, if installed, to register their environments, and what pip calls them.
 PACKAGES = {
@@ -69,7 +70,7 @@ class EnvironmentSpec:
     @staticmethod
     def of_gymnasium(text: str) -> EnvironmentSpec:
         """From the JSON of Gymnasium's EnvSpec. Raises ValueError, KeyError, TypeError or AttributeError where it is none."""
-        fields = json.loads(text)
+        fields = parse_json(text)
         wrappers = []
         for one in fields.get("additional_wrappers") or ():
             kwargs = one.get("kwargs")

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import tokenize
@@ -31,6 +32,10 @@ NUMPY_DAMAGE = (
 # What reading and using plain values raises that are not what they should be: a number without end has no whole part, and what
 # is nested too deeply cannot be read.
 PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+# How deeply values in files may be nested: more than any need, and far from Python's limit of recursion, near which whatever
+# happens to run (a finalizer, by the garbage collector) fails, too.
+_DEEPEST = 100
+_JSON_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 # What safetensors calls PyTorch's kinds of numbers.
 _KINDS = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
@@ -100,23 +105,37 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):
+        depth = 0
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("it holds an alias")
-            return super().compose_node(parent, index)
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise yaml.YAMLError("it is nested too deeply")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Plain)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def read_json(path: Path) -> Any:
     """The values in a JSON file. Raises OSError where it cannot be read, ValueError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The values of a JSON text. Raises ValueError where it is damaged, or nested too deeply."""
+    depth = 0
+    for token in _JSON_BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return json.loads(text)
 
 
 def write_json(path: Path, value: Any) -> None:

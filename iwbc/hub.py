@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from iwbc.errors import UserError
-from iwbc.files import write_bytes
+from iwbc.files import read_json, write_bytes
 from iwbc.page import facts_of, lead_of
 from iwbc.saved import SavedRun
 
@@ -62,7 +61,7 @@ def upload(folder: Path, repo: str, private: bool) -> str:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError:
         raise UserError("repo: needs huggingface_hub: pip install huggingface_hub") from None
-    card = json.loads((folder / "summary.json").read_text())
+    card = read_json(folder / "summary.json")
     write_bytes(folder / "README.md", model_card(card, repo).encode())
     try:
         api = HfApi()

@@ -35,6 +35,7 @@ from iwbc.errors import UserError
 from iwbc.files import (
     PLAIN_DAMAGE,
     cache_folder,
+    parse_json,
     read_json,
     read_tensors,
     read_yaml,
@@ -146,7 +147,7 @@ class RunFolder:
             state, metadata = read_tensors(self._checkpoint)
             if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
                 raise ValueError("it is of a run with another configuration")
-            progress: dict[str, Any] = json.loads(metadata["progress"])
+            progress: dict[str, Any] = parse_json(metadata["progress"])
             if not isinstance(progress, dict):
                 raise ValueError("its progress is no object")
             return state, progress

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.errors import UserError
-from iwbc.files import PLAIN_DAMAGE, read_tensors, write_tensors
+from iwbc.files import PLAIN_DAMAGE, parse_json, read_tensors, write_tensors
 from iwbc.optimizer import load_module, module_state
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
@@ -124,7 +124,7 @@ def load_policy(
         raise UserError(f"policy {path}: is a folder; give its file {path / 'policy.safetensors'}")
     try:
         saved, metadata = read_tensors(path)
-        fields = json.loads(metadata["policy"])
+        fields = parse_json(metadata["policy"])
         if fields.get("format") != _FORMAT:
             raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
         seeds = fields["seeds"] if seed is None else [seed]

@@ -28,6 +28,11 @@ from iwbc.settings import Recipe
 _CHUNK = 100
 # By how much the largest parameter may grow.
 _EXPLODED = 1e3
+# One message for all symptoms: which of them shows first depends on the processor.
+_DIVERGED = (
+    "the loss or the policy's parameters are NaN or infinite, or the parameters have grown a thousandfold; "
+    "try a smaller learning rate (lr)"
+)
 
 
 class Learner:
@@ -55,17 +60,16 @@ class Learner:
     def trouble(self) -> str | None:
         """Why training has diverged, and what to do, or None."""
         loss, largest = torch.stack([self._loss.detach().float(), self._largest_parameter().float()]).tolist()
-        if not math.isfinite(loss):
-            return f"the loss of seed {self.sampler.seed} is not finite; try a smaller algo.lr"
-        if not largest <= self._limit:
-            return f"the policy's parameters have grown to {largest:.3g}; try a smaller algo.lr"
+        if not (math.isfinite(loss) and largest <= self._limit):
+            return _DIVERGED
         if self.recipe.ess_floor > 0.0:
             share = float(self.algorithm.metrics().get("ess_share", 1.0))
             if not share >= self.recipe.ess_floor:
+                size = "NaN" if math.isnan(share) else f"{share:.3g}"
                 return (
-                    f"the weights' effective sample size is {share:.3g} of the curated set's, below "
-                    f"algo.ess_floor={self.recipe.ess_floor:g}; try weights that say less (a smaller kappa or lr, a larger "
-                    "temperature)"
+                    f"the weights' effective sample size is {size} of the curated set's, not "
+                    f"algo.ess_floor={self.recipe.ess_floor:g} or more; try weights that say less (a smaller kappa or lr, a "
+                    "larger temperature)"
                 )
         return None
 

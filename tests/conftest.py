@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,23 @@ from setups import train
 from iwbc import processes
 from iwbc.data import generate, minari_source
 from iwbc.data.trajectories import Trajectories
+
+ROBUSTNESS = Path(__file__).parent / "robustness"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files, and the tests of each, in random order")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if ROBUSTNESS in item.path.parents:
+            item.add_marker("robustness")
+    if (seed := config.getoption("--shuffle")) is not None:
+        draw = random.Random(seed)  # every worker of pytest-xdist draws the same order
+        places = {path: draw.random() for path in dict.fromkeys(item.path for item in items)}
+        items.sort(key=lambda item: (places[item.path], draw.random()))
 
 
 @pytest.fixture(scope="session", autouse=True)

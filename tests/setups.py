@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+import importlib
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from unittest import mock
 
 from iwbc import config as configs
 from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
+from iwbc.commands import run
 from iwbc.curation import curate
 from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream, seeded
@@ -29,6 +32,9 @@ from iwbc.train import main
 # Networks and sets small enough for a run of a second or two.
 SMALL = ("dataset.steps=20000", "policy.hidden=[32,32]", "reference.steps=60", "reference.batch_size=64", "algo.batch_size=64")
 BRIEF = (*SMALL, "algo.steps=40", "algo.warmup_steps=10", "log_every=10", "eval.episodes=3", "threads=1")
+
+# Seconds after which a test that waits takes it that something hangs. Nothing else may depend on the time that it takes.
+PATIENCE = 300.0
 
 
 def compose(*overrides: str) -> Config:
@@ -69,14 +75,24 @@ class Outcome:
 
 def train(*arguments: str) -> Outcome:
     """`python -m iwbc.train`, within this process and its working directory."""
+    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
+    with mock.patch("logging.shutdown"):
+        return _called(main, "iwbc.train", *arguments)
+
+
+def command(module: str, *arguments: str) -> Outcome:
+    """`python -m` of another module that is a command, within this process and its working directory."""
+    made = importlib.import_module(module)
+    return _called(lambda: run(made.main, made.__doc__), module, *arguments)
+
+
+def _called(call: Callable[[], object], *words: str) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
-    logging = mock.patch("logging.shutdown")
-    with mock.patch.object(sys, "argv", ["iwbc.train", *arguments]), mock.patch.dict(os.environ), logging:
+    with mock.patch.object(sys, "argv", list(words)), mock.patch.dict(os.environ):
         try:
             with redirect_stdout(out), redirect_stderr(err):
-                main()
+                call()
         except SystemExit as end:
             assert isinstance(end.code, int)
             code = end.code
@@ -99,8 +115,17 @@ def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[s
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     return Outcome(process.returncode, out, err)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until the condition holds, while the process goes on."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

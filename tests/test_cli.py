@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from setups import Outcome, finish, python
+from setups import PATIENCE, Outcome, finish, python
 
 from iwbc.cli import COMMANDS
 
@@ -106,19 +106,19 @@ def typed_in_bash(text: str, expected: str, console: Path, cwd: Path) -> str:
     shell = subprocess.Popen(command, **terminal, cwd=cwd, env=environment)
     seen = ""
 
-    def read_until(wanted: str, seconds: float) -> None:
+    def read_until(wanted: str) -> None:
         nonlocal seen
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while wanted not in seen and time.monotonic() < end:
             if select.select([ours], [], [], 0.1)[0]:
                 seen += os.read(ours, 4096).decode()
 
     try:
         os.write(ours, b'eval "$(_IWBC_COMPLETE=bash_source iwbc)"; echo rea""dy\n')
-        read_until("ready\r\n", 30)
+        read_until("ready\r\n")
         seen = ""
         os.write(ours, text.encode())
-        read_until(expected, 10)
+        read_until(expected)
     finally:
         shell.kill()
         shell.wait()

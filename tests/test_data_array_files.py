@@ -15,7 +15,9 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import setups
 from helpers import everything, seven_steps
+from setups import PATIENCE, finish, python
 
 from iwbc.data import d4rl_source
 from iwbc.data.array_files import open_steps
@@ -179,17 +181,18 @@ def test_a_d4rl_file_becomes_a_minari_dataset(datasets: Path, tmp_path: Path) ->
     assert dataset.storage.metadata["ref_max_score"] == 3234.3
 
 
-def command(*arguments: str, module: str = "iwbc.data.convert", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=300
-    )
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m iwbc.data.convert`, within this process."""
+    outcome = setups.command("iwbc.data.convert", *arguments)
+    return subprocess.CompletedProcess(arguments, outcome.code, outcome.out, outcome.err)
 
 
 def test_the_command(datasets: Path, tmp_path: Path) -> None:
     path = write_npz(tmp_path / "demo.npz", **seven_steps(actions=np.full((7, 2), 1.5)))
-    result = command(str(path), "id=my/robot/pick-v0", "action_low=-2", "action_high=2,3", "unfinished=drop")
-    assert result.returncode == 0, result.stderr
-    assert "my/robot/pick-v0: 2 episodes, 5 steps" in result.stdout
+    arguments = [str(path), "id=my/robot/pick-v0", "action_low=-2", "action_high=2,3", "unfinished=drop"]
+    result = finish(python("-m", "iwbc.data.convert", *arguments, cwd=tmp_path))
+    assert result.code == 0, result.err
+    assert "my/robot/pick-v0: 2 episodes, 5 steps" in result.out
     assert load("my/robot/pick-v0").info.action_high == [2.0, 3.0]
 
 
@@ -440,7 +443,7 @@ def test_a_full_disk_leaves_no_cache(tmp_path: Path) -> None:
         except UserError as error:
             print(error)
     """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.startswith("dataset hopper_medium-v2.hdf5: its packed cache could not be written to")
     assert result.stdout.endswith("(File too large)\n")
     assert result.stderr == ""
@@ -460,8 +463,8 @@ def test_conversion_meets_a_full_disk(kind: str, datasets: Path, tmp_path: Path,
 def test_the_command_signs_with_the_author_it_is_given(datasets: Path, tmp_path: Path) -> None:
     path = write_npz(tmp_path / "demo.npz", **seven_steps())
     said = ["author=A. Maker", "algorithm_name=teleoperation", "description=Picks cubes."]
-    assert command(path, "id=my/pick-v0", *said).returncode == 0
-    assert command(path, "id=my/unsigned-v0").returncode == 0
+    assert command(str(path), "id=my/pick-v0", *said).returncode == 0
+    assert command(str(path), "id=my/unsigned-v0").returncode == 0
     signed, unsigned = (minari.load_dataset(f"my/{name}-v0").storage.metadata for name in ("pick", "unsigned"))
     assert (signed["author"], signed["algorithm_name"], signed["description"]) == (
         {"A. Maker"},

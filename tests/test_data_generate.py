@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +17,14 @@ import numpy as np
 import pytest
 from helpers import everything
 from same_bytes import TASKS, digests
+from setups import PATIENCE, command
 
 from iwbc.data import demonstrations, sources
 from iwbc.data.behaviours import GRID, LIMIT, behaviours, exp, on_grid, tanh
 from iwbc.data.generate import Unit, carried_over, ensure, plan
 from iwbc.data.minari_source import load
 from iwbc.data.tiers import TIERS, dataset_id
-from iwbc.data.trajectories import Episode
+from iwbc.data.trajectories import Episode, Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.scores import d4rl_scores
 from iwbc.settings import Demonstrations, Generated
@@ -41,23 +41,25 @@ def nothing_goes_on() -> Iterator[None]:
     """What a test that fails has started is ended."""
     yield
     while STARTED:
-        if (command := STARTED.pop()).poll() is None:
-            os.killpg(command.pid, signal.SIGKILL)
-            command.communicate()
+        if (process := STARTED.pop()).poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
-def generate(*arguments: str, cores: set[int] | None = None, **options: object) -> subprocess.Popen[str]:
+def generate(
+    *arguments: str, cores: set[int] | None = None, program: Sequence[str] = ("-m", "iwbc.data.generate")
+) -> subprocess.Popen[str]:
     """The command, on the given cores, in a group of its own."""
-    command = subprocess.Popen(
-        [sys.executable, "-m", "iwbc.data.generate", *arguments],
+    process = subprocess.Popen(
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else options.get("preexec_fn"),  # type: ignore[arg-type]
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
     )
-    STARTED.append(command)
-    return command
+    STARTED.append(process)
+    return process
 
 
 # --- the behaviours and tiers ----------------------------------------------------------------------------------------
@@ -217,16 +219,16 @@ def test_every_default_dataset_is_published() -> None:
 # --- the datasets ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def small(hopper: Trajectories) -> str:
     """A small medium-replay dataset of Hopper in the session's folder."""
-    return ensure("Hopper-v5", "medium-replay", 3000, 5)
+    return hopper.info.id
 
 
 def test_a_generated_dataset_is_a_minari_dataset(small: str) -> None:
     dataset = minari.load_dataset(small)
     metadata = dataset.storage.metadata
-    assert dataset.total_steps >= 3000
+    assert dataset.total_steps >= 20_000
     assert metadata["total_episodes"] == len(list(dataset.iterate_episodes()))
     assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (-20.272305, 3234.3)
     assert "medium-replay tier of Hopper-v5" in metadata["description"]
@@ -277,9 +279,9 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
     for cores in (two, {min(two)}):
         folder = tmp_path / str(len(cores))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-        command = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
-        _, errors = command.communicate(timeout=300)
-        assert command.returncode == 0, errors
+        process = generate("env=hopper", "tier=medium-expert", "steps=40_000", "seed=9", cores=cores)  # four units of work
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors
         name = "iwbc/hopper/medium-expert-40000-seed9-v2"
         digests.add(hashlib.sha256((folder / name / "data/main_data.hdf5").read_bytes()).hexdigest())
         hashes.add(load(name).content_hash)
@@ -287,98 +289,12 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
     assert len(hashes) == 1
 
 
-def test_another_seed_gives_other_data(small: str) -> None:
-    assert load(ensure("Hopper-v5", "medium-replay", 3000, 6)).content_hash != load(small).content_hash
-
-
-def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None:
-    commands = [generate("env=hopper", "tier=medium", "steps=3000") for _ in range(2)]
-    outputs = [command.communicate(timeout=300) for command in commands]
-    assert [command.returncode for command in commands] == [0, 0], outputs
-    assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
-    assert load("iwbc/hopper/medium-3000-v2").steps >= 3000
-    assert hidden(datasets) == []
-
-
-def hidden(folder: Path) -> list[str]:
-    return [name for name in everything(folder) if "/." in f"/{name}"]
+def test_another_seed_gives_other_data() -> None:
+    one, other = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
+    assert one.content_hash != other.content_hash
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------
-
-
-def running(group: int) -> bool:
-    """Whether a process of the group is alive."""
-    rows = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
-    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in map(str.split, rows))
-
-
-@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
-def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None:
-    command = generate("env=hopper", "tier=medium", "steps=5_000_000")
-    deadline = time.monotonic() + 60
-    while not any("main_data" in name for name in everything(datasets)):
-        assert time.monotonic() < deadline
-        assert command.poll() is None
-        time.sleep(0.05)
-    time.sleep(1.5)  # the workers are at work by now
-    interrupt = os.killpg if whole_group else os.kill  # a terminal interrupts the workers too
-    interrupt(command.pid, signal.SIGINT)
-    start = time.monotonic()
-    _, errors = command.communicate(timeout=30)
-    assert time.monotonic() - start < 10
-    assert command.returncode == 130
-    assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == "interrupted: nothing was written"
-    assert everything(datasets) == []
-    while running(command.pid):
-        assert time.monotonic() - start < 10
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("deep", [False, True], ids=["starting", "importing"])
-def test_ctrl_c_while_workers_start_is_one_line(deep: bool, datasets: Path) -> None:
-    """As soon as there is a worker, and as soon as one has a process of its own: glfw asks one for its version."""
-    command = generate("env=hopper", "tier=medium", "steps=5_000_000")
-    deadline = time.monotonic() + 120
-    found: list[str] = []
-    while not found:
-        assert time.monotonic() < deadline and command.poll() is None
-        found = children(command.pid, "spawn_main")
-        if deep:
-            found = [own for worker in found for own in children(int(worker), "")]
-    os.killpg(command.pid, signal.SIGINT)
-    _, errors = command.communicate(timeout=60)
-    assert command.returncode == 130
-    # The bar's last state, and the line.
-    said = [line for line in errors.splitlines() if line.strip() and not line.startswith("Generating")]
-    assert said == ["interrupted: nothing was written"]
-    assert everything(datasets) == []
-
-
-def children(process: int, pattern: str) -> list[str]:
-    return subprocess.run(["pgrep", "-P", str(process), "-f", pattern], capture_output=True, text=True).stdout.split()
-
-
-def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
-    command = generate("env=hopper", "tier=medium", "steps=5_000_000")
-    deadline = time.monotonic() + 120
-    workers: list[str] = []
-    while not workers:
-        assert time.monotonic() < deadline and command.poll() is None
-        time.sleep(0.1)
-        workers = children(command.pid, "spawn_main")
-    # At work, and no longer importing: glfw asks a process for its version, which would complain of the loss.
-    while "libglfw" not in Path(f"/proc/{workers[0]}/maps").read_text():
-        assert time.monotonic() < deadline and command.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)
-    os.kill(int(workers[0]), signal.SIGKILL)
-    _, errors = command.communicate(timeout=60)
-    assert command.returncode == 2
-    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v2: a worker process was killed")
-    assert "Traceback" not in errors
-    assert everything(datasets) == []
 
 
 def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,21 +323,17 @@ def test_a_full_disk_is_one_line(datasets: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_command_refuses_in_one_line(arguments: list[str], message: str, datasets: Path) -> None:
-    command = generate(*arguments)
-    output, errors = command.communicate(timeout=60)
-    assert command.returncode == 2
-    assert message in errors
-    assert errors.count("\n") == 1
-    assert output == ""
+    outcome = command("iwbc.data.generate", *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert message in outcome.err
     assert everything(datasets) == []
 
 
 def test_help() -> None:
-    command = generate("--help")
-    output, _ = command.communicate(timeout=60)
-    assert command.returncode == 0
+    outcome = command("iwbc.data.generate", "--help")
+    assert outcome.code == 0
     for word in ("env", "tier", "steps", "seed", "medium-replay", "MINARI_DATASETS_PATH"):
-        assert word in output
+        assert word in outcome.out
 
 
 def test_an_environment_without_behaviours() -> None:

@@ -335,6 +335,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "metadata cut": (rewrite("metadata.json", lambda text: text[:-20]), "metadata.json is damaged"),
     "metadata nested too deeply": (rewrite("metadata.json", lambda text: b"[" * 100_000), "metadata.json is damaged"),
     "environment nested too deeply": (alter(env_spec="[" * 100_000), "metadata.json has a damaged environment"),
+    "environment nested too deeply to be kept": (
+        alter(env_spec='{"id": "A-v0", "kwargs": {"a": ' + "[" * 500 + "]" * 500 + "}}"),
+        "metadata.json has a damaged environment .*nested too deeply",
+    ),
+    "space nested too deeply": (alter(observation_space="[" * 100_000), "cannot be opened .*nested too deeply"),
+    "space in spaces without end": (
+        alter(observation_space='{"type": "Tuple", "subspaces": [' * 60 + "]}" * 60),
+        "cannot be opened .*nested too deeply",
+    ),
     "metadata not an object": (rewrite("metadata.json", lambda text: b"[]"), "metadata.json is damaged"),
     "metadata missing": (lambda data: (data / "metadata.json").unlink(), "holds no dataset"),
     "unknown format": (alter(data_format="tape"), "cannot be opened"),

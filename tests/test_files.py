@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import platform
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -126,15 +129,61 @@ def test_plain_yaml_alone_is_read(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=why) as caught:
             read_yaml(path)
         assert "\n" not in str(caught.value)
-    path.write_text("[" * 100_000)
+
+
+def nested(depth: int, open: str = "[", close: str = "]") -> str:
+    return open * depth + close * depth
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"a":' * 200_000, "[" * 500, nested(101), nested(900), nested(300, '{"a":[', "]}")],
+    ids=["brackets", "braces", "a few brackets", "whole", "just below the limit of recursion", "mixed"],
+)
+def test_nested_values_are_refused_before_the_stack_is_full(read: Callable[[Path], Any], text: str, tmp_path: Path) -> None:
+    """Whatever the garbage collector runs meanwhile still has room; where it has none, its failure is printed somewhere."""
+
+    def recur(depth: int) -> int:
+        return depth and recur(depth - 1)
+
+    def collecting(phase: str, info: dict[str, int]) -> None:
+        nonlocal collected
+        try:
+            collected += 1
+            recur(200)
+        except RecursionError as error:
+            failed.append(error)
+
+    path, collected = tmp_path / "it", 0
+    path.write_text(text)
+    failed: list[RecursionError] = []
+    before = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(1)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read(path)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collecting)
+    assert failed == [] and collected > 0
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_what_is_nested_less_or_only_looks_nested_is_read(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    texts = [
+        nested(99, "[", "]"),
+        json.dumps(["[" * 1000, '\\"[' * 1000, {"{" * 500: '"' + "[{" * 500}]),
+        "[" + "[1], " * 1000 + "2]",
+    ]
+    for text in texts:
+        path.write_text(text)
+        assert read(path) == json.loads(text)
+    path.write_text('["' + '\\"' * 300_000)  # a text without its end, all of whose characters might begin another
     with pytest.raises(ValueError):
-        read_yaml(path)
-
-
-def test_nested_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "it.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match="nested too deeply"):
-        read_json(tmp_path / "it.json")
+        read(path)
 
 
 def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from setups import PATIENCE
 
 from iwbc.interrupts import interruptible, unheard
 
@@ -39,7 +40,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def wait() -> None:
-    time.sleep(10)
+    time.sleep(PATIENCE)
     raise AssertionError("it was never interrupted")
 
 
@@ -51,10 +52,8 @@ def test_an_import_is_interrupted_once_it_is_done(module: str) -> None:
         assert imported.at == ["whole"]
         wait()
 
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interruptible(command)
-    assert time.monotonic() - start < 5
     assert sys.modules[module].at == ["whole"]
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -142,7 +141,7 @@ def test_a_process_begun_unheard_hears_nothing() -> None:
     process.communicate()
 
 
-def test_what_is_not_heard_within_is_heard_afterwards() -> None:
+def test_sigint_is_deferred_while_unheard() -> None:
     before, over = signal.getsignal(signal.SIGINT), []
     thread = threading.Thread(target=time.sleep, args=(0.5,))
     thread.start()  # to which the signal goes where this one's blocks it

@@ -9,6 +9,7 @@ import sys
 import types
 
 import pytest
+from setups import PATIENCE
 
 from iwbc.errors import UserError
 from iwbc.processes import Remote, WorkerLost
@@ -47,7 +48,7 @@ def test_a_killed_worker_is_told_with_the_signal(number: signal.Signals, memory:
 def test_a_process_that_is_killed_as_it_sends_is_lost() -> None:
     worker = Remote(bytearray, 50_000_000)
     result = worker.begin("copy")
-    assert worker._connection.poll(60)  # more than a pipe holds is on its way
+    assert worker._connection.poll(PATIENCE)  # more than a pipe holds is on its way
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerLost, match=r"a worker process was killed \(SIGKILL\), perhaps for want of memory"):
         result()

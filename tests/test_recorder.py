@@ -160,6 +160,10 @@ def test_after_the_last_step_there_is_nothing_to_stop(logger: mock.Mock, tmp_pat
         own.start(Trained(), policies())  # type: ignore[arg-type]
         own._stop.set()
         own.after(12, LOSS, Trained())  # type: ignore[arg-type]
+    found = own.folder.checkpoint()
+    assert found is not None and found[1]["done"] == 12
+    assert (tmp_path / "weights.csv").exists()
+    logger.close.assert_called_once_with(False)  # it has not failed
 
 
 def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None:

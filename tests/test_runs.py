@@ -9,8 +9,6 @@ import math
 import os
 import re
 import shutil
-import signal
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from setups import BRIEF, Outcome, column, compose, finish, python, read_csv, train
+from setups import BRIEF, Outcome, column, compose, read_csv, train
 
 from iwbc.curation import curate
 from iwbc.data import minari_source
@@ -289,52 +287,6 @@ class Mine(nn.Module):
 """
 
 
-def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
-    (tmp_path / "mine_of_mine.py").write_text(OWN)
-    (tmp_path / "conf" / "policy").mkdir(parents=True)
-    (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")
-    arguments = [a for a in BRIEF if not a.startswith(("policy.", "algo.steps"))]
-    own = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
-    arguments += ["algo.steps=3000", "reference.steps=1500", "checkpoint_every=50", "eval.every=0"]
-
-    def command(*given: str) -> Outcome:
-        return finish(python(*given, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
-
-    resume = ["resume=run", "policy._target_=mine_of_mine.Mine"]
-    for file, given in (("reference", [*own, *arguments, "hydra.run.dir=run"]), ("checkpoint", resume)):
-        process = python("-m", "iwbc.train", *given, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-        while not (tmp_path / "run" / f"{file}.safetensors").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        interrupted = finish(process)
-        assert interrupted.code == 130, interrupted.err
-        assert interrupted.err == f"Interrupted. Continue with: python -m iwbc.train {' '.join(resume)}\n"
-    assert "Continuing the reference policy after step" in interrupted.out
-    refused = command("-m", "iwbc.train", "resume=run")
-    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
-    assert "to trust them, add policy._target_=mine_of_mine.Mine" in refused.err
-    assert command("-m", "iwbc.train", "resume=run", "policy._target_=os.system").code == 2
-    shutil.copytree(tmp_path / "run", tmp_path / "changed")
-    (tmp_path / "mine_of_mine.py").write_text(OWN.replace("nn.Tanh(), ", "nn.Tanh(), nn.Linear(width, width), "))
-    refused = command("-m", "iwbc.train", "resume=changed", resume[1])
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
-    assert "its checkpoint does not fit the policy" in refused.err
-    (tmp_path / "mine_of_mine.py").write_text(OWN)
-    resumed = command("-m", "iwbc.train", *resume)
-    assert resumed.code == 0, resumed.err
-    assert "imported" in resumed.out
-    assert "Continuing the reference policy after step 1,500" in resumed.out
-    assert "Continuing after step" in resumed.out
-    assert not (tmp_path / "run" / "reference.safetensors").exists()
-    refused = command("-m", "iwbc.evaluate", "run=run")
-    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
-    assert "to import it, add policy=mine_of_mine.Mine" in refused.err
-    assert command("-m", "iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine").code == 0
-    with pytest.raises(UserError, match="is a Mine of your own; load it with the function that makes it"):
-        load_policy(tmp_path / "run" / "policy.safetensors")
-
-
 def test_samples_of_a_policy_that_draws_none_are_refused_before_training(hopper: Trajectories, tmp_path: Path) -> None:
     (tmp_path / "mine_without_samples.py").write_text(OWN)
     (tmp_path / "conf" / "policy").mkdir(parents=True)
@@ -410,7 +362,7 @@ def test_a_dataset_whose_environment_is_not_installed(hopper: Trajectories, tmp_
 def test_a_loss_that_is_not_finite_ends_the_run(hopper: Trajectories, tmp_path: Path) -> None:
     outcome = train(*BRIEF, "algo=bc", "algo.lr=1e30", "algo.warmup_steps=0", f"hydra.run.dir={tmp_path / 'run'}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-    assert "the loss of seed 0 is not finite" in outcome.err
+    assert "NaN or infinite" in outcome.err
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

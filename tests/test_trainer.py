@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import make_trajectories
 from rich.console import Console
-from setups import compose, untrained
+from setups import PATIENCE, compose, untrained
 from torch import Tensor
 
 from iwbc.algorithms import Ingredients
@@ -257,7 +257,7 @@ def begun(end: str) -> tuple[subprocess.Popen[str], list[int]]:
 
 
 def wait_for_the_end_of(pids: list[int]) -> None:
-    patience = time.monotonic() + 10.0
+    patience = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text() for pid in pids):
         assert time.monotonic() < patience
         time.sleep(0.05)
@@ -265,7 +265,7 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 
 @forked
 def test_processes_end_with_the_one_that_began_them() -> None:
-    process, pids = begun("time.sleep(60)")
+    process, pids = begun("time.sleep(600)")
     process.kill()
     process.communicate()
     wait_for_the_end_of(pids)
@@ -274,5 +274,5 @@ def test_processes_end_with_the_one_that_began_them() -> None:
 @forked
 def test_processes_that_nobody_closes_hold_up_no_exit() -> None:
     process, pids = begun("sys.exit('some failure')")
-    assert process.communicate(timeout=20)[1] == "some failure\n"
+    assert process.communicate(timeout=PATIENCE)[1] == "some failure\n"
     wait_for_the_end_of(pids)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from setups import BRIEF, SMALL, finish, python
-from test_commands import wait_for
+from setups import BRIEF, command, finish, python
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
@@ -83,22 +80,6 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_trial_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
-    long = ["env=hopper", *SMALL, "algo.steps=3000", "checkpoint_every=100", "eval.every=100", "eval.episodes=2", "threads=1"]
-    arguments = ["-m", "iwbc.tune", *long, "algo.kappa=interval(0.1,2)", "trials=1"]
-    process = python(*arguments, cwd=tmp_path)
-    wait_for(lambda: any(tmp_path.glob("tune/run-*/evaluations.csv")), process)
-    process.send_signal(signal.SIGINT)
-    stopped = finish(process)
-    assert (stopped.code, stopped.err) == (130, "Interrupted; the same command goes on with this trial.\n")
-    again = finish(python(*arguments, cwd=tmp_path))
-    assert again.code == 0, again.err
-    assert re.search(r"Continuing after step [\d,]+", again.out)
-    (study,) = studies(tmp_path / "tune")
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
-    assert study.trials[0].params == study.trials[1].params
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,8 +88,9 @@ def test_an_interrupted_trial_goes_on(hopper: Trajectories, tmp_path: Path) -> N
         (["algo.kappa=glob(*)"], "give interval(low, high)"),
     ],
 )
-def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
-    outcome = finish(python("-m", "iwbc.tune", *arguments, cwd=tmp_path))
+def test_refusals(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command("iwbc.tune", *arguments)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert message in outcome.err
     assert list(tmp_path.iterdir()) == []
@@ -116,7 +98,7 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
 
 def test_no_study_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "study-x.log").write_text("no study\n")
-    outcome = finish(python("-m", "iwbc.report.search", "study-x.log", cwd=tmp_path))
+    outcome = command("iwbc.report.search", str(tmp_path / "study-x.log"))
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert "not a study" in outcome.err
 

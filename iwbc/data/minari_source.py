@@ -21,7 +21,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, read_json
+from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.spaces import ordered, parts
 
@@ -91,6 +91,8 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
     from minari import MinariDataset
 
     try:
+        for space in ("observation_space", "action_space"):
+            parse_json(metadata[space])  # as Minari does, but for what is nested too deeply
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = MinariDataset(data)

@@ -25,7 +25,7 @@ from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
-from iwbc.files import NUMPY_DAMAGE, cache_folder, temporary_prefix
+from iwbc.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
 from iwbc.scores import ReferenceScores
 
 FORMAT = 4
@@ -143,7 +143,7 @@ def content_hash(trajectories: Trajectories) -> str:
 def open_packed(folder: Path) -> Trajectories:
     """The trajectories packed in `folder`, memory-mapped. Raises one of iwbc.files.NUMPY_DAMAGE where the folder is missing or
     damaged."""
-    meta = json.loads((folder / _META).read_text())
+    meta = read_json(folder / _META)
     info = dict(meta["info"])
     if info["reference_scores"] is not None:
         info["reference_scores"] = ReferenceScores(**info["reference_scores"])
@@ -212,7 +212,7 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
 def _current(folder: Path, fingerprint: str) -> Trajectories | None:
     """The cache, where it is whole and of this fingerprint."""
     try:
-        meta = json.loads((folder / _META).read_text())
+        meta = read_json(folder / _META)
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return None
         found = open_packed(folder)  # a truncated array cannot be mapped

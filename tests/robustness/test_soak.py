@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+from setups import PATIENCE
+
 from benchmarks.soak import STORIES, Place, Story, soak
 
 # One that begins with making its data.
@@ -21,10 +23,10 @@ def test_killed_runs_end_as_if_undisturbed(tmp_path: Path) -> None:
 
 def test_the_soak_sees_what_is_left(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    child = "import time; time.sleep(600)"
+    child = f"import time; time.sleep({2 * PATIENCE})"
     parent = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); {child}"
     sleeper = place.start(Story("", ("-c", parent)))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not (printed := place.log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -13,7 +13,7 @@ from setups import finish, python
 from benchmarks.fuzz import TARGETS, Place, fuzz_file, property_of, settings_of
 from iwbc.data.minari_folder import dataset_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -3,7 +3,7 @@ joblib and submitit. docs/sweeps.md says when the others were last run.
 
 pip install -c constraints.txt -e '.[dev,ray]'
 apt-get install --no-install-recommends slurm-wlm slurmdbd munge mariadb-server     # for Slurm, as root
-pytest tests/test_launchers.py              # or one of them: -m joblib, submitit, slurm, ray
+pytest -m robustness tests/robustness/test_launchers.py     # or one of them: -m joblib, submitit, slurm, ray
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from setups import BRIEF, SMALL, Outcome, finish, python
+from setups import BRIEF, SMALL, Outcome, finish, python, wait_for
 
 from iwbc.data.trajectories import Trajectories
 
-SLURM_SCRIPT = Path(__file__).parent / "slurm" / "cluster.sh"
+SLURM_SCRIPT = Path(__file__).parents[1] / "slurm" / "cluster.sh"
 RUN = ["-m", "iwbc.train", "-m"]
 SHORT = [*RUN, *BRIEF, "eval.episodes=1", "eval.every=0"]
 LONG = [*RUN, *SMALL, "algo=bc", "algo.steps=4000", "checkpoint_every=100", "eval.episodes=1", "eval.every=0", "threads=1"]
@@ -81,13 +80,12 @@ def descendants(parent: int, name: str) -> list[int]:
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     """Until the first job has written one."""
-    for _ in range(1200):
-        for path in folder.glob("multirun/*/checkpoint.safetensors"):
-            if "\nseed: 0\n" in (path.parent / "config.yaml").read_text():
-                return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise TimeoutError
+
+    def there() -> bool:
+        written = folder.glob("multirun/*/checkpoint.safetensors")
+        return any("\nseed: 0\n" in (path.parent / "config.yaml").read_text() for path in written)
+
+    wait_for(there, process)
 
 
 LAUNCHERS = [
@@ -109,14 +107,22 @@ def nothing_yet(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("launcher", [pytest.param("cores", marks=JOBLIB), pytest.param("processes", marks=SUBMITIT)])
 def test_jobs_start_processes_of_their_own(launcher: str, nothing_yet: dict[str, str], tmp_path: Path) -> None:
     # All that there are: what generates data, trains two seeds side by side, and plays.
-    arguments = [*RUN, *BRIEF, "dataset.steps=2000", "eval.episodes=2", "eval.every=20", "eval.periodic_episodes=1"]
+    arguments = [
+        *RUN,
+        *BRIEF,
+        "dataset.tier=random",
+        "dataset.steps=2000",
+        "eval.episodes=2",
+        "eval.every=20",
+        "eval.periodic_episodes=1",
+    ]
     arguments += [f"hydra/launcher={launcher}", "threads=2", "seeds=[0,1]", "algo=bc,iw_bc"]
     outcome = finish(python(*arguments, cwd=tmp_path, COLUMNS="150", **nothing_yet))
     assert outcome.code == 0, outcome.err
     assert [result.split()[0] for result in results(outcome).values()] == ["return"] * 2
     assert "Traceback" not in outcome.err
     assert len(list(tmp_path.glob("cache/iwbc/references/*.safetensors"))) == 2
-    assert len(list(tmp_path.glob("datasets/iwbc/hopper/medium-replay-2000-v*/data/main_data.hdf5"))) == 1
+    assert len(list(tmp_path.glob("datasets/iwbc/hopper/random-2000-v*/data/main_data.hdf5"))) == 1
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -124,7 +130,7 @@ def test_a_failed_job_leaves_the_others_whole(
     launcher: str, nothing_yet: dict[str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = [*SHORT, *f"hydra/launcher={launcher}".split(), "algo=filtered_bc,iw_bc", "algo.lr=1e-3,-1"]
-    arguments += ["dataset.steps=2000", "threads=1"]
+    arguments += ["dataset.tier=random", "dataset.steps=2000", "threads=1"]
     first = finish(python(*arguments, cwd=tmp_path, **environment, **nothing_yet))
     assert first.code == 1, first.err
     found = results(first)

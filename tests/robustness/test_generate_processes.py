@@ -1,0 +1,137 @@
+"""Generating a dataset: interrupted, killed, and wanted twice at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from helpers import everything
+from setups import PATIENCE, wait_for
+from test_data_generate import generate, nothing_goes_on  # noqa: F401
+
+from iwbc.data.minari_source import load
+
+LONG = ("env=hopper", "tier=medium", "steps=5_000_000")
+
+
+def running(group: int) -> bool:
+    """Whether a process of the group is alive."""
+    rows = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in map(str.split, rows))
+
+
+def workers(command: subprocess.Popen[str]) -> list[int]:
+    """Its worker processes, which live as long as it does."""
+    listed = subprocess.run(["pgrep", "-P", str(command.pid), "-f", "spawn_main"], capture_output=True, text=True).stdout
+    return [int(pid) for pid in listed.split()]
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_ctrl_c_leaves_nothing_behind(whole_group: bool, datasets: Path) -> None:
+    command = generate(*LONG)
+    wait_for(lambda: any("main_data" in name for name in everything(datasets)), command)
+    time.sleep(1.5)  # the workers are at work by now
+    interrupt = os.killpg if whole_group else os.kill  # a terminal interrupts the workers too
+    interrupt(command.pid, signal.SIGINT)
+    assert_interrupted(command, datasets)
+    end = time.monotonic() + PATIENCE
+    while running(command.pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def assert_interrupted(command: subprocess.Popen[str], datasets: Path) -> None:
+    """It ends, says so in one line, and leaves nothing."""
+    _, errors = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 130
+    # The bar's last state, and the line.
+    said = [line for line in errors.splitlines() if line.strip() and not line.startswith("Generating")]
+    assert said == ["interrupted: nothing was written"]
+    assert everything(datasets) == []
+
+
+def test_ctrl_c_as_soon_as_there_is_a_worker_is_one_line(datasets: Path) -> None:
+    command = generate(*LONG)
+    wait_for(lambda: workers(command) != [], command)
+    os.killpg(command.pid, signal.SIGINT)
+    assert_interrupted(command, datasets)
+
+
+# A worker that imports glfw begins a process which tells glfw its version, and lives for an instant. This one lives for as long
+# as the test wants. Like the true one, it complains where the worker is lost meanwhile.
+GLFW = """
+import multiprocessing, subprocess, sys
+from pathlib import Path
+
+if multiprocessing.parent_process() is not None:
+    subprocess.run([sys.executable, Path(__file__).with_name("asked.py")], check=True)
+path = str(Path(__file__).parents[1])  # which the workers have from the process that begins them
+sys.path.remove(path)
+del sys.modules["glfw"]
+import glfw
+sys.path.insert(0, path)
+"""
+ASKED = """
+import os, sys, time
+from pathlib import Path
+
+worker, folder = os.getppid(), Path(__file__).parent
+(folder / "begun").touch()
+while not (folder / "over").exists():
+    if os.getppid() != worker:
+        sys.exit("whoever asked is lost")
+    time.sleep(0.02)
+"""
+# The command, which otherwise ends a worker that has not started within five seconds.
+PATIENT = f"""
+from iwbc import processes
+from iwbc.commands import run
+from iwbc.data.generate import main
+
+processes._STARTING = {PATIENCE}
+run(main, None)
+"""
+
+
+def test_ctrl_c_while_a_worker_has_a_process_of_its_own_is_one_line(
+    datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = tmp_path / "path" / "glfw"
+    stand_in.mkdir(parents=True)
+    (stand_in / "__init__.py").write_text(GLFW)
+    (stand_in / "asked.py").write_text(ASKED)
+    monkeypatch.setenv("PYTHONPATH", str(stand_in.parent), prepend=os.pathsep)
+    command = generate(*LONG, program=("-c", PATIENT))
+    wait_for((stand_in / "begun").exists, command)
+    os.killpg(command.pid, signal.SIGINT)
+    time.sleep(1)  # meanwhile the worker must not be ended
+    (stand_in / "over").touch()
+    assert_interrupted(command, datasets)
+
+
+def test_a_worker_that_is_killed_is_one_line(datasets: Path) -> None:
+    command = generate(*LONG)
+    wait_for(lambda: workers(command) != [], command)
+    worker = workers(command)[0]
+    # At work, and no longer importing: glfw asks a process for its version, which would complain of the loss.
+    wait_for(lambda: "libglfw" in Path(f"/proc/{worker}/maps").read_text(), command)
+    time.sleep(1)
+    os.kill(worker, signal.SIGKILL)
+    _, errors = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 2
+    assert errors.splitlines()[-1].startswith("dataset iwbc/hopper/medium-5000000-v2: a worker process was killed")
+    assert "Traceback" not in errors
+    assert everything(datasets) == []
+
+
+def test_two_processes_that_want_it_at_once_make_it_once(datasets: Path) -> None:
+    commands = [generate("env=hopper", "tier=medium", "steps=3000") for _ in range(2)]
+    outputs = [command.communicate(timeout=PATIENCE) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], outputs
+    assert [errors.count("Generating") for _, errors in outputs].count(0) == 1
+    assert load("iwbc/hopper/medium-3000-v2").steps >= 3000
+    assert [name for name in everything(datasets) if "/." in f"/{name}"] == []
