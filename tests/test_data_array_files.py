@@ -392,7 +392,7 @@ def test_names_in_hdf5_may_be_anything(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "bad.hdf5", observations=np.zeros((3, 2)))
     with h5py.File(path, "a") as file:
         file.create_group(b"\xff")
-    with pytest.raises(UserError, match=r"has no actions; the file holds b'\\xff', observations$"):
+    with pytest.raises(UserError, match=r"has no actions.*; the file holds b'\\xff', observations$"):
         convert(path, "my/pick-v0")
 
 
@@ -405,7 +405,7 @@ def test_an_npz_of_an_unknown_zip_version_is_one_line(tmp_path: Path) -> None:
         convert(path, "my/pick-v0")
 
 
-@pytest.mark.parametrize("method", ["__iter__", "__contains__"])
+@pytest.mark.parametrize("method", ["visititems", "__contains__"])
 def test_whatever_h5py_raises_of_a_damaged_group_is_one_line(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

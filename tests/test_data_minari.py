@@ -381,9 +381,9 @@ def test_what_compresses_best_is_read(datasets: Path) -> None:
     assert load(name).steps == steps + 10
 
 
-@pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/position"])
+@pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/success"])
 def test_parts_that_claim_more_than_fits_are_refused(field: str, datasets: Path) -> None:
-    name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"position": np.zeros(3)})], GOAL)
+    name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"success": np.zeros(3)})], GOAL)
     edit(claim(2**34, field))(datasets / name / "data")
     with pytest.raises(UserError, match=f"^dataset others/task-v0, {LARGER}") as caught:
         load(name)
