@@ -66,7 +66,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
-from iwbc.config import config_folder, validate
+from iwbc.config import config_folder, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.interrupts import interruptible
 from iwbc.settings import Config, OwnPolicy
@@ -87,6 +87,7 @@ def main() -> None:
                 interruptible(partial(_resume, arguments))
         else:
             _check_options(arguments)
+            sys.argv[1:] = quoted(arguments)
             with warnings_in_one_line():
                 interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
     except UserError as error:

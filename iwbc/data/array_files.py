@@ -54,7 +54,8 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
         arrays = {field: _read(path, source, field, name) for field, name in chosen.items()}
         _check_whole(path, there, chosen, names or {})
         left = [name for name in there if name not in chosen.values() and not name.startswith(_BESIDE)]
-        yield Steps(**arrays, unused=_unused(left, NAMES.keys() - chosen.keys()))
+        missing = NAMES.keys() - chosen.keys() - ({"dones"} if chosen.keys() >= _ENDS else set())
+        yield Steps(**arrays, unused=_unused(left, missing))
 
 
 def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:
@@ -94,9 +95,9 @@ def _unused(left: list[str], missing: Collection[str]) -> str | None:
     known = {name: field for field in missing for name in NAMES[field]}
     hints = []
     for name in left:
-        near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=1, cutoff=0.7)
         hints += [f"{known[near[0]]}={name}"] if near else []
-    hint = f"; should it be {' '.join(hints[:3])} (options of convert)?" if hints else ""
+    hint = f"; should it be {' '.join(hints[:3])}, as convert takes it?" if hints else ""
     return f"not used of its file: {_listed(left)}{hint}"
 
 

@@ -24,6 +24,8 @@ from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import d4rl_scores
 
+_WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -92,7 +94,8 @@ def from_arrays(
         "next_observations": next_observations,
         "successes": successes,
     }
-    steps = Steps(**{field: None if values is None else _array(name, field, values) for field, values in given.items()})
+    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in given.items() if values is not None}
+    steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
     if id is None:
         return in_memory(steps, info, unfinished, clip_actions)
@@ -130,9 +133,9 @@ def _array(name: str, field: str, values: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        ragged = isinstance(error, ValueError) and "inhomogeneous" in str(error)
-        reason = "the rows differ in length" if ragged else f"cannot be read ({error})"
-        raise UserError(f"dataset {name}, {field}: {reason}; need one rectangular array") from None
+        ragged = "inhomogeneous" in str(error)
+        reason = "the rows differ in length; need one rectangular array" if ragged else f"cannot be made an array ({error})"
+        raise UserError(f"dataset {name}, {field}: {reason}") from None
 
 
 def describe(
@@ -272,7 +275,10 @@ def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         step = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"dataset {name}, {field}: must be true or false (1 or 0), but step {step} holds {values[step]}")
+        remedy = _WITHOUT_LABELS if field == "successes" else ""
+        raise UserError(
+            f"dataset {name}, {field}: must be true or false (1 or 0), but step {step} holds {values[step]}{remedy}"
+        )
     return values.astype(np.bool_)
 
 
@@ -285,6 +291,6 @@ def _successes(array: Any, name: str, ends: npt.NDArray[np.int64], steps: int) -
     if len(labels) != len(ends):
         raise UserError(
             f"dataset {name}, successes: there are {len(labels)}, for {steps} steps in {len(ends)} episodes; "
-            "label each step or each episode"
+            f"label each step or each episode{_WITHOUT_LABELS}"
         )
     return labels

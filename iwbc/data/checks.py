@@ -207,17 +207,19 @@ class Rounding:
         if not len(lost):
             return None
         each = [
-            f"{left[i]:,} of {changes[i]:,} changes from row to row are left"
-            + (f" of feature {i}{f' ({names[i]})' if names else ''}" if field != "rewards" else "")
+            ("they keep" if field == "rewards" else f"feature {i}{f' ({names[i]})' if names else ''} keeps")
+            + f" {left[i]:,} of {changes[i]:,} changes from row to row"
             for i in lost[:5].tolist()
         ]
-        more = f", and as little of {len(lost) - 5} others" if len(lost) > 5 else ""
+        more = f", and {len(lost) - 5} others" if len(lost) > 5 else ""
         return (
-            f"{field} are kept in float32, which is too coarse here: {', '.join(each)}{more}; subtract an offset, such as the "
-            "first value, or leave it out"
+            f"{field} are rounded to float32, which is too coarse here: {', '.join(each)}{more}; subtract an offset, such as "
+            "the first value, or leave it out"
         )
 
 
 def _feature_names(info: DatasetInfo) -> list[str] | None:
     """Which part of Dict observations each feature comes from."""
-    return info.observation_parts and [path for path, shape in info.observation_parts for _ in range(math.prod(shape))]
+    if info.observation_parts is None:
+        return None
+    return [path for path, shape in info.observation_parts for _ in range(math.prod(shape))]

@@ -54,8 +54,8 @@ def load(
     continuous actions, or its parts do not belong together.
     """
     if "+" in dataset_id:
-        options = (clip_actions, unfinished, observation_keys, action_low, action_high)
-        each = [load(one, *options) for one in dataset_id.split("+")]
+        choices = (clip_actions, unfinished, observation_keys, action_low, action_high)
+        each = [load(one, *choices) for one in dataset_id.split("+")]
         return joined(dataset_id, each, dataset_folder(dataset_id.split("+")[0]))
     folder = dataset_folder(dataset_id)
     if not folder.exists():
