@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import itertools
@@ -19,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec
 
 from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
@@ -66,7 +68,7 @@ def write_minari(
                 building / "data",
                 observation_space=_observation_space(env, first),
                 action_space=_action_space(env, info),
-                env_spec=env.spec if env else None,
+                env_spec=_spec(env),
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
             file = building / "data" / "main_data.hdf5"
@@ -91,6 +93,22 @@ def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
     if width != given:
         raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {width}")
     return env
+
+
+def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:
+    """How the environment is made, without functions, which no file can hold. Raises UserError where it needs them."""
+    if env is None or env.spec is None:
+        return None
+    spec = copy.copy(env.spec)
+    if callable(entry := spec.entry_point):
+        spec.entry_point = f"{entry.__module__}:{getattr(entry, '__qualname__', type(entry).__qualname__)}"
+    if callable(spec.vector_entry_point):
+        spec.vector_entry_point = None
+    try:
+        spec.to_json()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"environment {spec.id}: cannot be kept with the data ({error})") from None
+    return spec
 
 
 def _observation_space(env: gym.Env[Any, Any] | None, first: Episode) -> gym.spaces.Box:
@@ -125,8 +143,8 @@ def _metadata(
         "description": description,
         "requirements": [f"gymnasium[mujoco]=={gym.__version__}"] if env else [],
     }
-    if env is not None and env.spec is not None:
-        metadata["eval_env_spec"] = env.spec.to_json()
+    if (spec := _spec(env)) is not None:
+        metadata["eval_env_spec"] = spec.to_json()
     if author:
         metadata["author"] = {author}
     if algorithm_name:
