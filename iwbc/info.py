@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         trajectories = load_dataset(config.dataset, config.env.id)
     if trajectories.successes is None:
         curations.pop("success")
-    show(trajectories, curations, Console())
+    show(trajectories, curations, Console(markup=False))  # names may hold brackets
     if out is not None:
         draw(trajectories, curations, out)
         print(out)

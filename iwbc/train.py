@@ -246,7 +246,7 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
         ) from None
     if not in_sweep:  # which lists all of them at its end
         show(summary, console)
-    console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+    console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if (diverged := summary.get("diverged")) and not in_sweep:
         seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
         _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)

@@ -92,11 +92,11 @@ def _unused(left: list[str], missing: Collection[str]) -> str | None:
     """Say which arrays of a file were left, with the missing fields that they may be."""
     if not left:
         return None
-    known = {name: field for field in missing for name in NAMES[field]}
+    known = {name: field for field, usual in NAMES.items() for name in usual}
     hints = []
     for name in left:
         near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=1, cutoff=0.7)
-        hints += [f"{known[near[0]]}={name}"] if near else []
+        hints += [f"{known[near[0]]}={name}"] if near and known[near[0]] in missing else []
     hint = f"; should it be {' '.join(hints[:3])}, as convert takes it?" if hints else ""
     return f"not used of its file: {_listed(left)}{hint}"
 

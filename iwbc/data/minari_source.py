@@ -198,24 +198,24 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
 
 def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) -> Iterator[Episode]:
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    index = -1
+    index = 0
     try:
-        whole = tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes)
-        for index, data in enumerate(whole):
+        for data in tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
-            if unfinished == "drop" and not (terminated or truncated):
-                continue
-            observations = data.observations if plain else _flatten(space, data.observations)
-            steps = len(data.rewards)
-            if len(observations) != steps + 1:
-                raise UserError(
-                    f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
-                    "rewards; Minari episodes have one observation more than steps"
-                )
-            yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, _success(data.infos))
+            if terminated or truncated or unfinished == "keep":
+                observations = data.observations if plain else _flatten(space, data.observations)
+                steps = len(data.rewards)
+                if len(observations) != steps + 1:
+                    raise UserError(
+                        f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
+                        "rewards; Minari episodes have one observation more than steps"
+                    )
+                success = _success(data.infos)
+                yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success)
+            index += 1
     except _DAMAGE as error:
         raise UserError(
-            f"dataset {dataset_id}, episode {index + 1}: cannot be read ({_line(error)}); delete the dataset and download or "
+            f"dataset {dataset_id}, episode {index}: cannot be read ({_line(error)}); delete the dataset and download or "
             "make it again"
         ) from None
 
