@@ -22,7 +22,10 @@ def load(name: str | Path, **options: Any) -> Trajectories:
 
     Raises UserError where it cannot be had or is not fit to train on.
     """
-    is_file = str(name).endswith((".hdf5", ".h5"))
+    path = Path(name).expanduser()
+    if path.suffix == ".npz" and not path.exists():
+        raise UserError(f"{name}: no such file")
+    is_file = path.suffix.lower() in (".hdf5", ".h5")
     source = D4RL(path=str(name), **options) if is_file else Minari(id=str(name), **options)
     source.check("dataset")
     return load_dataset(source)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -24,10 +27,42 @@ def compose(*overrides: str) -> Config:
         return validate(hydra.compose("train", list(overrides)))
 
 
+# Settings that hold paths, which may hold what Hydra's grammar has other uses for.
+_PATHS = ("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command line with quotes, for Hydra, around paths that it would not take for text, such as
+    dataset.path=lr=0.1/demo.hdf5. Of a list of paths that are there each is quoted: a sweep."""
+    return [_quoted(argument) for argument in arguments]
+
+
+def _quoted(argument: str) -> str:
+    key, equals, text = argument.partition("=")
+    if not equals or key.lstrip("+") not in _PATHS:
+        return argument
+    there = Path(text).expanduser().exists()
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        if not isinstance(override.value(), list | dict) and not (override.is_sweep_override() and there):
+            return argument
+    except HydraException:
+        pass
+    parts = text.split(",")
+    several = not there and all(Path(part).expanduser().exists() for part in parts)
+    return f"{key}={','.join(map(_in_quotes, parts if several else [text]))}"
+
+
+def _in_quotes(text: str) -> str:
+    """A string of Hydra's grammar."""
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # what stands before a quote
+    return "'" + text.replace("'", r"\'") + "'"
+
+
 def composed(settings: Sequence[str]) -> Config:
     """`compose`, for commands that take settings: whatever is wrong with them is a UserError."""
     try:
-        return compose(*settings)
+        return compose(*quoted(settings))
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split("Config search path")[0].split())
         raise UserError(f"{' '.join(settings)}: {reason}") from None

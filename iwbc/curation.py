@@ -1,6 +1,7 @@
 """Curation: from returns or success labels to one weight per trajectory (0 = dropped). All in double precision.
 
-Percentiles are over trajectories, with linear interpolation; a trajectory is kept when G_i ≥ c, so ties at c are kept.
+Percentiles are over trajectories, with linear interpolation; a trajectory is kept when G_i ≥ c, so ties at c are kept. What
+G_i has lost to the rounding of rewards to float32, in which 0.7 is a little less than 0.7, does not count: `rounding`.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ def all_trajectories(returns: Weights) -> Weights:
     return np.ones(len(returns))
 
 
-def top_fraction(returns: Weights, fraction: float) -> Weights:
+def top_fraction(returns: Weights, fraction: float, rounding: Weights | float = 0.0) -> Weights:
     """R = 1[G ≥ percentile(G, 100 (1 − fraction))]."""
-    return (returns >= np.percentile(returns, 100.0 - 100.0 * fraction)).astype(np.float64)
+    return threshold(returns, float(np.percentile(returns, 100.0 - 100.0 * fraction)), rounding)
 
 
-def quality_levels(returns: Weights, percentiles: Sequence[float]) -> Weights:
+def quality_levels(returns: Weights, percentiles: Sequence[float], rounding: Weights | float = 0.0) -> Weights:
     """R = Σ_c 1[G ≥ c]: how many of the levels a trajectory passes, whatever the order they are given in (the paper's Q)."""
     levels = np.percentile(returns, np.asarray(percentiles, np.float64))
-    return (returns[:, None] >= levels[None, :]).sum(1).astype(np.float64)
+    return ((returns + rounding)[:, None] >= levels[None, :]).sum(1).astype(np.float64)
 
 
-def threshold(returns: Weights, minimum: float) -> Weights:
+def threshold(returns: Weights, minimum: float, rounding: Weights | float = 0.0) -> Weights:
     """R = 1[G ≥ minimum]."""
-    return (returns >= minimum).astype(np.float64)
+    return (returns + rounding >= minimum).astype(np.float64)
 
 
 def success(successes: npt.NDArray[np.bool_]) -> Weights:
@@ -67,16 +68,16 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
     Raises UserError where nothing is kept, or success labels are asked for and missing.
     """
     curation.check("curation")
-    returns = trajectories.returns
+    returns, rounding = trajectories.returns, trajectories.return_rounding
     match curation:
         case settings.All():
             weights = all_trajectories(returns)
         case settings.TopFraction(fraction=fraction):
-            weights = top_fraction(returns, fraction)
+            weights = top_fraction(returns, fraction, rounding)
         case settings.QualityLevels(percentiles=percentiles):
-            weights = quality_levels(returns, percentiles)
+            weights = quality_levels(returns, percentiles, rounding)
         case settings.Threshold(minimum=minimum):
-            weights = threshold(returns, minimum)
+            weights = threshold(returns, minimum, rounding)
         case settings.Success(success_from="last_reward", minimum=minimum):
             weights = success_by_last_reward(trajectories.rewards[trajectories.offsets[1:] - 1], minimum)
         case settings.Success():

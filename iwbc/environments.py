@@ -93,7 +93,7 @@ def _remedy(spec: EnvironmentSpec) -> str:
         return ""
     if spec.package in PACKAGES:
         return f"; pip install {PACKAGES[spec.package]}"
-    return "; name the module that registers it with 'env.imports=[its_module]'"
+    return f"; name the module that registers it with 'env.imports=[its_module]', in convert env_id=its_module:{spec.id}"
 
 
 def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:

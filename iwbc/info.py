@@ -12,11 +12,12 @@ weight would count as much. With `curation=…`, as train takes it, that one is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.commands import Option, parse, run
-from iwbc.errors import UserError, extra
+from iwbc.errors import UserError, extra, warn
 from iwbc.settings import All, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         trajectories = load_dataset(config.dataset, config.env.id)
     if trajectories.successes is None:
         curations.pop("success")
-    show(trajectories, curations, Console())
+    show(trajectories, curations, Console(markup=False))  # names may hold brackets
     if out is not None:
         draw(trajectories, curations, out)
         print(out)
@@ -72,7 +73,7 @@ def by_name(name: str) -> Trajectories:
     """The dataset of a Minari id, in the folder of one, or in a file of arrays. Raises UserError where there is none."""
     from iwbc.data import d4rl_source, minari_source
     from iwbc.data.array_files import open_steps
-    from iwbc.data.arrays import from_arrays
+    from iwbc.data.arrays import describe, in_memory
     from iwbc.data.minari_folder import dataset_folder
 
     path = Path(name).expanduser()
@@ -84,9 +85,14 @@ def by_name(name: str) -> Trajectories:
     if path.suffix not in (".npz", ".hdf5", ".h5"):
         return minari_source.load(name)
     if path.suffix == ".npz":
-        with open_steps(path) as steps:  # of actions within any bounds: what is to be trained on says more
-            bound = max(1.0, float(abs(steps.actions[:]).max()))
-            return from_arrays(**vars(steps), action_low=-bound, action_high=bound)
+        with open_steps(path) as steps:
+            described = describe(path.name, steps)
+            # Of actions within any bounds: what is to be trained on says more.
+            bound = max(1.0, float(abs(steps.actions[:]).max(initial=0)))
+            if steps.unused:
+                warn(f"dataset {path.name}: {steps.unused}")
+            size = len(described.action_low)
+            return in_memory(steps, replace(described, action_low=[-bound] * size, action_high=[bound] * size))
     return d4rl_source.load(path)
 
 

@@ -53,6 +53,16 @@ def sizes(default: list[int]) -> Any:
     return setting(default, lambda value: all(n > 0 for n in value), "must be positive layer sizes")
 
 
+def bound() -> Any:
+    """A bound of actions: a number, several, or none. A list of any length passes; the data say how many there must be."""
+
+    def fits(value: Any) -> bool:
+        numbers = value if isinstance(value, list | tuple) else [value]
+        return value is None or all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+
+    return setting(None, fits, "must be a number, or a list of one for each dimension")
+
+
 class Settings:
     """What all of them share."""
 
@@ -95,23 +105,29 @@ class Minari(Settings):
 
     clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
     drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use; empty: all.
+    action_low, action_high: the bounds of actions, a number or a list with one for each dimension, instead of the dataset's.
     """
 
     id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
     clip_actions: bool = False
     unfinished: str = setting("keep", choices=("keep", "drop"))
     observation_keys: list[str] = field(default_factory=list)
+    action_low: Any = bound()
+    action_high: Any = bound()
     source: str = "minari"
 
 
 @dataclass
 class D4RL(Settings):
-    """A D4RL HDF5 file by its path. env_id: guessed from D4RL's file names where it is null; none: there is none."""
+    """A D4RL HDF5 file by its path. env_id: guessed from D4RL's file names where it is null; none: there is none. action_low,
+    action_high: the bounds of actions, a number or a list with one for each dimension; null: the environment's, or else ±1."""
 
     path: str = required(lambda value: bool(value.strip()), "give a file such as hopper_medium-v2.hdf5")
     env_id: str | None = None
     clip_actions: bool = False
     unfinished: str = setting("keep", choices=("keep", "drop"))
+    action_low: Any = bound()
+    action_high: Any = bound()
     source: str = "d4rl"
 
 

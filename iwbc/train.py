@@ -65,7 +65,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
-from iwbc.config import config_folder, validate
+from iwbc.config import config_folder, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.interrupts import interruptible
 from iwbc.settings import Config, OwnPolicy
@@ -86,6 +86,7 @@ def main() -> None:
                 interruptible(partial(_resume, arguments))
         else:
             _check_options(arguments)
+            sys.argv[1:] = quoted(arguments)
             with warnings_in_one_line():
                 interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
     except UserError as error:
@@ -244,7 +245,7 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
         ) from None
     if not in_sweep:  # which lists all of them at its end
         show(summary, console)
-    console.print(f"Run folder: {_shown(folder)}", soft_wrap=True)
+    console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if (diverged := summary.get("diverged")) and not in_sweep:
         seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
         _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)

@@ -43,7 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     """Make the runs and print the best of the study."""
     own = [one for one in arguments if one.partition("=")[0] in OPTIONS or one.startswith("-")]
     given = parse(own, OPTIONS)
-    settings = [one for one in arguments if one not in own]
+    from iwbc.config import quoted
+
+    settings = quoted([one for one in arguments if one not in own])
     fixed, searched = split(settings)
     if not searched:
         fixed, searched = split([*settings, *_USUAL])

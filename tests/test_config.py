@@ -452,3 +452,65 @@ def test_the_learning_rate_schedule_of_the_default_recipe() -> None:
     assert recipe.learning_rate(0) == 0.0
     assert recipe.learning_rate(recipe.warmup_steps) == recipe.lr
     assert 0.0 < recipe.learning_rate(recipe.steps - 1) < 1e-4 * recipe.lr
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+ODD_PATHS = [
+    *("lr=0.1/demo.hdf5", "a==b.hdf5", "a,b.hdf5", "a b.hdf5", "a[1].hdf5", "[a].hdf5", "a{b}.hdf5", "{a: 1}.hdf5", "a(b).hdf5"),
+    *("a'b.hdf5", 'a"b.hdf5', "a\\b.hdf5", "a\\'b.hdf5", "a#b.hdf5", "ä.hdf5", "a:b.hdf5", "x=1,y=[2]/{z} w.hdf5"),
+]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_paths_are_taken_as_typed(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).touch()
+    assert composed(["dataset=d4rl", f"dataset.path={path}"]).dataset.path == path
+    (argument,) = quoted([f"dataset.path={path}"])
+    assert quoted([argument]) == [argument]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("dataset.path=demo.hdf5", "dataset.path='lr=0.1/demo.hdf5'", "dataset.path=a.hdf5,b.hdf5", "dataset.path=choice(a,b)"),
+        *("hydra.run.dir=runs/${now:%Y-%m-%d}/${env.name}", "seeds=[0,1]", "algo.kappa=1,2", "-m", "env=hopper", "dataset.path=null"),
+    ],
+)
+def test_what_hydra_understands_is_left_to_it(argument: str) -> None:
+    assert quoted([argument]) == [argument]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dataset.path=lr=0.1/missing.hdf5", "dataset.path='lr=0.1/missing.hdf5'"),
+        ("dataset.path=lr=0.1/demo.hdf5,lr=0.2/demo.hdf5", "dataset.path='lr=0.1/demo.hdf5','lr=0.2/demo.hdf5'"),
+        ("hydra.run.dir=runs/lr=${algo.lr}", "hydra.run.dir='runs/lr=${algo.lr}'"),
+        ("+hydra.sweep.dir=a[1]", "+hydra.sweep.dir='a[1]'"),
+    ],
+)
+def test_what_hydra_does_not_understand_is_quoted(
+    argument: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"lr=0.{number}").mkdir()
+        (tmp_path / f"lr=0.{number}/demo.hdf5").touch()
+    assert quoted([argument]) == [expected]
+
+
+@pytest.mark.parametrize("text", ["5", "-0.5", "[1,2.5]", "[-inf,1]", "null"])
+@pytest.mark.parametrize("source", ["minari", "d4rl"])
+def test_bounds_of_actions_are_numbers_or_lists(source: str, text: str) -> None:
+    name = {"minari": "dataset.id=my/pick-v0", "d4rl": "dataset.path=demo.hdf5"}[source]
+    dataset = compose(f"dataset={source}", name, f"dataset.action_low={text}").dataset
+    assert dataset.action_low == {"null": None}.get(text, json.loads(text.replace("-inf", "-Infinity")) if text != "null" else 0)
+
+
+@pytest.mark.parametrize("text", ["low", "[1,low]", "true", "{a: 1}", "[[1],[2]]"])
+def test_bounds_of_actions_are_nothing_else(text: str) -> None:
+    with pytest.raises(UserError, match=r"dataset\.action_low=.*: must be a number, or a list of one for each dimension"):
+        compose("dataset=d4rl", "dataset.path=demo.hdf5", f"dataset.action_low={text}")

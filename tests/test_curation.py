@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iwbc import curation, settings
+from iwbc.data.arrays import from_arrays
 from iwbc.errors import UserError
 
 TEN = np.arange(1.0, 11.0)
@@ -68,6 +69,37 @@ def test_top_fraction() -> None:
 def test_top_fraction_keeps_a_trajectory_exactly_at_the_level(tenths: int) -> None:
     # Of 0 … 10, the percentile 100 − 10 k is 10 − k exactly.
     assert curation.top_fraction(np.arange(11.0), tenths / 10).sum() == tenths + 1
+
+
+@pytest.mark.parametrize(
+    ("rewards", "minimum"),
+    [([0.7], 0.7), ([0.1] * 7, 0.7), ([0.7] * 10, 7.0), ([10.0, -9.3], 0.7), ([-0.1] * 3, -0.3), ([1e6, 0.7], 1_000_000.7)],
+)
+def test_a_minimum_that_a_return_reaches_before_its_rounding_is_reached(rewards: list[float], minimum: float) -> None:
+    steps = len(rewards)
+    every = np.concatenate([rewards, np.array(rewards) - 1e-3 * np.abs(rewards), np.array(rewards) + 1e-3 * np.abs(rewards)])
+    data = from_arrays(np.zeros((3 * steps, 1)), np.zeros((3 * steps, 1)), every, np.arange(3 * steps) % steps == steps - 1,
+                       np.zeros(3 * steps, bool))  # fmt: skip
+    kept = curation.curate(data, settings.Threshold(minimum))
+    assert kept.curation_weights.tolist() == [1, 0, 1]
+    last = curation.curate(data, settings.Success("last_reward", rewards[-1]))
+    assert last.curation_weights.tolist() == [1, 0, 1]
+
+
+def test_trajectories_of_the_same_return_before_its_rounding_are_kept_alike() -> None:
+    # float32's 0.7 is less than 0.7, its 0.1 and 0.6 are more.
+    rewards = np.array([[0.7, 0.0], [0.1, 0.6], [0.35, 0.35], [0.6, 0.1], [0.2, 0.2], [0.0, 0.0]])
+    data = from_arrays(np.zeros((12, 1)), np.zeros((12, 1)), rewards.ravel(), np.arange(12) % 2 == 1, np.zeros(12, bool))
+    assert curation.curate(data, settings.TopFraction(0.5)).curation_weights.tolist() == [1, 1, 1, 1, 0, 0]
+    assert curation.curate(data, settings.QualityLevels([60.0, 80.0, 100.0])).curation_weights.tolist() == [3, 3, 3, 3, 0, 0]
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_percentiles_keep_a_trajectory_exactly_at_the_level(percent: int) -> None:
+    # Of 0 … 100, the percentile 100 − p is 100 − p exactly.
+    data = make_trajectories(range(101), lengths=[1] * 101)
+    assert len(curation.curate(data, settings.TopFraction(percent / 100)).kept) == percent + 1
+    assert len(curation.curate(data, settings.QualityLevels([100.0 - percent])).kept) == percent + 1
 
 
 def test_threshold_and_all() -> None:

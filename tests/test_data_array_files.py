@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +21,14 @@ import setups
 from helpers import everything, seven_steps
 from setups import PATIENCE, finish, python
 
+import iwbc
 from iwbc.data import d4rl_source
 from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import from_arrays
 from iwbc.data.convert import convert
+from iwbc.data.convert import main as convert_main
 from iwbc.data.minari_source import load
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 
 D4RL_NAMES = {"terminations": "terminals", "truncations": "timeouts"}
 
@@ -228,6 +232,211 @@ def test_help_names_every_option() -> None:
         assert word in result.stdout
 
 
+# --- names, and what is not used -------------------------------------------------------------------------------------
+
+
+def without(*names: str, **more: Any) -> dict[str, Any]:
+    return {name: array for name, array in seven_steps().items() if name not in names} | more
+
+
+def notes_of(path: Path, **options: Any) -> tuple[Any, list[str]]:
+    """The dataset that a file becomes, and the warnings on the way."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", DataWarning)
+        made = convert(path, "my/pick-v0", **options)
+    return made, [str(one.message) for one in said if one.category is DataWarning]
+
+
+ENDS = seven_steps()["terminations"] | seven_steps()["truncations"]
+OTHER_NAMES: dict[str, dict[str, str]] = {
+    "gym": {"observations": "obs", "next_observations": "next_obs", "terminations": "terminated", "truncations": "truncated"},
+    "one of each": {"observations": "observation", "actions": "action", "rewards": "reward", "terminations": "terminal"},
+    "short": {"actions": "acts", "truncations": "timeout", "successes": "success"},
+    "labels": {"successes": "is_success"},
+    "labels in infos": {"successes": "infos/success"},
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("names", OTHER_NAMES)
+def test_usual_names_are_known(names: str, kind: str, datasets: Path, tmp_path: Path) -> None:
+    arrays = seven_steps(next_observations=np.ones((7, 4)), successes=np.array([1, 0, 1], bool))
+    renamed = {OTHER_NAMES[names].get(field, field): array for field, array in arrays.items()}
+    made, said = notes_of(WRITERS[kind](tmp_path / f"demo.{kind}", **renamed))
+    assert made.content_hash == from_arrays(**arrays).content_hash
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_any_name_can_be_given(kind: str, datasets: Path, tmp_path: Path) -> None:
+    arrays = seven_steps(next_observations=np.ones((7, 4)), successes=np.array([1, 0, 1], bool))
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **{f"run 1/{field[::-1]}": array for field, array in arrays.items()})
+    made, said = notes_of(path, names={field: f"run 1/{field[::-1]}" for field in arrays})
+    assert made.content_hash == from_arrays(**arrays).content_hash
+    assert said == []
+
+
+def test_a_name_that_is_given_comes_before_the_usual_ones(datasets: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **seven_steps(), obs=np.zeros((7, 4)), dones=ENDS)
+    made, said = notes_of(path, names={"observations": "obs"})
+    assert not made.observations.any()
+    assert said == ["dataset my/pick-v0: not used of its file: dones, observations"]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    ("arrays", "terminated"),
+    [
+        (without("terminations", "truncations", dones=ENDS), [True, True, False]),
+        (without("terminations", done=ENDS), [True, False, False]),
+        (without("truncations", done=ENDS), [True, False, False]),
+    ],
+)
+def test_dones_stand_where_an_end_is_missing(
+    arrays: dict[str, Any], terminated: list[bool], kind: str, datasets: Path, tmp_path: Path
+) -> None:
+    made, said = notes_of(WRITERS[kind](tmp_path / f"demo.{kind}", **arrays))
+    assert made.lengths.tolist() == [3, 2, 2]
+    assert made.terminated.tolist() == terminated
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    ("arrays", "names", "message"),
+    [
+        (without("truncations"), {}, "has no truncations or timeouts.* truncations=NAME .none: there are none., or dones=NAME"),
+        (without("rewards"), {}, "has no rewards .* or rewards=none where there are none"),
+        (without("actions", data=np.zeros(7)), {}, "has no actions or .* actions=NAME.*; the file holds data, observations"),
+        (without(), {"observations": "states"}, r"has no states \(observations=states\); the file holds actions, obs"),
+        (without(), {"actions": "none"}, "has no actions"),
+        (without(success=np.full(7, 0.3)), {}, "successes: must be true or false .* holds 0.3; .* successes=none"),
+        (without(success=[1, 0]), {}, "successes: there are 2, for 7 steps in 3 episodes; .*successes=none"),
+    ],
+)
+def test_what_is_missing_is_named_with_what_to_do(
+    arrays: dict[str, Any], names: dict[str, str], message: str, kind: str, datasets: Path, tmp_path: Path
+) -> None:
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
+    with pytest.raises(UserError, match=message) as caught:
+        convert(path, "my/pick-v0", names=names)
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+def test_fields_can_be_left_out(datasets: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "demo.npz", **without("truncations", "rewards", success=np.full(7, 0.3)))
+    made, said = notes_of(path, names={"truncations": "none", "rewards": "none", "successes": "none"})
+    assert made.lengths.tolist() == [3, 4]
+    assert made.successes is None
+    assert len(said) == 2
+    assert said[0] == "dataset my/pick-v0: not used of its file: success; should it be successes=success, as convert takes it?"
+    assert "has neither rewards nor success labels" in said[1]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_without_rewards_but_with_successes_is_converted(kind: str, datasets: Path, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **without("rewards", successes=[1, 0, 1]))
+    made, said = notes_of(path)
+    assert made.returns.tolist() == [1, 0, 1]
+    assert said == ["dataset my/pick-v0: has no rewards: 1 at the end of each success stands for them, and returns are 1 or 0"]
+    with pytest.warns(DataWarning, match="has no rewards"):
+        load("my/pick-v0")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"camera": np.zeros((7, 2))}, "not used of its file: camera"),
+        ({"success_rate": np.zeros(7)}, "success_rate; should it be successes=success_rate, as convert takes it?"),
+        ({"Success": np.zeros(7), "b": np.zeros(1)}, "Success, b; should it be successes=Success, as convert takes it?"),
+        ({"task_success": np.zeros(7)}, "task_success; should it be successes=task_success,"),
+        ({"nextobs": np.zeros((7, 4))}, "nextobs; should it be next_observations=nextobs,"),
+        ({"labels/success": np.zeros(7)}, "labels/success; should it be successes=labels/success,"),
+        ({f"x{i:02}": np.zeros(7) for i in range(20)}, "x10, x11 and 8 others"),
+        ({"infos/qpos": np.zeros(7), "metadata/algorithm": np.zeros(3)}, None),
+    ],
+)
+def test_what_is_not_used_is_named(more: dict[str, Any], words: str | None, kind: str, datasets: Path, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path / f"demo.{kind}", **seven_steps(), **more)
+    _, said = notes_of(path)
+    with warnings.catch_warnings(record=True) as loaded:
+        warnings.simplefilter("always", DataWarning)
+        for _ in range(2):  # by the cache, too
+            d4rl_source.load(path)
+    if words is None:
+        assert said == [] == loaded
+    else:
+        assert len(said) == 1 and words in said[0] and said[0].startswith("dataset my/pick-v0: not used of its file: ")
+        assert [str(one.message).replace(path.name, "my/pick-v0") for one in loaded] == said * 2
+
+
+def test_the_command_takes_names_and_paths_with_equals_signs(
+    datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = without("terminations", "truncations", end=ENDS)
+    for name in ("lr=0.1/demo.npz", "a=b.npz", "x=1,y=[2]/{z} w.npz", "./id=3/demo.npz", "plain/a=1", "rewards.npz"):
+        Path(name).parent.mkdir(exist_ok=True)
+        with Path(name).open("wb") as file:
+            np.savez(file, **arrays)
+        convert_main([name, "id=my/pick-v0", "dones=end", "action_low=[-1,-2]", "rewards=rewards"])
+        assert "my/pick-v0: 3 episodes" in capsys.readouterr().out
+        shutil.rmtree(datasets / "my")
+    for argument, message in {
+        "ids=3": "ids=3: not an option",
+        "lr=1/missing.npz": "lr=1/missing.npz: no such file",
+        "rewards=": "rewards=: give the array's name in the file, or none",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            convert_main([*(["a=b.npz"] if "missing" not in argument else []), argument, "id=my/pick-v0", "dones=end"])
+    assert everything(datasets) == []
+
+
+# --- the kind of a file ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), [("npz", "demo.h5"), ("hdf5", "demo.npz"), ("npz", "demo"), ("hdf5", "demo.dat")])
+def test_a_file_is_read_by_what_it_holds(kind: str, name: str, datasets: Path, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path / f"right.{kind}", **seven_steps()).rename(tmp_path / name)
+    assert convert(path, "my/pick-v0").content_hash == from_arrays(**seven_steps()).content_hash
+
+
+@pytest.mark.parametrize("name", ["demo.npz", "demo.h5", "demo.pkl", "demo.csv", "demo", "folder", "missing.npz"])
+@pytest.mark.parametrize("content", [b"\x80\x04K\x01.", b"a,b\n1,2\n", b""])
+def test_other_files_are_one_line(name: str, content: bytes, datasets: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    if name not in ("folder", "missing.npz"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: (is not a whole|is a folder|no such file)") as caught:
+        convert(tmp_path / name, "my/pick-v0")
+    assert "\n" not in str(caught.value)
+    assert everything(datasets) == []
+
+
+# --- bounds of actions -----------------------------------------------------------------------------------------------
+
+
+def test_a_d4rl_file_is_loaded_within_bounds_each_with_its_own_cache(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "demo.hdf5", **seven_steps(actions=np.linspace(-5.1, 3, 14).reshape(7, 2)))
+    with pytest.raises(UserError, match=r"action_low=\[-5.1,-4.48\] action_high=\[2.38,3\] \(in training dataset.action_low"):
+        iwbc.load(path)
+    for low, high in (([-5.1, -4.48], [2.38, 3]), (-6, 6.0), (-6, 7.0)):
+        info = iwbc.load(path, action_low=low, action_high=high).info
+        assert (info.action_low, info.action_high) == (np.broadcast_to(low, 2).tolist(), np.broadcast_to(high, 2).tolist())
+    clipped = iwbc.load(path, action_low=-1, action_high=1, clip_actions=True)
+    assert abs(clipped.actions).max() == 1
+    with pytest.raises(UserError, match=r"dataset.action_low=a: must be a number, or a list"):
+        iwbc.load(path, action_low="a")
+
+
+def test_an_environment_in_a_namespace_has_its_cache_beside_the_file(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "demo.hdf5", **seven_steps())
+    d4rl_source.load(path, env_id="iwbc/TwoRoutes-v0")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["demo.hdf5", "demo.hdf5.packed-iwbc_TwoRoutes-v0"]
+
+
 # --- files that are not as they should be ----------------------------------------------------------------------------
 
 
@@ -395,7 +604,7 @@ def test_names_in_hdf5_may_be_anything(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "bad.hdf5", observations=np.zeros((3, 2)))
     with h5py.File(path, "a") as file:
         file.create_group(b"\xff")
-    with pytest.raises(UserError, match=r"has no actions; the file holds b'\\xff', observations$"):
+    with pytest.raises(UserError, match=r"has no actions.*; the file holds b'\\xff', observations$"):
         convert(path, "my/pick-v0")
 
 
@@ -408,7 +617,7 @@ def test_an_npz_of_an_unknown_zip_version_is_one_line(tmp_path: Path) -> None:
         convert(path, "my/pick-v0")
 
 
-@pytest.mark.parametrize("method", ["__iter__", "__contains__"])
+@pytest.mark.parametrize("method", ["visititems", "__contains__"])
 def test_whatever_h5py_raises_of_a_damaged_group_is_one_line(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from setups import BRIEF, train
 
 from iwbc.data import packed
 from iwbc.data.minari_source import load
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 from iwbc.spaces import ordered
 from iwbc.trained import load_policy
 
@@ -221,6 +222,112 @@ def test_nothing_that_the_metadata_names_is_imported(datasets: Path, tmp_path: P
     assert not (tmp_path / "sprung").exists()
 
 
+# --- observation keys ------------------------------------------------------------------------------------------------
+
+CAMERA = Box(0, 255, (40, 40, 3), np.uint8)
+BESIDE: dict[str, gym.Space] = {
+    "image": CAMERA,
+    "small image": Box(0, 255, (4, 4, 3), np.uint8),
+    "nested image": Dict({"front": CAMERA, "depth": Box(0, 1, (2, 2), np.float32)}),
+    "vector": Box(-1, 1, (5,), np.float64),
+    "choice": Discrete(4),
+}
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_is_not_chosen_does_not_matter(beside: str, data_format: str, datasets: Path) -> None:
+    alone = Dict({"p": Box(-1, 1, (2,), np.float64)})
+    space = Dict({"p": alone["p"], "other": BESIDE[beside]})
+    buffers = three(space)
+    for one in buffers:
+        if beside == "vector":
+            one.observations["other"][:] = np.nan
+    name = create(buffers, space, data_format)
+    chosen = load(name, observation_keys=["p"])
+    expected = np.concatenate([one.observations["p"][:-1] for one in buffers]).astype(np.float32)
+    np.testing.assert_array_equal(chosen.observations, expected)
+    assert chosen.info.observation_parts == [("p", [2])]
+    assert load(name, observation_keys="p").content_hash == chosen.content_hash
+    if "image" in beside:
+        with pytest.raises(UserError, match=r"images .*; dataset.observation_keys=\[…\] chooses others"):
+            load(name)
+
+
+@pytest.mark.parametrize("change", ["other length", "other width", "missing", "text"])
+def test_what_is_not_chosen_may_be_damaged(change: str, datasets: Path) -> None:
+    space = Dict({"p": Box(-1, 1, (2,), np.float64), "other": Box(-1, 1, (5,), np.float64)})
+    name = create(three(space), space)
+    before = load(name, observation_keys=["p"])
+
+    def damage(file: h5py.File) -> None:
+        group = file["episode_1/observations"]
+        del group["other"]
+        if change != "missing":
+            values = {"other length": np.zeros((9, 5)), "other width": np.zeros((2, 3)), "text": ["a", "b"]}
+            group["other"] = values[change]
+
+    edit(damage)(datasets / name / "data")
+    np.testing.assert_array_equal(load(name, observation_keys=["p"]).observations, before.observations)
+    with pytest.raises(UserError, match="dataset others/task-v0, episode 1"):
+        load(name)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_a_key_may_be_a_dict_but_not_a_part_of_one(data_format: str, datasets: Path) -> None:
+    space = Dict({"robot": Dict({"q": Box(-1, 1, (2,), np.float64), "v": Box(-1, 1, (3,), np.float32)}), "camera": CAMERA})
+    name = create(three(space), space, data_format)
+    assert load(name, observation_keys=["robot"]).info.observation_parts == [("robot/q", [2]), ("robot/v", [3])]
+    with pytest.raises(UserError, match="robot/q is a part of robot; only the whole of robot can be chosen"):
+        load(name, observation_keys=["robot/q"])
+    with pytest.raises(UserError, match=r"others/task-v0 has no arm among its observations, only "):
+        load(name, observation_keys=["arm"])
+
+
+def test_a_key_may_hold_a_slash(datasets: Path) -> None:
+    space = Dict({"robot/q": Box(-1, 1, (2,), np.float64), "robot/v": Box(-1, 1, (3,), np.float64)})
+    buffers = three(space)
+    chosen = load(create(buffers, space), observation_keys=["robot/q"])
+    np.testing.assert_array_equal(chosen.observations[:4], buffers[0].observations["robot/q"][:-1].astype(np.float32))
+
+
+# --- bounds of actions, and what float32 loses -----------------------------------------------------------------------
+
+
+def test_bounds_of_the_users_own_replace_the_datasets(datasets: Path) -> None:
+    name = create([buffer(VECTOR, 2, actions=np.array([[5.0, 0.0], [-4.0, 0.0]], np.float32))])
+    with pytest.raises(UserError, match=r"action_low=\[-4,-1\] action_high=\[5,1\]"):
+        load(name)
+    trajectories = load(name, action_low=[-4, -1], action_high=5)
+    assert (trajectories.info.action_low, trajectories.info.action_high) == ([-4, -1], [5, 5])
+    assert load(name, action_low=-5, action_high=5).info.action_low == [-5, -5]
+    with pytest.raises(UserError, match="need one value, or one for each of the 2 dimensions"):
+        load(name, action_low=[1, 2, 3])
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_a_part_that_float32_cannot_hold_is_named_at_each_load(data_format: str, datasets: Path) -> None:
+    space = Dict({"clock": Box(0, np.inf, (1,), np.float64), "q": Box(-1, 1, (2,), np.float32)})
+    buffers = three(space)
+    for one in buffers:
+        one.observations["clock"] = 1.7e9 + 0.05 * np.arange(float(len(one.observations["q"])))[:, None]
+    name = create(buffers, space, data_format)
+    for _ in range(2):
+        with pytest.warns(DataWarning, match=r"^dataset others/task-v0: observations .* feature 0 \(clock\) keeps 0 of"):
+            load(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        load(name, observation_keys=["q"])
+
+
+def test_datasets_that_are_joined_give_their_notes_once(datasets: Path) -> None:
+    observations = {"observations": np.full((5, 3), 1e9) + 0.1 * np.arange(5.0)[:, None]}
+    name = create([buffer(VECTOR, 4, **observations), buffer(VECTOR, 4, **observations)])
+    with pytest.warns(DataWarning) as said:
+        load(f"{name}+{name}")
+    assert len({str(one.message) for one in said if one.category is DataWarning}) == 1
+
+
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
@@ -390,9 +497,9 @@ def test_what_compresses_best_is_read(datasets: Path) -> None:
     assert load(name).steps == steps + 10
 
 
-@pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/position"])
+@pytest.mark.parametrize("field", ["actions", "observations/observation", "infos/success"])
 def test_parts_that_claim_more_than_fits_are_refused(field: str, datasets: Path) -> None:
-    name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"position": np.zeros(3)})], GOAL)
+    name = create([buffer(GOAL, 3, 0), buffer(GOAL, 2, 1, infos={"success": np.zeros(3)})], GOAL)
     edit(claim(2**34, field))(datasets / name / "data")
     with pytest.raises(UserError, match=f"^dataset others/task-v0, {LARGER}") as caught:
         load(name)

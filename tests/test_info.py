@@ -12,7 +12,7 @@ from rich.console import Console
 
 from iwbc import info
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 
 
 def text_of(trajectories: Trajectories) -> str:
@@ -57,6 +57,21 @@ def test_without_labels_success_is_not_listed(capsys: pytest.CaptureFixture[str]
     assert "success       no labels" in out
     assert "-3 … 3" in out
     assert [path.name for path in tmp_path.iterdir()] == ["demo.npz"]
+
+
+def test_names_may_hold_brackets_and_equals_signs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = seven_steps(success=[1, 0, 1], camera=np.zeros(3))
+    (tmp_path / "lr=0.1").mkdir()
+    np.savez("lr=0.1/a[b].npz", **arrays)
+    with pytest.warns(DataWarning, match="not used of its file: camera"):
+        info.main(["lr=0.1/a[b].npz", "out=lr=0.1/c=d.svg"])
+    out = capsys.readouterr().out
+    assert "a[b].npz" in out
+    assert "66.7 %" in out
+    assert (tmp_path / "lr=0.1/c=d.svg").exists()
 
 
 def test_a_dataset_by_settings_by_id_and_by_folder(capsys: pytest.CaptureFixture[str], datasets: Path, tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
 """Files of step arrays, npz or HDF5, opened without unpickling anything. HDF5 arrays stay on disk until they are sliced.
 
-Names (D4RL's in brackets), N steps of episodes end to end:
-
-observations [N, obs], actions [N, act], rewards [N], terminations (terminals) [N], truncations (timeouts) [N];
-optional: next_observations [N, obs] and successes [N] or [episodes] (or infos/success, infos/is_success).
+N steps of episodes end to end: observations [N, obs], actions [N, act], rewards [N], terminations [N] and truncations [N], or
+dones [N]; optional: next_observations [N, obs] and successes [N] or [episodes]. `NAMES` are what files call them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,116 @@ from iwbc.data.hdf5 import check_size
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 
-_REQUIRED = {
-    "observations": ("observations",),
-    "actions": ("actions",),
-    "rewards": ("rewards",),
-    "terminations": ("terminations", "terminals"),
-    "truncations": ("truncations", "timeouts"),
+# Ours first, then D4RL's and other recorders'.
+NAMES = {
+    "observations": ("observations", "observation", "obs"),
+    "actions": ("actions", "action", "acts"),
+    "rewards": ("rewards", "reward"),
+    "terminations": ("terminations", "terminals", "terminated", "termination", "terminal"),
+    "truncations": ("truncations", "timeouts", "truncated", "truncation", "timeout"),
+    "dones": ("dones", "done"),
+    "next_observations": ("next_observations", "next_observation", "next_obs"),
+    "successes": ("successes", "success", "is_success", "infos/success", "infos/is_success"),
 }
-_OPTIONAL = {
-    "next_observations": ("next_observations",),
-    "successes": ("successes", "infos/success", "infos/is_success"),
-}
+_ENDS = {"terminations", "truncations"}
+_BESIDE = ("infos/", "metadata/")  # where D4RL keeps what is not for training
+_MOST_NAMES = 12
 
 
 @contextlib.contextmanager
-def open_steps(path: Path) -> Iterator[Steps]:
-    """The arrays of a file, open for reading. Raises UserError where it is missing, damaged or lacks an array."""
+def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[Steps]:
+    """The arrays of a file, open for reading.
+
+    names: what the file calls a field, where that is not among NAMES, with slashes for groups in groups; "none" leaves the
+    field out. Raises UserError where the file is missing, damaged or lacks an array.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: is a folder, not a file" if path.is_dir() else f"{path}: no such file")
     with contextlib.ExitStack() as files:
-        source = _open_npz(path, files) if path.suffix == ".npz" else _open_hdf5(path, files)
+        source = _open(path, files)
         try:
-            there = [one if isinstance(one, str) else repr(one) for one in source]  # h5py gives bytes where they are not UTF-8
-            known = {field: [name for name in names if name in source] for field, names in (_REQUIRED | _OPTIONAL).items()}
+            there = _names_in(source)
+            chosen = _chosen(path, source, there, names or {})
         except NUMPY_DAMAGE as error:  # h5py raises much the same
             raise UserError(f"{path}: is damaged ({error})") from None
-        arrays: dict[str, Any] = {}
-        for field, names in (_REQUIRED | _OPTIONAL).items():
-            name = next(iter(known[field]), None)
-            if name is not None:
-                arrays[field] = _read(path, source, name)
-            elif field in _REQUIRED:
-                raise UserError(f"{path}: has no {' or '.join(names)}; the file holds {', '.join(sorted(there)) or 'nothing'}")
-        yield Steps(**arrays)
+        arrays = {field: _read(path, source, field, name) for field, name in chosen.items()}
+        _check_whole(path, there, chosen, names or {})
+        left = [name for name in there if name not in chosen.values() and not name.startswith(_BESIDE)]
+        missing = NAMES.keys() - chosen.keys() - ({"dones"} if chosen.keys() >= _ENDS else set())
+        yield Steps(**arrays, unused=_unused(left, missing))
+
+
+def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Which array of the file stands for which field."""
+    chosen: dict[str, str] = {}
+    for field, usual in NAMES.items():
+        name = names.get(field) or next((one for one in usual if one in source), "none")
+        if name == "none":
+            continue
+        if name not in source:
+            raise UserError(f"{path}: has no {name} ({field}={name}); the file holds {_listed(there)}")
+        chosen[field] = name
+    if chosen.keys() >= _ENDS and "dones" not in names:
+        chosen.pop("dones", None)  # which says nothing new then
+    return chosen
+
+
+def _check_whole(path: Path, there: list[str], chosen: Mapping[str, str], names: Mapping[str, str]) -> None:
+    """Raise UserError unless the file has all that it needs, or the user says that there is none."""
+    needed = {"observations": "", "actions": ""}
+    if "successes" not in chosen:
+        needed["rewards"] = ", or rewards=none where there are none"
+    if "dones" not in chosen:
+        needed |= dict.fromkeys(sorted(_ENDS), " (none: there are none), or dones=NAME")
+    for field, otherwise in needed.items():
+        if field not in chosen and (names.get(field) != "none" or not otherwise):
+            raise UserError(
+                f"{path}: has no {' or '.join(NAMES[field])}; name it with {field}=NAME{otherwise}, an option of convert; "
+                f"the file holds {_listed(there)}"
+            )
+
+
+def _unused(left: list[str], missing: Collection[str]) -> str | None:
+    """Say which arrays of a file were left, with the missing fields that they may be."""
+    if not left:
+        return None
+    known = {name: field for field, usual in NAMES.items() for name in usual}
+    hints = []
+    for name in left:
+        near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=1, cutoff=0.7)
+        hints += [f"{known[near[0]]}={name}"] if near and known[near[0]] in missing else []
+    hint = f"; should it be {' '.join(hints[:3])}, as convert takes it?" if hints else ""
+    return f"not used of its file: {_listed(left)}{hint}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} others" if len(names) > _MOST_NAMES else ""
+    return (", ".join(sorted(names)[:_MOST_NAMES]) or "nothing") + more
+
+
+def _names_in(source: Any) -> list[str]:
+    """The names of all arrays in a file, with slashes for groups in groups; empty groups, too."""
+    if isinstance(source, np.lib.npyio.NpzFile):
+        return list(source.files)
+    import h5py
+
+    found: list[str] = []
+
+    def add(name: str | bytes, part: Any) -> None:
+        if not isinstance(part, h5py.Group) or not len(part):
+            found.append(name if isinstance(name, str) else repr(name))  # bytes where it is not UTF-8
+
+    source.visititems(add)
+    return found
+
+
+def _open(path: Path, files: contextlib.ExitStack) -> Any:
+    with path.open("rb") as file:
+        start = file.read(8)
+    # By what it holds; by its name where that is damaged.
+    if start.startswith((b"PK", b"\x93NUMPY")) or (path.suffix == ".npz" and not start.startswith(b"\x89HDF")):
+        return _open_npz(path, files)
+    return _open_hdf5(path, files)
 
 
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:
@@ -72,17 +148,19 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
         # Compressed chunks are read by slices that end inside them: the cache keeps them from being unpacked twice.
         return files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
     except OSError as error:
-        raise UserError(f"{path}: is not a whole HDF5 file ({error}); convert reads .npz and HDF5 files") from None
+        raise UserError(
+            f"{path}: is not a whole HDF5 file ({error}); only npz and HDF5 files are read, and nothing is unpickled"
+        ) from None
 
 
-def _read(path: Path, source: Any, name: str) -> Any:
+def _read(path: Path, source: Any, field: str, name: str) -> Any:
     try:
         array = source[name]
         whole = hasattr(array, "shape") and hasattr(array, "dtype")  # which h5py finds out only now
     except NUMPY_DAMAGE as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not whole:
-        raise UserError(f"{path}, {name}: must be an array, not a group of them")
+        raise UserError(f"{path}, {name}: must be an array, not a group of them; {field}={name}/… names one of its arrays")
     if not isinstance(array, np.ndarray):
         try:
             check_size(array.id)

@@ -13,41 +13,51 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.checks import action_bounds
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environment_spec import EnvironmentSpec, environment_spec
 from iwbc.environments import make_env
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import d4rl_scores
+
+_WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
 
 
 @dataclass(frozen=True)
 class Steps:
     """N steps of episodes laid end to end, as arrays or as anything with a shape that is sliced like one (HDF5).
 
-    Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations and truncations [N],
-    successes [N] or one per episode.
+    Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations, truncations and dones [N],
+    successes [N] or one per episode. `unused` says what of their source was left, where anything was.
     """
 
     observations: Any
     actions: Any
-    rewards: Any
-    terminations: Any
-    truncations: Any
+    rewards: Any = None
+    terminations: Any = None
+    truncations: Any = None
+    dones: Any = None
     next_observations: Any = None
     successes: Any = None
+    unused: str | None = None
+
+    def arrays(self) -> dict[str, Any]:
+        """Those that there are, by name."""
+        return {name: array for name, array in vars(self).items() if name != "unused" and array is not None}
 
 
 def from_arrays(
     observations: npt.ArrayLike,
     actions: npt.ArrayLike,
-    rewards: npt.ArrayLike,
-    terminations: npt.ArrayLike,
-    truncations: npt.ArrayLike,
+    rewards: npt.ArrayLike | None = None,
+    terminations: npt.ArrayLike | None = None,
+    truncations: npt.ArrayLike | None = None,
     *,
+    dones: npt.ArrayLike | None = None,
     next_observations: npt.ArrayLike | None = None,
     successes: npt.ArrayLike | None = None,
     id: str | None = None,
@@ -64,11 +74,12 @@ def from_arrays(
 
     observations [N, obs], actions [N, act] within action_low … action_high (default: those of `env_id`, else ±1),
     rewards [N]; an episode ends at each True of terminations [N] (the environment ended it) or truncations [N] (it was
-    cut, by a time limit for example). A last episode that does neither is kept as if it were cut, or dropped
+    cut, by a time limit for example), and of dones [N], which say one or the other: there the environment ended it, unless
+    terminations or truncations say otherwise. A last episode without an end is kept as if it were cut, or dropped
     (unfinished="drop"). next_observations [N, obs] give the observation after each episode's last action; without them
     its last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
-    episode is a success if one of its steps is) or per episode. description, author and algorithm_name are what Minari will
-    say of the dataset.
+    episode is a success if one of its steps is) or per episode. Without rewards the last step of a success is rewarded with 1,
+    nothing else. description, author and algorithm_name are what Minari will say of the dataset.
 
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
@@ -79,21 +90,28 @@ def from_arrays(
         "rewards": rewards,
         "terminations": terminations,
         "truncations": truncations,
+        "dones": dones,
         "next_observations": next_observations,
         "successes": successes,
     }
-    steps = Steps(**{field: None if values is None else _array(name, field, values) for field, values in given.items()})
+    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in given.items() if values is not None}
+    steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
-    if id is not None:
-        write_minari(
-            info,
-            episodes(steps, info.id, unfinished),
-            description=description,
-            author=author,
-            algorithm_name=algorithm_name,
-            clip_actions=clip_actions,
-        )
-        return load(id)
+    if id is None:
+        return in_memory(steps, info, unfinished, clip_actions)
+    write_minari(
+        info,
+        episodes(steps, info.id, unfinished),
+        description=description,
+        author=author,
+        algorithm_name=algorithm_name,
+        clip_actions=clip_actions,
+    )
+    return load(id)
+
+
+def in_memory(steps: Steps, info: DatasetInfo, unfinished: str = "keep", clip_actions: bool = False) -> Trajectories:
+    """The trajectories of steps that `describe` has described; nothing of them stays on disk."""
     with tempfile.TemporaryDirectory() as folder:
         pack(episodes(steps, info.id, unfinished), info, Path(folder) / "packed", "", clip_actions)
         mapped = open_packed(Path(folder) / "packed")
@@ -107,11 +125,17 @@ def from_arrays(
         )
 
 
-def _array(name: str, field: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+def _array(name: str, field: str, values: Any) -> npt.NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor of PyTorch's, which may have a gradient or lie elsewhere
+        values = values.detach().cpu()
+    if np.ma.is_masked(values):
+        raise UserError(f"dataset {name}, {field}: some values are masked; fill them, or leave their steps out")
     try:
         return np.asarray(values)
-    except ValueError:
-        raise UserError(f"dataset {name}, {field}: the rows differ in length; need one rectangular array") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        ragged = "inhomogeneous" in str(error)
+        reason = "the rows differ in length; need one rectangular array" if ragged else f"cannot be made an array ({error})"
+        raise UserError(f"dataset {name}, {field}: {reason}") from None
 
 
 def describe(
@@ -121,68 +145,87 @@ def describe(
     action_low: npt.ArrayLike | None = None,
     action_high: npt.ArrayLike | None = None,
 ) -> DatasetInfo:
-    """Check the arrays' shapes against one another and against the environment's, and say what is known of the dataset."""
+    """Check the arrays' shapes against one another and against the environment's, and say what is known of the dataset.
+
+    env_id may name a module that registers the environment, module:Id; "none" is no environment.
+    """
     _check_shapes(name, steps)
     observation_size, action_size = steps.observations.shape[1], steps.actions.shape[1]
     low: Any = -1.0
     high: Any = 1.0
-    if env_id is not None:
-        env: Any = make_env(env_id)
-        sizes = {
-            "observations": (observation_size, gym.spaces.flatdim(env.observation_space)),
-            "actions": (action_size, gym.spaces.flatdim(env.action_space)),
-        }
-        for field, (given, wanted) in sizes.items():
+    environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
+    if environment is not None:
+        observations, actions = _spaces(environment)
+        for field, given, wanted in (
+            ("observations", observation_size, gym.spaces.flatdim(observations)),
+            ("actions", action_size, gym.spaces.flatdim(actions)),
+        ):
             if given != wanted:
                 raise UserError(
-                    f"dataset {name}, {field}: have {given} values per step, {env_id}'s have {wanted}; "
+                    f"dataset {name}, {field}: have {given} values per step, {environment.id}'s have {wanted}; "
                     "name another environment with env_id=…, or none with env_id=none"
                 )
-        low, high = env.action_space.low, env.action_space.high
-    try:
-        low = np.broadcast_to(np.asarray(low if action_low is None else action_low, np.float64), (action_size,))
-        high = np.broadcast_to(np.asarray(high if action_high is None else action_high, np.float64), (action_size,))
-    except ValueError:
-        raise UserError(
-            f"dataset {name}: action_low and action_high need one value, or one for each of the {action_size} dimensions"
-        ) from None
-    if not (low < high).all():
-        raise UserError(f"dataset {name}: action_low={low.tolist()} must lie below action_high={high.tolist()}")
+        low, high = actions.low, actions.high
+    low, high = action_bounds(
+        name, action_size, low if action_low is None else action_low, high if action_high is None else action_high
+    )
+    notes = []
+    if steps.rewards is None:
+        notes.append(
+            "has neither rewards nor success labels: all returns are 0, and no curation by return or success can tell its "
+            "trajectories apart; train on all of them, or give them weights"
+            if steps.successes is None
+            else "has no rewards: 1 at the end of each success stands for them, and returns are 1 or 0"
+        )
     return DatasetInfo(
         id=name,
-        environment=None if env_id is None else EnvironmentSpec(env_id),
+        environment=environment,
         action_low=low.tolist(),
         action_high=high.tolist(),
-        reference_scores=d4rl_scores(env_id),
+        reference_scores=None if environment is None else d4rl_scores(environment.id),
+        notes=notes,
     )
+
+
+def _spaces(environment: EnvironmentSpec) -> tuple[gym.Space[Any], gym.spaces.Box]:
+    """The environment's spaces. Raises UserError unless they flatten to vectors, of continuous actions."""
+    env = make_env(environment)
+    observations, actions = env.observation_space, env.action_space
+    env.close()
+    other = "name another environment with env_id=…, or none with env_id=none"
+    if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+        raise UserError(f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {other}")
+    if not observations.is_np_flattenable:
+        raise UserError(f"environment {environment.id}: its observations, {observations}, are no vectors; {other}")
+    return observations, actions
 
 
 def _check_shapes(name: str, steps: Steps) -> None:
     def fail(field: str, problem: str) -> None:
         raise UserError(f"dataset {name}, {field}: {problem}")
 
-    for field, array in vars(steps).items():
-        if array is not None and array.dtype.kind not in "fiub":
-            fail(field, f"must be numbers, not {array.dtype}")
+    arrays = steps.arrays()
+    for field, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            remedy = "; make them so with .astype(float)" if array.dtype.kind == "O" else ""
+            fail(field, f"must be numbers, not {array.dtype}{remedy}")
     if steps.actions.dtype.kind != "f":
         fail(
             "actions",
             f"discrete actions ({steps.actions.dtype}) are not supported: need floating-point vectors [steps, actions]",
         )
     for field in ("observations", "actions", "next_observations"):
-        array = getattr(steps, field)
-        if array is not None and len(array.shape) != 2:
-            fail(field, f"must be vectors, one row per step, but the array's shape is {tuple(array.shape)}")
+        if field in arrays and len(arrays[field].shape) != 2:
+            fail(field, f"must be vectors, one row per step, but the array's shape is {tuple(arrays[field].shape)}")
     count = steps.actions.shape[0]
     if count == 0:
         fail("actions", "there are no steps")
-    for field in ("observations", "rewards", "terminations", "truncations", "next_observations"):
-        array = getattr(steps, field)
-        if array is None:
+    for field, array in arrays.items():
+        if field in ("actions", "successes"):
             continue
         if len(array.shape) == 0 or array.shape[0] != count:
             fail(field, f"the array's shape is {tuple(array.shape)}, but there are {count} actions")
-        if field in ("rewards", "terminations", "truncations") and tuple(array.shape[1:]) not in ((), (1,)):
+        if not field.endswith("observations") and tuple(array.shape[1:]) not in ((), (1,)):
             fail(field, f"must be one number per step, but the array's shape is {tuple(array.shape)}")
     if steps.next_observations is not None and steps.next_observations.shape != steps.observations.shape:
         fail("next_observations", f"have shape {steps.next_observations.shape}, observations {steps.observations.shape}")
@@ -190,23 +233,38 @@ def _check_shapes(name: str, steps: Steps) -> None:
 
 def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
     """The episodes, each read when its turn comes. `unfinished` says what becomes of a last one without an end."""
-    terminated, truncated = (_flags(name, field, getattr(steps, field)) for field in ("terminations", "truncations"))
-    ends = np.flatnonzero(terminated | truncated) + 1
-    if unfinished == "keep" and (len(ends) == 0 or ends[-1] < len(terminated)):
-        ends = np.append(ends, len(terminated))
-    successes = _successes(steps.successes, name, ends, len(terminated))
+    ends, terminated = ends_of(steps, name)
+    count = len(terminated)
+    if unfinished == "keep" and (len(ends) == 0 or ends[-1] < count):
+        ends = np.append(ends, count)
+    successes = _successes(steps.successes, name, ends, count)
     start = 0
     for index, end in enumerate(ends.tolist()):
+        success = None if successes is None else bool(successes[index])
         try:
             observations = steps.observations[start:end]
             # The observation after the last action is known only where next observations are.
             final = observations[-1] if steps.next_observations is None else steps.next_observations[end - 1]
-            actions, rewards = steps.actions[start:end], steps.rewards[start:end].reshape(-1)
+            actions = steps.actions[start:end]
+            if steps.rewards is None:
+                rewards = np.zeros(end - start, np.float32)
+                rewards[-1] = bool(success)
+            else:
+                rewards = steps.rewards[start:end].reshape(-1)
         except NUMPY_DAMAGE as error:
             raise UserError(f"dataset {name}, episode {index}: cannot be read ({error})") from None
-        success = None if successes is None else bool(successes[index])
         yield Episode(observations, final, actions, rewards, bool(terminated[end - 1]), success)
         start = end
+
+
+def ends_of(steps: Steps, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The number of steps up to each end of an episode, and, for every step, whether the environment ended it there."""
+    terminated, truncated, done = (
+        np.zeros(len(steps.actions), np.bool_) if array is None else _flags(name, field, array)
+        for field, array in (("terminations", steps.terminations), ("truncations", steps.truncations), ("dones", steps.dones))
+    )
+    ends = np.flatnonzero(terminated | truncated | done) + 1
+    return ends, done & ~truncated if steps.terminations is None else terminated
 
 
 def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
@@ -217,7 +275,10 @@ def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         step = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"dataset {name}, {field}: must be true or false (1 or 0), but step {step} holds {values[step]}")
+        remedy = _WITHOUT_LABELS if field == "successes" else ""
+        raise UserError(
+            f"dataset {name}, {field}: must be true or false (1 or 0), but step {step} holds {values[step]}{remedy}"
+        )
     return values.astype(np.bool_)
 
 
@@ -230,6 +291,6 @@ def _successes(array: Any, name: str, ends: npt.NDArray[np.int64], steps: int) -
     if len(labels) != len(ends):
         raise UserError(
             f"dataset {name}, successes: there are {len(labels)}, for {steps} steps in {len(ends)} episodes; "
-            "label each step or each episode"
+            f"label each step or each episode{_WITHOUT_LABELS}"
         )
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -22,12 +23,15 @@ def checked(
     Raises UserError naming dataset, episode and field where an episode is not fit to train on.
     """
     bounds = ActionBounds(info)
+    rounded = {"observations": Rounding(), "actions": Rounding(), "rewards": Rounding()}
     count, labelled, observation_shape = 0, 0, None
     for count, episode in enumerate(episodes, start=1):
         # The first episode says how wide an observation is; the action space says how wide an action is.
         observation_shape = observation_shape or episode.observations.shape[1:]
         check_episode(episode, info, count - 1, observation_shape)
         labelled += episode.success is not None
+        for field, rounding in rounded.items():
+            rounding.watch(getattr(episode, field))
         if clip_actions:
             yield dataclasses.replace(episode, actions=bounds.clip(episode.actions))
         else:
@@ -38,6 +42,27 @@ def checked(
     if labelled not in (0, count):
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
+    if notes is not None:
+        named = {"observations": _feature_names(info)}
+        notes += filter(None, (rounding.note(field, named.get(field)) for field, rounding in rounded.items()))
+
+
+def action_bounds(
+    dataset_id: str, size: int, low: npt.ArrayLike, high: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the bounds of actions of `size` dimensions, [size] each; `low` and `high` hold a number, or one for each.
+
+    Raises UserError where they are no bounds.
+    """
+    try:
+        lower, upper = (np.broadcast_to(np.asarray(bound, np.float64), (size,)) for bound in (low, high))
+    except (ValueError, TypeError):
+        raise UserError(
+            f"dataset {dataset_id}: action_low and action_high need one value, or one for each of the {size} dimensions"
+        ) from None
+    if not (lower < upper).all():
+        raise UserError(f"dataset {dataset_id}: action_low={lower.tolist()} must lie below action_high={upper.tolist()}")
+    return lower, upper
 
 
 def difference(one: Trajectories, other: Trajectories) -> str | None:
@@ -90,20 +115,23 @@ class ActionBounds:
     """Counts, over a whole dataset, the actions that lie outside the action space."""
 
     def __init__(self, info: DatasetInfo) -> None:
-        self.id = info.id
+        self.info = info
         self.low, self.high = np.asarray(info.action_low), np.asarray(info.action_high)
+        self.lowest, self.highest = self.low, self.high
         self.outside, self.total, self.farthest = 0, 0, 0.0
 
     def watch(self, actions: npt.NDArray[np.floating]) -> None:
         """Count the actions [T, act] outside the bounds, beyond float32's rounding."""
         self.total += len(actions)
-        excess = np.maximum(self.low - actions, actions - self.high)
-        if excess.max() <= 0.0:
+        low, high = actions.min(0), actions.max(0)
+        if (low >= self.low).all() and (high <= self.high).all():
             return
+        excess = np.maximum(self.low - actions, actions - self.high)
         # A bound stored in float32 differs from the same number in float64 by its rounding, which is no fault.
         outside = excess > 1e-6 * np.maximum(1.0, np.abs(actions))
         self.outside += int(outside.any(axis=-1).sum())
         self.farthest = max(self.farthest, float(excess.max()))
+        self.lowest, self.highest = np.minimum(self.lowest, low), np.maximum(self.highest, high)
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """The actions [T, act] moved to the nearest ones inside the bounds."""
@@ -112,7 +140,86 @@ class ActionBounds:
     def check(self) -> None:
         """Raise UserError if any watched action lay outside."""
         if self.outside:
+            space = "the action space" + (f" of {self.info.env_id}" if self.info.env_id else "")
             raise UserError(
-                f"dataset {self.id}, actions: {self.outside:,} of {self.total:,} lie outside the action space, by up to "
-                f"{self.farthest:.3g}; correct the data, or clip it with the option clip_actions=true"
+                f"dataset {self.info.id}, actions: {self.outside:,} of {self.total:,} lie outside {space}, by up to "
+                f"{self.farthest:.3g}; if they are right, widen it to all of them with "
+                f"action_low={_outward(self.lowest, -1)} action_high={_outward(self.highest, 1)} (in training "
+                "dataset.action_low=…), or move them to its bounds, which changes the data, with clip_actions=true"
             )
+
+
+def _outward(bounds: npt.NDArray[np.floating], sign: int) -> str:
+    """Bounds moved outward to three digits: a number, or a list where dimensions differ."""
+
+    def moved(bound: float) -> str:
+        if bound == 0.0 or math.isinf(bound):
+            return f"{bound:g}"
+        unit = 10.0 ** (math.floor(math.log10(abs(bound))) - 2)
+        return f"{sign * math.ceil(sign * bound / unit) * unit:.3g}"
+
+    each = [moved(float(bound)) for bound in bounds]
+    return each[0] if len(set(each)) == 1 else f"[{','.join(each)}]"
+
+
+class Rounding:
+    """Finds, over a whole dataset, the features of a field whose content float32, in which all are kept, cannot hold: time
+    stamps, for example, or positions far from the origin.
+
+    A feature is lost where its range is few of float32's steps, and of its changes from one row to the next not all are left.
+    """
+
+    _STEPS = 4096  # of float32: a range of more is resolved well enough, whatever the numbers
+    _NOISE = 2.0**-44  # relative: less than that is float64's own rounding, and no content
+
+    def __init__(self) -> None:
+        self.low: npt.NDArray[np.float64] | float = np.inf
+        self.high: npt.NDArray[np.float64] | float = -np.inf
+        self.changes: npt.NDArray[np.int64] | None = None  # [2, features]: all changes, and those that are left
+        self.last: npt.NDArray[np.generic] | None = None
+
+    def watch(self, values: npt.NDArray[np.generic]) -> None:
+        """Look at an episode's rows, [T, features] or [T]."""
+        if np.can_cast(values.dtype, np.float32):
+            return
+        rows = values.reshape(len(values), -1)
+        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+        if self.changes is None:
+            self.changes = np.zeros((2, rows.shape[1]), np.int64)
+        if len(coarse := np.flatnonzero(self._coarse())):
+            some = rows[:, coarse] if self.last is None else np.concatenate([self.last[:, coarse], rows[:, coarse]])
+            for kind, kept in enumerate((some, some.astype(np.float32))):
+                self.changes[kind, coarse] += (kept[1:] != kept[:-1]).sum(0)
+        self.last = rows[-1:].copy()
+
+    def _coarse(self) -> npt.NDArray[np.bool_]:
+        largest = np.maximum(np.abs(self.low), np.abs(self.high))
+        steps = self._STEPS * np.spacing(largest.astype(np.float32)).astype(np.float64)
+        spread = np.asarray(self.high - self.low)
+        return (spread < steps) & (spread > self._NOISE * largest)
+
+    def note(self, field: str, names: list[str] | None) -> str | None:
+        """What its owner should know, or None; `names` are the features'."""
+        if self.changes is None:
+            return None
+        changes, left = self.changes
+        lost = np.flatnonzero(self._coarse() & (left < 0.9 * changes))
+        if not len(lost):
+            return None
+        each = [
+            ("they keep" if field == "rewards" else f"feature {i}{f' ({names[i]})' if names else ''} keeps")
+            + f" {left[i]:,} of {changes[i]:,} changes from row to row"
+            for i in lost[:5].tolist()
+        ]
+        more = f", and {len(lost) - 5} others" if len(lost) > 5 else ""
+        return (
+            f"{field} are rounded to float32, which is too coarse here: {', '.join(each)}{more}; subtract an offset, such as "
+            "the first value, or leave it out"
+        )
+
+
+def _feature_names(info: DatasetInfo) -> list[str] | None:
+    """Which part of Dict observations each feature comes from."""
+    if info.observation_parts is None:
+        return None
+    return [path for path, shape in info.observation_parts for _ in range(math.prod(shape))]

@@ -3,18 +3,24 @@
     python -m iwbc.data.convert demo.npz id=my/robot/pick-v0
     python -m iwbc.data.convert hopper_medium-v2.hdf5 id=d4rl/hopper/medium-v2
 
-The file is npz or HDF5 and holds N steps of episodes laid end to end (D4RL's names in brackets):
+The file is npz or HDF5 and holds N steps of episodes laid end to end (in brackets what D4RL and others call it):
 
-observations       [N, obs]
-actions            [N, act]   floating-point
-rewards            [N]
-terminations       [N]        (terminals)   the environment ended the episode at this step
-truncations        [N]        (timeouts)    the episode was cut after this step, by a time limit for example
-next_observations  [N, obs]   optional; else an episode's last observation also stands for the one after its last action
-successes          [N] or one per episode, optional (infos/success, infos/is_success)
+observations       [N, obs]   (observation, obs)
+actions            [N, act]   floating-point (action, acts)
+rewards            [N]        (reward); without them 1 at the end of each success stands for them
+terminations       [N]        (terminals, terminated) the environment ended the episode at this step
+truncations        [N]        (timeouts, truncated) the episode was cut after this step, by a time limit for example
+dones              [N]        (done) either, where one of them is missing: the environment ended it, unless the other says not
+next_observations  [N, obs]   optional (next_obs); else an episode's last observation also stands for the one after its last
+                              action
+successes          [N] or one per episode, optional (success, is_success, infos/success, infos/is_success)
+
+Other names are given as options, with slashes for groups: observations=data/state actions=u dones=end. none leaves a field
+out: truncations=none where no episode is cut, rewards=none. What is not used of the file is said.
 
 id           the dataset's id, (namespace/)name-vN
-env_id       the Gymnasium environment to evaluate in (default: guessed from D4RL's file names; none: there is none)
+env_id       the Gymnasium environment to evaluate in, or module:Id where a module registers it (default: guessed from D4RL's
+             file names; none: there is none)
 action_low   the bounds of the action space, one number or one per dimension, with commas
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates
@@ -24,25 +30,26 @@ description  what Minari is to say of it (default: the file's name); likewise au
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iwbc.commands import Option, boolean, one_of, parse, run
-from iwbc.data.array_files import open_steps
-from iwbc.data.arrays import describe, episodes
+from iwbc.data.array_files import NAMES, open_steps
+from iwbc.data.arrays import describe, ends_of, episodes
 from iwbc.data.d4rl_source import choose_env_id
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
 
 
 def convert(
     path: Path,
     id: str,
     *,
+    names: Mapping[str, str] | None = None,
     env_id: str | None = None,
     action_low: Sequence[float] | None = None,
     action_high: Sequence[float] | None = None,
@@ -52,11 +59,16 @@ def convert(
     author: str | None = None,
     algorithm_name: str | None = None,
 ) -> Trajectories:
-    """Write the file's episodes as the local Minari dataset `id`, and load it."""
-    with open_steps(path) as steps:
+    """Write the file's episodes as the local Minari dataset `id`, and load it.
+
+    names: what the file calls a field, such as {"observations": "data/state"}; "none" leaves it out. What is not used of the
+    file is a DataWarning. Raises UserError where the file is not fit to train on.
+    """
+    with open_steps(path, names) as steps:
         info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)
-        ends = int((steps.terminations[:].astype(bool) | steps.truncations[:].astype(bool)).sum())
-        whole = tracked(episodes(steps, id, unfinished), f"Converting {path.name}", ends)
+        if steps.unused:
+            warn(f"dataset {id}: {steps.unused}")
+        whole = tracked(episodes(steps, id, unfinished), f"Converting {path.name}", len(ends_of(steps, id)[0]))
         write_minari(
             info,
             whole,
@@ -70,13 +82,20 @@ def convert(
 
 def _bound(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in text.strip("[]").split(",")]
     except ValueError:
         raise ValueError("must be a number, or several with commas between") from None
 
 
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("give the array's name in the file, or none")
+    return text
+
+
 OPTIONS = {
     "id": Option(),
+    **{field: Option(_name, None) for field in NAMES},
     "env_id": Option(default=None),
     "action_low": Option(_bound, None),
     "action_high": Option(_bound, None),
@@ -89,12 +108,21 @@ OPTIONS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    paths = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    paths = [argument for argument in arguments if _is_path(argument)]
     if len(paths) != 1:
         raise UserError(f"need one file to convert, not {len(paths)} (see --help)")
     chosen = parse([argument for argument in arguments if argument not in paths], OPTIONS)
-    made = convert(Path(paths[0]), **chosen)
+    names = {field: name for field in NAMES if (name := chosen.pop(field))}
+    made = convert(Path(paths[0]).expanduser(), names=names, **chosen)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
+
+
+def _is_path(argument: str) -> bool:
+    """Whether it names a file, which may hold a =, as in lr=0.1/demo.npz."""
+    key, equals, _ = argument.partition("=")
+    if not equals:
+        return not argument.startswith("-")
+    return key not in OPTIONS and (argument.endswith((".npz", ".hdf5", ".h5")) or Path(argument).expanduser().exists())
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy.typing as npt
+
 from iwbc.data.array_files import open_steps
 from iwbc.data.arrays import describe, episodes
-from iwbc.data.packed import fingerprint_of, load_or_pack, packed_folder
+from iwbc.data.packed import bounds_option, fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
 # Bump when reading the same file gives other episodes than before.
-_READER = 1
+_READER = 2
 _ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5", "ant": "Ant-v5"}
 
 
@@ -34,11 +36,19 @@ def choose_env_id(path: Path, env_id: str | None) -> str | None:
     return guess_env_id(path) if env_id is None else None if env_id == "none" else env_id
 
 
-def load(path: str | Path, unfinished: str = "keep", clip_actions: bool = False, env_id: str | None = None) -> Trajectories:
+def load(
+    path: str | Path,
+    unfinished: str = "keep",
+    clip_actions: bool = False,
+    env_id: str | None = None,
+    action_low: npt.ArrayLike | None = None,
+    action_high: npt.ArrayLike | None = None,
+) -> Trajectories:
     """Load a file through its packed cache, which lies beside it (or among the user's caches, where it cannot be written).
 
     `unfinished` says what becomes of a last episode without an end: "keep" or "drop". `env_id` is the environment of the
-    data, None to guess it from the file's name, "none" for none. Raises UserError where the file is not fit to train on.
+    data, None to guess it from the file's name, "none" for none. action_low and action_high: the bounds of actions, a number or
+    one for each dimension; None: the environment's, or else ±1. Raises UserError where the file is not fit to train on.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -47,7 +57,8 @@ def load(path: str | Path, unfinished: str = "keep", clip_actions: bool = False,
 
     def build() -> tuple[Iterator[Episode], DatasetInfo]:
         with open_steps(path) as steps:
-            info = describe(path.name, steps, chosen)
+            info = describe(path.name, steps, chosen, action_low, action_high)
+            info.notes.extend([steps.unused] if steps.unused else [])
 
         def read() -> Iterator[Episode]:
             with open_steps(path) as steps:
@@ -55,6 +66,8 @@ def load(path: str | Path, unfinished: str = "keep", clip_actions: bool = False,
 
         return read(), info
 
-    options = (clip_actions and "clipped", unfinished == "drop" and "finished", env_id)
+    bounds = bounds_option(action_low, action_high)
+    named = env_id and re.sub(r"[^\w-]", "_", env_id)
+    options = (clip_actions and "clipped", unfinished == "drop" and "finished", named, bounds)
     folder = packed_folder(path.parent, f"{path.name}.packed", *options)
-    return load_or_pack(folder, fingerprint_of([path], _READER), build, clip_actions=clip_actions)
+    return load_or_pack(folder, fingerprint_of([path], _READER, env_id), build, clip_actions=clip_actions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +20,30 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
 
     match = DATASET_ID_RE.fullmatch(dataset_id or "")
     if dataset_id is not None and not (match and match["version"]):
-        raise UserError(f"dataset {dataset_id}: not an id; ids look like mujoco/hopper/medium-v0: (namespace/)name-vN")
+        raise UserError(
+            f"dataset {dataset_id}: not an id; ids look like mujoco/hopper/medium-v0: (namespace/)name-vN{_hint(dataset_id)}"
+        )
     try:
-        return Path(get_dataset_path(dataset_id))
+        folder = Path(get_dataset_path(dataset_id))
+        folder.exists()  # which not every name can
+        return folder
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"dataset {dataset_id}: its id is too long for the name of a folder") from None
         where = os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")
         raise UserError(f"MINARI_DATASETS_PATH={where}: cannot be used ({error.strerror})") from None
+
+
+def _hint(name: str) -> str:
+    """What to do with a name that is no id."""
+    path = Path(name).expanduser()
+    if path.suffix in (".npz", ".hdf5", ".h5"):
+        return f"; make a dataset of the arrays in a file: iwbc convert {name} id=my/{path.stem}-v0, then load that id"
+    if path.suffix and path.is_file():
+        return "; iwbc convert makes a dataset of the arrays in an npz or HDF5 file, or iwbc.from_arrays of arrays"
+    if re.match(r"[-\w]/[-\w]+-v\d+$", name):
+        return ", with a namespace of at least two letters"
+    return "; this is a folder, a dataset in it has the id of its place below MINARI_DATASETS_PATH" if path.is_dir() else ""
 
 
 def make_once(dataset_id: str, make: Callable[[], None]) -> None:

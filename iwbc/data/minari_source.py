@@ -11,11 +11,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 
+from iwbc.data.checks import action_bounds
 from iwbc.data.hdf5 import check_size
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
-from iwbc.data.packed import fingerprint_of, joined, load_or_pack, packed_folder
+from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
@@ -28,25 +30,32 @@ from iwbc.spaces import ordered, parts
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
 _READER = 2
-_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+_FIELDS = ("actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
 
 
 def load(
-    dataset_id: str, clip_actions: bool = False, unfinished: str = "keep", observation_keys: Sequence[str] = ()
+    dataset_id: str,
+    clip_actions: bool = False,
+    unfinished: str = "keep",
+    observation_keys: Sequence[str] = (),
+    action_low: npt.ArrayLike | None = None,
+    action_high: npt.ArrayLike | None = None,
 ) -> Trajectories:
     """Load a Minari dataset through its packed cache, which lies beside the data; download it first if need be.
 
     dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` says what becomes of episodes that
     neither terminate nor truncate: "keep" or "drop". observation_keys: which parts of Dict observations to use, all where it is
-    empty; policies are then evaluated with those alone.
+    empty; policies are then evaluated with those alone. action_low, action_high: the bounds of actions, a number or one for
+    each dimension, instead of the dataset's.
 
     Raises UserError where the dataset is missing and cannot be had, damaged, not one of vectors (flattened if need be) and
     continuous actions, or its parts do not belong together.
     """
     if "+" in dataset_id:
-        each = [load(one, clip_actions, unfinished, observation_keys) for one in dataset_id.split("+")]
+        choices = (clip_actions, unfinished, observation_keys, action_low, action_high)
+        each = [load(one, *choices) for one in dataset_id.split("+")]
         return joined(dataset_id, each, dataset_folder(dataset_id.split("+")[0]))
     folder = dataset_folder(dataset_id)
     if not folder.exists():
@@ -55,13 +64,14 @@ def load(
     if not (data / "metadata.json").is_file():
         raise UserError(f"dataset {dataset_id}: {data} holds no dataset; delete {folder} and download or make it again")
     files = [path for path in data.rglob("*") if path.is_file()]
-    keys = sorted(observation_keys)
+    keys = sorted([observation_keys] if isinstance(observation_keys, str) else observation_keys)
     only = keys and "only-" + re.sub(r"[^\w-]", "_", "-".join(keys))
-    options = (clip_actions and "clipped", unfinished == "drop" and "finished", only or None)
+    bounds = bounds_option(action_low, action_high)
+    options = (clip_actions and "clipped", unfinished == "drop" and "finished", only or None, bounds)
     return load_or_pack(
         packed_folder(folder, "packed", *options),
         fingerprint_of(files, _READER, *keys),
-        lambda: _read(dataset_id, data, unfinished, keys),
+        lambda: _read(dataset_id, data, unfinished, keys, action_low, action_high),
         clip_actions=clip_actions,
     )
 
@@ -73,7 +83,14 @@ def _obtain(dataset_id: str) -> None:
     download(dataset_id)
 
 
-def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> tuple[Iterator[Episode], DatasetInfo]:
+def _read(
+    dataset_id: str,
+    data: Path,
+    unfinished: str,
+    keys: Sequence[str],
+    action_low: npt.ArrayLike | None,
+    action_high: npt.ArrayLike | None,
+) -> tuple[Iterator[Episode], DatasetInfo]:
     try:
         metadata = read_json(data / "metadata.json")
     except ValueError as error:
@@ -103,29 +120,50 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
     actions, observations = dataset.action_space, dataset.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
         raise UserError(f"dataset {dataset_id}, actions: need a vector of continuous actions (a 1-D Box), not {actions}")
-    reason = _not_a_vector(observations)
-    if reason:
-        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
     if keys:
         observations = _only(dataset_id, observations, keys)
         if environment is not None:
             chosen = Wrapper("FilterObservation", {"filter_keys": list(keys)})
             environment = replace(environment, wrappers=(*environment.wrappers, chosen))
+    reason = _not_a_vector(observations)
+    if reason:
+        there = isinstance(observations, gym.spaces.Dict) and len(observations.spaces) > 1
+        others = "; dataset.observation_keys=[…] chooses others" if there else ""
+        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}{others}")
+    low, high = action_bounds(
+        dataset_id,
+        actions.shape[0],
+        actions.low if action_low is None else action_low,
+        actions.high if action_high is None else action_high,
+    )
     info = DatasetInfo(
         id=dataset_id,
         environment=environment,
-        action_low=actions.low.astype(float).tolist(),
-        action_high=actions.high.astype(float).tolist(),
+        action_low=low.tolist(),
+        action_high=high.tolist(),
         reference_scores=scores,
         observation_parts=parts(observations),
+        notes=_notes(metadata),
     )
     return _episodes(dataset_id, dataset, ordered(observations), unfinished), info
+
+
+def _notes(metadata: dict[str, Any]) -> list[str]:
+    """What was said of the data as it was written: printable text, whoever wrote it."""
+    notes = metadata.get("notes")
+    return (
+        ["".join(filter(str.isprintable, note))[:500] for note in notes if isinstance(note, str)]
+        if isinstance(notes, list)
+        else []
+    )
 
 
 def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
     """The Dict space of some of a Dict's keys."""
     there = list(space.spaces) if isinstance(space, gym.spaces.Dict) else []
     if missing := [key for key in keys if key not in there]:
+        if (top := missing[0].partition("/")[0]) in there:
+            raise UserError(f"dataset.observation_keys: {missing[0]} is a part of {top}; only the whole of {top} can be chosen")
         has = f"only {', '.join(there)}" if there else f"no keys: they are {space}"
         raise UserError(f"dataset.observation_keys: {dataset_id} has no {missing[0]} among its observations, {has}")
     assert isinstance(space, gym.spaces.Dict)
@@ -162,50 +200,45 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
 
 def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) -> Iterator[Episode]:
     plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    index = -1
+    index = 0
     try:
-        whole = tracked(_in_turns(dataset, plain), f"Reading {dataset_id}", dataset.total_episodes)
-        for index, data in enumerate(whole):
+        for data in tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
-            if unfinished == "drop" and not (terminated or truncated):
-                continue
-            observations = data.observations if plain else _flatten(space, data.observations)
-            steps = len(data.rewards)
-            if len(observations) != steps + 1:
-                raise UserError(
-                    f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
-                    "rewards; Minari episodes have one observation more than steps"
-                )
-            yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, _success(data.infos))
+            if terminated or truncated or unfinished == "keep":
+                observations = data.observations if plain else _flatten(space, data.observations)
+                steps = len(data.rewards)
+                if len(observations) != steps + 1:
+                    raise UserError(
+                        f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
+                        "rewards; Minari episodes have one observation more than steps"
+                    )
+                success = _success(data.infos)
+                yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success)
+            index += 1
     except _DAMAGE as error:
         raise UserError(
-            f"dataset {dataset_id}, episode {index + 1}: cannot be read ({_line(error)}); delete the dataset and download or "
+            f"dataset {dataset_id}, episode {index}: cannot be read ({_line(error)}); delete the dataset and download or "
             "make it again"
         ) from None
 
 
-def _in_turns(dataset: Any, plain: bool) -> Iterator[Any]:
-    """All episodes, the files opened anew every so often: HDF5 keeps what it knows of each episode as long as they are
-    open, which would come to more memory than the data."""
-    read = _read_hdf5 if plain and dataset.storage.metadata["data_format"] == "hdf5" else _read_any
+def _in_turns(dataset: Any, space: gym.Space) -> Iterator[Any]:
+    """All episodes, with those observations alone that are in `space`; the files opened anew every so often: HDF5 keeps what it
+    knows of each episode as long as they are open, which would come to more memory than the data."""
+    read = _read_hdf5 if dataset.storage.metadata["data_format"] == "hdf5" else _read_arrow
     for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
-        yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)))
+        yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)), space)
 
 
-def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
+def _read_arrow(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+    from minari.dataset.episode_data import EpisodeData
+
     data = dataset.storage.data_path
-    if dataset.storage.metadata["data_format"] == "arrow":
-        for index in indices:  # all of them first: they are read ahead
-            _check_arrow(data, index)
-        yield from dataset.iterate_episodes(indices)
-    else:
-        import h5py
-
-        episodes = dataset.iterate_episodes(indices)
-        with h5py.File(data / "main_data.hdf5", "r") as file:
-            for index in indices:
-                _check_sizes(file.id, f"episode_{index}".encode())
-                yield next(episodes)
+    for index in indices:  # all of them first: they are read ahead
+        _check_arrow(data, index)
+    # Decodes what is in the space, and nothing beside it.
+    storage = type(dataset.storage)(data, space, dataset.action_space)
+    yield from (EpisodeData(**fields) for fields in storage.get_episodes(indices))
 
 
 def _check_arrow(data: Path, index: int) -> None:
@@ -219,37 +252,36 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _check_sizes(parent: Any, name: bytes) -> None:
-    """`check_size` of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
-    from h5py import h5d, h5g, h5o
-
-    part = h5o.open(parent, name)
-    if isinstance(part, h5g.GroupID):
-        for own in part:
-            _check_sizes(part, own)
-    elif isinstance(part, h5d.DatasetID):
-        check_size(part)
-
-
-def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
-    """The same for plain vectors in HDF5, at half the time: the file's layout is part of Minari's standard."""
+def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+    """As Minari's own, at half the time, and only what is asked for: the file's layout is part of Minari's standard."""
     import h5py
     from h5py import h5d, h5g, h5s
     from minari.dataset.episode_data import EpisodeData
 
-    def read(dataset: Any) -> np.ndarray:
+    def read(group: Any, name: str) -> np.ndarray:
+        dataset = h5d.open(group, name.encode())
         check_size(dataset)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
+    def structured(group: Any, name: str, space: gym.Space) -> Any:
+        if isinstance(space, gym.spaces.Dict):
+            below = h5g.open(group, name.encode())
+            return {key: structured(below, key, part) for key, part in space.spaces.items()}
+        if isinstance(space, gym.spaces.Tuple):
+            below = h5g.open(group, name.encode())
+            return tuple(structured(below, f"_index_{i}", part) for i, part in enumerate(space.spaces))
+        return read(group, name)
+
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
             group = h5g.open(file.id, f"episode_{index}".encode())
-            fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
-            yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
+            labels = {key: read(infos, key) for key in SUCCESS_KEYS if key.encode() in infos}
+            observations = structured(group, "observations", space)
+            fields = {name: read(group, name) for name in _FIELDS}
+            yield EpisodeData(id=index, observations=observations, infos=labels, **fields)
 
 
 def _not_a_vector(space: gym.Space) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import itertools
@@ -18,6 +19,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec
 
 from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
@@ -61,14 +64,11 @@ def write_minari(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
             env = _environment(info, first)
-            width, dtype = first.observations.shape[1], np.dtype(first.observations.dtype)
-            plain = env is not None and isinstance(env.observation_space, gym.spaces.Box)
-            low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
             storage = MinariStorage.new(
                 building / "data",
-                observation_space=env.observation_space if env and plain else gym.spaces.Box(-np.inf, np.inf, (width,), dtype),
-                action_space=env.action_space if env else gym.spaces.Box(low, high, dtype=np.float32),
-                env_spec=env.spec if env else None,
+                observation_space=_observation_space(env, first),
+                action_space=_action_space(env, info),
+                env_spec=_spec(env),
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
             file = building / "data" / "main_data.hdf5"
@@ -95,6 +95,45 @@ def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
     return env
 
 
+def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:
+    """How the environment is made, without functions, which no file can hold. Raises UserError where it needs them."""
+    if env is None or env.spec is None:
+        return None
+    spec = copy.copy(env.spec)
+    if callable(entry := spec.entry_point):
+        spec.entry_point = f"{entry.__module__}:{getattr(entry, '__qualname__', type(entry).__qualname__)}"
+    if callable(spec.vector_entry_point):
+        spec.vector_entry_point = None
+    try:
+        spec.to_json()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"environment {spec.id}: cannot be kept with the data ({error})") from None
+    return spec
+
+
+def _observation_space(env: gym.Env[Any, Any] | None, first: Episode) -> gym.spaces.Box:
+    """The environment's, where that is of vectors as they are written, or else one without bounds."""
+    space = env and env.observation_space
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f":
+        return space
+    return gym.spaces.Box(-np.inf, np.inf, first.observations.shape[1:], _floating(first.observations).type)
+
+
+def _action_space(env: gym.Env[Any, Any] | None, info: DatasetInfo) -> gym.spaces.Box:
+    """The environment's, unless the bounds are others."""
+    if env is not None:
+        assert isinstance(env.action_space, gym.spaces.Box)
+        if (env.action_space.low == info.action_low).all() and (env.action_space.high == info.action_high).all():
+            return env.action_space
+    low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32)
+
+
+def _floating(array: npt.NDArray[Any]) -> np.dtype[Any]:
+    """The type that an array is written as: float32 where that holds all of its type's values, or else float64."""
+    return np.dtype(np.float32 if np.can_cast(array.dtype, np.float32) else np.float64)
+
+
 def _metadata(
     info: DatasetInfo, env: gym.Env[Any, Any] | None, description: str, author: str | None, algorithm_name: str | None
 ) -> dict[str, Any]:
@@ -104,12 +143,14 @@ def _metadata(
         "description": description,
         "requirements": [f"gymnasium[mujoco]=={gym.__version__}"] if env else [],
     }
-    if env is not None and env.spec is not None:
-        metadata["eval_env_spec"] = env.spec.to_json()
+    if (spec := _spec(env)) is not None:
+        metadata["eval_env_spec"] = spec.to_json()
     if author:
         metadata["author"] = {author}
     if algorithm_name:
         metadata["algorithm_name"] = algorithm_name
+    if info.notes:
+        metadata["notes"] = info.notes
     if info.reference_scores:
         metadata |= {
             "ref_min_score": info.reference_scores.random,
@@ -168,9 +209,10 @@ def _buffer(episode: Episode) -> Any:
     ends = np.zeros((2, steps), np.bool_)
     ends[0 if episode.terminated else 1, -1] = True
     success = None if episode.success is None else {"success": np.full(steps + 1, episode.success)}
+    observations = np.concatenate([episode.observations, episode.final_observation[None]])
     return EpisodeBuffer(
-        observations=np.concatenate([episode.observations, episode.final_observation[None]]),  # type: ignore[arg-type]
-        actions=episode.actions,  # type: ignore[arg-type]
+        observations=observations.astype(_floating(observations), copy=False),  # type: ignore[arg-type]
+        actions=episode.actions.astype(_floating(episode.actions), copy=False),  # type: ignore[arg-type]
         rewards=episode.rewards,  # type: ignore[arg-type]
         terminations=ends[0],  # type: ignore[arg-type]
         truncations=ends[1],  # type: ignore[arg-type]

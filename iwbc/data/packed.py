@@ -72,7 +72,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
-        notes: list[str] = []
+        notes = [*info.notes]
         meta = _write(checked(episodes, info, clip_actions, notes), info, building)
         meta["info"]["notes"] = notes
         meta["fingerprint"] = fingerprint
@@ -204,7 +204,7 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
         if what := difference(each[0], other):
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
     fingerprint = hashlib.sha256(" ".join(one.content_hash for one in each).encode()).hexdigest()
-    info = dataclasses.replace(first, id=dataset_id)
+    info = dataclasses.replace(first, id=dataset_id, notes=[])  # each gives its own
     episodes = (one[index] for one in each for index in range(len(one)))
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
@@ -229,6 +229,14 @@ def packed_folder(parent: Path, name: str, *options: str | Literal[False] | None
         return parent / name
     key = hashlib.sha256(str(parent.resolve()).encode()).hexdigest()[:16]
     return cache_folder() / "packed" / key / name
+
+
+def bounds_option(low: npt.ArrayLike | None, high: npt.ArrayLike | None) -> str | None:
+    """The option of a cache whose dataset's bounds of actions are the user's."""
+    if low is None and high is None:
+        return None
+    plain = repr([None if bound is None else np.asarray(bound).tolist() for bound in (low, high)])
+    return f"bounds-{hashlib.sha256(plain.encode()).hexdigest()[:16]}"
 
 
 def fingerprint_of(files: Iterable[Path], *options: object) -> str:

@@ -15,6 +15,7 @@ def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Ite
         yield from items
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
-    yield from track(items, description, total, console=Console(stderr=True), transient=True)
+    yield from track(items, escape(description), total, console=Console(stderr=True), transient=True)

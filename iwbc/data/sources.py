@@ -53,9 +53,11 @@ def load_dataset(
                 )
             return _published(minari_source.load(demonstrations.ensure(env_id, dataset)))
         case settings.Minari():
-            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished, dataset.observation_keys)
+            bounds = dataset.action_low, dataset.action_high
+            return minari_source.load(dataset.id, dataset.clip_actions, dataset.unfinished, dataset.observation_keys, *bounds)
         case settings.D4RL():
-            return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id)
+            bounds = dataset.action_low, dataset.action_high
+            return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id, *bounds)
 
 
 def _published(trajectories: Trajectories) -> Trajectories:

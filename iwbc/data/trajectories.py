@@ -161,6 +161,11 @@ class Trajectories:
         return np.add.reduceat(self.rewards, self.offsets[:-1], dtype=np.float64)
 
     @cached_property
+    def return_rounding(self) -> npt.NDArray[np.float64]:
+        """How far each return may lie from what it was before its rewards were rounded to float32, [n]."""
+        return 2.0**-23 * np.add.reduceat(np.abs(self.rewards), self.offsets[:-1], dtype=np.float64)
+
+    @cached_property
     def observation_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and standard deviation of every observation entry over all steps, [obs] each; a constant entry gets std 1."""
         # Merged block by block (Chan et al. 1983), so that a memory-mapped dataset is not copied.
