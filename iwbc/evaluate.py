@@ -44,7 +44,6 @@ def main(arguments: Sequence[str]) -> None:
     seed = config.eval.seed if given["seed"] is None else given["seed"]
     backend = given["backend"] or config.eval.backend
     evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
-    evaluator.check_sizes(policy.spaces.observation_size, len(policy.spaces.action_low), "of the policy")
     env = environment_name(environment.id, backend)
     console = Console()
     chosen = dataclasses.replace(config.eval, action=given["action"] or config.eval.action)

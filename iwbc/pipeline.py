@@ -23,7 +23,7 @@ from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
 from iwbc.page import write_page
-from iwbc.policies.spec import imported, policy_factory
+from iwbc.policies.spec import imported, policy_factory, spaces_of
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
@@ -163,7 +163,7 @@ def _evaluator(
             raise
         console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
         return None, scores
-    evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
+    evaluator.check_spaces(spaces_of(trajectories), f"dataset {info.id}")
     return evaluator, scores
 
 

@@ -3,7 +3,8 @@
 Names (D4RL's in brackets), N steps of episodes end to end:
 
 observations [N, obs], actions [N, act], rewards [N], terminations (terminals) [N], truncations (timeouts) [N];
-optional: next_observations [N, obs] and successes [N] or [episodes] (or infos/success, infos/is_success).
+optional: next_observations [N, obs] and successes [N] or [episodes] (or infos/success, infos/is_success; where both are
+there, a success by either).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.data.arrays import Steps
+from iwbc.data.arrays import Steps, flags
 from iwbc.data.hdf5 import check_size
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
@@ -27,10 +28,8 @@ _REQUIRED = {
     "terminations": ("terminations", "terminals"),
     "truncations": ("truncations", "timeouts"),
 }
-_OPTIONAL = {
-    "next_observations": ("next_observations",),
-    "successes": ("successes", "infos/success", "infos/is_success"),
-}
+_INFOS = ("infos/success", "infos/is_success")
+_OPTIONAL = {"next_observations": ("next_observations",), "successes": ("successes", *_INFOS)}
 
 
 @contextlib.contextmanager
@@ -48,11 +47,21 @@ def open_steps(path: Path) -> Iterator[Steps]:
         arrays: dict[str, Any] = {}
         for field, names in (_REQUIRED | _OPTIONAL).items():
             name = next(iter(known[field]), None)
-            if name is not None:
+            if known[field] == list(_INFOS):
+                arrays[field] = _either(path, source)
+            elif name is not None:
                 arrays[field] = _read(path, source, name)
             elif field in _REQUIRED:
                 raise UserError(f"{path}: has no {' or '.join(names)}; the file holds {', '.join(sorted(there)) or 'nothing'}")
         yield Steps(**arrays)
+
+
+def _either(path: Path, source: Any) -> Any:
+    """Labels of both names: a success where either says so."""
+    one, other = (flags(path.name, name, _read(path, source, name)) for name in _INFOS)
+    if len(one) != len(other):
+        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(one)} and {len(other)} labels; keep one of them")
+    return one | other
 
 
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:

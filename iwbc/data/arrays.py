@@ -190,7 +190,7 @@ def _check_shapes(name: str, steps: Steps) -> None:
 
 def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
     """The episodes, each read when its turn comes. `unfinished` says what becomes of a last one without an end."""
-    terminated, truncated = (_flags(name, field, getattr(steps, field)) for field in ("terminations", "truncations"))
+    terminated, truncated = (flags(name, field, getattr(steps, field)) for field in ("terminations", "truncations"))
     ends = np.flatnonzero(terminated | truncated) + 1
     if unfinished == "keep" and (len(ends) == 0 or ends[-1] < len(terminated)):
         ends = np.append(ends, len(terminated))
@@ -209,7 +209,8 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
         start = end
 
 
-def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
+def flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
+    """Read a field of trues and falses as [n]. Raises UserError for a value that is neither."""
     try:
         values = np.asarray(array[:]).reshape(-1)
     except NUMPY_DAMAGE as error:
@@ -224,7 +225,7 @@ def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
 def _successes(array: Any, name: str, ends: npt.NDArray[np.int64], steps: int) -> npt.NDArray[np.bool_] | None:
     if array is None:
         return None
-    labels = _flags(name, "successes", array)
+    labels = flags(name, "successes", array)
     if len(labels) == steps:
         return np.array([labels[start:end].any() for start, end in zip([0, *ends[:-1]], ends, strict=True)])
     if len(labels) != len(ends):
