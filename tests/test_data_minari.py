@@ -155,6 +155,56 @@ def test_infos_label_success(key: str, data_format: str, datasets: Path) -> None
     assert successes.tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([False, np.True_, False], [0.0, 1.0, 0.0], np.array([0, 1, 0], np.int8), np.array([[0], [1], [0]]), [-0.0, 1.0, 1.0]),
+        np.array([[0.0], [0.0], [1.0]], np.float32),
+    ],
+)
+def test_labels_of_any_number_type(values: Any, data_format: str, datasets: Path) -> None:
+    infos = [np.asarray(values), np.zeros_like(np.asarray(values))]
+    buffers = [buffer(VECTOR, 2, i, infos={"success": info}) for i, info in enumerate(infos)]
+    successes = load(create(buffers, data_format=data_format)).successes
+    assert successes is not None
+    assert successes.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("key", ["success", "is_success"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([np.nan, 1.0, 1.0], [0.0, 0.3, 1.0], [0, -1, 1], [0, 2, 1], [np.inf, 0.0, 1.0], ["no", "false", "true"]),
+        np.array([[True, False], [False, False], [True, True]]),
+    ],
+)
+def test_infos_that_are_no_labels_are_refused(values: Any, key: str, data_format: str, datasets: Path) -> None:
+    infos = [np.array([True, False, False]), np.asarray(values)]
+    buffers = [buffer(VECTOR, 2, i, infos={key: info}) for i, info in enumerate(infos)]
+    try:
+        name = create(buffers, data_format=data_format)
+    except TypeError:
+        pytest.skip("Minari itself does not write these")
+    with pytest.raises(
+        UserError, match=rf"^dataset {name}, episode 1, infos row [01]: its info says {key}=.*; a success label is"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_either_key_makes_an_episode_a_success(plain: bool, data_format: str, datasets: Path) -> None:
+    space = VECTOR if plain else gym.spaces.Dict({"a": VECTOR})
+    said = [(False, True), (True, False), (False, False)]
+    infos = [{"success": np.full(3, one), "is_success": np.full(3, other)} for one, other in said]
+    buffers = [buffer(space, 2, i, infos=info) for i, info in enumerate(infos)]
+    successes = load(create(buffers, data_format=data_format)).successes
+    assert successes is not None
+    assert successes.tolist() == [True, True, False]
+
+
 def test_unfinished_episodes_are_dropped_on_request(datasets: Path) -> None:
     buffers = three()
     buffers[1] = buffer(VECTOR, 1, 1, truncations=np.array([False]))
