@@ -38,6 +38,8 @@ def checked(
     if labelled not in (0, count):
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
+    if notes is not None and (note := bounds.note()):
+        notes.append(note)
 
 
 def difference(one: Trajectories, other: Trajectories) -> str | None:
@@ -93,10 +95,12 @@ class ActionBounds:
         self.id = info.id
         self.low, self.high = np.asarray(info.action_low), np.asarray(info.action_high)
         self.outside, self.total, self.farthest = 0, 0, 0.0
+        self.lowest, self.highest = np.full(len(self.low), np.inf), np.full(len(self.low), -np.inf)
 
     def watch(self, actions: npt.NDArray[np.floating]) -> None:
         """Count the actions [T, act] outside the bounds, beyond float32's rounding."""
         self.total += len(actions)
+        self.lowest, self.highest = np.minimum(self.lowest, actions.min(0)), np.maximum(self.highest, actions.max(0))
         excess = np.maximum(self.low - actions, actions - self.high)
         if excess.max() <= 0.0:
             return
@@ -116,3 +120,15 @@ class ActionBounds:
                 f"dataset {self.id}, actions: {self.outside:,} of {self.total:,} lie outside the action space, by up to "
                 f"{self.farthest:.3g}; correct the data, or clip it with the option clip_actions=true"
             )
+
+    def note(self) -> str | None:
+        """Say where watched actions look as if they had been scaled to ±1, and the action space has other bounds."""
+        scaled = np.allclose(self.lowest, -1.0, rtol=0.0, atol=1e-6) and np.allclose(self.highest, 1.0, rtol=0.0, atol=1e-6)
+        wider = np.isfinite(self.low) & np.isfinite(self.high) & ((self.low < -1.001) | (self.high > 1.001))
+        if not scaled or not wider.any():
+            return None
+        first = int(np.argmax(wider))
+        return (
+            f"its actions reach from -1 to 1 and no further, while its action space is {self.low[first]:g} … "
+            f"{self.high[first]:g}; where they were scaled to ±1, scale them back, since policies act in the units of the data"
+        )

@@ -63,11 +63,14 @@ def write_minari(
             env = _environment(info, first)
             width, dtype = first.observations.shape[1], np.dtype(first.observations.dtype)
             plain = env is not None and isinstance(env.observation_space, gym.spaces.Box)
-            low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
+            low, high = np.asarray(info.action_low), np.asarray(info.action_high)
+            # Rounded bounds would not be the ones that the data was given.
+            exact = np.array_equal((low, high), np.asarray((low, high), np.float32))
+            bounds = np.float32 if exact else np.float64
             storage = MinariStorage.new(
                 building / "data",
                 observation_space=env.observation_space if env and plain else gym.spaces.Box(-np.inf, np.inf, (width,), dtype),
-                action_space=env.action_space if env else gym.spaces.Box(low, high, dtype=np.float32),
+                action_space=env.action_space if env else gym.spaces.Box(low.astype(bounds), high.astype(bounds), dtype=bounds),
                 env_spec=env.spec if env else None,
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
