@@ -115,8 +115,8 @@ def same(folder: Path, other: Path, *names: str) -> bool:
     return all((folder / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("how", ["reset", "step", "reward", "label"])
-@pytest.mark.parametrize("healthy", [0, 2, 4])  # the periodic evaluation, in its first and later episodes; the final one
+# In the first and the second episode of the periodic evaluation, and in those of the final one.
+@pytest.mark.parametrize(("how", "healthy"), [("reset", 0), ("step", 1), ("reward", 2), ("label", 4)])
 def test_what_is_trained_outlasts_an_evaluation_that_fails(how: str, healthy: int, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = fail(folder, how, healthy)
@@ -135,8 +135,7 @@ def test_what_is_trained_outlasts_an_evaluation_that_fails(how: str, healthy: in
     assert all(check.same for check in verify(folder)), verify(folder)
 
 
-@pytest.mark.parametrize("where", ["reset", "step"])
-@pytest.mark.parametrize("healthy", [0, 4])
+@pytest.mark.parametrize(("where", "healthy"), [("step", 0), ("reset", 4)])
 def test_a_process_that_an_environment_aborts_loses_nothing(
     where: str, healthy: int, environment: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def write_minari(
             low, high = np.asarray(info.action_low), np.asarray(info.action_high)
             # Rounded bounds would not be the ones that the data was given.
             exact = np.array_equal((low, high), np.asarray((low, high), np.float32))
-            bounds = np.float32 if exact else np.float64
+            bounds: Any = np.float32 if exact else np.float64
             storage = MinariStorage.new(
                 building / "data",
                 observation_space=env.observation_space if env and plain else gym.spaces.Box(-np.inf, np.inf, (width,), dtype),
