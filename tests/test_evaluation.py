@@ -393,7 +393,7 @@ def test_the_data_s_range_of_actions_must_be_the_environment_s(case: str, dtype:
 
 def of_arrays(bound: float, low: float = -1.0, high: float = 1.0) -> Trajectories:
     """Data whose actions reach ±bound, declared as low … high."""
-    actions = np.linspace(-bound, bound, 40).reshape(20, 2)
+    actions = np.repeat(np.linspace(-bound, bound, 20)[:, None], 2, axis=1)
     ends = np.arange(20) == 19
     return iwbc.from_arrays(np.zeros((20, 3)), actions, np.zeros(20), ends & False, ends, action_low=low, action_high=high)
 
