@@ -10,6 +10,8 @@ print(iwbc.evaluate(pi, "Hopper-v5", episodes=100).score)
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.2.0"
@@ -45,3 +47,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_PLACE])
+
+
+class _Package(ModuleType):
+    """A package whose functions stay in sight where a submodule has the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing iwbc.evaluate binds that module to its name in the package, and would hide the function.
+        if name not in _PLACE or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

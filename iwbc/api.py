@@ -66,8 +66,9 @@ def evaluate(
     reference returns are known, `.success_rate` the share that succeeds where the environment says so.
 
     environment: the id of one, or the data, for the one that it was recorded in. Episode e of a policy's seed always starts
-    from the same state. workers: processes that play besides this one. Raises UserError where the environment is not
-    installed or has other sizes.
+    from the same state. workers: processes that play besides this one. env_kwargs: what the environment is made with, beside
+    or instead of what the data says; render_mode is left out. Raises UserError where the environment is not installed, or has
+    other sizes, or another range of actions than the policy's data.
     """
     recorded = environment.info.environment if isinstance(environment, Trajectories) else environment
     if recorded is None:
@@ -76,8 +77,6 @@ def evaluate(
     scores = environment.info.reference_scores if isinstance(environment, Trajectories) else d4rl_scores(spec.id)
     evaluator = Evaluator(spec.changed(env_kwargs or {}), seed, workers, backend, scores)
     try:
-        spaces = policies.spaces
-        evaluator.check_sizes(spaces.observation_size, len(spaces.action_low), "of the policy")
         return evaluator.evaluate(policies, episodes, action)
     finally:
         evaluator.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,7 +18,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from iwbc.errors import UserError
 from iwbc.files import config_folder
-from iwbc.settings import ALGORITHMS, CURATIONS, DATASETS, POLICIES, Config, Env, Eval, Logger, OwnPolicy, Settings
+from iwbc.settings import (
+    ALGORITHMS,
+    CHANGEABLE,
+    CURATIONS,
+    DATASETS,
+    POLICIES,
+    Config,
+    Env,
+    Eval,
+    Logger,
+    OwnPolicy,
+    Settings,
+    to_plain,
+    training_part,
+)
 
 
 def compose(*overrides: str) -> Config:
@@ -66,6 +81,36 @@ def composed(settings: Sequence[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split("Config search path")[0].split())
         raise UserError(f"{' '.join(settings)}: {reason}") from None
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with `overrides`, arguments of `python -m iwbc.train`, of the groups that may change during a run.
+
+    Raises UserError for other settings and for what would change the training, and Hydra's exceptions for what is unknown.
+    """
+    if not overrides:
+        return config
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for one in parsed:
+        if one.key_or_group.split(".")[0] not in CHANGEABLE or one.is_sweep_override() or one.package is not None:
+            raise UserError(f"{one.input_line}: {_ONLY_CHANGEABLE}")
+    plain = OmegaConf.create(to_plain(config))
+    if choices := [one for one in parsed if one.key_or_group in CHANGEABLE]:
+        with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+            chosen = hydra.compose("train", [str(one.input_line) for one in choices])
+        for one in choices:
+            plain[one.key_or_group] = chosen[one.key_or_group]
+    OmegaConf.set_struct(plain, True)
+    ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in choices], plain)
+    found = validate(plain)
+    if training_part(found) != training_part(config):
+        raise UserError(f"{' '.join(overrides)}: the data was made for env.id={config.env.id}; {_ONLY_CHANGEABLE}")
+    return found
+
+
+_ONLY_CHANGEABLE = (
+    "a run that is continued may change what does not change its training: env.…, eval.… and logger.…; train again for others"
+)
 
 
 def validate(composed: DictConfig) -> Config:

@@ -27,6 +27,19 @@ PACKAGES = {
     "safety_gymnasium": "safety-gymnasium",
 }
 
+# Wrappers that change no observation, action or reward, by package: they check, count, record or show what is played.
+_WATCHERS = {
+    "gymnasium": {
+        *("AddWhiteNoise", "AutoResetWrapper", "Autoreset", "HumanRendering", "ObstructView", "OrderEnforcing"),
+        *("PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo", "RenderCollection"),
+    },
+    "imitation": {"RolloutInfoWrapper"},
+    "minari": {"DataCollector"},
+    "stable_baselines3": {"Monitor"},
+}
+# The wrapper whose observations are pictures, for which the environment must render.
+_RENDERS = "AddRenderObservation"
+
 
 @dataclass(frozen=True)
 class Wrapper:
@@ -56,6 +69,14 @@ class EnvironmentSpec:
     def of(environment: EnvironmentSpec | str) -> EnvironmentSpec:
         """A spec as it is, or that of an id alone."""
         return EnvironmentSpec(environment) if isinstance(environment, str) else environment
+
+    def to_play(self) -> EnvironmentSpec:
+        """The same without what only watches: wrappers that change nothing, and render_mode, which may open a window or end
+        the process where there is no display."""
+        wrappers = tuple(one for one in self.wrappers if one.name.removesuffix("V0") not in _WATCHERS.get(one.package, ()))
+        wrappers = tuple(dataclasses.replace(one, kwargs=one.kwargs and _unrendered(one.kwargs)) for one in wrappers)
+        renders = any(one.name == _RENDERS for one in wrappers)
+        return dataclasses.replace(self, kwargs=self.kwargs if renders else _unrendered(self.kwargs), wrappers=wrappers)
 
     def to_plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -113,6 +134,10 @@ def environment_spec(
         if recorded is None or recorded.id != name:
             recorded = EnvironmentSpec(name)
     return None if recorded is None else recorded.changed(kwargs, max_episode_steps, imports)
+
+
+def _unrendered(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "render_mode"}
 
 
 def _top(entry_point: Any) -> str | None:

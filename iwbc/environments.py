@@ -19,7 +19,7 @@ from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.interrupts import unheard
 from iwbc.processes import Remote
-from iwbc.spaces import ordered
+from iwbc.spaces import clipped, ordered
 
 
 def _mujoco_warning(message: str | bytes) -> None:
@@ -41,24 +41,29 @@ _WRAPPERS = {
 }
 
 
-def make_env(environment: EnvironmentSpec | str) -> gym.Env[Any, Any]:
-    """One environment registered with Gymnasium, by its spec or its id alone.
+def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Make an environment registered with Gymnasium, by its spec or its id alone, as it is played: without what the spec says
+    of rendering, for which `render_mode` alone counts, and without wrappers that only watch.
 
     Raises UserError where it is not installed, or cannot be made as the spec says.
     """
-    spec = EnvironmentSpec.of(environment)
+    spec = EnvironmentSpec.of(environment).to_play()
     if ":" in spec.id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
         raise UserError(
             f"environment {spec.id}: names a module to import; import it yourself, and give the name that it registers"
         )
     _register(spec)
-    limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
+    settings: dict[str, Any] = dict(spec.kwargs)
+    if spec.max_episode_steps is not None:
+        settings["max_episode_steps"] = spec.max_episode_steps
+    if render_mode is not None:
+        settings["render_mode"] = render_mode
     try:
         with contextlib.suppress(ImportError):
             with unheard():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
                 mujoco = importlib.import_module("mujoco")
             mujoco.set_mju_user_warning(_mujoco_warning)
-        env = gym.make(spec.id, disable_env_checker=True, **limit, **spec.kwargs)
+        env = gym.make(spec.id, disable_env_checker=True, **settings)
         for wrapper in spec.wrappers:
             env = _wrapped(env, wrapper)
         return env
@@ -99,8 +104,9 @@ def _remedy(spec: EnvironmentSpec) -> str:
 def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
     if wrapper.package != "gymnasium" or wrapper.name not in _WRAPPERS or wrapper.kwargs is None:
         raise UserError(
-            f"environment {env.spec.id if env.spec else env}: the data was recorded with the wrapper {wrapper.name}, which "
-            "cannot be made from a dataset; register an environment that has it, and name that with env.id=…"
+            f"environment {env.spec.id if env.spec else env}: the data was recorded with the wrapper {wrapper.name}, which may "
+            "change observations, actions or rewards, and cannot be made from a dataset; register, under an id of its own, an "
+            "environment that has it, and name that with env.id=…"
         )
     made: gym.Env[Any, Any] = getattr(importlib.import_module("gymnasium.wrappers"), wrapper.name)(env, **wrapper.kwargs)
     return made
@@ -117,12 +123,24 @@ class Results(NamedTuple):
     success: npt.NDArray[np.float32]
 
 
-def reported_success(info: Mapping[str, Any]) -> float:
-    """What an environment's info, or a whole episode's, says of success: 1, at any step, 0, or NaN."""
-    for key in SUCCESS_KEYS:
-        if key in info:
-            return float(np.any(info[key]))
-    return np.nan
+def reported_success(info: Mapping[str, Any], where: str) -> float:
+    """Read what a step's info says of success: 1 where any of SUCCESS_KEYS says so, 0, or NaN where none is there.
+
+    Raises UserError, which begins with `where`, for a value that is not true or false (1 or 0).
+    """
+    labels = [success_label(info[key], key, where) for key in SUCCESS_KEYS if key in info]
+    return float(any(labels)) if labels else np.nan
+
+
+def success_label(value: Any, key: str, where: str) -> bool:
+    """Read one label: true or false, 1 or 0, as such or as an array of one entry. Raises UserError for anything else."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    with contextlib.suppress(ValueError):  # of lists that make no array
+        array = np.asarray(value)
+        if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
+            return bool(array.item())
+    raise UserError(f"{where}: its info says {key}={value!r}; a success label is true or false (1 or 0)")
 
 
 class Environments(Protocol):
@@ -144,14 +162,14 @@ class LocalEnvironments:
     def __init__(self, environment: EnvironmentSpec | str) -> None:
         """Raises UserError where the environment is not installed or its actions are not a vector."""
         spec = EnvironmentSpec.of(environment)
-        self.id, self._make = spec.id, lambda: make_env(spec)
+        self.id, self._where, self._make = spec.id, f"environment {spec.id}", lambda: make_env(spec)
         self._envs = [self._make()]
         self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
-        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or actions.dtype.kind != "f":
             raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
-        self._low, self._high = actions.low, actions.high
+        self.action_space = actions
         self._plain = isinstance(self._space, gym.spaces.Box) and len(self._space.shape) == 1
-        self.observation_size, self.action_size = int(gym.spaces.flatdim(self._space)), len(self._low)
+        self.observation_size = int(gym.spaces.flatdim(self._space))
 
     def _vectors(self, observations: list[Any]) -> npt.NDArray[np.floating]:
         if not self._plain:
@@ -174,19 +192,19 @@ class LocalEnvironments:
             return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
-        clipped = np.clip(actions, self._low, self._high)
-        if np.isnan(clipped).any():
+        played = clipped(self.action_space, actions)
+        if np.isnan(played).any():
             raise UserError("the policy's action is not a number: training diverged")
         with self._named("step"):
             observations, rewards, terminated, truncated, infos = zip(
-                *[self._envs[i].step(action) for i, action in zip(indices.tolist(), clipped, strict=True)], strict=True
+                *[self._envs[i].step(action) for i, action in zip(indices.tolist(), played, strict=True)], strict=True
             )
             found = Results(
                 self._vectors(list(observations)),
                 np.array(rewards, np.float64),
                 np.array(terminated, np.bool_),
                 np.array(truncated, np.bool_),
-                np.array([reported_success(info) for info in infos], np.float32),
+                np.array([reported_success(info, self._where) for info in infos], np.float32),
             )
         if not np.isfinite(found.rewards).all() or found.rewards.ndim != 1:
             raise UserError(f"environment {self.id}: its reward is {rewards[0]}, not a finite number")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Results
 from iwbc.errors import UserError
+from iwbc.spaces import clipped
 
 _REMEDY = "use eval.backend=gymnasium (python -m iwbc.evaluate: backend=gymnasium)"
 # Not settings of an environment but of the pool, or (xml_file) a name among EnvPool's own files.
@@ -39,6 +40,7 @@ class EnvpoolEnvironments:
 
     def __init__(self, environment: EnvironmentSpec, threads: int) -> None:
         """Raises UserError where EnvPool is not installed, or lacks the environment (with vectors) or a setting of it."""
+        environment = environment.to_play()
         env_id = environment.id
         try:
             self._envpool = importlib.import_module("envpool")
@@ -64,8 +66,8 @@ class EnvpoolEnvironments:
         if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
             raise UserError(f"environment {env_id}: EnvPool's observations or actions are not vectors; {_REMEDY}")
         # float32 numbers, as in Gymnasium's spaces.
-        self._low, self._high = (np.asarray(bound, np.float32) for bound in (spec.action_space.low, spec.action_space.high))
-        self.observation_size, self.action_size = spec.observation_space.shape[0], spec.action_space.shape[0]
+        low, high = (np.asarray(bound, np.float32) for bound in (spec.action_space.low, spec.action_space.high))
+        self.action_space, self.observation_size = gym.spaces.Box(low, high), spec.observation_space.shape[0]
         self._pool: Any = None
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
@@ -76,7 +78,7 @@ class EnvpoolEnvironments:
         return observations
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
-        observations, rewards, terminated, truncated, _ = self._pool.step(np.clip(actions, self._low, self._high), indices)
+        observations, rewards, terminated, truncated, _ = self._pool.step(clipped(self.action_space, actions), indices)
         unknown = np.full(len(indices), np.nan, np.float32)  # none of its MuJoCo tasks has successes
         return Results(observations, rewards.astype(np.float64), terminated, truncated, unknown)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from iwbc.data.streams import Stream, generator
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
 from iwbc.envpool_environments import EnvpoolEnvironments
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
 from iwbc.policies.policy import Policy
+from iwbc.policies.spec import Spaces
 from iwbc.scores import ReferenceScores
 from iwbc.trained import Policies
 
@@ -105,20 +106,41 @@ class Evaluator:
         self._environments: Environments
         if backend == "envpool":
             pool = self._environments = EnvpoolEnvironments(spec, processes.threads())
-            self.sizes = pool.observation_size, pool.action_size
+            self.observation_size, self.action_space = pool.observation_size, pool.action_space
         else:
             local = LocalEnvironments(spec)
-            self.sizes = local.observation_size, local.action_size
+            self.observation_size, self.action_space = local.observation_size, local.action_space
             self._environments = WorkerEnvironments(spec, workers) if workers else local
         self._others_play = backend == "envpool" or workers > 0
 
-    def check_sizes(self, observation_size: int, action_size: int, dataset_id: str) -> None:
-        """Raise UserError unless the environment's observations and actions have the dataset's sizes."""
-        if self.sizes != (observation_size, action_size):
+    def check_spaces(self, spaces: Spaces, whose: str) -> None:
+        """Raise UserError unless the environment's observations and actions have these sizes, and its actions this range where
+        both are bounded. Where the data declares no bounds, actions of it beyond the environment's are a DataWarning."""
+        space, actions = self.action_space, len(spaces.action_low)
+        if (self.observation_size, *space.shape) != (spaces.observation_size, actions):
             raise UserError(
-                f"env {self.env_id}: has {self.sizes[0]} observations and {self.sizes[1]} actions, dataset {dataset_id} has "
-                f"{observation_size} and {action_size}; choose the env that the data was recorded in"
+                f"env {self.env_id}: has {self.observation_size} observations and {space.shape[0]} actions, {whose} has "
+                f"{spaces.observation_size} and {actions}; choose the env that the data was recorded in"
             )
+        declared = np.ones(actions, np.bool_) if spaces.action_bounded is None else np.array(spaces.action_bounded)
+        low, high = _above(spaces.action_low, space.low), _above(spaces.action_high, space.high)
+        if (differs := declared & ((low != 0) | (high != 0))).any():
+            raise UserError(
+                f"{self._ranges(spaces, whose, differs)}; give the data its true range where it is made (action_low=… "
+                "action_high=…, or env_id=…), or choose the environment that it was recorded in (env.id=…)"
+            )
+        if (beyond := ~declared & ((low < 0) | (high > 0))).any():
+            warn(f"{self._ranges(spaces, whose, beyond)}, of data that declares no bounds; what lies beyond is clipped in play")
+
+    def _ranges(self, spaces: Spaces, whose: str, differ: npt.NDArray[np.bool_]) -> str:
+        """Name both ranges of actions in the first dimension in which they differ."""
+        first = int(np.argmax(differ))
+        where = "" if differ.all() else f" in dimension {first}"
+        own, others = (
+            f"{low[first]:.7g} … {high[first]:.7g}"
+            for low, high in ((self.action_space.low, self.action_space.high), (spaces.action_low, spaces.action_high))
+        )
+        return f"env {self.env_id}: takes actions of {own}{where}, {whose} has actions of {others}"
 
     def evaluate(
         self,
@@ -127,12 +149,14 @@ class Evaluator:
         action: str = "mean",
         watch: Callable[[tuple[int, int], npt.NDArray[np.floating]], None] | None = None,
     ) -> Evaluation:
-        """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the action
-        space. `watch` is called with (seed, episode) and the action [act] at every step.
+        """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the
+        environment's action space. `watch` is called with (seed, episode) and the action [act] at every step.
 
         Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
-        as many episodes are played.
+        as many episodes are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
+        and where the environment or a policy fails.
         """
+        self.check_spaces(policies.spaces, "the policy")
         if action == "sample":
             for module in policies:
                 check_samples(module)
@@ -167,6 +191,15 @@ class Evaluator:
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()
+
+
+def _above(data: Sequence[float], environment: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Compare bounds [act]: 1 where the data's lies above the environment's, -1 where below, 0 where they are the same number
+    but for rounding or where one of them is infinite."""
+    one, other = np.asarray(data), environment.astype(np.float64)
+    rounding = max(1e-6, float(np.finfo(environment.dtype).eps))
+    comparable = np.isfinite(one) & np.isfinite(other) & ~np.isclose(one, other, rtol=rounding, atol=0.0)
+    return np.where(comparable, np.where(one > other, 1, -1), 0)
 
 
 def check_samples(module: Any) -> None:

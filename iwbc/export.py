@@ -13,8 +13,9 @@ repo      user/name, with format=hub: upload the folder there (with the token of
 private   true or false, of a repository that does not exist yet (default false)
 policy    package.module.Name, where the run has a policy of your own; then only the mean action is exported
 
-A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the action space, as policy.predict does:
-observation normaliser and action scaling are inside. What else it takes, and what it was trained on, stands in its metadata.
+A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the range that the training data declares,
+as policy.predict does: observation normaliser and action scaling are inside. What else it takes, and what it was trained on,
+stands in its metadata.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     import torch
     from torch import Tensor, nn
 
+    from iwbc.spaces import float32_bounds
+
     policy, spaces = policies[0], policies.spaces
     if action == "sample" and not hasattr(policy, "sample_from"):
         raise UserError(f"action=sample: {type(policy).__name__} draws its noise itself (it has no sample_from)")
@@ -112,8 +115,8 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
         def __init__(self) -> None:
             super().__init__()
             self.policy = policy
-            self.register_buffer("low", torch.tensor(spaces.action_low, dtype=torch.float32))
-            self.register_buffer("high", torch.tensor(spaces.action_high, dtype=torch.float32))
+            for name, bound in zip(("low", "high"), float32_bounds(spaces.action_low, spaces.action_high), strict=True):
+                self.register_buffer(name, torch.from_numpy(bound))
 
         def forward(self, observation: Tensor, *noise: Tensor) -> Tensor:
             made = self.policy.sample_from(observation, *noise) if noise else self.policy.mean_action(observation)

@@ -23,7 +23,7 @@ from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
 from iwbc.page import write_page
-from iwbc.policies.spec import imported, policy_factory
+from iwbc.policies.spec import imported, policy_factory, spaces_of
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, phase_name, summary_of
@@ -33,16 +33,16 @@ from iwbc.settings import Config, Env, Minari, OwnPolicy
 from iwbc.trained import Policies
 
 
-def run(config: Config, path: Path, console: Console) -> dict[str, Any]:
+def run(config: Config, path: Path, console: Console, resumed: bool = False) -> dict[str, Any]:
     """Run a configuration in a folder, or continue there; the summary that the folder ends up with.
 
-    A finished run is not run again. Raises UserError for what a user can put right, Interrupted when told to stop while
-    training or evaluating.
+    A finished run is not run again. resumed: the folder's configuration may differ in what does not change the training.
+    Raises UserError for what a user can put right, Interrupted when told to stop while training or evaluating.
     """
     folder = RunFolder(path)
     # A second process with the same job waits, and then finds it finished.
     with folder.lock():
-        folder.check(config)
+        folder.check(config, resumed)
         finished = folder.summary()
         if finished is not None:
             console.print(f"{folder.path} is finished already.", soft_wrap=True)
@@ -117,7 +117,6 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         if reference is not None:
             reference = reference.select(*policies.seeds)
         evaluations = _final(config, reference, policies, recorder)
-        folder.write_policy(policies)
         recorder.write_tables()
         summary = summary_of(
             config,
@@ -149,12 +148,15 @@ def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
 def _evaluator(
     config: Config, environment: EnvironmentSpec | None, trajectories: Trajectories, console: Console
 ) -> tuple[Evaluator | None, ReferenceScores | None]:
-    """What plays the policies, and what scores are relative to; no evaluator where there is no environment."""
+    """What plays the policies, and what scores are relative to; no evaluator where there is no environment, or nothing is to
+    be played in it."""
     env, info = config.env, trajectories.info
     if environment is None:
         console.print(f"{info.id} names no environment: training without evaluation.")
         return None, info.reference_scores
     scores = info.reference_scores if environment.id == info.env_id else d4rl_scores(environment.id)
+    if not config.eval.episodes:
+        return None, scores
     try:
         workers = processes.environment_workers()
         evaluator = Evaluator(environment, config.eval.seed, workers, config.eval.backend, scores)
@@ -163,7 +165,7 @@ def _evaluator(
             raise
         console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
         return None, scores
-    evaluator.check_sizes(trajectories.observations.shape[1], trajectories.actions.shape[1], info.id)
+    evaluator.check_spaces(spaces_of(trajectories), f"dataset {info.id}")
     return evaluator, scores
 
 

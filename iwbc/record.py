@@ -124,12 +124,11 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
 
     Raises UserError where nothing can render it.
     """
-    import numpy as np
-
     from iwbc.environments import make_env
+    from iwbc.spaces import clipped
 
     try:
-        env: Any = make_env(environment.changed({"render_mode": "rgb_array"}))
+        env: Any = make_env(environment, render_mode="rgb_array")
     except UserError as error:
         raise UserError(f"{error}{_NO_RENDERER}") from None
     try:
@@ -138,7 +137,7 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
         every = max(1, round(own_rate / _FPS))
         frames = [_picture(env, environment)]
         for step, action in enumerate(played.actions, start=1):
-            env.step(np.clip(action, env.action_space.low, env.action_space.high))
+            env.step(clipped(env.action_space, action))
             if step % every == 0 or step == len(played.actions):
                 frames.append(_picture(env, environment))
             if step >= seconds * own_rate:

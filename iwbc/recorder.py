@@ -67,7 +67,8 @@ class Recorder:
         """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
-        self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
+        self._plays_every = config.eval.every if evaluator and config.eval.periodic_episodes else 0
+        self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
         self.metrics, self.evaluations = folder.metrics(), folder.evaluations()
         self._dataset, self._curation, self._curated = dataset, curation, curated
         # Seeds that have diverged: when, why, and the step whose state is kept.
@@ -84,7 +85,7 @@ class Recorder:
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
         """Load the checkpoint, if there is one. The trainer has forked its processes by now: what follows begins threads."""
-        self._all_policies, done = policies, 0
+        self._all_policies, done, unplayed = policies, 0, False
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
             state, progress = checkpoint
@@ -93,7 +94,7 @@ class Recorder:
                 for one in self.diverged_seeds:
                     trainer.drop(one["seed"])
                 trainer.load(state)
-                done, self.stopwatch.seconds = progress["done"], progress["seconds"]
+                done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
                 tables = list(zip((self.metrics, self.evaluations), progress["tables"], strict=True))
             except (*PLAIN_DAMAGE, RuntimeError) as error:
                 raise UserError(
@@ -115,26 +116,43 @@ class Recorder:
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
+        if unplayed and self._plays_after(done):
+            self._play_periodically(done, trainer)
         return done
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
-        """Log, play and write a checkpoint where it is time to; the last checkpoint comes at the end."""
+        """Log, write a checkpoint and play where it is time to; at the end write the policy, too."""
         config, last = self.config, step == self.config.algo.steps
         if step % config.log_every == 0 or last:
             self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
         self.stopwatch.lap("training")
-        if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
-            policies = self._all_policies.select(*trainer.seeds)
-            policies.load(trainer.parameters())
-            self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
+        plays = self._plays_after(step)
         if last:
+            self.folder.write_policy(self._trained(trainer))
             self.folder.write_weights(weight_rows(self._curated, trainer.trajectory_weights()))
-        if last or step % config.checkpoint_every == 0 or self._stop.is_set():
+        if last or plays or step % config.checkpoint_every == 0 or self._stop.is_set():
             with self.stopwatch.timed("checkpoints"):
-                self._checkpoint(step, trainer)
+                self._checkpoint(step, trainer, plays)
             if not last:
                 self.check_stop()
+        # Not before the checkpoint: an environment may take the process with it.
+        if plays:
+            self._play_periodically(step, trainer)
         self.stopwatch.lap()
+
+    def _plays_after(self, step: int) -> bool:
+        """Whether policies are played after `step` gradient steps, before the end."""
+        return self._plays_every > 0 and step % self._plays_every == 0 and step < self.config.algo.steps
+
+    def _play_periodically(self, step: int, trainer: Trainer) -> None:
+        settings = self.config.eval
+        self.play("periodic", step, self._trained(trainer), settings.periodic_episodes, settings.actions[0])
+
+    def _trained(self, trainer: Trainer) -> Policies:
+        """The policies as they are by now, of the seeds that have not diverged."""
+        policies = self._all_policies.select(*trainer.seeds)
+        policies.load(trainer.parameters())
+        return policies
 
     def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
         """Keep what the last checkpoint holds of a seed, and go on with the others. Raises UserError where there are none."""
@@ -147,9 +165,11 @@ class Recorder:
             f"Seed {seed} diverged by step {step:,}: {why}. The other seeds go on.", soft_wrap=True, markup=False
         )
 
-    def _checkpoint(self, done: int, trainer: Trainer) -> None:
+    def _checkpoint(self, done: int, trainer: Trainer, unplayed: bool) -> None:
+        """Write a checkpoint; `unplayed` where the episodes that are played after this step are yet to be."""
         progress = {
             "done": done,
+            "unplayed": unplayed,
             "tables": self.write_tables(),
             "diverged": self.diverged_seeds,
             "seconds": self.stopwatch.seconds,
@@ -175,10 +195,17 @@ class Recorder:
             self._logger.log(step, seed, row)
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
-        """Play policies; every episode is a row of evaluations.csv."""
+        """Play policies; every episode is a row of evaluations.csv. Raises UserError, which says how to go on, where that
+        fails."""
         assert self.evaluator is not None
         with self.stopwatch.timed("evaluation"):
-            evaluation = self.evaluator.evaluate(policies, episodes, action)
+            try:
+                evaluation = self.evaluator.evaluate(policies, episodes, action)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; what was trained is kept: resume={self.folder.path} goes on, also with other env.… and eval.… "
+                    "(eval.episodes=0 plays nothing)"
+                ) from error
         self.evaluations.add(evaluation.rows(phase, step))
         name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):

@@ -46,7 +46,7 @@ from iwbc.files import (
 )
 from iwbc.growing_csv import GrowingCSV
 from iwbc.scores import ReferenceScores
-from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain
+from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain, training_part
 from iwbc.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
@@ -65,14 +65,20 @@ class RunFolder:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(lock)
 
-    def check(self, config: Config) -> None:
-        """Raise UserError where the folder already holds a run of another configuration."""
-        if self.begun() and self.config() != config:
+    def check(self, config: Config, resumed: bool = False) -> None:
+        """Raise UserError where the folder already holds a run of another configuration; where it is `resumed`, of one that
+        trains otherwise, or that is finished."""
+        if not self.begun() or (held := self.config()) == config:
+            return
+        if not resumed or training_part(held) != training_part(config):
             raise UserError(f"{self.path}: holds a run with another configuration; choose another hydra.run.dir")
+        if self.summary() is not None:
+            raise UserError(f"{self.path}: is finished, and its settings with it; iwbc evaluate run={self.path} plays it again")
 
     def start(self, config: Config) -> None:
         """Write the configuration, with which the run can be resumed from here on."""
         write_bytes(self._config, yaml.safe_dump(to_plain(config), sort_keys=False).encode())
+        self._training = _hash_of_training(config)
 
     def begun(self) -> bool:
         """Whether there is a run that can be resumed."""
@@ -126,9 +132,9 @@ class RunFolder:
         return load_policy(self.path / "policy.safetensors", policy=own)
 
     def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """All that is needed to continue: the algorithm's tensors, how far the tables go, and the times so far."""
-        config = hashlib.sha256(self._config.read_bytes()).hexdigest()
-        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": config})
+        """Write all that is needed to continue a run that was started: the algorithm's tensors, how far the tables go, and the
+        times so far."""
+        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": self._training})
 
     @property
     def _checkpoint(self) -> Path:
@@ -145,7 +151,7 @@ class RunFolder:
             return None
         try:
             state, metadata = read_tensors(self._checkpoint)
-            if metadata["config"] != hashlib.sha256(self._config.read_bytes()).hexdigest():
+            if metadata["config"] != _hash_of_training(self.config()):
                 raise ValueError("it is of a run with another configuration")
             progress: dict[str, Any] = parse_json(metadata["progress"])
             if not isinstance(progress, dict):
@@ -204,6 +210,11 @@ class RunFolder:
                 f"run={self.path}: this run is not finished; continue it with python -m iwbc.train resume={self.path}"
             )
         return found
+
+
+def _hash_of_training(config: Config) -> str:
+    """The SHA-256 of the settings that a checkpoint depends on."""
+    return hashlib.sha256(json.dumps(training_part(config), sort_keys=True).encode()).hexdigest()
 
 
 def _check_summary(found: dict[str, Any]) -> None:

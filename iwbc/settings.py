@@ -473,7 +473,8 @@ ACTIONS = ("mean", "sample")
 
 @dataclass
 class Eval(Settings):
-    """`episodes` at the end, with the last policy; `periodic_episodes` every so many gradient steps (0: never).
+    """`episodes` at the end, with the last policy (0: nothing is played, during training neither); `periodic_episodes` every so
+    many gradient steps (0: never).
 
     action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
     with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
@@ -571,6 +572,17 @@ CURATIONS: dict[str, type[Settings]] = {
 }
 ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
 POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}
+
+
+# Groups that may change while a run is under way: what is trained does not depend on them.
+CHANGEABLE = ("env", "eval", "logger")
+
+
+def training_part(config: Config) -> dict[str, Any]:
+    """The settings that what is trained depends on, as plain values."""
+    plain = {name: value for name, value in to_plain(config).items() if name not in CHANGEABLE}
+    made_for_environment = isinstance(config.dataset, Generated | Demonstrations)
+    return plain | ({"env.id": config.env.id} if made_for_environment else {})
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     python -m iwbc.train [group=choice …] [group.setting=value …]     one run
     python -m iwbc.train -m env=hopper,walker2d algo=bc,iw_bc         a sweep: a run for every combination
-    python -m iwbc.train resume=FOLDER                                continue a run that was interrupted
+    python -m iwbc.train resume=FOLDER                                continue a run that was interrupted; what is played and
+                                                                      logged may change: env.… eval.… logger.…
 
 Groups (group=choice, the first is the default)
   env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
@@ -65,10 +66,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc import sweeps
-from iwbc.config import config_folder, quoted, validate
+from iwbc.config import changed, config_folder, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.interrupts import interruptible
-from iwbc.settings import Config, OwnPolicy
+from iwbc.settings import Config, Env, OwnPolicy
 
 
 def main() -> None:
@@ -203,16 +204,20 @@ def _resume(arguments: list[str]) -> None:
     from iwbc.runs import RunFolder
 
     folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
-    trusted = [argument for argument in given if argument.startswith(("policy._target_=", "env.imports="))]
-    if unknown := [argument for argument in given if argument not in trusted]:
-        raise UserError(f"resume: takes no further settings (got {' '.join(unknown)}); the run folder holds them all")
-    config = RunFolder(folder).config()
+    held = RunFolder(folder).config()
+    targets = [argument for argument in given if argument.startswith("policy._target_=")]
+    trusted = [argument for argument in given if argument in _imports(held)]
+    changes = [argument for argument in given if argument not in (*targets, *trusted)]
+    config = changed(held, changes)
+    # The folder may be somebody else's: what it names is imported only where the user names it too.
+    named = set(held.env.needed_imports if any(one.startswith("env.imports=") for one in trusted) else ())
+    named |= set(config.env.imports if any(one.startswith("env.imports=") for one in changes) else ())
+    named |= set(Env(id=config.env.id).needed_imports if any(one.startswith("env.id=") for one in changes) else ())
     needed = _imports(config)
-    if sorted(trusted) != sorted(needed):
-        # The folder may be somebody else's: what it names is imported only where the user names it too.
+    if not set(config.env.needed_imports) <= named or targets != [one for one in needed if one.startswith("policy._target_=")]:
         what = f"imports modules of its own; to trust them, add {' '.join(needed)}" if needed else "imports nothing of its own"
         raise UserError(f"resume={folder}: this run {what}")
-    _run(config, folder)
+    _run(config, folder, resumed=True)
 
 
 def _imports(config: Config) -> list[str]:
@@ -223,7 +228,7 @@ def _imports(config: Config) -> list[str]:
     return found
 
 
-def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]:
+def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> dict[str, Any]:
     from rich.console import Console
 
     from iwbc.pipeline import run
@@ -232,7 +237,7 @@ def _run(config: Config, folder: Path, in_sweep: bool = False) -> dict[str, Any]
 
     console = Console()
     try:
-        summary = run(config, folder, console)
+        summary = run(config, folder, console, resumed)
     except KeyboardInterrupt:
         if not RunFolder(folder).begun():
             raise

@@ -69,8 +69,9 @@ class Policies(Sequence[Any]):
     ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
         """Stable-Baselines3's interface: observation [obs], [B, obs] or a Dict of arrays → (action [act] or [B, act], state).
 
-        Acts as the first of the seeds; actions are clipped to the action space. Policies have no memory: `state` and
-        `episode_start` are returned and ignored.
+        Acts as the first of the seeds. Actions are clipped to the range that the training data declares, spaces.action_low …
+        spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
+        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored.
         """
         module = self.modules[0]
         device = next(module.parameters()).device
@@ -78,8 +79,8 @@ class Policies(Sequence[Any]):
         batch = torch.as_tensor(np.atleast_2d(vector), device=device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
-        clipped = np.clip(action.cpu().numpy(), self.spaces.action_low, self.spaces.action_high).astype(np.float32)
-        return (clipped if vector.ndim > 1 else clipped[0]), state
+        played = self.spaces.clip(action.cpu().numpy())
+        return (played if vector.ndim > 1 else played[0]), state
 
     def __call__(
         self,

@@ -197,7 +197,6 @@ def _replayed(
         policies = folder.policy(own)
         evaluator = Evaluator(environment, config.eval.seed, backend=summary["backend"])
         try:
-            evaluator.check_sizes(policies.spaces.observation_size, len(policies.spaces.action_low), "of the policy")
             with engine.switched(config.engine):
                 for name, recorded in finals.items():
                     episodes = recorded.returns.shape[1]

@@ -248,7 +248,7 @@ REFUSED = {
     "logger=wandb logger.mode=online": "no W&B API key",
     "hydra.run.dir=/proc/nowhere": "/proc/nowhere",
     "resume=nowhere": "nowhere: not a run folder",
-    "resume=nowhere algo.steps=3": "takes no further settings",
+    "resume=nowhere algo.steps=3": "nowhere: not a run folder",
 }
 
 

@@ -84,6 +84,18 @@ def test_without_next_observations_the_last_one_is_repeated(tmp_path: Path) -> N
     assert trajectories.returns.tolist() == [3.0, 7.0, 11.0]
 
 
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+def test_either_of_two_infos_makes_a_success(suffix: str, tmp_path: Path) -> None:
+    both = {"infos/success": np.array([0, 0, 1, 0, 0, 0, 0]), "infos/is_success": np.array([0, 0, 0, 0, 0, 1.0, 0])}
+    path = WRITERS[suffix](tmp_path / f"hopper_medium-v2.{suffix}", **hopper_steps(), **both)
+    with open_steps(path) as steps:
+        assert steps.successes.tolist() == [False, False, True, False, False, True, False]
+    for wrong, says in ((np.full(7, np.nan), "infos/is_success: must be true or false"), (np.ones(3), "have 7 and 3 labels")):
+        path = WRITERS[suffix](tmp_path / f"wrong.{suffix}", **hopper_steps(), **(both | {"infos/is_success": wrong}))
+        with pytest.raises(UserError, match=says), open_steps(path):
+            pass
+
+
 @pytest.mark.parametrize("key", ["infos/success", "infos/is_success"])
 def test_infos_label_success(key: str, tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(), **{key: [0, 1, 0, 0, 0, 0, 1]})

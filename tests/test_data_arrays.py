@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,28 @@ def test_the_final_observation_is_the_next_one_where_it_is_known() -> None:
     np.testing.assert_array_equal(known, following[rows].astype(np.float32))
     repeated = from_arrays(**arrays).final_observations
     np.testing.assert_array_equal(repeated, arrays["observations"][rows].astype(np.float32))
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.5, 1 / 3, np.inf])
+def test_bounds_are_written_as_they_are(bound: float, datasets: Path) -> None:
+    arrays = seven_steps(actions=np.full((7, 2), min(bound, 1.0)))
+    written = from_arrays(**arrays, action_low=-bound, action_high=bound, id="my/pick-v0")
+    assert (written.info.action_low, written.info.action_high) == ([-bound] * 2, [bound] * 2)
+
+
+@pytest.mark.parametrize(
+    ("reach", "bound", "told"),
+    [(1.0, 2.0, True), (1.0, 1.5, True), (1.0, 1.0, False), (0.99, 2.0, False), (2.0, 2.0, False), (1.0, np.inf, False)],
+)
+@pytest.mark.parametrize("id", [None, "my/pick-v0"])
+def test_actions_that_look_scaled_are_told(reach: float, bound: float, told: bool, id: str | None, datasets: Path) -> None:
+    arrays = seven_steps(actions=reach * np.array([[-1, 1], [1, -1], [0, 0], [0.5, 0], [1, 1], [0, 0], [-1, -1]]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        from_arrays(**arrays, action_low=-bound, action_high=bound, id=id)
+    found = [str(one.message) for one in caught if "reach from -1 to 1 and no further" in str(one.message)]
+    assert bool(found) is told
+    assert not told or f"its action space is -{bound:g} … {bound:g}; where they were scaled to ±1, scale them back" in found[0]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 0, 0, 0, 0, 1], [True, False, True]])
@@ -428,6 +451,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "next observations shorter": ({"next_observations": np.zeros((6, 4))}, "next_observations: the array's shape is"),
     "too many successes": ({"successes": [True] * 4}, "successes: there are 4, for 7 steps in 3 episodes"),
     "successes not flags": ({"successes": [0.5] * 7}, "successes: must be true or false"),
+    "successes of NaN": ({"successes": [np.nan] * 7}, "successes: must be true or false .*, but step 0 holds nan"),
+    "successes below 0": ({"successes": [0, 1, -1, 0, 0, 0, 0]}, "successes: must be true or false .*, but step 2 holds -1"),
+    "successes in words": ({"successes": ["false"] * 7}, "successes: must be numbers"),
+    "successes of none": ({"successes": [True, None, False]}, "successes: must be numbers"),
     "actions outside": ({"actions": holding((7, 2), 3, -1.5)}, r"actions: 1 of 7 lie outside .* by up to 0\.5; .*clip"),
     "bounds too many": ({"action_low": [-1, -1, -1]}, "action_low and action_high need one value, or one for each of the 2"),
     "bounds crossed": ({"action_low": 2.0}, "action_low=.* must lie below action_high"),

@@ -156,6 +156,72 @@ def test_infos_label_success(key: str, data_format: str, datasets: Path) -> None
     assert successes.tolist() == [True, False, True]
 
 
+def stored(labels: np.ndarray, data_format: str) -> Any:
+    """Labels as Minari can read them back: in Arrow, numbers only from a list."""
+    return labels.tolist() if data_format == "arrow" and labels.ndim == 1 else labels
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([False, np.True_, False], [0.0, 1.0, 0.0], np.array([0, 1, 0], np.int8), np.array([[0], [1], [0]]), [-0.0, 1.0, 1.0]),
+        np.array([[0.0], [0.0], [1.0]], np.float32),
+    ],
+)
+def test_labels_of_any_number_type(values: Any, data_format: str, datasets: Path) -> None:
+    infos = [np.asarray(values), np.zeros_like(np.asarray(values))]
+    buffers = [buffer(VECTOR, 2, i, infos={"success": stored(info, data_format)}) for i, info in enumerate(infos)]
+    successes = load(create(buffers, data_format=data_format)).successes
+    assert successes is not None
+    assert successes.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("key", ["success", "is_success"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([np.nan, 1.0, 1.0], [0.0, 0.3, 1.0], [0, -1, 1], [0, 2, 1], [np.inf, 0.0, 1.0]),
+        np.array([[True, False], [False, False], [True, True]]),
+    ],
+)
+def test_infos_that_are_no_labels_are_refused(values: Any, key: str, data_format: str, datasets: Path) -> None:
+    wrong = np.asarray(values)
+    fine = np.zeros_like(wrong) if wrong.ndim == 1 else np.zeros((3, 1), bool)
+    infos = [wrong, wrong] if wrong.ndim > 1 and data_format == "arrow" else [fine, wrong]  # of one shape, in Arrow
+    buffers = [buffer(VECTOR, 2, i, infos={key: stored(info, data_format)}) for i, info in enumerate(infos)]
+    name = create(buffers, data_format=data_format)
+    with pytest.raises(
+        UserError, match=rf"^dataset {name}, episode [01], infos row [01]: its info says {key}=.*; a success label"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("values", [["no", "false", "true"], [b"1", b"0", b"1"], np.array([0, 1, 0], "c8")])
+def test_labels_in_words_are_refused(values: Any, datasets: Path) -> None:
+    name = create([buffer(VECTOR, 2, 1, infos={"success": np.zeros(3, bool)})])
+    with h5py.File(datasets / name / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/infos/success"]
+        file["episode_0/infos/success"] = values
+    with pytest.raises(
+        UserError, match=rf"^dataset {name}, episode 0, infos row 0: its info says success=.*; a success label is"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_either_key_makes_an_episode_a_success(plain: bool, data_format: str, datasets: Path) -> None:
+    space = VECTOR if plain else gym.spaces.Dict({"a": VECTOR})
+    said = [(False, True), (True, False), (False, False)]
+    infos = [{"success": [one] * 3, "is_success": [other] * 3} for one, other in said]
+    buffers = [buffer(space, 2, i, infos=info) for i, info in enumerate(infos)]
+    successes = load(create(buffers, space, data_format)).successes
+    assert successes is not None
+    assert successes.tolist() == [True, True, False]
+
+
 def test_unfinished_episodes_are_dropped_on_request(datasets: Path) -> None:
     buffers = three()
     buffers[1] = buffer(VECTOR, 1, 1, truncations=np.array([False]))

@@ -12,9 +12,21 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
-from gymnasium.wrappers import ClipReward, TimeAwareObservation
+from gymnasium.wrappers import (
+    Autoreset,
+    ClipReward,
+    HumanRendering,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    RecordVideo,
+    RenderCollection,
+    TimeAwareObservation,
+    TimeLimit,
+)
 from minari.data_collector import EpisodeBuffer
 from setups import column, read_csv, train
+from stable_baselines3.common.monitor import Monitor
 
 import iwbc
 from iwbc.data.minari_source import load
@@ -192,8 +204,79 @@ def test_a_known_package_that_is_not_installed_is_named(datasets: Path, monkeypa
 def test_a_wrapper_whose_arguments_are_not_recorded_is_refused() -> None:
     with pytest.raises(UserError, match=r"Pendulum-v1: the data was recorded with the wrapper TimeAwareObservation, which"):
         make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("TimeAwareObservation", None),)))
-    with pytest.raises(UserError, match="RecordVideo"):  # it writes files
-        make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("RecordVideo", {"video_folder": "x"}),)))
+    with pytest.raises(UserError, match=r"NormalizeReward, which may change observations, actions or rewards, .* env\.id=…"):
+        make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("NormalizeReward"),)))
+    for package in ("", "mine", "gym"):  # of the same name, but not the same
+        with pytest.raises(UserError, match="the data was recorded with the wrapper Monitor"):
+            make_env(EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper("Monitor", {}, package),)))
+
+
+class Named(gym.ObservationWrapper[Any, Any, Any]):
+    """A wrapper of the user's own, which is called as one that only watches."""
+
+    def observation(self, observation: Any) -> Any:
+        return 2.0 * observation
+
+
+Named.__name__ = "Monitor"
+WATCHED: dict[str, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
+    "statistics": RecordEpisodeStatistics,
+    "order": OrderEnforcing,
+    "checks": PassiveEnvChecker,
+    "resets": Autoreset,
+    "videos": lambda env: RecordVideo(env, "videos", episode_trigger=lambda episode: False),
+    "a window": HumanRendering,
+    "pictures": RenderCollection,
+    "stable-baselines3": Monitor,
+    "minari": lambda env: minari.DataCollector(env),
+    "several": lambda env: Monitor(RecordEpisodeStatistics(Monitor(env))),
+}
+
+
+@pytest.mark.parametrize("how", WATCHED)
+def test_wrappers_that_only_watch_do_not_cost_the_evaluation(how: str, datasets: Path) -> None:
+    datasets.mkdir()
+    rendering = {"a window": "rgb_array", "pictures": "rgb_array_list", "videos": "rgb_array"}
+    plain = gym.make("Pendulum-v1", max_episode_steps=30, g=2.0, render_mode=rendering.get(how))
+    env = WATCHED[how](ClipReward(TimeLimit(plain, 20), -1.0, 0.0))
+    assert env.spec is not None
+    spec = EnvironmentSpec.of_gymnasium(env.spec.to_json())
+    for named in (
+        spec,
+        environment_spec(spec, "Pendulum-v1", {}, None, ()),
+        environment_spec(spec, None, {"g": 2.0}, None, ()),
+    ):
+        assert named is not None
+        made = make_env(named)
+        assert (type(made), made.spec.max_episode_steps, made.render_mode) == (ClipReward, 20, None)  # type: ignore[union-attr]
+        assert made.unwrapped.g == 2.0  # type: ignore[attr-defined]
+    env.close()
+
+
+def test_a_wrapper_of_the_user_s_own_is_named(datasets: Path) -> None:
+    spec = EnvironmentSpec.of_gymnasium(Named(gym.make("Pendulum-v1")).spec.to_json())  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="the data was recorded with the wrapper Monitor, which may change observations"):
+        make_env(spec)
+    other = environment_spec(spec, "MountainCarContinuous-v0", {}, None, ())
+    assert other is not None
+    make_env(other).close()
+
+
+@pytest.mark.parametrize("mode", ["human", "rgb_array", "rgb_array_list", "ansi", "nonsense"])
+def test_nothing_is_rendered_while_playing(mode: str) -> None:
+    wrapped = (Wrapper("ClipAction", {"render_mode": mode}),)
+    for spec in (
+        EnvironmentSpec("Pendulum-v1", {"render_mode": mode, "g": 2.0}, wrappers=wrapped),
+        EnvironmentSpec("Pendulum-v1").changed({"render_mode": mode, "g": 2.0}),
+    ):
+        assert make_env(spec).render_mode is None
+        assert spec.to_play().kwargs == {"g": 2.0}
+        assert make_env(spec, "rgb_array").render_mode == "rgb_array"
+
+
+def test_observations_that_are_pictures_are_rendered() -> None:
+    spec = EnvironmentSpec("Pendulum-v1", {"render_mode": "rgb_array"}, wrappers=(Wrapper("AddRenderObservation", {}),))
+    assert make_env(spec).render_mode == "rgb_array"
 
 
 def test_a_damaged_spec_is_one_line(datasets: Path) -> None:

@@ -61,9 +61,9 @@ def test_sizes_and_action_range_are_gymnasium_s(env_id: str) -> None:
     env, found = make_env(env_id), EnvpoolEnvironments(EnvironmentSpec(env_id), 1)
     assert isinstance(env.action_space, gym.spaces.Box)
     assert (found.observation_size,) == env.observation_space.shape
-    assert (found.action_size,) == env.action_space.shape
-    assert np.array_equal(found._low, env.action_space.low)
-    assert np.array_equal(found._high, env.action_space.high)
+    assert found.action_space.shape == env.action_space.shape
+    assert np.array_equal(found.action_space.low, env.action_space.low)
+    assert np.array_equal(found.action_space.high, env.action_space.high)
 
 
 @pytest.mark.parametrize("env_id", LOCOMOTION)
@@ -79,7 +79,7 @@ def test_from_the_same_state_episodes_are_gymnasium_s(env_id: str) -> None:
         env.unwrapped.set_state(start[:positions], start[positions:])  # type: ignore[attr-defined]
         over, length = False, 0
         while not over and length < (25 if env_id == "HalfCheetah-v5" else 1000):  # it never falls; small differences grow
-            action = random.uniform(-1.0, 1.0, environments.action_size).astype(np.float32)
+            action = random.uniform(-1.0, 1.0, environments.action_space.shape).astype(np.float32)
             observation, reward, terminated, truncated, _ = env.step(action)
             found = environments.step(np.array([i]), action[None])
             np.testing.assert_allclose(found.observations[0], observation, rtol=0.0, atol=1e-8)

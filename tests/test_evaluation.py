@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
+import iwbc
 from iwbc.data.streams import Stream, seeded
+from iwbc.data.trajectories import Trajectories
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import make_env
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 from iwbc.evaluation import Evaluation, Evaluator, interval
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.scores import ReferenceScores
@@ -25,7 +30,7 @@ class Countdown(gym.Env[Any, Any]):
     its reward. The second episode since a reset with a seed is worth a million more."""
 
     observation_space = gym.spaces.Box(0.0, 100.0, (1,))
-    action_space = gym.spaces.Box(-0.5, 0.5, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
     made = 0
 
     def __init__(self) -> None:
@@ -62,6 +67,17 @@ def constant_policy(actions: list[float], seeds: tuple[int, ...]) -> Policies:
     return Policies(modules, seeds, spec.spaces, spec)
 
 
+class Beyond(torch.nn.Module):
+    """Acts beyond the action space, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action = torch.nn.Parameter(torch.tensor([1.7], dtype=torch.float64))
+
+    def mean_action(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.action.expand(len(observations), -1)
+
+
 def starts(seed: int, policy_seed: int, episodes: int) -> list[int]:
     """The first observations of a policy's episodes."""
     evaluation = Evaluator(ENV, seed).evaluate(constant_policy([0.0], (policy_seed,)), episodes)
@@ -77,8 +93,8 @@ def test_returns_and_lengths_are_of_the_first_episodes_alone() -> None:
 
 
 def test_actions_are_clipped_to_the_environment() -> None:
-    evaluation = Evaluator(ENV, 0).evaluate(constant_policy([0.9], (3,)), 5)
-    np.testing.assert_allclose(evaluation.returns, evaluation.lengths * (evaluation.lengths + 0.5), rtol=1e-6)
+    evaluation = Evaluator(ENV, 0).evaluate(Policies([Beyond()], (3,), Spaces(1, (-1.0,), (1.0,)), None), 5)
+    np.testing.assert_allclose(evaluation.returns, evaluation.lengths * (evaluation.lengths + 1.0), rtol=1e-6)
 
 
 def test_each_seed_plays_with_its_own_policy() -> None:
@@ -180,6 +196,59 @@ def test_success_at_any_step_is_success(button: str, key: str) -> None:
     assert Evaluator(EnvironmentSpec(button, {"key": None}), 0).evaluate(constant_policy([0.75], (0,)), 4).successes is None
 
 
+class Saying(Button):
+    """Three steps; its info is what it is made with."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.info = info
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return np.zeros(1, np.float32), 0.0, False, self.steps == 3, dict(self.info)
+
+
+@pytest.fixture
+def saying() -> Iterator[str]:
+    gym.register("iwbc-tests/Saying-v0", Saying, disable_env_checker=True)
+    yield "iwbc-tests/Saying-v0"
+    del gym.registry["iwbc-tests/Saying-v0"]
+
+
+YES = [True, np.True_, 1, np.int8(1), 1.0, np.float32(1.0), np.array(1), np.array([True]), np.array([[1.0]]), [1]]
+NO = [False, np.False_, 0, np.uint8(0), 0.0, -0.0, np.float64(0.0), np.array(False), np.array([0.0]), (0,)]
+
+
+@pytest.mark.parametrize("key", ["success", "is_success"])
+@pytest.mark.parametrize(("values", "rate"), [(YES, 1.0), (NO, 0.0)])
+def test_only_true_and_false_and_one_and_zero_are_labels(key: str, values: list[Any], rate: float, saying: str) -> None:
+    for value in values:
+        evaluation = Evaluator(EnvironmentSpec(saying, {"info": {key: value}}), 0).evaluate(constant_policy([0.0], (0,)), 2)
+        assert evaluation.success_rate == rate, value
+
+
+LABELS_THAT_ARE_NONE = [
+    *(np.nan, 0.3, -1, 2, np.inf, np.float32(0.999), "false", "True", b"1", None, [], {}, {"a": True}, 1 + 0j),
+    *(np.array([True, False]), np.array([]), np.array(["1"]), np.array([np.nan]), [[1], [1, 0]], np.array(None)),
+]
+
+
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_anything_else_is_refused(key: str, saying: str) -> None:
+    for value in LABELS_THAT_ARE_NONE:
+        evaluator = Evaluator(EnvironmentSpec(saying, {"info": {key: value}}), 0)
+        with pytest.raises(UserError) as raised:
+            evaluator.evaluate(constant_policy([0.0], (0,)), 1)
+        assert str(raised.value).startswith(f"environment {saying}: its info says {key}="), value
+        assert str(raised.value).endswith("; a success label is true or false (1 or 0)")
+
+
+@pytest.mark.parametrize(("success", "is_success"), [(False, True), (True, False), (True, True), (False, False)])
+def test_either_key_makes_a_success(success: bool, is_success: bool, saying: str) -> None:
+    info = {"success": success, "is_success": is_success}
+    evaluation = Evaluator(EnvironmentSpec(saying, {"info": info}), 0).evaluate(constant_policy([0.0], (0,)), 1)
+    assert evaluation.success_rate == float(success or is_success)
+
+
 def test_sampled_actions_have_the_policy_s_distribution_and_are_the_same_every_time(button: str) -> None:
     policy = constant_policy([0.5], (3,))
     policy[0].log_std.data.fill_(np.log(0.1))
@@ -254,9 +323,127 @@ def test_an_environment_that_is_not_installed() -> None:
 
 def test_an_environment_of_other_sizes() -> None:
     evaluator = Evaluator("Hopper-v5", 0)
-    evaluator.check_sizes(11, 3, "some/data-v0")
+    evaluator.check_spaces(Spaces(11, (-1.0,) * 3, (1.0,) * 3), "dataset some/data-v0")
     with pytest.raises(UserError, match=r"Hopper-v5: has 11 observations and 3 actions, dataset some/data-v0 has 17 and 6"):
-        evaluator.check_sizes(17, 6, "some/data-v0")
+        evaluator.check_spaces(Spaces(17, (-1.0,) * 6, (1.0,) * 6), "dataset some/data-v0")
+
+
+# --- the range of actions, and their precision ---------------------------------------------------------------------------
+
+
+class Ranged(gym.Env[Any, Any]):
+    """Two steps; its action space is what it is made with, and is asserted."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
+
+    def __init__(self, low: Any, high: Any, dtype: str = "float32") -> None:
+        bounds = (np.broadcast_to(np.asarray(one, dtype), (2,)) for one in (low, high))
+        self.action_space = gym.spaces.Box(*bounds, dtype=np.dtype(dtype).type)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action), f"{action!r} is outside"
+        self.steps += 1
+        return self.np_random.normal(size=3).astype(np.float32), float(action.sum()), False, self.steps == 2, {}
+
+
+@pytest.fixture
+def ranged() -> Iterator[str]:
+    gym.register("iwbc-tests/Ranged-v0", Ranged, disable_env_checker=True)
+    yield "iwbc-tests/Ranged-v0"
+    del gym.registry["iwbc-tests/Ranged-v0"]
+
+
+INFINITE, TENTH = float("inf"), float(np.float32(0.1))
+# Bounds of the data, then of the environment, and both as they are to be told; None: they are the same.
+RANGES: dict[str, tuple[Any, Any, Any, Any, str | None]] = {
+    "the same": (-2.0, 2.0, -2.0, 2.0, None),
+    "half": (-1.0, 1.0, -2.0, 2.0, r"takes actions of -2 … 2, .* has actions of -1 … 1;"),
+    "twice": (-2.0, 2.0, -1.0, 1.0, r"takes actions of -1 … 1, .* has actions of -2 … 2;"),
+    "one side": (-1.0, 1.0, 0.0, 1.0, r"takes actions of 0 … 1, .* has actions of -1 … 1;"),
+    "shifted": (0.0, 1.0, -1.0, 0.0, r"takes actions of -1 … 0, .* has actions of 0 … 1;"),
+    "one dimension": ((-1, -1), (1, 1), (-1, -3), (1, 1), r"takes actions of -3 … 1 in dimension 1, .* has actions of -1 … 1;"),
+    "by a thousandth": (-1.0, 1.0, -1.001, 1.001, r"takes actions of -1.001 … 1.001, .* has actions of -1 … 1;"),
+    "tiny": (-1e-9, 1e-9, -2e-9, 2e-9, r"takes actions of -2e-09 … 2e-09, .* has actions of -1e-09 … 1e-09;"),
+    "rounded in the data": (-TENTH, TENTH, -0.1, 0.1, None),
+    "rounded in the environment": (-0.1, 0.1, -TENTH, TENTH, None),
+    "an environment without bounds": (-1.0, 1.0, -INFINITE, INFINITE, None),
+    "an environment bounded below": (-1.0, 1.0, -2.0, INFINITE, r"takes actions of -2 … inf, .* has actions of -1 … 1;"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", RANGES)
+def test_the_data_s_range_of_actions_must_be_the_environment_s(case: str, dtype: str, ranged: str) -> None:
+    data_low, data_high, low, high, says = RANGES[case]
+    spec = EnvironmentSpec(ranged, {"low": low, "high": high, "dtype": dtype})
+    spaces = Spaces(3, *(tuple(np.broadcast_to(one, (2,)).astype(float).tolist()) for one in (data_low, data_high)))
+    policies = PolicySpec(GaussianPolicy(hidden=[]), spaces)
+    evaluator = Evaluator(spec, 0)
+    if says is None:
+        evaluator.evaluate(Policies([policies.make()], (0,), spaces, policies), 2)
+        return
+    with pytest.raises(UserError, match=rf"^env {ranged}: {says} .*action_low=… action_high=….*env_id=….*env\.id=…"):
+        evaluator.evaluate(Policies([policies.make()], (0,), spaces, policies), 2)
+
+
+def of_arrays(bound: float, low: float = -1.0, high: float = 1.0) -> Trajectories:
+    """Data whose actions reach ±bound, declared as low … high."""
+    actions = np.repeat(np.linspace(-bound, bound, 20)[:, None], 2, axis=1)
+    ends = np.arange(20) == 19
+    return iwbc.from_arrays(np.zeros((20, 3)), actions, np.zeros(20), ends & False, ends, action_low=low, action_high=high)
+
+
+@pytest.mark.parametrize(("bound", "said"), [(0.3, False), (1.0, False), (5.0, True)])
+def test_data_without_bounds_that_reaches_beyond_the_environment_is_told(bound: float, said: bool, ranged: str) -> None:
+    data = of_arrays(bound, -np.inf, np.inf)
+    policies = iwbc.fit(iwbc.BC(steps=1), data, policy=iwbc.GaussianPolicy(hidden=[4]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        iwbc.evaluate(policies, ranged, episodes=1, env_kwargs={"low": -1.0, "high": 1.0})
+    told = [str(one.message) for one in caught if issubclass(one.category, DataWarning)]
+    assert bool(told) is said
+    assert not said or "takes actions of -1 … 1, the policy has actions of -5 … 5, of data that declares no bounds" in told[0]
+
+
+def test_a_saved_policy_keeps_whether_its_data_had_bounds(ranged: str, tmp_path: Path) -> None:
+    policies = iwbc.fit(iwbc.BC(steps=1), of_arrays(0.3, -np.inf, np.inf), policy=iwbc.GaussianPolicy(hidden=[4]))
+    policies.save(tmp_path / "policy.safetensors")
+    assert iwbc.load_policy(tmp_path / "policy.safetensors").spaces == policies.spaces
+    assert policies.spaces.action_bounded == (False, False)
+    iwbc.evaluate(iwbc.load_policy(tmp_path / "policy.safetensors"), ranged, 1, env_kwargs={"low": -1.0, "high": 1.0})
+    bounded = iwbc.fit(iwbc.BC(steps=1), of_arrays(0.3), policy=iwbc.GaussianPolicy(hidden=[4]))
+    with pytest.raises(UserError, match=r"takes actions of -2 … 2, the policy has actions of -1 … 1;"):
+        iwbc.evaluate(bounded, ranged, 1, env_kwargs={"low": -2.0, "high": 2.0})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bounds", [(-0.1, 0.1), (-0.3, 0.7), ((-0.1, -3.3), (0.2, -1e-3)), (1e-30, 3e-30), (-16777217.0, 0.1)])
+@pytest.mark.parametrize("action", ["mean", "sample"])
+def test_actions_lie_in_the_space_in_its_own_precision(bounds: Any, dtype: str, action: str, ranged: str) -> None:
+    env = Ranged(*bounds, dtype)
+    spaces = Spaces(3, tuple(env.action_space.low.tolist()), tuple(env.action_space.high.tolist()))
+    spec = PolicySpec(GaussianPolicy(hidden=[]), spaces)
+    policies = Policies([spec.make()], (0,), spaces, spec)
+    for name, parameter in policies[0].named_parameters():
+        parameter.data.fill_({"network.0.bias": 50.0, "log_std": 2.0}.get(name, 0.0))
+    policies[0].network[0].bias.data[0] = -50.0  # at a bound, whether lower or upper
+    made = EnvironmentSpec(ranged, {"low": bounds[0], "high": bounds[1], "dtype": dtype})
+    Evaluator(made, 0).evaluate(policies, 20, action)
+    found, _ = policies.predict(np.zeros((20, 3)), deterministic=action == "mean")
+    assert all(env.action_space.contains(one) for one in found), found
+    assert env.action_space.contains(policies.predict(np.zeros(3), deterministic=action == "mean")[0])
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Box(0, 5, (2,), np.int64), gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2, 2))])
+def test_actions_that_are_no_vector_of_continuous_ones_are_refused(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Countdown, "action_space", space)
+    with pytest.raises(UserError, match=f"environment {ENV}: its actions are .*, not a vector of continuous ones"):
+        Evaluator(ENV, 0)
 
 
 # --- intervals -----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,16 @@ def observations(count: int) -> np.ndarray:
     return (3.0 * np.random.default_rng(count).normal(size=(count, 4))).astype(np.float32)
 
 
+def test_an_exported_policy_stays_within_bounds_that_are_no_float32_numbers(tmp_path: Path) -> None:
+    policies = policies_of(FAMILIES["tanh_mean"])
+    spaces = Spaces(4, (-0.1, 0.3), (0.7, 3.1))
+    bounded = Policies(policies.modules, policies.seeds, spaces, policies.spec)
+    module, _ = export.playable(bounded)
+    found = module(torch.from_numpy(100.0 * observations(200))).double().numpy()
+    assert (np.array(spaces.action_low) <= found).all() and (found <= np.array(spaces.action_high)).all()
+    np.testing.assert_array_equal(found, bounded.predict(100.0 * observations(200))[0])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("action", ["mean", "sample"])
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])

@@ -110,7 +110,7 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
             found = own.folder.checkpoint()
             checkpoints += [step] * (found is not None and found[1]["done"] == step)
             assert (tmp_path / "weights.csv").exists() is (step == 12)
-    assert (logged, plays, checkpoints) == ([3, 6, 9, 12], [5, 10], [4, 8, 12])
+    assert (logged, plays, checkpoints) == ([3, 6, 9, 12], [5, 10], [4, 5, 8, 10, 12])
     rate = own.config.algo.learning_rate
     assert rate(4) != rate(5) != rate(6)
     shares = [str(float(torch.tensor(share))) for share in (0.3, 0.7)]
@@ -153,6 +153,25 @@ def test_a_request_to_stop_leaves_a_checkpoint(logger: mock.Mock, tmp_path: Path
     found = own.folder.checkpoint()
     assert found is not None and found[1]["done"] == 1
     logger.close.assert_called_once_with(True)
+
+
+@pytest.mark.parametrize(
+    ("stops", "changes"), [(True, ()), (False, ()), (True, ("eval.every=0",)), (True, ("eval.periodic_episodes=0",))]
+)
+def test_a_checkpoint_comes_before_policies_are_played(
+    stops: bool, changes: tuple[str, ...], logger: mock.Mock, tmp_path: Path
+) -> None:
+    own = recorder(tmp_path)
+    own.evaluator.evaluate.side_effect = UserError("stuck")  # type: ignore[union-attr]
+    with pytest.raises(Interrupted if stops else UserError, match=None if stops else "^stuck; what was trained is kept"), own:
+        own.start(Trained(), policies())  # type: ignore[arg-type]
+        if stops:
+            own._stop.set()
+        own.after(5, LOSS, Trained())  # type: ignore[arg-type]
+    with recorder(tmp_path, *changes) as again:
+        assert again.start(Trained(), policies()) == 5  # type: ignore[arg-type]
+    played = [] if changes else [{"phase": "periodic", "step": "5", "action": "mean"}]
+    assert rows(again.evaluations) == played  # what was due when it stopped
 
 
 def test_after_the_last_step_there_is_nothing_to_stop(logger: mock.Mock, tmp_path: Path) -> None:
@@ -201,7 +220,9 @@ def test_a_checkpoint_of_another_policy_is_refused(
 ) -> None:
     own = recorder(tmp_path)
     own.folder.start(own.config)
-    own.folder.write_checkpoint({name: torch.zeros(1)}, {"done": 4, "diverged": [], "seconds": {}, **progress})
+    own.folder.write_checkpoint(
+        {name: torch.zeros(1)}, {"done": 4, "unplayed": False, "diverged": [], "seconds": {}, **progress}
+    )
     with pytest.raises(UserError, match="its checkpoint does not fit the policy"):
         own.start(Trained(), policies())  # type: ignore[arg-type]
 

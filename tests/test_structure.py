@@ -8,6 +8,9 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+from setups import finish, python
+
 PACKAGE = Path(__file__).parents[1] / "iwbc"
 
 
@@ -54,3 +57,30 @@ def test_the_lock_has_the_versions_of_the_constraints() -> None:
     dev = {re.split(r"[\[<>=]", requirement)[0] for requirement in extras["dev"]} - {"iwbc"}
     assert dev <= lock.keys()
     assert (PACKAGE.parent / "requirements.lock").read_text().count("--hash=sha256:") > len(lock)
+
+
+# Imports every module, by each form of import in turn, and looks at what the package offers after each.
+DOORS = """
+import importlib, pkgutil, sys
+import iwbc
+offered = lambda: {name: getattr(iwbc, name) for name in iwbc.__all__}
+before = offered()
+import iwbc.evaluate
+from iwbc import evaluate
+from iwbc.evaluate import main
+assert iwbc.evaluate is evaluate is before["evaluate"] is sys.modules["iwbc.api"].evaluate
+assert main is sys.modules["iwbc.evaluate"].main and callable(main)
+assert importlib.import_module("iwbc.evaluate").main is main
+for module in pkgutil.walk_packages(iwbc.__path__, "iwbc."):
+    importlib.import_module(module.name)
+after = offered()
+assert all(callable(one) for one in after.values()), after
+assert all(after[name] is before[name] for name in after)
+assert all(getattr(sys.modules[place], name) is after[name] for name, place in iwbc._PLACE.items())
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import iwbc.evaluate", "from iwbc.evaluate import main", "from iwbc import evaluate"])
+def test_every_name_is_the_api_s_whatever_is_imported(first: str, tmp_path: Path) -> None:
+    outcome = finish(python("-c", f"{first}\n{DOORS}", cwd=tmp_path))
+    assert outcome.code == 0, outcome.err

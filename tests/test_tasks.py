@@ -152,7 +152,7 @@ def test_gymnasium_alone_makes_them(env_id: str) -> None:
 def test_rendering(env_id: str) -> None:
     code = (
         "import sys, numpy as np; from iwbc.environments import EnvironmentSpec, make_env\n"
-        f"env = make_env(EnvironmentSpec({env_id!r}, dict(render_mode='rgb_array', width=120, height=120)))\n"
+        f"env = make_env(EnvironmentSpec({env_id!r}, dict(width=120, height=120)), 'rgb_array')\n"
         "env.reset(seed=0)\n"
         "frame = env.render(); print(frame.shape, frame.std() > 10)"
     )

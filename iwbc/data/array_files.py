@@ -1,7 +1,8 @@
 """Files of step arrays, npz or HDF5, opened without unpickling anything. HDF5 arrays stay on disk until they are sliced.
 
 N steps of episodes end to end: observations [N, obs], actions [N, act], rewards [N], terminations [N] and truncations [N], or
-dones [N]; optional: next_observations [N, obs] and successes [N] or [episodes]. `NAMES` are what files call them.
+dones [N]; optional: next_observations [N, obs] and successes [N] or [episodes]. `NAMES` are what files call them. Where a
+file has both infos/success and infos/is_success, an episode is a success by either.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.data.arrays import Steps
+from iwbc.data.arrays import Steps, flags
 from iwbc.data.hdf5 import check_size
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
@@ -31,6 +32,7 @@ NAMES = {
     "successes": ("successes", "success", "is_success", "infos/success", "infos/is_success"),
 }
 _ENDS = {"terminations", "truncations"}
+_INFOS = ("infos/success", "infos/is_success")
 _BESIDE = ("infos/", "metadata/")  # where D4RL keeps what is not for training
 _MOST_NAMES = 12
 
@@ -52,6 +54,8 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
         except NUMPY_DAMAGE as error:  # h5py raises much the same
             raise UserError(f"{path}: is damaged ({error})") from None
         arrays = {field: _read(path, source, field, name) for field, name in chosen.items()}
+        if chosen.get("successes") == _INFOS[0] and _INFOS[1] in there and "successes" not in (names or {}):
+            arrays["successes"] = _either(path, source)
         _check_whole(path, there, chosen, names or {})
         left = [name for name in there if name not in chosen.values() and not name.startswith(_BESIDE)]
         missing = NAMES.keys() - chosen.keys() - ({"dones"} if chosen.keys() >= _ENDS else set())
@@ -129,6 +133,14 @@ def _open(path: Path, files: contextlib.ExitStack) -> Any:
     if start.startswith((b"PK", b"\x93NUMPY")) or (path.suffix == ".npz" and not start.startswith(b"\x89HDF")):
         return _open_npz(path, files)
     return _open_hdf5(path, files)
+
+
+def _either(path: Path, source: Any) -> Any:
+    """Labels of both names: a success where either says so."""
+    one, other = (flags(path.name, name, _read(path, source, "successes", name)) for name in _INFOS)
+    if len(one) != len(other):
+        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(one)} and {len(other)} labels; keep one of them")
+    return one | other
 
 
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:

@@ -260,14 +260,15 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
 def ends_of(steps: Steps, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The number of steps up to each end of an episode, and, for every step, whether the environment ended it there."""
     terminated, truncated, done = (
-        np.zeros(len(steps.actions), np.bool_) if array is None else _flags(name, field, array)
+        np.zeros(len(steps.actions), np.bool_) if array is None else flags(name, field, array)
         for field, array in (("terminations", steps.terminations), ("truncations", steps.truncations), ("dones", steps.dones))
     )
     ends = np.flatnonzero(terminated | truncated | done) + 1
     return ends, done & ~truncated if steps.terminations is None else terminated
 
 
-def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
+def flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
+    """Read a field of trues and falses as [n]. Raises UserError for a value that is neither."""
     try:
         values = np.asarray(array[:]).reshape(-1)
     except NUMPY_DAMAGE as error:
@@ -285,7 +286,7 @@ def _flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
 def _successes(array: Any, name: str, ends: npt.NDArray[np.int64], steps: int) -> npt.NDArray[np.bool_] | None:
     if array is None:
         return None
-    labels = _flags(name, "successes", array)
+    labels = flags(name, "successes", array)
     if len(labels) == steps:
         return np.array([labels[start:end].any() for start, end in zip([0, *ends[:-1]], ends, strict=True)])
     if len(labels) != len(ends):

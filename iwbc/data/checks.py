@@ -43,6 +43,7 @@ def checked(
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
     if notes is not None:
+        notes += filter(None, [bounds.note()])
         named = {"observations": _feature_names(info)}
         notes += filter(None, (rounding.note(field, named.get(field)) for field, rounding in rounded.items()))
 
@@ -117,13 +118,14 @@ class ActionBounds:
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
         self.low, self.high = np.asarray(info.action_low), np.asarray(info.action_high)
-        self.lowest, self.highest = self.low, self.high
         self.outside, self.total, self.farthest = 0, 0, 0.0
+        self.lowest, self.highest = np.full(len(self.low), np.inf), np.full(len(self.low), -np.inf)
 
     def watch(self, actions: npt.NDArray[np.floating]) -> None:
         """Count the actions [T, act] outside the bounds, beyond float32's rounding."""
         self.total += len(actions)
         low, high = actions.min(0), actions.max(0)
+        self.lowest, self.highest = np.minimum(self.lowest, low), np.maximum(self.highest, high)
         if (low >= self.low).all() and (high <= self.high).all():
             return
         excess = np.maximum(self.low - actions, actions - self.high)
@@ -131,7 +133,6 @@ class ActionBounds:
         outside = excess > 1e-6 * np.maximum(1.0, np.abs(actions))
         self.outside += int(outside.any(axis=-1).sum())
         self.farthest = max(self.farthest, float(excess.max()))
-        self.lowest, self.highest = np.minimum(self.lowest, low), np.maximum(self.highest, high)
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """The actions [T, act] moved to the nearest ones inside the bounds."""
@@ -140,13 +141,26 @@ class ActionBounds:
     def check(self) -> None:
         """Raise UserError if any watched action lay outside."""
         if self.outside:
+            low, high = np.minimum(self.low, self.lowest), np.maximum(self.high, self.highest)
             space = "the action space" + (f" of {self.info.env_id}" if self.info.env_id else "")
             raise UserError(
                 f"dataset {self.info.id}, actions: {self.outside:,} of {self.total:,} lie outside {space}, by up to "
                 f"{self.farthest:.3g}; if they are right, widen it to all of them with "
-                f"action_low={_outward(self.lowest, -1)} action_high={_outward(self.highest, 1)} (in training "
+                f"action_low={_outward(low, -1)} action_high={_outward(high, 1)} (in training "
                 "dataset.action_low=…), or move them to its bounds, which changes the data, with clip_actions=true"
             )
+
+    def note(self) -> str | None:
+        """Say where watched actions look as if they had been scaled to ±1, and the action space has other bounds."""
+        scaled = np.allclose(self.lowest, -1.0, rtol=0.0, atol=1e-6) and np.allclose(self.highest, 1.0, rtol=0.0, atol=1e-6)
+        wider = np.isfinite(self.low) & np.isfinite(self.high) & ((self.low < -1.001) | (self.high > 1.001))
+        if not scaled or not wider.any():
+            return None
+        first = int(np.argmax(wider))
+        return (
+            f"its actions reach from -1 to 1 and no further, while its action space is {self.low[first]:g} … "
+            f"{self.high[first]:g}; where they were scaled to ±1, scale them back, since policies act in the units of the data"
+        )
 
 
 def _outward(bounds: npt.NDArray[np.floating], sign: int) -> str:

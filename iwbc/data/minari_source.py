@@ -21,7 +21,7 @@ from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
-from iwbc.environments import SUCCESS_KEYS, reported_success
+from iwbc.environments import SUCCESS_KEYS, success_label
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
 from iwbc.scores import ReferenceScores, d4rl_scores
@@ -29,7 +29,7 @@ from iwbc.spaces import ordered, parts
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
-_READER = 2
+_READER = 3
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
@@ -212,7 +212,7 @@ def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) 
                         f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
                         "rewards; Minari episodes have one observation more than steps"
                     )
-                success = _success(data.infos)
+                success = _success(data.infos or {}, f"dataset {dataset_id}, episode {index}")
                 yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success)
             index += 1
     except _DAMAGE as error:
@@ -305,10 +305,22 @@ def _flatten(space: gym.Space, values: Any) -> np.ndarray:
     return np.stack([np.asarray(gym.spaces.flatten(space, value)) for value in values])
 
 
-def _success(infos: dict[str, Any] | None) -> bool | None:
-    """Whether the episode's infos report success at any step; None where they have no such key."""
-    found = reported_success(infos or {})
-    return None if np.isnan(found) else bool(found)
+def _success(infos: dict[str, Any], where: str) -> bool | None:
+    """Read whether an episode's infos report success, by any key and at any step; None where they have no such key.
+
+    Raises UserError, which begins with `where`, for a step whose value is no label.
+    """
+    success = None
+    for key in SUCCESS_KEYS:
+        if key in infos:
+            values = np.atleast_1d(np.asarray(infos[key]))
+            if values.dtype.kind in "biuf" and values.size == len(values) and ((values == 0) | (values == 1)).all():
+                said = bool(values.any())
+            else:
+                labels = [success_label(value, key, f"{where}, infos row {row}") for row, value in enumerate(values)]
+                said = any(labels)
+            success = said or bool(success)
+    return success
 
 
 def _line(error: BaseException) -> str:

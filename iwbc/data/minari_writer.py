@@ -125,8 +125,11 @@ def _action_space(env: gym.Env[Any, Any] | None, info: DatasetInfo) -> gym.space
         assert isinstance(env.action_space, gym.spaces.Box)
         if (env.action_space.low == info.action_low).all() and (env.action_space.high == info.action_high).all():
             return env.action_space
-    low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
-    return gym.spaces.Box(low, high, dtype=np.float32)
+    low, high = np.asarray(info.action_low), np.asarray(info.action_high)
+    # Rounded bounds would not be the ones that the data was given.
+    exact = np.array_equal((low, high), np.asarray((low, high), np.float32))
+    bounds: Any = np.float32 if exact else np.float64
+    return gym.spaces.Box(low.astype(bounds), high.astype(bounds), dtype=bounds)
 
 
 def _floating(array: npt.NDArray[Any]) -> np.dtype[Any]:

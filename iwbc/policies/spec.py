@@ -20,6 +20,7 @@ from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
 from iwbc.policies.policy import Policy
 from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
+from iwbc.spaces import float32_bounds
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,18 @@ class Spaces:
     """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act].
 
     observation_parts: what the vectors are made of where observations are Dicts of arrays, path and shape of each in order.
+    action_bounded: [act], false where the data declares no bounds and its actions' range stands for them; None: nowhere.
     """
 
     observation_size: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     observation_parts: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    action_bounded: tuple[bool, ...] | None = None
+
+    def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Move actions [..., act] into the bounds, as float32 that lies within those of any precision."""
+        return np.clip(actions.astype(np.float32), *float32_bounds(self.action_low, self.action_high))
 
     def vector(self, observation: Any) -> npt.NDArray[np.float32]:
         """An observation as it comes, a vector [obs] or [B, obs] or a Dict, as vectors.
@@ -68,7 +75,8 @@ def spaces_of(trajectories: Trajectories) -> Spaces:
     parts = None
     if info.observation_parts is not None:
         parts = tuple((path, tuple(shape)) for path, shape in info.observation_parts)
-    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()), parts)
+    bounded = None if not unbounded.any() else tuple((~unbounded).tolist())
+    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()), parts, bounded)
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,10 @@ class PolicySpec:
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
     """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple((path, tuple(shape)) for path, shape in plain["observation_parts"])
-    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+    bounded = plain.get("action_bounded") and tuple(plain["action_bounded"])
+    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts, bounded)
+    if bounded and len(bounded) != len(found.action_low):
+        raise ValueError("its action_bounded is not of its actions")
     if found.observation_size < 1 or not found.action_low or len(found.action_low) != len(found.action_high):
         raise ValueError("its observations or actions have no size")
     return found

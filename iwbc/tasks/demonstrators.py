@@ -130,7 +130,7 @@ def demonstrations(
                 observations.append(observation)
                 actions.append(action)
                 rewards.append(float(reward))
-                success = success or reported_success(info) == 1.0
+                success = success or reported_success(info, f"environment {env_id}") == 1.0
                 over = terminated or truncated
             steps = np.stack(observations)
             yield Episode(steps[:-1], steps[-1], np.stack(actions), np.array(rewards), bool(terminated), success)
