@@ -67,7 +67,7 @@ class Recorder:
         """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
-        self.every: Sequence[int] = (config.log_every, config.eval.every if evaluator else 0, config.checkpoint_every)
+        self.every: Sequence[int] = (config.log_every, config.eval.period if evaluator else 0, config.checkpoint_every)
         self.metrics, self.evaluations = folder.metrics(), folder.evaluations()
         self._dataset, self._curation, self._curated = dataset, curation, curated
         # Seeds that have diverged: when, why, and the step whose state is kept.
@@ -123,7 +123,7 @@ class Recorder:
         if step % config.log_every == 0 or last:
             self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
         self.stopwatch.lap("training")
-        if self.evaluator is not None and not last and config.eval.every and step % config.eval.every == 0:
+        if self.evaluator is not None and not last and config.eval.period and step % config.eval.period == 0:
             policies = self._all_policies.select(*trainer.seeds)
             policies.load(trainer.parameters())
             self.play("periodic", step, policies, config.eval.periodic_episodes, config.eval.actions[0])
