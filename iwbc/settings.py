@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from iwbc.data.tiers import TIERS, VERSION, VERSIONS
@@ -227,6 +228,17 @@ class ReturnWeighted(Settings):
 
     temperature: float = positive(0.5)
     name: str = "return_weighted"
+
+
+@dataclass
+class TrajectoryWeights(Settings):
+    """Weights of your own, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: a row for
+    every trajectory, 0 drops it. sha256: of the file; null: of what it holds as the run begins, which becomes part of the run.
+    """
+
+    path: str = required(lambda value: bool(value.strip()), "give a CSV file with the columns trajectory and weight")
+    sha256: str | None = setting(None, lambda value: value is None or len(value) == 64, "must be a SHA-256 of 64 digits")
+    name: str = "weights"
 
 
 # --- algo ------------------------------------------------------------------------------------------------------------
@@ -612,8 +624,10 @@ class Config(Settings):
                 kept = "(Q)"
             case ReturnWeighted():
                 kept = "" if isinstance(self.algo, RWR) else " return-weighted"
-            case All():
-                kept = ""
+            case All():  # of methods whose name promises a choice it is told that there is none
+                kept = " all" if isinstance(self.algo, FilteredBC | RWR) else ""
+            case TrajectoryWeights(path=path):
+                kept = f" weights ({PurePath(path).stem})"
             case _:
                 kept = f" {self.curation.name}"
         if isinstance(self.algo, FilteredBC) and kept == "(Q)":
@@ -624,7 +638,7 @@ class Config(Settings):
 # The choices of each group, by the name that stands in a configuration.
 DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
-    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted)
+    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
 }
 ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
 POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}

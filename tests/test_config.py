@@ -26,6 +26,7 @@ MANDATORY = {
     "dataset=minari": ["dataset.id=some/data-v0"],
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
     "curation=threshold": ["curation.minimum=10"],
+    "curation=weights": ["curation.path=chosen/human.csv"],
 }
 
 
@@ -128,9 +129,13 @@ def test_method_names() -> None:
         "algo=filtered_bc": "filtered BC 10 %",
         "algo=filtered_bc curation=quality_levels": "SFT(Q)",
         "algo=filtered_bc curation=success": "filtered BC success",
+        "algo=filtered_bc curation=all": "filtered BC all",
+        "algo=filtered_bc curation=weights curation.path=chosen/human.csv": "filtered BC weights (human)",
+        "algo=iw_bc curation=weights curation.path=human.csv": "iw-BC weights (human)",
         "algo=iw_bc": "iw-BC(Q)",
         "algo=iw_bc algo.level=step": "iw-BC(Q) step",
         "algo=rwr": "RWR",
+        "algo=rwr curation=all": "RWR all",
         "algo=awr": "AWR",
     }
     assert {arguments: compose(*arguments.split()).method for arguments in names} == names
@@ -224,6 +229,9 @@ REFUSED = {
     "curation=threshold": "curation.minimum: must be given",
     "curation=threshold curation.minimum=nan": "curation.minimum",
     "curation=return_weighted curation.temperature=0": "curation.temperature",
+    "curation=weights": "curation.path: must be given",
+    "curation=weights curation.path=nowhere.csv": "nowhere.csv: cannot be read (No such file or directory)",
+    "curation=weights curation.path=a.csv curation.sha256=abc": "curation.sha256=abc: must be a SHA-256",
     "dataset=minari": "dataset.id: must be given",
     "dataset=d4rl": "dataset.path: must be given",
     "dataset.tier=best": "must be one of random, medium",

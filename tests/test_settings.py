@@ -30,7 +30,7 @@ EDGES = [
 
 def valid(kind: type[Settings]) -> dict[str, Any]:
     """Values for the fields that must be given."""
-    usual = {"id": "some/data-v0", "path": "some.hdf5", "minimum": 1.0, "target": "package.module.Name"}
+    usual = {"id": "some/data-v0", "path": "some.file", "minimum": 1.0, "target": "package.module.Name"}
     return {one.name: usual[one.name] for one in fields(kind) if one.default is MISSING and one.name in usual} | (
         {"target": usual["target"]} if kind is settings.OwnPolicy else {}
     )
