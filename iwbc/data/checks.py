@@ -11,6 +11,11 @@ import numpy.typing as npt
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
+# Steps of an only episode from which on the ends of others seem to be missing.
+_LONG = 100
+# Steps of the other episodes beside which one of a single step is strange.
+_MANY = 5
+
 
 def checked(
     episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False, notes: list[str] | None = None
@@ -22,12 +27,13 @@ def checked(
     Raises UserError naming dataset, episode and field where an episode is not fit to train on.
     """
     bounds = ActionBounds(info)
-    count, labelled, observation_shape = 0, 0, None
+    count, labelled, observation_shape, lengths = 0, 0, None, []
     for count, episode in enumerate(episodes, start=1):
         # The first episode says how wide an observation is; the action space says how wide an action is.
         observation_shape = observation_shape or episode.observations.shape[1:]
         check_episode(episode, info, count - 1, observation_shape)
         labelled += episode.success is not None
+        lengths.append(len(episode.actions))
         if clip_actions:
             yield dataclasses.replace(episode, actions=bounds.clip(episode.actions))
         else:
@@ -38,6 +44,32 @@ def checked(
     if labelled not in (0, count):
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
+    if notes is not None:
+        notes += notes_of_ends(np.array(lengths), episode.terminated)
+
+
+def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list[str]:
+    """Tell where the ends of episodes look as if they were marked wrongly, a line each: `lengths` [n], and whether the last
+    episode terminated, or is what was left over at the end of the recording."""
+    if len(lengths) == 1:
+        if lengths[0] < _LONG:
+            return []
+        return [
+            f"all its {lengths[0]:,} steps are one episode; are the ends of episodes marked (terminations or truncations)? "
+            "Curation chooses among episodes"
+        ]
+    single = lengths == 1
+    if not last_terminated and not single[:-1].any():
+        return []
+    rest = lengths[lengths > 1]
+    # Tasks of a step or two have many such episodes, beside others of two; those of none but one step are bandits.
+    if not single.any() or not len(rest) or (np.median(rest) < _MANY and single.sum() < 0.5 * len(lengths)):
+        return []
+    which = np.flatnonzero(single)
+    return [
+        f"{len(which):,} of {len(lengths):,} episodes have 1 step (the first is episode {which[0]}), beside others of "
+        f"{np.median(rest):g} (their median); mark the last step of each episode alone as its end"
+    ]
 
 
 def difference(one: Trajectories, other: Trajectories) -> str | None:
