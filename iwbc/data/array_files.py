@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.data.arrays import Steps
-from iwbc.data.hdf5 import check_size
+from iwbc.data.hdf5 import check_field, check_links
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 
@@ -70,12 +70,25 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 
     try:
         # Compressed chunks are read by slices that end inside them: the cache keeps them from being unpacked twice.
-        return files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
+        file = files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
     except OSError as error:
         raise UserError(f"{path}: is not a whole HDF5 file ({error}); convert reads .npz and HDF5 files") from None
+    for names in (_REQUIRED | _OPTIONAL).values():
+        for name in names:  # to ask whether something is there follows links
+            _check_links(path, file, name)
+    return file
+
+
+def _check_links(path: Path, file: Any, name: str) -> None:
+    try:
+        check_links(file["/"].id, name.encode())
+    except NUMPY_DAMAGE as error:
+        raise UserError(f"{path}, {name}: cannot be read ({error})") from None
 
 
 def _read(path: Path, source: Any, name: str) -> Any:
+    if not hasattr(source, "allow_pickle"):  # an HDF5 file
+        _check_links(path, source, name)
     try:
         array = source[name]
         whole = hasattr(array, "shape") and hasattr(array, "dtype")  # which h5py finds out only now
@@ -85,7 +98,7 @@ def _read(path: Path, source: Any, name: str) -> Any:
         raise UserError(f"{path}, {name}: must be an array, not a group of them")
     if not isinstance(array, np.ndarray):
         try:
-            check_size(array.id)
+            check_field(array.id)
         except ValueError as error:
             raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     return array

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from iwbc.data.hdf5 import check_size
+from iwbc.data.hdf5 import check_field, check_links
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import fingerprint_of, joined, load_or_pack, packed_folder
@@ -202,7 +202,7 @@ def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
         episodes = dataset.iterate_episodes(indices)
         with h5py.File(data / "main_data.hdf5", "r") as file:
             for index in indices:
-                _check_sizes(file.id, f"episode_{index}".encode())
+                _check_fields(file["/"].id, f"episode_{index}".encode())
                 yield next(episodes)
 
 
@@ -217,37 +217,55 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _check_sizes(parent: Any, name: bytes) -> None:
-    """`check_size` of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
+def _check_fields(parent: Any, name: bytes) -> None:
+    """Check every field in a group of HDF5 and the way to it, by its low-level interface, which takes a third of the time."""
     from h5py import h5d, h5g, h5o
 
+    check_links(parent, name)
     part = h5o.open(parent, name)
     if isinstance(part, h5g.GroupID):
         for own in part:
-            _check_sizes(part, own)
+            _check_fields(part, own)
     elif isinstance(part, h5d.DatasetID):
-        check_size(part)
+        _check_field(part, name.decode(errors="replace"))
 
 
 def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
     """The same for plain vectors in HDF5, at half the time: the file's layout is part of Minari's standard."""
     import h5py
-    from h5py import h5d, h5g, h5s
+    from h5py import h5d, h5s
     from minari.dataset.episode_data import EpisodeData
 
-    def read(dataset: Any) -> np.ndarray:
-        check_size(dataset)
+    def read(group: Any, name: str) -> np.ndarray:
+        check_links(group, name.encode())
+        dataset = h5d.open(group, name.encode())
+        _check_field(dataset, name)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
-            group = h5g.open(file.id, f"episode_{index}".encode())
-            fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
-            infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
-            yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
+            group = _group(file["/"].id, f"episode_{index}")
+            fields = {name: read(group, name) for name in _FIELDS}
+            infos = _group(group, "infos") if group.links.exists(b"infos") else None
+            labels = {key: read(infos, key) for key in SUCCESS_KEYS if infos is not None and infos.links.exists(key.encode())}
+            yield EpisodeData(id=index, infos=labels, **fields)
+
+
+def _group(parent: Any, name: str) -> Any:
+    """Open a group of HDF5 within another of the same file."""
+    from h5py import h5g
+
+    check_links(parent, name.encode())
+    return h5g.open(parent, name.encode())
+
+
+def _check_field(field: Any, name: str) -> None:
+    try:
+        check_field(field)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _not_a_vector(space: gym.Space) -> str | None:
