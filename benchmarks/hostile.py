@@ -104,9 +104,8 @@ def settings_cases() -> Iterator[Case]:
     groups += [("algo", kind()) for kind in settings.ALGORITHMS.values()]
     groups += [("policy", kind()) for kind in settings.POLICIES.values()]
     groups += [("dataset", settings.Generated()), ("dataset", settings.Demonstrations())]
-    groups += [
-        ("curation", settings.Threshold(1.0) if name == "threshold" else kind()) for name, kind in settings.CURATIONS.items()
-    ]
+    needs: dict[str, tuple[Any, ...]] = {"threshold": (1.0,), "weights": ("weights.csv",)}
+    groups += [("curation", kind(*needs.get(name, ()))) for name, kind in settings.CURATIONS.items()]
     for group, own in groups:
         config = dataclasses.replace(base, **({group: own} if group else {}))
         for one in fields(own):  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ _PLACES = {
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
         *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "MixturePolicy"),
-        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction"),
+        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryWeights"),
     ),
     "iwbc.trained": ("Policies", "load_policy"),
 }

@@ -27,6 +27,7 @@ from iwbc.settings import ReturnWeighted as ReturnWeighted
 from iwbc.settings import Success as Success
 from iwbc.settings import Threshold as Threshold
 from iwbc.settings import TopFraction as TopFraction
+from iwbc.settings import TrajectoryWeights as TrajectoryWeights
 from iwbc.trained import Policies as Policies
 from iwbc.trained import load_policy as load_policy
 

@@ -6,7 +6,9 @@ G_i has lost to the rounding of rewards to float32, in which 0.7 is a little les
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,8 @@ from iwbc import settings
 from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import UserError
+from iwbc.data.trajectory_csv import read_column, sha256_of
+from iwbc.errors import UserError, warn
 from iwbc.settings import Settings
 
 Weights = npt.NDArray[np.float64]
@@ -65,7 +68,8 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
     """The trajectories that a curation keeps, such as settings.QualityLevels(), each with its weight R_i.
 
     averaging: log-likelihoods over steps, then over trajectories ("trajectory"), or over all steps alike ("transition").
-    Raises UserError where nothing is kept, or success labels are asked for and missing.
+    Raises UserError where nothing is kept, success labels are asked for and missing, or a file of weights does not fit. Gives
+    a DataWarning where the choice is likely not what was meant.
     """
     curation.check("curation")
     returns, rounding = trajectories.returns, trajectories.return_rounding
@@ -90,6 +94,8 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
             weights = success(trajectories.successes)
         case settings.ReturnWeighted(temperature=temperature):
             weights = return_weighted(returns, temperature)
+        case settings.TrajectoryWeights(path=path, sha256=sha256):
+            weights = read_column(Path(path).expanduser(), "weight", len(trajectories), sha256)
         case _:
             raise TypeError(f"not a curation: {curation!r}")
     if not weights.any():
@@ -97,7 +103,49 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
             f"curation: keeps none of the {len(trajectories)} trajectories of {trajectories.info.id} "
             f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
         )
-    return Curated(trajectories, weights, averaging)
+    curated = Curated(trajectories, weights, averaging)
+    for remark in _remarks(curated, curation):
+        warn(f"curation={getattr(curation, 'name', '')}, dataset {trajectories.info.id}: {remark}")
+    return curated
+
+
+def pinned(curation: Settings) -> Settings:
+    """The same curation, with the hash of the file that it reads, if any, so that another content is another curation.
+
+    Raises UserError where the file cannot be read.
+    """
+    if isinstance(curation, settings.TrajectoryWeights) and curation.sha256 is None:
+        return dataclasses.replace(curation, sha256=sha256_of(Path(curation.path).expanduser()))
+    return curation
+
+
+def keeps_all(curated: Curated, curation: Settings) -> bool:
+    """Tell whether a curation that is to choose has given every trajectory the same weight."""
+    match curation:
+        case settings.All() | settings.TopFraction(fraction=1.0):
+            return False
+        case settings.QualityLevels(percentiles=percentiles) if not any(percentiles):
+            return False
+    return bool((curated.curation_weights == curated.curation_weights[0]).all())
+
+
+def _remarks(curated: Curated, curation: Settings) -> Iterator[str]:
+    """What its user should look at in a choice."""
+    data, kept = curated.trajectories, curated.kept
+    returns, successes = data.returns, data.successes
+    if len(kept) == 1 and not isinstance(curation, settings.All):
+        yield f"keeps 1 of {len(data)} trajectories (return {returns[kept[0]]:g}), which a policy learns by heart"
+    elif keeps_all(curated, curation):
+        span = f"are all {returns[0]:g}" if np.ptp(returns) == 0.0 else f"reach from {returns.min():g} to {returns.max():g}"
+        yield f"keeps all {len(data)} trajectories, each with the same weight, as curation=all does (their returns {span})"
+    by_return = (settings.TopFraction, settings.QualityLevels, settings.Threshold, settings.ReturnWeighted)
+    if isinstance(curation, by_return) and successes is not None and successes.any() and not successes.all():
+        failures = int((~successes[kept]).sum())
+        if failures and returns[~successes].max() >= returns[successes].min():
+            yield (
+                f"{failures:,} of the {len(kept):,} trajectories that it keeps are labelled failures; curation=success goes by "
+                "the labels"
+            )
 
 
 def hold_out(curated: Curated, share: float) -> tuple[Curated, Curated | None]:

@@ -19,7 +19,7 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicyChoice, policy_factory, spaces_of
-from iwbc.settings import GaussianPolicy, Recipe
+from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.trained import Policies
 from iwbc.trainer import Learner, Trainer, steps
 
@@ -65,6 +65,8 @@ def fit(
     Raises UserError where settings cannot be, the algorithm needs a reference and there is none, or training diverges.
     """
     settings.check("algo")
+    if isinstance(policy, Settings):
+        policy.check("policy")
     curated = data if isinstance(data, Curated) else Curated(data, np.ones(len(data)), "transition")
     seeds = tuple(seeds if seeds is not None else reference.seeds if reference is not None else (0,))
     starts_at_reference = settings.start == "reference"

@@ -11,13 +11,14 @@ weight would count as much. With `curation=…`, as train takes it, that one is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.commands import Option, parse, run
-from iwbc.errors import UserError, extra, warn
+from iwbc.errors import DataWarning, UserError, extra, warn
 from iwbc.settings import All, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 
 if TYPE_CHECKING:
@@ -44,13 +45,14 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    curations = usual_curations()
+    curations, asked = usual_curations(), None
     if settings:
         from iwbc.config import composed
 
         config = composed(settings)
         if any(setting.startswith("curation") for setting in settings):
-            curations[" ".join(one for one in settings if one.startswith("curation"))] = config.curation
+            asked = config.curation
+            curations[" ".join(one for one in settings if one.startswith("curation"))] = asked
     if names:
         trajectories = by_name(names[0])
     else:
@@ -59,10 +61,16 @@ def main(arguments: Sequence[str]) -> None:
         trajectories = load_dataset(config.dataset, config.env.id)
     if trajectories.successes is None:
         curations.pop("success")
-    show(trajectories, curations, Console(markup=False))  # names may hold brackets
-    if out is not None:
-        draw(trajectories, curations, out)
-        print(out)
+    if asked is not None:
+        from iwbc.curation import curate
+
+        curate(trajectories, asked)  # with its warnings; those of the others would be of choices that nobody has made
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        show(trajectories, curations, Console(markup=False))  # names may hold brackets
+        if out is not None:
+            draw(trajectories, curations, out)
+            print(out)
 
 
 def _is_setting(argument: str) -> bool:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 
-def trajectory_weights(mean_log_ratio: Tensor, kappa: float, maximum: float) -> Tensor:
-    """w_i = clip(exp(κ (ℓ_i(π_q) − ℓ_i(π_ref))), 0, w_max). κ = T_i is exact importance sampling, κ = 0 filtered BC."""
-    return torch.exp(kappa * mean_log_ratio).clamp(max=maximum)
+def tempered_weights(log_ratio: Tensor, kappa: float, minimum: float, maximum: float) -> Tensor:
+    """w = clip(exp(κ ρ), β_min, β_max), ρ = log π_q − log π_ref of a step, summed over the last steps, or the mean over a
+    trajectory, ℓ_i(π_q) − ℓ_i(π_ref): there κ = T_i is exact importance sampling. κ = 0 is filtered BC."""
+    return torch.exp(kappa * log_ratio).clamp(minimum, maximum)
 
 
 def clipped_product_weights(clipped_log_ratio_sum: Tensor, minimum: float, maximum: float) -> Tensor:
@@ -27,11 +28,6 @@ def clipped_product_weights(clipped_log_ratio_sum: Tensor, minimum: float, maxim
 def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
     """log clip(π_q/π_ref, a_min, a_max) of a step's log ratio."""
     return log_ratio.clamp(math.log(minimum), math.log(maximum))
-
-
-def step_weights(log_ratio: Tensor, kappa: float, minimum: float, maximum: float) -> Tensor:
-    """w_t = clip(exp(κ ρ_t), β_min, β_max); ρ_t of a step, or summed over the last ones."""
-    return torch.exp(kappa * log_ratio).clamp(minimum, maximum)
 
 
 def windowed_sums(values: Tensor, offsets: Tensor, window: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from iwbc import engine, processes
-from iwbc.curation import curate, histogram, hold_out
+from iwbc.curation import curate, histogram, hold_out, pinned
 from iwbc.data.checks import difference
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
@@ -26,7 +26,7 @@ from iwbc.page import write_page
 from iwbc.policies.spec import imported, policy_factory, spaces_of
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
-from iwbc.results import dataset_summary, phase_name, summary_of
+from iwbc.results import dataset_summary, method_name, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
 from iwbc.settings import Config, Env, Minari, OwnPolicy
@@ -39,7 +39,7 @@ def run(config: Config, path: Path, console: Console, resumed: bool = False) -> 
     A finished run is not run again. resumed: the folder's configuration may differ in what does not change the training.
     Raises UserError for what a user can put right, Interrupted when told to stop while training or evaluating.
     """
-    folder = RunFolder(path)
+    folder, config = RunFolder(path), replace(config, curation=pinned(config.curation))
     # A second process with the same job waits, and then finds it finished.
     with folder.lock():
         folder.check(config, resumed)
@@ -110,7 +110,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             seeds=seeds,
             device=device,
             console=console,
-            title=config.method,
+            title=method_name(config, curated),
             observer=recorder,
             held_out=held_out,
         )

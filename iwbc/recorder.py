@@ -67,7 +67,7 @@ class Recorder:
         """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
-        self._plays_every = config.eval.every if evaluator and config.eval.periodic_episodes else 0
+        self._plays_every = config.eval.period if evaluator else 0
         self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
         self.metrics, self.evaluations = folder.metrics(), folder.evaluations()
         self._dataset, self._curation, self._curated = dataset, curation, curated

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from iwbc.curation import keeps_all
 from iwbc.data.curated import Curated
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.evaluation import Evaluation, interval
@@ -27,6 +28,11 @@ def dataset_summary(curated: Curated) -> dict[str, Any]:
         "kept_trajectories": len(curated.kept),
         "kept_steps": curated.steps,
     }
+
+
+def method_name(config: Config, curated: Curated) -> str:
+    """A run's method as tables name it, which says where a curation that was to choose has kept everything alike."""
+    return config.method + (" (keeps all)" if keeps_all(curated, config.curation) else "")
 
 
 def phase_name(phase: str, action: str, chosen: str) -> str:
@@ -51,7 +57,7 @@ def summary_of(
     return {
         "format": SUMMARY_FORMAT,
         "status": "finished",
-        "method": config.method,
+        "method": method_name(config, curated),
         "environment": None if environment is None else environment.to_plain(),
         "backend": config.eval.backend,
         "dataset": dataset_summary(curated),

@@ -7,10 +7,14 @@ raises UserError, one line that names the key.
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
+from pathlib import PurePath
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from iwbc.data.tiers import TIERS
 from iwbc.errors import UserError
@@ -48,6 +52,11 @@ def share(default: float) -> Any:
     return setting(default, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
 
 
+def number_of_episodes(default: int) -> Any:
+    """A number of episodes to play, of which each result is kept in memory."""
+    return setting(default, lambda value: 0 <= value <= 1_000_000, "must lie between 0 and 1,000,000")
+
+
 def sizes(default: list[int]) -> Any:
     """Sizes of hidden layers."""
     return setting(default, lambda value: all(n > 0 for n in value), "must be positive layer sizes")
@@ -63,14 +72,39 @@ def bound() -> Any:
     return setting(None, fits, "must be a number, or a list of one for each dimension")
 
 
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping", list: "a list"}
+_hints = functools.cache(get_type_hints)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Check a value against a field's type: int counts as float, and bool as neither."""
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind is types.UnionType:
+        return any(_is(value, one) for one in arguments)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is list:
+        return isinstance(value, list | tuple) and all(_is(one, arguments[0]) for one in value)
+    return hint is Any or isinstance(value, kind)
+
+
+def _name(hint: Any) -> str:
+    """Name a field's type in the words of an error."""
+    if get_origin(hint) is types.UnionType:
+        return " or ".join(_name(one) for one in get_args(hint) if one is not types.NoneType)
+    return _NAMES.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
+
+
 class Settings:
     """What all of them share."""
 
     def check(self, group: str = "") -> None:
         """Raise UserError for the first value that cannot be; `group` is where these settings are in the configuration."""
         assert is_dataclass(self)
+        hints = _hints(type(self))
         for one in fields(self):
             value, rule = getattr(self, one.name), one.metadata.get("rule")
+            self.require(_is(value, hints[one.name]), group, one.name, f"must be {_name(hints[one.name])}")
             if isinstance(value, Settings):
                 value.check(one.name)
             elif rule is not None:
@@ -84,6 +118,13 @@ class Settings:
         if not condition:
             key = f"{group}.{name}" if group else name
             raise UserError(f"{key}={getattr(self, name)}: {says}")
+
+    def require_used(self, used: bool, group: str, name: str, needs: str) -> None:
+        """Raise UserError where a setting was set, so that it is not its default, and would change nothing."""
+        assert is_dataclass(self)
+        own = next(one for one in fields(self) if one.name == name)
+        default = own.default if own.default_factory is MISSING else own.default_factory()
+        self.require(used or getattr(self, name) == default, group, name, f"would change nothing; it needs {needs}")
 
 
 # --- dataset ---------------------------------------------------------------------------------------------------------
@@ -191,6 +232,9 @@ class Success(Settings):
     minimum: float = setting(1.0, math.isfinite, "must be a finite reward")
     name: str = "success"
 
+    def check_together(self, group: str) -> None:
+        self.require_used(self.success_from == "last_reward", group, "minimum", "success_from=last_reward")
+
 
 @dataclass
 class ReturnWeighted(Settings):
@@ -198,6 +242,17 @@ class ReturnWeighted(Settings):
 
     temperature: float = positive(0.5)
     name: str = "return_weighted"
+
+
+@dataclass
+class TrajectoryWeights(Settings):
+    """Weights of your own, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: a row for
+    every trajectory, 0 drops it. sha256: of the file; null: of what it holds as the run begins, which becomes part of the run.
+    """
+
+    path: str = required(lambda value: bool(value.strip()), "give a CSV file with the columns trajectory and weight")
+    sha256: str | None = setting(None, lambda value: value is None or len(value) == 64, "must be a SHA-256 of 64 digits")
+    name: str = "weights"
 
 
 # --- algo ------------------------------------------------------------------------------------------------------------
@@ -345,9 +400,23 @@ class IWBC(Recipe):
     def check_together(self, group: str) -> None:
         fits = 0 <= self.minimum < self.upper_bound
         self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
-        of_trajectories = self.level == "trajectory"
-        self.require(self.kappa != "auto" or of_trajectories, group, "kappa", "needs level=trajectory")
-        self.require(not self.pareto_smoothing or not self.of_steps, group, "pareto_smoothing", "needs weights of trajectories")
+        auto, copied = self.kappa == "auto", self.proposal == "copy"
+        self.require(not auto or self.level == "trajectory", group, "kappa", "needs level=trajectory")
+        of_trajectories = "level=trajectory or level=clipped_product"
+        passes = self.level == "window" or (not self.of_steps and self.estimator == "exact")  # over the kept steps
+        for name, used, needs in (
+            ("kappa", self.level != "clipped_product", "another level: a clipped product has no temperature"),
+            ("ess_share", auto, "kappa=auto"),
+            ("ess_count", auto, "kappa=auto"),
+            ("window", self.level == "window", "level=window"),
+            ("decay", self.proposal == "ema", "proposal=ema"),
+            ("copy_every", copied, "proposal=copy"),
+            ("step_ratio_bounds", self.level == "clipped_product", "level=clipped_product"),
+            ("pareto_smoothing", not self.of_steps, of_trajectories),
+            ("estimator", not self.of_steps and not copied, f"{of_trajectories}, and proposal=ema or proposal=policy"),
+            ("refresh_every", not copied and (passes or auto), "estimator=exact, kappa=auto or level=window, and no copies"),
+        ):
+            self.require_used(used, group, name, needs)
 
 
 @dataclass
@@ -474,19 +543,28 @@ ACTIONS = ("mean", "sample")
 @dataclass
 class Eval(Settings):
     """`episodes` at the end, with the last policy (0: nothing is played, during training neither); `periodic_episodes` every so
-    many gradient steps (0: never).
+    many gradient steps (0: none).
 
     action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
     with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
     """
 
-    episodes: int = not_negative(100)
-    periodic_episodes: int = not_negative(10)
+    episodes: int = number_of_episodes(100)
+    periodic_episodes: int = number_of_episodes(10)
     every: int = not_negative(1000)
     seed: int = not_negative(12345)
     action: str = setting("mean", choices=(*ACTIONS, "both"))
     reference: bool = True
     backend: str = setting("gymnasium", choices=BACKENDS)
+
+    def check_together(self, group: str) -> None:
+        self.require_used(self.every > 0 or not self.periodic_episodes, group, "periodic_episodes", "every above 0")
+        self.require_used(self.periodic_episodes > 0 or not self.every, group, "every", "periodic_episodes above 0")
+
+    @property
+    def period(self) -> int:
+        """Gradient steps between two periodic evaluations; 0: there are none."""
+        return self.every if self.periodic_episodes else 0
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -503,6 +581,10 @@ class Logger(Settings):
     mode: str = setting("offline", choices=("offline", "online"))
     project: str = "iwbc"
     entity: str | None = None
+
+    def check_together(self, group: str) -> None:
+        for name in ("mode", "project", "entity"):
+            self.require_used(self.name == "wandb", group, name, "logger=wandb")
 
 
 @dataclass
@@ -538,6 +620,7 @@ class Config(Settings):
         key = "seed" if self.seeds is None else "seeds"
         self.require(bool(seeds) and min(seeds) >= 0, group, key, "needs at least one seed, none negative")
         self.require(len(set(seeds)) == len(seeds), group, "seeds", "names a seed twice")
+        self.require_used(self.seeds is None, group, "seed", "seeds=null")
         fits = self.reference.dataset_id is None or isinstance(self.dataset, Minari)
         self.reference.require(fits, "reference", "dataset_id", "needs dataset=minari beside it")
 
@@ -556,8 +639,10 @@ class Config(Settings):
                 kept = "(Q)"
             case ReturnWeighted():
                 kept = "" if isinstance(self.algo, RWR) else " return-weighted"
-            case All():
-                kept = ""
+            case All():  # of methods whose name promises a choice it is told that there is none
+                kept = " all" if isinstance(self.algo, FilteredBC | RWR) else ""
+            case TrajectoryWeights(path=path):
+                kept = f" weights ({PurePath(path).stem})"
             case _:
                 kept = f" {self.curation.name}"
         if isinstance(self.algo, FilteredBC) and kept == "(Q)":
@@ -568,7 +653,7 @@ class Config(Settings):
 # The choices of each group, by the name that stands in a configuration.
 DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
-    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted)
+    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
 }
 ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
 POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}

@@ -16,6 +16,7 @@ Groups (group=choice, the first is the default)
   curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
              top_fraction, threshold, success: the best, from a return on, the successful ones
              return_weighted: all of them, by the exponential of the return        all: all alike
+             weights (curation.path=weights.csv): your own, columns trajectory (or episode, from 0) and weight
   policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
              mixture: of Gaussians, for several ways to do it       flow: any shape
   eval       default: Gymnasium                  envpool: faster, other episodes

@@ -25,6 +25,7 @@ MANDATORY = {
     "dataset=minari": ["dataset.id=some/data-v0"],
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
     "curation=threshold": ["curation.minimum=10"],
+    "curation=weights": ["curation.path=chosen/human.csv"],
 }
 
 
@@ -116,9 +117,13 @@ def test_method_names() -> None:
         "algo=filtered_bc": "filtered BC 10 %",
         "algo=filtered_bc curation=quality_levels": "SFT(Q)",
         "algo=filtered_bc curation=success": "filtered BC success",
+        "algo=filtered_bc curation=all": "filtered BC all",
+        "algo=filtered_bc curation=weights curation.path=chosen/human.csv": "filtered BC weights (human)",
+        "algo=iw_bc curation=weights curation.path=human.csv": "iw-BC weights (human)",
         "algo=iw_bc": "iw-BC(Q)",
         "algo=iw_bc algo.level=step": "iw-BC(Q) step",
         "algo=rwr": "RWR",
+        "algo=rwr curation=all": "RWR all",
         "algo=awr": "AWR",
     }
     assert {arguments: compose(*arguments.split()).method for arguments in names} == names
@@ -212,6 +217,9 @@ REFUSED = {
     "curation=threshold": "curation.minimum: must be given",
     "curation=threshold curation.minimum=nan": "curation.minimum",
     "curation=return_weighted curation.temperature=0": "curation.temperature",
+    "curation=weights": "curation.path: must be given",
+    "curation=weights curation.path=nowhere.csv": "nowhere.csv: cannot be read (No such file or directory)",
+    "curation=weights curation.path=a.csv curation.sha256=abc": "curation.sha256=abc: must be a SHA-256",
     "dataset=minari": "dataset.id: must be given",
     "dataset=d4rl": "dataset.path: must be given",
     "dataset.tier=best": "must be one of random, medium",
@@ -238,6 +246,18 @@ REFUSED = {
     "log_every=0": "log_every",
     "checkpoint_every=0": "checkpoint_every",
     "threads=0": "threads",
+    # Settings that would change nothing beside the others.
+    "eval.every=0 eval.periodic_episodes=3": "eval.periodic_episodes=3: would change nothing; it needs every above 0",
+    "eval.every=7 eval.periodic_episodes=0": "eval.every=7: would change nothing; it needs periodic_episodes above 0",
+    "eval.periodic_episodes=-1": "eval.periodic_episodes=-1: must lie between 0 and 1,000,000",
+    "eval.episodes=1000000000": "eval.episodes=1000000000: must lie between 0 and 1,000,000",
+    "eval.every=-1": "eval.every=-1: must not be negative",
+    "eval.seed=-1": "eval.seed=-1: must not be negative",
+    "logger.project=ours": "logger.project=ours: would change nothing; it needs logger=wandb",
+    "logger=tensorboard logger.mode=online": "logger.mode=online: would change nothing; it needs logger=wandb",
+    "seed=3 seeds=[0,1]": "seed=3: would change nothing; it needs seeds=null",
+    "curation=success curation.minimum=0.5": "curation.minimum=0.5: would change nothing; it needs success_from=last_reward",
+    "algo.level=step algo.estimator=exact": "algo.estimator=exact: would change nothing; it needs level=trajectory or",
     # What only shows when the run begins.
     "env=from_dataset": "a generated tier needs an environment",
     "env.id=Ant-v5": "no behaviour policies are shipped for it (there are: halfcheetah, hopper, walker2d); bring data, with "
@@ -421,7 +441,8 @@ def given_by(method: str) -> dict[str, str]:
 
 
 def test_every_setting_can_be_set_from_the_command_line() -> None:
-    config = compose("algo.kappa=3", "algo.copy_every=7", "policy.hidden=[8]", "reference.lr=1e-4", "logger.entity=us")
+    arguments = "algo.proposal=copy algo.copy_every=7 algo.kappa=3 policy.hidden=[8] reference.lr=1e-4 logger=wandb"
+    config = compose(*arguments.split(), "logger.entity=us")
     assert (config.algo.kappa, config.algo.copy_every, config.policy.hidden) == (3.0, 7, [8])
     assert (config.reference.lr, config.logger.entity) == (1e-4, "us")
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from iwbc import curation, settings
 from iwbc.data.arrays import from_arrays
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 
 TEN = np.arange(1.0, 11.0)
 
@@ -204,3 +206,106 @@ def test_a_histogram_by_hand() -> None:
     assert [(row["return_low"], row["return_high"]) for row in rows] == [(0, 1), (1, 2), (2, 3)]
     assert [(row["trajectories"], row["kept"]) for row in rows] == [(2, 1), (1, 0), (1, 1)]
     assert len(curation.histogram(TEN, np.array([0]))) == 50
+
+
+# --- remarks -------------------------------------------------------------------------------------------------------------
+
+
+def remarks(
+    chosen: settings.Settings, returns: Sequence[float], successes: Sequence[bool] | None = None
+) -> tuple[list[str], curation.Curated]:
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        curated = curation.curate(make_trajectories(returns, successes=successes), chosen)
+    assert all(one.category is DataWarning for one in given)
+    return [str(one.message).removeprefix(f"curation={chosen.name}, dataset toy/data-v0: ") for one in given], curated  # type: ignore[attr-defined]
+
+
+EQUAL, TWO = [0.3] * 100, [0.0] * 99 + [1.0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "returns"),
+    [
+        (settings.TopFraction(), EQUAL),
+        (settings.TopFraction(0.9), EQUAL),
+        (settings.QualityLevels(), EQUAL),
+        (settings.QualityLevels([50.0]), EQUAL),
+        (settings.ReturnWeighted(), EQUAL),
+        (settings.ReturnWeighted(1e18), [1.0, 2.0, 3.0]),
+        (settings.Threshold(0.3), [0.5, 0.75, 1.0]),
+        (settings.Success("last_reward", -1.0), [0.5, 0.75, 1.0]),
+        # More than nine tenths have the lowest return, which is then the level.
+        (settings.TopFraction(), [0.0] * 95 + [1.0] * 5),
+    ],
+)
+def test_a_curation_that_chooses_nothing_says_so(chosen: settings.Settings, returns: list[float]) -> None:
+    said, curated = remarks(chosen, returns)
+    assert len(said) == 1
+    assert said[0].startswith(f"keeps all {len(returns)} trajectories, each with the same weight, as curation=all does")
+    assert ("are all 0.3" if returns is EQUAL else f"reach from {min(returns):g} to {max(returns):g}") in said[0]
+    assert curation.keeps_all(curated, chosen)
+
+
+def test_labels_that_are_all_successes_choose_nothing() -> None:
+    said, _ = remarks(settings.Success(), TEN.tolist(), [True] * 10)
+    assert [one.split(",")[0] for one in said] == ["keeps all 10 trajectories"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "returns"),
+    [
+        (settings.All(), EQUAL),
+        (settings.TopFraction(1.0), EQUAL),
+        (settings.QualityLevels([0.0]), EQUAL),
+        (settings.All(), [1.0]),
+        (settings.TopFraction(0.25), TEN.tolist()),
+        (settings.QualityLevels([0.0, 50.0]), TEN.tolist()),
+        (settings.ReturnWeighted(), TEN.tolist()),
+        (settings.Threshold(2.0), TEN.tolist()),
+        (settings.TopFraction(), [0.0] * 50 + [1.0] * 50),
+    ],
+)
+def test_a_curation_that_chooses_as_it_should_says_nothing(chosen: settings.Settings, returns: list[float]) -> None:
+    said, curated = remarks(chosen, returns)
+    assert said == []
+    assert not curation.keeps_all(curated, chosen)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [settings.TopFraction(0.01), settings.Threshold(0.5), settings.QualityLevels([99.5]), settings.Success("last_reward", 0.2)],
+)
+def test_a_curation_that_keeps_one_trajectory_says_so(chosen: settings.Settings) -> None:
+    said, _ = remarks(chosen, TWO)
+    assert said == ["keeps 1 of 100 trajectories (return 1), which a policy learns by heart"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "returns", "successes", "failures"),
+    [
+        # The best by return are not the successes.
+        (settings.TopFraction(0.5), TEN, TEN <= 7, "3 of the 5"),
+        (settings.QualityLevels([50.0]), TEN, TEN <= 7, "3 of the 5"),
+        (settings.Threshold(2.0), TEN, TEN > 3, None),  # returns say who succeeds, whatever is kept
+        (settings.Threshold(9.0), TEN, TEN % 2 == 1, "1 of the 2"),
+        (settings.ReturnWeighted(), TEN, TEN % 2 == 1, "5 of the 10"),
+        (settings.ReturnWeighted(), TEN, TEN > 5, None),
+        (settings.TopFraction(0.5), TEN, (TEN == 1) | (TEN > 5), None),  # none that fails is kept
+        (settings.TopFraction(0.5), TEN, TEN > 0, None),  # labels that tell nothing apart
+        (settings.TopFraction(0.5), TEN, TEN < 0, None),
+        (settings.Success(), TEN, TEN <= 7, None),
+        (settings.All(), TEN, TEN <= 7, None),
+        # As in the shipped tasks the return is 1 for a success and 0 for a failure.
+        (settings.TopFraction(0.5), np.arange(10) % 2, np.arange(10) % 2 == 1, None),
+        (settings.QualityLevels(), np.arange(10) % 2, np.arange(10) % 2 == 1, None),
+    ],
+)
+def test_success_labels_that_are_passed_over_are_told_of_where_returns_do_not_say_the_same(
+    chosen: settings.Settings, returns: np.ndarray, successes: np.ndarray, failures: str | None
+) -> None:
+    said, _ = remarks(chosen, returns.astype(float).tolist(), successes.tolist())
+    told = [one for one in said if "labelled failures" in one]
+    assert told == ([] if failures is None else [
+        f"{failures} trajectories that it keeps are labelled failures; curation=success goes by the labels"
+    ])  # fmt: skip

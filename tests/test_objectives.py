@@ -22,7 +22,7 @@ def double(*values: float) -> Tensor:
 
 def test_trajectory_weights_of_three_trajectories_by_hand() -> None:
     mean_log_ratio = double(2.0, 1.0, 10.0).log()
-    weights = objectives.trajectory_weights(mean_log_ratio, kappa=2.0, maximum=50.0)
+    weights = objectives.tempered_weights(mean_log_ratio, kappa=2.0, minimum=0.0, maximum=50.0)
     torch.testing.assert_close(weights, double(4.0, 1.0, 50.0))  # 10² is clipped
     normalised = objectives.self_normalise(weights)
     torch.testing.assert_close(normalised, double(12 / 55, 3 / 55, 150 / 55))
@@ -33,7 +33,7 @@ def test_trajectory_weights_of_three_trajectories_by_hand() -> None:
 
 def test_kappa_equal_to_the_length_is_exact_importance_sampling() -> None:
     step_ratios = double(0.5, 3.0, 1.7, 0.9)
-    weights = objectives.trajectory_weights(step_ratios.log().mean().reshape(1), kappa=4.0, maximum=math.inf)
+    weights = objectives.tempered_weights(step_ratios.log().mean().reshape(1), kappa=4.0, minimum=0.0, maximum=math.inf)
     torch.testing.assert_close(weights, step_ratios.prod().reshape(1))
 
 
@@ -52,8 +52,8 @@ def test_clipped_product_weights_equal_the_product_inside_the_clip() -> None:
 
 def test_step_weights_by_hand() -> None:
     log_ratio = double(0.5, 1.0, 3.0).log()
-    torch.testing.assert_close(objectives.step_weights(log_ratio, 1.0, 0.0, 2.0), double(0.5, 1.0, 2.0))
-    torch.testing.assert_close(objectives.step_weights(log_ratio, 2.0, 0.3, 10.0), double(0.3, 1.0, 9.0))
+    torch.testing.assert_close(objectives.tempered_weights(log_ratio, 1.0, 0.0, 2.0), double(0.5, 1.0, 2.0))
+    torch.testing.assert_close(objectives.tempered_weights(log_ratio, 2.0, 0.3, 10.0), double(0.3, 1.0, 9.0))
 
 
 def test_windowed_sums_by_hand() -> None:
@@ -80,15 +80,15 @@ def test_advantage_weights_do_not_see_the_scale() -> None:
 @given(st.lists(st.floats(-20.0, 20.0), min_size=1, max_size=8))
 def test_kappa_zero_gives_weights_of_one(log_ratios: list[float]) -> None:
     ratios, ones = double(*log_ratios), torch.ones(len(log_ratios), dtype=torch.float64)
-    torch.testing.assert_close(objectives.trajectory_weights(ratios, 0.0, 1000.0), ones, rtol=0, atol=0)
-    torch.testing.assert_close(objectives.step_weights(ratios, 0.0, 0.0, 2.0), ones, rtol=0, atol=0)
+    torch.testing.assert_close(objectives.tempered_weights(ratios, 0.0, 0.0, 1000.0), ones, rtol=0, atol=0)
+    torch.testing.assert_close(objectives.tempered_weights(ratios, 0.0, 0.0, 2.0), ones, rtol=0, atol=0)
     torch.testing.assert_close(objectives.self_normalise(ones), ones, rtol=0, atol=0)
 
 
 def test_weights_broadcast_over_seeds() -> None:
     log_ratio = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    together = objectives.self_normalise(objectives.trajectory_weights(log_ratio, 2.0, 10.0))
-    alone = [objectives.self_normalise(objectives.trajectory_weights(row, 2.0, 10.0)) for row in log_ratio]
+    together = objectives.self_normalise(objectives.tempered_weights(log_ratio, 2.0, 0.0, 10.0))
+    alone = [objectives.self_normalise(objectives.tempered_weights(row, 2.0, 0.0, 10.0)) for row in log_ratio]
     torch.testing.assert_close(together, torch.stack(alone))
     torch.testing.assert_close(together.mean(-1), torch.ones(3, dtype=torch.float64))
 
@@ -125,7 +125,7 @@ def test_reference_bound_is_below_the_expected_return(bandit: tuple[Tensor, Tens
 @given(bandits())
 def test_proposal_bound_is_below_the_expected_return(bandit: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     rewards, reference, proposal, policy = bandit
-    weights = objectives.trajectory_weights((proposal / reference).log(), kappa=1.0, maximum=math.inf)
+    weights = objectives.tempered_weights((proposal / reference).log(), kappa=1.0, minimum=0.0, maximum=math.inf)
     bound = objectives.proposal_bound(under(reference, rewards), weights, (policy / proposal).log())
     assert bound <= (policy * rewards).sum() + 1e-9
 
@@ -134,7 +134,7 @@ def test_proposal_bound_is_below_the_expected_return(bandit: tuple[Tensor, Tenso
 @given(bandits())
 def test_proposal_bound_is_tight_at_the_policy(bandit: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     rewards, reference, _, policy = bandit
-    weights = objectives.trajectory_weights((policy / reference).log(), kappa=1.0, maximum=math.inf)
+    weights = objectives.tempered_weights((policy / reference).log(), kappa=1.0, minimum=0.0, maximum=math.inf)
     bound = objectives.proposal_bound(under(reference, rewards), weights, torch.zeros_like(policy))
     torch.testing.assert_close(bound, (policy * rewards).sum())
 
@@ -156,7 +156,7 @@ REWARDS, UNIFORM = double(0.5, 1.0), double(0.5, 0.5)
 
 def full_fit(policy: Tensor, kappa: float) -> Tensor:
     """The policy that maximises the weighted log-likelihood of the rewarded data: the weighted frequencies."""
-    weights = objectives.trajectory_weights((policy / UNIFORM).log(), kappa, math.inf)
+    weights = objectives.tempered_weights((policy / UNIFORM).log(), kappa, 0.0, math.inf)
     mass = UNIFORM * REWARDS * weights
     fitted = mass / mass.sum()
     # It is indeed the maximum: the gradient of the objective vanishes there.

@@ -31,11 +31,10 @@ class ImportanceWeightedBC:
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
         """θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b); the loss."""
         self.weights.follow(self.policy, step)  # θ_q ← α θ_q + (1 − α) θ
-        w = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
-        if self.settings.self_normalise:
-            w = self_normalise(w)
+        weights = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
+        w = self_normalise(weights) if self.settings.self_normalise else weights
         log_prob = self.optimizer.step(batch.observations, batch.actions, w, learning_rate)
-        self.weights.observe(batch, log_prob)  # what the running estimate learns from
+        self.weights.observe(batch, log_prob, weights)  # what the running estimate learns from
         return -weighted_log_likelihood(log_prob, w)
 
     def weigh(self, batch: Minibatch) -> Tensor:

@@ -6,7 +6,7 @@ ExactWeights     w_i = clip(exp(κ ℓ̅_i)) of whole trajectories, by a pass ov
 RunningWeights   the same, estimated from the log-likelihoods that the minibatches compute anyway
 
 ρ_t = log π_q(a_t|s_t) − log π_ref(a_t|s_t). For all: `follow` moves θ_q before a gradient step, `of` gives a minibatch its
-weights, and `observe` takes what the step found. No gradient flows through a weight.
+weights, and `observe` takes what the step computed. No gradient flows through a weight.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from iwbc.objectives import (
     clipped_product_weights,
     effective_sample_size,
     proposal_bound,
-    step_weights,
-    trajectory_weights,
+    tempered_weights,
     windowed_sums,
 )
 from iwbc.optimizer import load_module, module_state
@@ -49,8 +48,8 @@ class ImportanceWeights(Protocol):
     def of(self, batch: Minibatch) -> Tensor:
         """The weight of each of the minibatch's steps, [B], from what was known before it."""
 
-    def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
-        """The policy's log π_θ(a|s) of the minibatch, [B], as the step found it."""
+    def observe(self, batch: Minibatch, log_prob: Tensor, weights: Tensor) -> None:
+        """Learn from a gradient step: the policy's log π_θ(a|s) of the minibatch, [B], and its weights, [B], both before it."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Diagnostics, scalars."""
@@ -110,7 +109,7 @@ class StepWeights:
         self._settings, self.proposal = settings, Proposal(settings, reference)
         self._kappa = _fixed_kappa(settings)
         self._reference_log_probs = log_probs(reference, curated, device)  # log π_ref, a constant of the data
-        self._latest = torch.ones(1, device=device)
+        self._latest = torch.ones(1, device=device)  # the last minibatch's weights, for the metrics
 
     def follow(self, policy: Policy, step: int) -> None:
         self.proposal.follow(policy, step)
@@ -119,11 +118,10 @@ class StepWeights:
         settings = self._settings
         proposal_log_prob = engine.log_prob(self.proposal.policy, batch.observations, batch.actions)
         log_ratio = proposal_log_prob - self._reference_log_probs[batch.step]
-        self._latest = step_weights(log_ratio, self._kappa, settings.minimum, settings.upper_bound)
-        return self._latest
+        return tempered_weights(log_ratio, self._kappa, settings.minimum, settings.upper_bound)
 
-    def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
-        """Nothing: q is asked, not estimated."""
+    def observe(self, batch: Minibatch, log_prob: Tensor, weights: Tensor) -> None:
+        self._latest = weights
 
     def metrics(self) -> dict[str, Tensor]:
         """Of the last minibatch."""
@@ -155,13 +153,13 @@ class WindowWeights:
         if step % _refresh_every(settings) == 0:
             log_ratio = log_probs(self.proposal.policy, self._curated, self._device) - self._reference_log_probs
             sums = windowed_sums(log_ratio, self._offsets, settings.window)
-            self._weights = step_weights(sums, self._kappa, settings.minimum, settings.upper_bound).float()
+            self._weights = tempered_weights(sums, self._kappa, settings.minimum, settings.upper_bound).float()
 
     def of(self, batch: Minibatch) -> Tensor:
         return self._weights[batch.step]
 
-    def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
-        """Nothing: q is asked, not estimated."""
+    def observe(self, batch: Minibatch, log_prob: Tensor, weights: Tensor) -> None:
+        """Learn nothing: q is asked, not estimated."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Over all kept steps."""
@@ -217,7 +215,7 @@ class _TrajectoryWeights:
         if settings.level == "clipped_product":
             weights = clipped_product_weights(self._lengths * log_ratios, settings.minimum, settings.upper_bound)
         else:
-            weights = trajectory_weights(log_ratios, self.kappa, settings.upper_bound)
+            weights = tempered_weights(log_ratios, self.kappa, settings.minimum, settings.upper_bound)
         return pareto_smoothed(weights) if settings.pareto_smoothing else weights
 
     def exact_log_ratios(self, policy: Policy) -> Tensor:
@@ -229,7 +227,7 @@ class _TrajectoryWeights:
         # From before this minibatch: a weight is independent of the noise in its own gradient.
         return self._weights[batch.trajectory]
 
-    def observe(self, batch: Minibatch, log_prob: Tensor) -> None:
+    def observe(self, batch: Minibatch, log_prob: Tensor, weights: Tensor) -> None:
         self._pending.append((batch.trajectory, batch.step, log_prob))
 
     def _learn(self) -> None:

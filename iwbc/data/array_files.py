@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.data.arrays import Steps, flags
-from iwbc.data.hdf5 import check_size
+from iwbc.data.hdf5 import check_field, check_links
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 
@@ -65,6 +65,7 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
 def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:
     """Which array of the file stands for which field."""
     chosen: dict[str, str] = {}
+    _check_links(path, source, [*(name for usual in NAMES.values() for name in usual), *names.values()])
     for field, usual in NAMES.items():
         name = names.get(field) or next((one for one in usual if one in source), "none")
         if name == "none":
@@ -158,11 +159,23 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 
     try:
         # Compressed chunks are read by slices that end inside them: the cache keeps them from being unpacked twice.
-        return files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
+        file = files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
     except OSError as error:
         raise UserError(
             f"{path}: is not a whole HDF5 file ({error}); only npz and HDF5 files are read, and nothing is unpickled"
         ) from None
+    return file
+
+
+def _check_links(path: Path, source: Any, names: Collection[str]) -> None:
+    """Raise UserError where one of these names leads out of an HDF5 file: to ask whether something is there follows links."""
+    if isinstance(source, np.lib.npyio.NpzFile):
+        return
+    for name in names:
+        try:
+            check_links(source["/"].id, name.encode())
+        except NUMPY_DAMAGE as error:
+            raise UserError(f"{path}, {name}: cannot be read ({error})") from None
 
 
 def _read(path: Path, source: Any, field: str, name: str) -> Any:
@@ -175,7 +188,7 @@ def _read(path: Path, source: Any, field: str, name: str) -> Any:
         raise UserError(f"{path}, {name}: must be an array, not a group of them; {field}={name}/… names one of its arrays")
     if not isinstance(array, np.ndarray):
         try:
-            check_size(array.id)
+            check_field(array.id)
         except ValueError as error:
             raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     return array

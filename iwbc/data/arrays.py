@@ -69,6 +69,7 @@ def from_arrays(
     description: str = "Made from arrays.",
     author: str | None = None,
     algorithm_name: str | None = None,
+    data_format: str = "hdf5",
 ) -> Trajectories:
     """The trajectories in N steps of episodes laid end to end; with an `id`, written as that local Minari dataset.
 
@@ -79,7 +80,8 @@ def from_arrays(
     (unfinished="drop"). next_observations [N, obs] give the observation after each episode's last action; without them
     its last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
     episode is a success if one of its steps is) or per episode. Without rewards the last step of a success is rewarded with 1,
-    nothing else. description, author and algorithm_name are what Minari will say of the dataset.
+    nothing else. description, author and algorithm_name are what Minari will say of the dataset. data_format: in which it is
+    written, "hdf5" or, for many thousands of short episodes, "arrow".
 
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
@@ -106,6 +108,7 @@ def from_arrays(
         author=author,
         algorithm_name=algorithm_name,
         clip_actions=clip_actions,
+        data_format=data_format,
     )
     return load(id)
 

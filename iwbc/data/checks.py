@@ -12,6 +12,11 @@ import numpy.typing as npt
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
 
+# Steps of an only episode from which on the ends of others seem to be missing.
+_LONG = 100
+# Steps of the other episodes beside which one of a single step is strange.
+_MANY = 5
+
 
 def checked(
     episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False, notes: list[str] | None = None
@@ -24,7 +29,7 @@ def checked(
     """
     bounds = ActionBounds(info)
     rounded = {"observations": Rounding(), "actions": Rounding(), "rewards": Rounding()}
-    count, labelled, observation_shape = 0, 0, None
+    count, labelled, observation_shape, lengths = 0, 0, None, []
     for count, episode in enumerate(episodes, start=1):
         # The first episode says how wide an observation is; the action space says how wide an action is.
         observation_shape = observation_shape or episode.observations.shape[1:]
@@ -32,6 +37,7 @@ def checked(
         labelled += episode.success is not None
         for field, rounding in rounded.items():
             rounding.watch(getattr(episode, field))
+        lengths.append(len(episode.actions))
         if clip_actions:
             yield dataclasses.replace(episode, actions=bounds.clip(episode.actions))
         else:
@@ -43,6 +49,7 @@ def checked(
         raise UserError(f"dataset {info.id}: only {labelled} of {count} episodes have a success label; label all or none")
     bounds.check()
     if notes is not None:
+        notes += notes_of_ends(np.array(lengths), episode.terminated)
         notes += filter(None, [bounds.note()])
         named = {"observations": _feature_names(info)}
         notes += filter(None, (rounding.note(field, named.get(field)) for field, rounding in rounded.items()))
@@ -64,6 +71,30 @@ def action_bounds(
     if not (lower < upper).all():
         raise UserError(f"dataset {dataset_id}: action_low={lower.tolist()} must lie below action_high={upper.tolist()}")
     return lower, upper
+
+
+def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list[str]:
+    """Tell where the ends of episodes look as if they were marked wrongly, a line each: `lengths` [n], and whether the last
+    episode terminated, or is what was left over at the end of the recording."""
+    if len(lengths) == 1:
+        if lengths[0] < _LONG:
+            return []
+        return [
+            f"all its {lengths[0]:,} steps are one episode; are the ends of episodes marked (terminations or truncations)? "
+            "Curation chooses among episodes"
+        ]
+    single = lengths == 1
+    if not last_terminated and not single[:-1].any():
+        return []
+    rest = lengths[lengths > 1]
+    # Tasks of a step or two have many such episodes, beside others of two; those of none but one step are bandits.
+    if not single.any() or not len(rest) or (np.median(rest) < _MANY and single.sum() < 0.5 * len(lengths)):
+        return []
+    which = np.flatnonzero(single)
+    return [
+        f"{len(which):,} of {len(lengths):,} episodes have 1 step (the first is episode {which[0]}), beside others of "
+        f"{np.median(rest):g} (their median); mark the last step of each episode alone as its end"
+    ]
 
 
 def difference(one: Trajectories, other: Trajectories) -> str | None:

@@ -25,6 +25,7 @@ action_low   the bounds of the action space, one number or one per dimension, wi
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates
 clip_actions true moves actions outside the bounds to them; false (default) refuses them
+data_format  hdf5 (default), or arrow: less room and time for many thousands of short episodes
 description  what Minari is to say of it (default: the file's name); likewise author and algorithm_name
 """
 
@@ -39,7 +40,7 @@ from iwbc.data.arrays import describe, ends_of, episodes
 from iwbc.data.d4rl_source import choose_env_id
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_source import load
-from iwbc.data.minari_writer import write_minari
+from iwbc.data.minari_writer import DATA_FORMATS, write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError, warn
@@ -58,6 +59,7 @@ def convert(
     description: str | None = None,
     author: str | None = None,
     algorithm_name: str | None = None,
+    data_format: str = "hdf5",
 ) -> Trajectories:
     """Write the file's episodes as the local Minari dataset `id`, and load it.
 
@@ -76,6 +78,7 @@ def convert(
             author=author,
             algorithm_name=algorithm_name,
             clip_actions=clip_actions,
+            data_format=data_format,
         )
     return load(id)
 
@@ -104,6 +107,7 @@ OPTIONS = {
     "description": Option(default=None),
     "author": Option(default=None),
     "algorithm_name": Option(default=None),
+    "data_format": Option(one_of(*DATA_FORMATS), "hdf5"),
 }
 
 

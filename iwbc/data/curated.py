@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,26 @@ from iwbc.errors import UserError
 
 @dataclass(frozen=True)
 class Curated:
-    """Trajectories with a curation weight R_i each (`curation_weights` [n], 0 = dropped); K are kept, with M steps in all.
+    """Trajectories with a curation weight R_i each (`curation_weights` [n], any numbers, 0 = dropped); K are kept, with M steps
+    in all.
 
     `averaging` is "trajectory" (every trajectory counts by its weight, whatever its length) or "transition" (every step
     counts by its trajectory's weight). Values per kept step lie end to end, trajectory after trajectory; `offsets`
-    [K + 1] are where each one starts.
+    [K + 1] are where each one starts. Raises UserError where a weight is negative or not finite, or none is above 0.
     """
 
     trajectories: Trajectories
     curation_weights: npt.NDArray[np.float64]
     averaging: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trajectories, Trajectories):
+            raise UserError(
+                f"Curated: needs trajectories, as load and from_arrays return them, not {type(self.trajectories).__name__}"
+            )
+        if self.averaging not in ("trajectory", "transition"):
+            raise UserError(f"averaging={self.averaging}: must be one of trajectory, transition")
+        object.__setattr__(self, "curation_weights", _checked(self.curation_weights, self.trajectories))
 
     def split(self, share: float, random: np.random.Generator) -> tuple[Curated, Curated]:
         """The same data without a random share of its trajectories, and that share; curation weights stay as they are.
@@ -86,3 +97,34 @@ class Curated:
         """The row in the dataset of every kept step, [M]."""
         shift = self.trajectories.offsets[self.kept] - self.offsets[:-1]
         return np.arange(self.steps) + np.repeat(shift, self.lengths)
+
+
+def _checked(weights: object, trajectories: Trajectories) -> npt.NDArray[np.float64]:
+    """Weights as a copy in double precision, [n]. Raises UserError, naming the trajectory, where they cannot be weights."""
+
+    def fail(problem: str) -> NoReturn:
+        raise UserError(f"dataset {trajectories.info.id}, curation weights: {problem}")
+
+    if isinstance(weights, Tensor):
+        weights = weights.detach().cpu()
+        weights = weights.float() if weights.dtype == torch.bfloat16 else weights  # which NumPy does not have
+    try:
+        array = np.asarray(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        fail(f"need one number for each trajectory ({error})")
+    if array.dtype.kind not in "fiub":
+        fail(f"must be numbers, not {array.dtype}")
+    if array.shape != (len(trajectories),):
+        fail(f"have shape {array.shape}, but there are {len(trajectories)} trajectories; need one number for each")
+    array = array.astype(np.float64)
+    wrong = np.flatnonzero(~((array >= 0.0) & (array < np.inf)))  # NaN fails both
+    if len(wrong):
+        named = ", ".join(f"trajectory {index} has {array[index]:g}" for index in wrong[:3])
+        fail(f"must be finite and not negative, but {named}" + (f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
+    if not array.any():
+        fail(f"all {len(array)} are 0, which keeps no trajectory")
+    with np.errstate(over="ignore"):
+        mass = (array * trajectories.lengths).sum()
+    if mass == np.inf:
+        fail(f"their sum is not finite; divide them by the largest, {array.max():g}, of trajectory {array.argmax()}")
+    return array

@@ -9,32 +9,58 @@ from typing import Any
 _MOST_OF_A_BYTE, _SMALL = 1032, 2**26
 # Chunks that may never have been written: HDF5 takes 2 KB to look for one.
 _FEW = 100_000
+# Soft links that are followed on the way to a dataset, which may lead back to themselves.
+_LINKS = 16
 
 
-def check_size(field: Any) -> None:
-    """Raise a ValueError where a dataset, a h5py.h5d.DatasetID, would take more memory than what the file holds of it can come
-    to: HDF5 would take that, and many times as much, before it failed."""
-    entries = math.prod(field.shape)
-    too_large = entries * field.dtype.itemsize > _MOST_OF_A_BYTE * field.get_storage_size() + _SMALL
-    if (too_large or (entries > _FEW and _chunks_missing(field) > _FEW)) and not _lies_elsewhere(field):
-        raise ValueError(f"its shape {field.shape} is larger than the file can hold")
-
-
-def _chunks_missing(field: Any) -> int:
-    """How many of a dataset's chunks the file does not hold."""
+def check_field(field: Any) -> None:
+    """Raise a ValueError where a dataset, a h5py.h5d.DatasetID, is made of other datasets or files, or would take more memory
+    than what the file holds of it can come to: HDF5 would take that, and many times as much, before it failed."""
     from h5py import h5d
 
     how = field.get_create_plist()
+    if how.get_layout() == h5d.VIRTUAL:
+        raise ValueError("it is a virtual dataset, made of others, which are not read; write its values into the file itself")
+    if how.get_external_count():
+        name = how.get_external(0)[0].decode(errors="replace")
+        raise ValueError(f"its values lie in another file, {name}, which is not read; write them into the file itself")
+    entries = math.prod(field.shape)
+    too_large = entries * field.dtype.itemsize > _MOST_OF_A_BYTE * field.get_storage_size() + _SMALL
+    if too_large or (entries > _FEW and _chunks_missing(field, how) > _FEW):
+        raise ValueError(f"its shape {field.shape} is larger than the file can hold")
+
+
+def check_links(group: Any, path: bytes) -> None:
+    """Raise a ValueError where the way from a group, a h5py.h5g.GroupID, to what lies at `path` leads into another file, which
+    HDF5 would open as it follows the link. Nothing is raised where there is nothing."""
+    from h5py import h5g, h5i, h5l, h5o
+
+    place, names, followed = group, [name for name in path.split(b"/") if name], 0
+    while names:
+        name, *names = names
+        if not isinstance(place, h5g.GroupID) or not place.links.exists(name):
+            return
+        kind = place.links.get_info(name).type
+        if kind == h5l.TYPE_HARD:
+            place = h5o.open(place, name) if names else place
+        elif kind == h5l.TYPE_SOFT and followed < _LINKS:
+            target, followed = place.links.get_val(name), followed + 1
+            place = h5o.open(h5i.get_file_id(place), b"/") if target.startswith(b"/") else place
+            names = [one for one in target.split(b"/") if one and one != b"."] + names
+        elif kind == h5l.TYPE_SOFT:
+            raise ValueError(f"{path.decode(errors='replace')} leads round in circles")
+        else:
+            into = b":".join(place.links.get_val(name)).decode(errors="replace") if kind == h5l.TYPE_EXTERNAL else "elsewhere"
+            way = f"{path.decode(errors='replace')} leads through the link {name.decode(errors='replace')}"
+            raise ValueError(f"{way} into another file ({into}), which is not read; copy it into the file itself")
+
+
+def _chunks_missing(field: Any, how: Any) -> int:
+    """Count a dataset's chunks that the file does not hold; `how` are the properties that it was created with."""
+    from h5py import h5d
+
     if how.get_layout() != h5d.CHUNKED:
         return 0
     return (
         math.prod(-(-size // chunk) for size, chunk in zip(field.shape, how.get_chunk(), strict=True)) - field.get_num_chunks()
     )
-
-
-def _lies_elsewhere(field: Any) -> bool:
-    """Whether a dataset is made of others, or of other files."""
-    from h5py import h5d
-
-    how = field.get_create_plist()
-    return bool(how.get_layout() == h5d.VIRTUAL or how.get_external_count())

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds
-from iwbc.data.hdf5 import check_size
+from iwbc.data.hdf5 import check_field, check_links
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack, packed_folder
@@ -255,33 +255,49 @@ def _check_arrow(data: Path, index: int) -> None:
 def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
     """As Minari's own, at half the time, and only what is asked for: the file's layout is part of Minari's standard."""
     import h5py
-    from h5py import h5d, h5g, h5s
+    from h5py import h5d, h5s
     from minari.dataset.episode_data import EpisodeData
 
     def read(group: Any, name: str) -> np.ndarray:
+        check_links(group, name.encode())
         dataset = h5d.open(group, name.encode())
-        check_size(dataset)
+        _check_field(dataset, name)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
     def structured(group: Any, name: str, space: gym.Space) -> Any:
         if isinstance(space, gym.spaces.Dict):
-            below = h5g.open(group, name.encode())
+            below = _group(group, name)
             return {key: structured(below, key, part) for key, part in space.spaces.items()}
         if isinstance(space, gym.spaces.Tuple):
-            below = h5g.open(group, name.encode())
+            below = _group(group, name)
             return tuple(structured(below, f"_index_{i}", part) for i, part in enumerate(space.spaces))
         return read(group, name)
 
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
-            group = h5g.open(file.id, f"episode_{index}".encode())
-            infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(infos, key) for key in SUCCESS_KEYS if key.encode() in infos}
+            group = _group(file["/"].id, f"episode_{index}")
+            infos = _group(group, "infos") if group.links.exists(b"infos") else None
+            labels = {key: read(infos, key) for key in SUCCESS_KEYS if infos is not None and infos.links.exists(key.encode())}
             observations = structured(group, "observations", space)
             fields = {name: read(group, name) for name in _FIELDS}
             yield EpisodeData(id=index, observations=observations, infos=labels, **fields)
+
+
+def _group(parent: Any, name: str) -> Any:
+    """Open a group of HDF5 within another of the same file."""
+    from h5py import h5g
+
+    check_links(parent, name.encode())
+    return h5g.open(parent, name.encode())
+
+
+def _check_field(field: Any, name: str) -> None:
+    try:
+        check_field(field)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _not_a_vector(space: gym.Space) -> str | None:

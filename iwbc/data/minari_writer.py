@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments import make_env
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
 from iwbc.files import temporary_prefix
 
+DATA_FORMATS = ("hdf5", "arrow")
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
+# Episodes, and their mean number of steps, from and up to which HDF5, with its 14 KB for each, is a poor format.
+_MANY, _SHORT = 10_000, 10
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
 
@@ -41,15 +45,20 @@ def write_minari(
     author: str | None = None,
     algorithm_name: str | None = None,
     clip_actions: bool = False,
+    data_format: str = "hdf5",
 ) -> None:
-    """Check `episodes`, one by one as they come, and write them as the dataset `info.id` (HDF5).
+    """Check `episodes`, one by one as they come, and write them as the dataset `info.id`.
 
-    description, author and algorithm_name are what Minari says of it.
+    description, author and algorithm_name are what Minari says of it. data_format: "hdf5", one file, or "arrow", a folder for
+    each episode, which takes less room and time where episodes are many and short.
 
-    Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written.
+    Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written. Gives a
+    DataWarning where the other format would be better.
     """
     from minari.dataset.minari_storage import MinariStorage
 
+    if data_format not in DATA_FORMATS:
+        raise UserError(f"data_format={data_format}: must be one of {', '.join(DATA_FORMATS)}")
     folder = dataset_folder(info.id)
     if folder.exists():
         raise UserError(f"dataset {info.id}: is there already; delete it (minari delete {info.id}) or choose another id")
@@ -69,13 +78,20 @@ def write_minari(
                 observation_space=_observation_space(env, first),
                 action_space=_action_space(env, info),
                 env_spec=_spec(env),
+                data_format=data_format,
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
-            file = building / "data" / "main_data.hdf5"
-            storage.update_episodes(_buffers(itertools.chain([first], whole), file))
-            _give_back_room(file)
+            if data_format == "arrow":
+                _write_arrow(storage, itertools.chain([first], whole))
+            else:
+                file = building / "data" / "main_data.hdf5"
+                storage.update_episodes(_buffers(itertools.chain([first], whole), file))
+                _give_back_room(file)
             _make_namespace(info.id.rpartition("/")[0])
+            count, steps = storage.total_episodes, storage.total_steps
         os.replace(building, folder)
+        if data_format == "hdf5" and count >= _MANY and steps < _SHORT * count:
+            warn(f"dataset {info.id}: {count:,} episodes so short take much room as HDF5; data_format=arrow takes less")
     # h5py reports a full disk as either, depending on what it was writing.
     except (OSError, RuntimeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
@@ -83,6 +99,26 @@ def write_minari(
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
+    """Write episodes in the precision of the spaces, which Arrow asks for."""
+    kinds = {"actions": storage.action_space.dtype, "observations": storage.observation_space.dtype}
+    kinds["final_observation"] = kinds["observations"]
+
+    def buffer(episode: Episode) -> Any:
+        fitting = replace(episode, **{name: getattr(episode, name).astype(kind) for name, kind in kinds.items()})
+        made = _buffer(fitting)
+        # Minari 0.5.4 cannot read labels that it has written as an array.
+        return made if made.infos is None else replace(made, infos={name: list(one) for name, one in made.infos.items()})
+
+    # After each episode Minari would walk through all files for their size.
+    storage.get_size = lambda: 0.0
+    try:
+        storage.update_episodes(map(buffer, episodes))
+    finally:
+        del storage.get_size
+    storage.update_metadata({"dataset_size": storage.get_size()})
 
 
 def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:

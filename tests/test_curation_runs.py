@@ -1,0 +1,114 @@
+"""Runs by weights of a user's own, and what tables say of a curation that has chosen nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pendulum import ID, QUICK, make_pendulum
+from rich.console import Console
+from setups import column, read_csv, train
+
+import iwbc
+from iwbc import info
+from iwbc.data.trajectory_csv import sha256_of
+from iwbc.errors import DataWarning
+from iwbc.report.write import write_report
+from iwbc.verify import verify
+
+VALUES = np.where(np.arange(20) % 4 == 0, np.arange(20) / 2 + 1, 0.0)  # five are kept
+
+
+def write(file: Path, values: np.ndarray = VALUES) -> Path:
+    file.write_text("trajectory,weight\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))
+    return file
+
+
+def test_a_run_by_weights_from_a_file(tmp_path: Path) -> None:
+    make_pendulum()
+    file, folder = write(tmp_path / "human.csv"), tmp_path / "run"
+    command = [*(one for one in QUICK if not one.startswith("curation")), "curation=weights", f"curation.path={file}"]
+    outcome = train(*command, f"hydra.run.dir={folder}")
+    assert (outcome.code, outcome.err) == (0, ""), outcome.err
+    assert "weights keeps 5 trajectories" in " ".join(outcome.out.split())
+    rows = read_csv(folder / "weights.csv")
+    assert column(rows, "trajectory") == [0, 4, 8, 12, 16]
+    assert column(rows, "curation") == [1, 3, 5, 7, 9]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["method"] == "iw-BC weights (human)"
+    assert sha256_of(file) in (folder / "config.yaml").read_text()
+    assert "iw-BC weights (human)" in (folder / "run.html").read_text()
+    assert all(check.same for check in verify(folder))
+
+    again = train(*command, f"hydra.run.dir={folder}")
+    assert (again.code, "is finished already" in again.out) == (0, True)
+    write(file, VALUES + 1)  # another content under the same name
+    other = train(*command, f"hydra.run.dir={folder}")
+    assert (other.code, len(other.err.splitlines())) == (2, 1)
+    assert "holds a run with another configuration" in other.err
+    assert {check.what: check.same for check in verify(folder, replay=False)}["data"] is False
+    file.unlink()
+    assert {check.what: check.same for check in verify(folder, replay=False)}["data"] is None
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path: Path) -> None:
+    make_pendulum()
+    file, folder = write(tmp_path / "human.csv"), tmp_path / "run"
+    command = [*(one for one in QUICK if not one.startswith("curation")), "curation=weights", f"curation.path={file}"]
+    assert train(*command, f"hydra.run.dir={folder}").code == 0
+    (folder / "summary.json").unlink()  # as if it had been interrupted
+    write(file, VALUES + 1)
+    outcome = train(f"resume={folder}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "human.csv: has changed since the run began" in outcome.err
+    write(file)
+    assert train(f"resume={folder}").code == 0
+
+
+def test_info_lists_what_weights_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pendulum()
+    file = write(tmp_path / "human.csv")
+    info.main([ID, "curation=weights", f"curation.path={file}"])
+    assert any("curation=weights" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_weights_from_a_file_are_those_from_an_array(tmp_path: Path) -> None:
+    make_pendulum()
+    data = iwbc.load(ID)
+    chosen = iwbc.curate(data, iwbc.TrajectoryWeights(str(write(tmp_path / "human.csv"))))
+    np.testing.assert_array_equal(chosen.curation_weights, iwbc.Curated(data, VALUES, "trajectory").curation_weights)
+
+
+def equal_returns(datasets: Path) -> str:
+    random, ends = np.random.default_rng(0), np.arange(400) % 20 == 19
+    angle = random.uniform(-np.pi, np.pi, 400)
+    observations = np.stack([np.cos(angle), np.sin(angle), random.uniform(-8, 8, 400)], 1).astype(np.float32)
+    actions = random.uniform(-2, 2, (400, 1)).astype(np.float32)
+    name = "tests/equal-v0"
+    iwbc.from_arrays(observations, actions, np.ones(400), np.zeros(400, bool), ends, id=name, env_id="Pendulum-v1")
+    return name
+
+
+def test_a_table_says_that_a_curation_has_kept_everything(datasets: Path, tmp_path: Path) -> None:
+    name, folder = equal_returns(datasets), tmp_path / "run"
+    command = [one for one in QUICK if not one.startswith(("dataset.id", "curation"))]
+    command += [f"dataset.id={name}", "algo=filtered_bc", f"hydra.run.dir={folder}"]
+    outcome = train(*command)
+    assert outcome.code == 0
+    says = "keeps all 20 trajectories, each with the same weight, as curation=all does (their returns are all 20)"
+    assert outcome.err.splitlines()[0] == f"warning: curation=top_fraction, dataset {name}: {says}"
+    assert "filtered BC 10 % (keeps all)" in outcome.out
+    assert json.loads((folder / "summary.json").read_text())["method"] == "filtered BC 10 % (keeps all)"
+    write_report([folder], tmp_path / "report", Console(quiet=True))
+    assert all("filtered BC 10 % (keeps all)" in path.read_text() for path in (tmp_path / "report").glob("*.html"))
+    assert list((tmp_path / "report").glob("*.html"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_info_warns_of_the_curation_that_was_asked_for_alone(datasets: Path) -> None:
+    name = equal_returns(datasets)
+    info.main([name])
+    with pytest.raises(DataWarning, match=r"curation=top_fraction.*keeps all 20"):
+        info.main([name, "curation=top_fraction"])

@@ -1,0 +1,168 @@
+"""Settings by themselves: every field with values at and beyond its edges, and settings that would change nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iwbc import settings
+from iwbc.errors import UserError
+from iwbc.settings import IWBC, Eval, Settings
+
+KINDS: list[type[Settings]] = [
+    *settings.DATASETS.values(),
+    *settings.CURATIONS.values(),
+    *settings.ALGORITHMS.values(),
+    *settings.POLICIES.values(),
+    *(settings.Reference, settings.OwnPolicy, settings.Env, settings.Eval, settings.Logger, settings.Config),
+]
+FIELDS = [(kind, field.name) for kind in KINDS for field in fields(kind)]
+EDGES = [
+    *(0, -1, 1, 0.0, -1.0, 0.5, math.nan, math.inf, -math.inf, 10**30, 1e308, True, None),
+    *("", "x", "1", b"x", [], [0], [-1], [math.nan], [math.inf], ["x"], [[1]], [None], (), {}, {"a": 1}, {1}),
+    *(np.float32(0.5), np.int64(3), np.nan, np.array(1.0), np.zeros(0), np.zeros(3), object(), 1j, int, settings.All()),
+]
+
+
+def valid(kind: type[Settings]) -> dict[str, Any]:
+    """Values for the fields that must be given."""
+    usual = {"id": "some/data-v0", "path": "some.file", "minimum": 1.0, "target": "package.module.Name"}
+    return {one.name: usual[one.name] for one in fields(kind) if one.default is MISSING and one.name in usual} | (
+        {"target": usual["target"]} if kind is settings.OwnPolicy else {}
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: value if isinstance(value, str) else value.__name__)
+def test_every_value_is_valid_or_refused_in_one_line_that_names_the_key(kind: type[Settings], name: str) -> None:
+    kind(**valid(kind)).check("group")
+    for value in EDGES:
+        try:
+            kind(**valid(kind) | {name: value}).check("group")
+        except UserError as error:
+            assert "\n" not in str(error)
+            assert str(error).startswith(("group.", "group: ", *(f"{one.name}." for one in fields(kind))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        # Whole numbers, numbers, flags, texts and lists, in place of one another.
+        (settings.BC, "steps", [10.0, "10", True, None, [10], math.nan, np.float64(10.0), np.bool_(True)]),
+        (settings.BC, "lr", ["fast", True, None, [0.1], math.nan, math.inf, 0, -1, 1j]),
+        (settings.BC, "schedule", [None, 1, ["cosine"], "linear"]),
+        (settings.IWBC, "kappa", [True, None, [1.0], math.nan, math.inf, -1, "automatic"]),
+        (settings.IWBC, "maximum", ["2", True, math.nan, 0, -1]),
+        (settings.IWBC, "self_normalise", [0, 1, None, "true"]),
+        (settings.IWBC, "step_ratio_bounds", [[], [0.5], [0.5, "2"], 0.5, [math.nan, 2.0], [1.5, 2.0], {0.5: 2.0}]),
+        (settings.QualityLevels, "percentiles", [[], 90.0, [None], ["90"], [math.nan], [101], [-1]]),
+        (settings.TopFraction, "fraction", [0, -0.1, 1.1, math.nan, math.inf, "0.1", None, True]),
+        (settings.Threshold, "minimum", [math.nan, math.inf, None, "1"]),
+        (settings.GaussianPolicy, "hidden", [[0], [-1], 64, ["64"], [64.0], [None], "64", None]),
+        (settings.GaussianPolicy, "log_std_min", [math.nan, 2.0, "low", None]),
+        (settings.Eval, "episodes", [-1, 1.5, "3", math.nan, None, 10**9, True]),
+        (settings.Eval, "periodic_episodes", [-1, 1.5, "3", math.nan, None, 10**9]),
+        (settings.Eval, "every", [-1, 0.5, "3", None]),
+        (settings.Eval, "seed", [-1, 0.5, None]),
+        (settings.Eval, "action", ["best", None, 1, ["mean"]]),
+        (settings.Eval, "reference", [1, "no", None]),
+        (settings.Env, "kwargs", [[1], "a=1", 3]),
+        (settings.Env, "imports", ["module", [1], None]),
+        (settings.Minari, "observation_keys", ["position", [0], None]),
+        (settings.Config, "seeds", [[], [-1], [0, 0], [0.5], 3, "0"]),
+        (settings.Config, "eval", [None, {}, settings.Env()]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
+)
+def test_what_cannot_be_is_refused(kind: type[Settings], name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(UserError, match=name):
+            kind(**valid(kind) | {name: value}).check("group")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        (settings.BC, "steps", [1, np.int64(3)]),
+        (settings.BC, "lr", [1, 1e-9, np.float32(0.1)]),
+        (settings.IWBC, "kappa", [0, 2, 0.5, "auto", np.float32(1)]),
+        (settings.IWBC, "maximum", [None, 5, math.inf]),
+        (settings.GaussianPolicy, "hidden", [[], [64], (64, 64)]),
+        (settings.Eval, "episodes", [0, 1, 1_000_000]),
+        (settings.Eval, "periodic_episodes", [0, 1]),
+        (settings.Env, "kwargs", [None, {}, {"a": [1]}]),
+        (settings.Config, "seeds", [None, [0], (3, 1)]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
+)
+def test_what_can_be_is_not(kind: type[Settings], name: str, values: list[Any]) -> None:
+    for value in values:
+        kind(**valid(kind) | {name: value}).check("group")
+
+
+# --- settings that would change nothing ----------------------------------------------------------------------------------
+
+# Of iw_bc: what each setting may be set to, and beside what it says something.
+OTHERS = {
+    "kappa": 2.0,
+    "ess_share": 0.25,
+    "ess_count": 10.0,
+    "window": 3,
+    "decay": 0.5,
+    "copy_every": 7,
+    "minimum": 0.1,
+    "maximum": 7.0,
+    "step_ratio_bounds": [0.5, 1.5],
+    "self_normalise": False,
+    "pareto_smoothing": True,
+    "estimator": "exact",
+    "refresh_every": 7,
+    "ess_floor": 0.5,
+    "lr": 1.0,
+    "schedule": "constant",
+    "warmup_steps": 7,
+}
+ALWAYS = {"minimum", "maximum", "self_normalise", "ess_floor", "lr", "schedule", "warmup_steps"}
+USED = {
+    "level=trajectory proposal=ema": {"kappa", "decay", "pareto_smoothing", "estimator"},
+    "level=trajectory proposal=policy": {"kappa", "pareto_smoothing", "estimator"},
+    "level=trajectory proposal=copy": {"kappa", "copy_every", "pareto_smoothing"},
+    "level=trajectory proposal=ema estimator=exact": {"kappa", "decay", "pareto_smoothing", "refresh_every", "estimator"},
+    "kappa=auto": {"ess_share", "ess_count", "decay", "pareto_smoothing", "estimator", "refresh_every", "kappa"},
+    "kappa=auto proposal=copy": {"ess_share", "ess_count", "copy_every", "pareto_smoothing", "kappa"},
+    "level=clipped_product": {"step_ratio_bounds", "decay", "pareto_smoothing", "estimator"},
+    "level=clipped_product proposal=copy": {"step_ratio_bounds", "copy_every", "pareto_smoothing"},
+    "level=clipped_product estimator=exact": {"step_ratio_bounds", "decay", "pareto_smoothing", "estimator", "refresh_every"},
+    "level=step": {"kappa", "decay"},
+    "level=step proposal=policy": {"kappa"},
+    "level=step proposal=copy": {"kappa", "copy_every"},
+    "level=window": {"kappa", "decay", "window", "refresh_every"},
+    "level=window proposal=copy": {"kappa", "copy_every", "window"},
+}
+
+
+@pytest.mark.parametrize("beside", USED)
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_setting_of_iw_bc_that_would_change_nothing_is_refused(beside: str, name: str) -> None:
+    chosen: dict[str, Any] = dict(part.split("=") for part in beside.split())
+    chosen[name] = OTHERS[name]
+    if name in USED[beside] | ALWAYS:
+        IWBC(**chosen).check("algo")
+    else:
+        with pytest.raises(UserError, match=rf"^algo\.{name}=.*: would change nothing; it needs "):
+            IWBC(**chosen).check("algo")
+
+
+def test_a_default_that_would_change_nothing_is_not() -> None:
+    for beside in USED:
+        IWBC(**dict(part.split("=") for part in beside.split())).check("algo")  # type: ignore[arg-type]
+
+
+def test_no_periodic_evaluation_is_said_by_either_setting_or_both() -> None:
+    for one in (Eval(periodic_episodes=0), Eval(every=0), Eval(every=0, periodic_episodes=0)):
+        one.check("eval")
+        assert one.period == 0
+    assert Eval(every=7).period == 7
