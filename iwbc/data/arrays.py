@@ -18,10 +18,11 @@ from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
+from iwbc.environments import make_env, observation_parts
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import d4rl_scores
+from iwbc.spaces import is_vector, size_of
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,13 @@ def describe(
     observation_size, action_size = steps.observations.shape[1], steps.actions.shape[1]
     low: Any = -1.0
     high: Any = 1.0
+    parts = None
     if env_id is not None:
         env: Any = make_env(env_id)
+        flattened = observation_parts(env, env_id)
+        parts = None if is_vector(env.observation_space) else flattened
         sizes = {
-            "observations": (observation_size, gym.spaces.flatdim(env.observation_space)),
+            "observations": (observation_size, size_of(flattened)),
             "actions": (action_size, gym.spaces.flatdim(env.action_space)),
         }
         for field, (given, wanted) in sizes.items():
@@ -154,6 +158,7 @@ def describe(
         action_low=low.tolist(),
         action_high=high.tolist(),
         reference_scores=d4rl_scores(env_id),
+        observation_parts=parts,
     )
 
 

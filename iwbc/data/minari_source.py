@@ -15,6 +15,7 @@ import numpy as np
 from iwbc.data.hdf5 import check_size
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_writer import OBSERVATION_PARTS
 from iwbc.data.packed import fingerprint_of, joined, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
@@ -23,12 +24,12 @@ from iwbc.environments import SUCCESS_KEYS, reported_success
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, read_json
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.spaces import ordered, parts
+from iwbc.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
 _READER = 2
-_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+_FIELDS = ("actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
 
@@ -101,23 +102,40 @@ def _read(dataset_id: str, data: Path, unfinished: str, keys: Sequence[str]) -> 
     actions, observations = dataset.action_space, dataset.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
         raise UserError(f"dataset {dataset_id}, actions: need a vector of continuous actions (a 1-D Box), not {actions}")
-    reason = _not_a_vector(observations)
-    if reason:
-        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}")
     if keys:
         observations = _only(dataset_id, observations, keys)
         if environment is not None:
             chosen = Wrapper("FilterObservation", {"filter_keys": list(keys)})
             environment = replace(environment, wrappers=(*environment.wrappers, chosen))
+    try:
+        parts = parts_of(observations)
+    except ValueError as error:
+        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {error}") from None
+    plain = is_vector(observations)
     info = DatasetInfo(
         id=dataset_id,
         environment=environment,
         action_low=actions.low.astype(float).tolist(),
         action_high=actions.high.astype(float).tolist(),
         reference_scores=scores,
-        observation_parts=parts(observations),
+        observation_parts=_stored_parts(dataset_id, metadata, size_of(parts)) if plain else parts,
     )
-    return _episodes(dataset_id, dataset, ordered(observations), unfinished), info
+    return _episodes(dataset_id, dataset, observations, None if plain else parts, unfinished), info
+
+
+def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
+    """What vectors have been flattened from, where the metadata says it."""
+    if OBSERVATION_PARTS not in metadata:
+        return None
+    try:
+        found = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
+        if size_of(found) != size:
+            raise ValueError(f"they make {size_of(found)} values, observations have {size}")
+    except PLAIN_DAMAGE as error:
+        raise UserError(
+            f"dataset {dataset_id}: {OBSERVATION_PARTS} of its metadata.json are damaged ({_line(error)}); make it again"
+        ) from None
+    return found
 
 
 def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
@@ -158,17 +176,22 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
     return None if environment is None else d4rl_scores(environment.id)
 
 
-def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) -> Iterator[Episode]:
-    plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+def _episodes(
+    dataset_id: str, dataset: Any, space: gym.Space, parts: Sequence[Part] | None, unfinished: str
+) -> Iterator[Episode]:
     index = -1
     try:
-        whole = tracked(_in_turns(dataset, plain), f"Reading {dataset_id}", dataset.total_episodes)
+        whole = tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes)
         for index, data in enumerate(whole):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if unfinished == "drop" and not (terminated or truncated):
                 continue
-            observations = data.observations if plain else _flatten(space, data.observations)
-            steps = len(data.rewards)
+            observations, steps = data.observations, len(data.rewards)
+            if parts is not None:
+                try:
+                    observations = flatten(parts, observations)
+                except ValueError as error:
+                    raise UserError(f"dataset {dataset_id}, episode {index}, observations: {error}") from None
             if len(observations) != steps + 1:
                 raise UserError(
                     f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
@@ -182,28 +205,19 @@ def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) 
         ) from None
 
 
-def _in_turns(dataset: Any, plain: bool) -> Iterator[Any]:
+def _in_turns(dataset: Any, space: gym.Space) -> Iterator[Any]:
     """All episodes, the files opened anew every so often: HDF5 keeps what it knows of each episode as long as they are
-    open, which would come to more memory than the data."""
-    read = _read_hdf5 if plain and dataset.storage.metadata["data_format"] == "hdf5" else _read_any
+    open, which would come to more memory than the data. Observations are those of `space`."""
+    arrow = dataset.storage.metadata["data_format"] == "arrow"
     for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
-        yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)))
+        indices = range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes))
+        yield from _read_arrow(dataset, indices) if arrow else _read_hdf5(dataset, indices, space)
 
 
-def _read_any(dataset: Any, indices: range) -> Iterator[Any]:
-    data = dataset.storage.data_path
-    if dataset.storage.metadata["data_format"] == "arrow":
-        for index in indices:  # all of them first: they are read ahead
-            _check_arrow(data, index)
-        yield from dataset.iterate_episodes(indices)
-    else:
-        import h5py
-
-        episodes = dataset.iterate_episodes(indices)
-        with h5py.File(data / "main_data.hdf5", "r") as file:
-            for index in indices:
-                _check_sizes(file.id, f"episode_{index}".encode())
-                yield next(episodes)
+def _read_arrow(dataset: Any, indices: range) -> Iterator[Any]:
+    for index in indices:  # all of them first: they are read ahead
+        _check_arrow(dataset.storage.data_path, index)
+    yield from dataset.iterate_episodes(indices)
 
 
 def _check_arrow(data: Path, index: int) -> None:
@@ -217,58 +231,36 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _check_sizes(parent: Any, name: bytes) -> None:
-    """`check_size` of every field in a group of HDF5, by its low-level interface, which takes a third of the time."""
-    from h5py import h5d, h5g, h5o
-
-    part = h5o.open(parent, name)
-    if isinstance(part, h5g.GroupID):
-        for own in part:
-            _check_sizes(part, own)
-    elif isinstance(part, h5d.DatasetID):
-        check_size(part)
-
-
-def _read_hdf5(dataset: Any, indices: range) -> Iterator[Any]:
-    """The same for plain vectors in HDF5, at half the time: the file's layout is part of Minari's standard."""
+def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+    """What Minari's own code reads, in half the time, and of observations no more than `space` has: the file's layout is part
+    of Minari's standard."""
     import h5py
     from h5py import h5d, h5g, h5s
     from minari.dataset.episode_data import EpisodeData
 
-    def read(dataset: Any) -> np.ndarray:
+    def read(group: Any, name: str) -> np.ndarray:
+        dataset = h5d.open(group, name.encode())  # a key with "/" in it is a path there
         check_size(dataset)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
+    def structured(group: Any, name: str, space: gym.Space) -> Any:
+        if isinstance(space, gym.spaces.Dict):
+            within = h5g.open(group, name.encode())
+            return {key: structured(within, key, part) for key, part in space.spaces.items()}
+        if isinstance(space, gym.spaces.Tuple):
+            within = h5g.open(group, name.encode())
+            return tuple(structured(within, f"_index_{i}", part) for i, part in enumerate(space.spaces))
+        return read(group, name)
+
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
             group = h5g.open(file.id, f"episode_{index}".encode())
-            fields = {name: h5d.open(group, name.encode()) for name in _FIELDS}
             infos = h5g.open(group, b"infos") if b"infos" in group else ()
-            labels = {key: read(h5d.open(infos, key.encode())) for key in SUCCESS_KEYS if key.encode() in infos}
-            yield EpisodeData(id=index, infos=labels, **{name: read(field) for name, field in fields.items()})
-
-
-def _not_a_vector(space: gym.Space) -> str | None:
-    """Why the space's values cannot be flattened to vectors that an MLP can use, or None."""
-    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
-        return next(filter(None, map(_not_a_vector, parts)), None)
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
-        return f"images {space.shape} need a policy that sees"
-    return None if space.is_np_flattenable else f"{space} has no fixed size"
-
-
-def _flatten(space: gym.Space, values: Any) -> np.ndarray:
-    """A whole episode's observations in the layout of Gymnasium's `flatten`: [T + 1, obs]."""
-    if isinstance(space, gym.spaces.Dict):
-        return np.concatenate([_flatten(space[key], values[key]) for key in space.spaces], axis=1)
-    if isinstance(space, gym.spaces.Tuple):
-        return np.concatenate([_flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
-    if isinstance(space, gym.spaces.Box):
-        return np.asarray(values).reshape(len(values), -1)
-    return np.stack([np.asarray(gym.spaces.flatten(space, value)) for value in values])
+            labels = {key: read(infos, key) for key in SUCCESS_KEYS if key.encode() in infos}
+            fields = {name: read(group, name) for name in _FIELDS}
+            yield EpisodeData(id=index, observations=structured(group, "observations", space), infos=labels, **fields)
 
 
 def _success(infos: dict[str, Any] | None) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import itertools
 import os
@@ -22,11 +23,14 @@ import numpy as np
 from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environments import make_env
+from iwbc.environments import make_env, observation_parts
 from iwbc.errors import UserError
 from iwbc.files import temporary_prefix
+from iwbc.spaces import Part, is_vector, size_of
 
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
+# In the metadata, what observations that are stored as vectors have been flattened from.
+OBSERVATION_PARTS = "observation_parts"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
 
@@ -60,9 +64,9 @@ def write_minari(
         first = next(whole)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
-            env = _environment(info, first)
+            env, parts = _environment(info, first)
             width, dtype = first.observations.shape[1], np.dtype(first.observations.dtype)
-            plain = env is not None and isinstance(env.observation_space, gym.spaces.Box)
+            plain = env is not None and parts is None
             low, high = np.asarray(info.action_low, np.float32), np.asarray(info.action_high, np.float32)
             storage = MinariStorage.new(
                 building / "data",
@@ -71,6 +75,8 @@ def write_minari(
                 env_spec=env.spec if env else None,
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
+            if parts is not None:  # the vectors are all that is stored
+                storage.update_metadata({OBSERVATION_PARTS: [dataclasses.asdict(part) for part in parts]})
             file = building / "data" / "main_data.hdf5"
             storage.update_episodes(_buffers(itertools.chain([first], whole), file))
             _give_back_room(file)
@@ -85,14 +91,15 @@ def write_minari(
             shutil.rmtree(building, ignore_errors=True)
 
 
-def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
+def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] | None, list[Part] | None]:
+    """The environment, and what its observations' vectors are flattened from; None where it has vectors, or there is none."""
     if info.environment is None:
-        return None
+        return None, None
     env = make_env(info.environment)
-    width, given = gym.spaces.flatdim(env.observation_space), first.observations.shape[1]
-    if width != given:
-        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {width}")
-    return env
+    parts, given = observation_parts(env, info.environment.id), first.observations.shape[1]
+    if size_of(parts) != given:
+        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {size_of(parts)}")
+    return env, None if is_vector(env.observation_space) else parts
 
 
 def _metadata(
