@@ -28,8 +28,8 @@ from iwbc.spaces import Part, entry_names, flatten, part_of_plain, size_of
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 _SHOWN = 6  # entries that a line names
-# How far a reference's units hold other data: actions beyond its range by this share of half of it; all actions this many times
-# narrower; observations of this many times the spread that it knows, or that it would take as it comes.
+# How far a reference's units hold other data: actions beyond its range by this share of half of it; spreads this many times
+# smaller; spreads this many times larger.
 _BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
 
 
@@ -287,13 +287,21 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
     scales, size = trajectories.observation_scales, spec.spaces.observation_size
     mean, std = np.array(spec.observation_mean or [0.0] * size), np.array(spec.observation_std or [1.0] * size)
     lowest, highest = spec.observation_limits or (-np.inf, np.inf)
-    middle = (scales.mean - mean) / std
+    middle, standardised = (scales.mean - mean) / std, (mean != 0.0) | (std != 1.0)
     clipped = (middle < lowest) | (middle > highest) | (scales.std > _SLACK * std)
-    strange = np.where((mean != 0.0) | (std != 1.0), clipped, scales.too_large(_SLACK))
-    if strange.any():
-        i = int(strange.argmax())
-        known, given = (f"{one[i]:.3g} ± {other[i]:.3g}" for one, other in ((mean, std), (scales.mean, scales.std)))
-        refuse(f"observation {entry_names(spec.spaces.observation_parts, size)[i]}", known, given)
+    strange = np.where(standardised, clipped, scales.too_large(_SLACK))
+    lost = np.where(standardised, scales.varies & (scales.std * _COARSE < std), scales.too_small)
+    if 2 * lost.sum() > scales.varies.sum():
+        strange |= lost
+    name = entry_names(spec.spaces.observation_parts, size)
+    known, given = (
+        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*one, strict=True)] for one in ((mean, std), (scales.mean, scales.std))
+    )
+    for i in np.flatnonzero(strange).tolist():
+        refuse(f"observation {name[i]}", known[i], given[i])
+    if (lost & standardised).any():
+        found = [f"{name[i]} ({given[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
+        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(found)}")
 
 
 # What `fit` takes for a policy: settings or the spec of a shipped family, the user's own by name, or what makes a module.
