@@ -19,7 +19,7 @@ from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.interrupts import unheard
 from iwbc.processes import Remote
-from iwbc.spaces import clipped, ordered
+from iwbc.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 
 
 def _mujoco_warning(message: str | bytes) -> None:
@@ -112,6 +112,14 @@ def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
     return made
 
 
+def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
+    """What an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
+    try:
+        return parts_of(env.observation_space)
+    except ValueError as error:
+        raise UserError(f"environment {env_id}: its observations cannot be flattened to a vector: {error}") from None
+
+
 class Results(NamedTuple):
     """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k], and what the
     environment says of success [k]: 1, 0, or NaN where it says nothing."""
@@ -144,7 +152,7 @@ def success_label(value: Any, key: str, where: str) -> bool:
 
 
 class Environments(Protocol):
-    """Some environments of one kind, stepped together. Observations are vectors, flattened by Gymnasium's `flatten`."""
+    """Some environments of one kind, stepped together. Observations are vectors, as iwbc.spaces flattens them."""
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         """Start an episode in each of the first len(seeds) environments; their observations [n, obs]."""
@@ -160,20 +168,24 @@ class LocalEnvironments:
     """Environments of this process, made as they are needed and then used again."""
 
     def __init__(self, environment: EnvironmentSpec | str) -> None:
-        """Raises UserError where the environment is not installed or its actions are not a vector."""
+        """Raises UserError where the environment is not installed, its observations cannot be flattened, or its actions are not
+        a vector."""
         spec = EnvironmentSpec.of(environment)
         self.id, self._where, self._make = spec.id, f"environment {spec.id}", lambda: make_env(spec)
         self._envs = [self._make()]
-        self._space, actions = ordered(self._envs[0].observation_space), self._envs[0].action_space
+        self._parts, actions = observation_parts(self._envs[0], spec.id), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or actions.dtype.kind != "f":
             raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
         self.action_space = actions
-        self._plain = isinstance(self._space, gym.spaces.Box) and len(self._space.shape) == 1
-        self.observation_size = int(gym.spaces.flatdim(self._space))
+        self._plain = is_vector(self._envs[0].observation_space)
+        self.observation_size = size_of(self._parts)
 
     def _vectors(self, observations: list[Any]) -> npt.NDArray[np.floating]:
         if not self._plain:
-            observations = [gym.spaces.flatten(self._space, observation) for observation in observations]
+            try:
+                observations = [flatten(self._parts, observation).ravel() for observation in observations]
+            except ValueError as error:
+                raise UserError(f"environment {self.id}: its observation {error}") from None
         shapes = {np.shape(observation) for observation in observations}
         if shapes != {(self.observation_size,)}:
             wrong = next(iter(shapes - {(self.observation_size,)}))

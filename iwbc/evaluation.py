@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -113,32 +113,35 @@ class Evaluator:
             self._environments = WorkerEnvironments(spec, workers) if workers else local
         self._others_play = backend == "envpool" or workers > 0
 
-    def check_spaces(self, spaces: Spaces, whose: str) -> None:
+    def check_spaces(self, spaces: Spaces, whose: str, reach: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
         """Raise UserError unless the environment's observations and actions have these sizes, and its actions this range where
-        both are bounded. Where the data declares no bounds, actions of it beyond the environment's are a DataWarning."""
+        both are bounded. Where there are no bounds, actions beyond the environment's are a DataWarning: `reach` are the lowest
+        and the highest ones, [act] each."""
         space, actions = self.action_space, len(spaces.action_low)
         if (self.observation_size, *space.shape) != (spaces.observation_size, actions):
             raise UserError(
                 f"env {self.env_id}: has {self.observation_size} observations and {space.shape[0]} actions, {whose} has "
                 f"{spaces.observation_size} and {actions}; choose the env that the data was recorded in"
             )
-        declared = np.ones(actions, np.bool_) if spaces.action_bounded is None else np.array(spaces.action_bounded)
-        low, high = _above(spaces.action_low, space.low), _above(spaces.action_high, space.high)
+        bounds = np.array((spaces.action_low, spaces.action_high))
+        declared = np.isfinite(bounds).all(0)
+        if reach is not None:
+            bounds = np.where(declared, bounds, reach)
+        low, high = _above(bounds[0], space.low), _above(bounds[1], space.high)
         if (differs := declared & ((low != 0) | (high != 0))).any():
             raise UserError(
-                f"{self._ranges(spaces, whose, differs)}; give the data its true range where it is made (action_low=… "
+                f"{self._ranges(bounds, whose, differs)}; give the data its true range where it is made (action_low=… "
                 "action_high=…, or env_id=…), or choose the environment that it was recorded in (env.id=…)"
             )
         if (beyond := ~declared & ((low < 0) | (high > 0))).any():
-            warn(f"{self._ranges(spaces, whose, beyond)}, of data that declares no bounds; what lies beyond is clipped in play")
+            warn(f"{self._ranges(bounds, whose, beyond)}, of data that declares no bounds; what lies beyond is clipped in play")
 
-    def _ranges(self, spaces: Spaces, whose: str, differ: npt.NDArray[np.bool_]) -> str:
+    def _ranges(self, bounds: npt.NDArray[np.floating], whose: str, differ: npt.NDArray[np.bool_]) -> str:
         """Name both ranges of actions in the first dimension in which they differ."""
         first = int(np.argmax(differ))
         where = "" if differ.all() else f" in dimension {first}"
         own, others = (
-            f"{low[first]:.7g} … {high[first]:.7g}"
-            for low, high in ((self.action_space.low, self.action_space.high), (spaces.action_low, spaces.action_high))
+            f"{low[first]:.7g} … {high[first]:.7g}" for low, high in ((self.action_space.low, self.action_space.high), bounds)
         )
         return f"env {self.env_id}: takes actions of {own}{where}, {whose} has actions of {others}"
 
@@ -156,7 +159,7 @@ class Evaluator:
         as many episodes are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
         and where the environment or a policy fails.
         """
-        self.check_spaces(policies.spaces, "the policy")
+        self.check_spaces(policies.spaces, "the policy", None if policies.spec is None else policies.spec.units_range)
         if action == "sample":
             for module in policies:
                 check_samples(module)
@@ -193,10 +196,10 @@ class Evaluator:
         self._environments.close()
 
 
-def _above(data: Sequence[float], environment: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def _above(data: npt.NDArray[np.floating], environment: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """Compare bounds [act]: 1 where the data's lies above the environment's, -1 where below, 0 where they are the same number
     but for rounding or where one of them is infinite."""
-    one, other = np.asarray(data), environment.astype(np.float64)
+    one, other = data, environment.astype(np.float64)
     rounding = max(1e-6, float(np.finfo(environment.dtype).eps))
     comparable = np.isfinite(one) & np.isfinite(other) & ~np.isclose(one, other, rtol=rounding, atol=0.0)
     return np.where(comparable, np.where(one > other, 1, -1), 0)

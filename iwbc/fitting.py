@@ -18,7 +18,7 @@ from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
-from iwbc.policies.spec import PolicyChoice, policy_factory, spaces_of
+from iwbc.policies.spec import PolicyChoice, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.trained import Policies
 from iwbc.trainer import Learner, Trainer, steps
@@ -59,10 +59,12 @@ def fit(
 
     data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
     same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
-    settings (such as GaussianPolicy) or a function that makes a torch.nn.Module. seeds: those of the reference, or 0, by
-    default; with several threads they train side by side. held_out: trajectories whose log-likelihood an observer is told.
+    settings (such as GaussianPolicy), a PolicySpec, or a function that makes a torch.nn.Module. seeds: those of the
+    reference, or 0, by default; with several threads they train side by side. held_out: trajectories whose log-likelihood an
+    observer is told.
 
-    Raises UserError where settings cannot be, the algorithm needs a reference and there is none, or training diverges.
+    Raises UserError where settings cannot be, the algorithm needs a reference and there is none or one of other units, or
+    training diverges.
     """
     settings.check("algo")
     if isinstance(policy, Settings):
@@ -75,9 +77,10 @@ def fit(
     if reference is not None and (unknown := set(seeds) - set(reference.seeds)):
         raise UserError(f"seeds: the reference has no seed {min(unknown)}, only {', '.join(map(str, reference.seeds))}")
     trajectories = curated.trajectories
+    if reference is not None:
+        spec, spaces = continued(reference.spec, reference.spaces, trajectories)
     if starts_at_reference:
         assert reference is not None
-        spec, spaces = reference.spec, reference.spaces
         policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
     else:
         make, spec = policy_factory(policy if policy is not None else GaussianPolicy(), trajectories)

@@ -6,7 +6,8 @@
     python -m iwbc.info env=two_routes out=returns.png        with a picture (png, svg or pdf)
 
 The effective number of trajectories is (Σ R_i)² / Σ R_i², R_i being the curation's weight of trajectory i: as many of equal
-weight would count as much. With `curation=…`, as train takes it, that one is listed too.
+weight would count as much. With `curation=…`, as train takes it, that one is listed too. Observations that are far from 0 ± 1,
+and actions whose bounds are far beyond them, are named as "units": policies standardise and scale these.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from iwbc.commands import Option, parse, run
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.settings import All, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
+from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    curations, asked = usual_curations(), None
+    curations, asked, policy = usual_curations(), None, GaussianPolicy()
     if settings:
         from iwbc.config import composed
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         if any(setting.startswith("curation") for setting in settings):
             asked = config.curation
             curations[" ".join(one for one in settings if one.startswith("curation"))] = asked
+        policy = config.policy if isinstance(config.policy, GaussianPolicy) else policy
     if names:
         trajectories = by_name(names[0])
     else:
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         curate(trajectories, asked)  # with its warnings; those of the others would be of choices that nobody has made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        show(trajectories, curations, Console(markup=False))  # names may hold brackets
+        show(trajectories, curations, Console(markup=False), policy)  # names may hold brackets
         if out is not None:
             draw(trajectories, curations, out)
             print(out)
@@ -111,12 +113,15 @@ def usual_curations() -> dict[str, Settings]:
     return found | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
 
 
-def show(trajectories: Trajectories, curations: dict[str, Settings], console: Console) -> None:
-    """Print it all."""
+def show(
+    trajectories: Trajectories, curations: dict[str, Settings], console: Console, policy: GaussianPolicy | None = None
+) -> None:
+    """Print it all; `policy` (default: the usual settings) is what observations and actions would be scaled for."""
     import numpy as np
     from rich.table import Table
 
     from iwbc.curation import curate
+    from iwbc.policies.spec import policy_spec
 
     info, returns, lengths = trajectories.info, trajectories.returns, trajectories.lengths
     facts = {
@@ -124,12 +129,14 @@ def show(trajectories: Trajectories, curations: dict[str, Settings], console: Co
         "steps": f"{trajectories.steps:,}, {lengths.min():,} to {lengths.max():,} in a trajectory",
         "ends": f"{100 * trajectories.terminated.mean():.0f} % terminate, the others are cut",
         "observations": f"vectors of {trajectories.observations.shape[1]}"
-        + (f": {', '.join(path for path, _ in info.observation_parts)}" if info.observation_parts else ""),
+        + (f", flattened from {', '.join(map(str, info.observation_parts))}" if info.observation_parts else ""),
         "actions": f"vectors of {trajectories.actions.shape[1]} in {_range(info.action_low, info.action_high)}",
         "environment": "none is named" if info.environment is None else _environment(info.environment),
         "success": "no labels" if trajectories.successes is None else f"{100 * trajectories.successes.mean():.1f} %",
         "content": trajectories.content_hash[:16],
     }
+    if said := policy_spec(policy or GaussianPolicy(), trajectories).said():
+        facts["units"] = "\n".join(said)
     table = Table(title=info.id, show_header=False, box=None, title_justify="left")
     for name, text in facts.items():
         table.add_row(name, text)

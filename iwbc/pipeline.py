@@ -23,13 +23,13 @@ from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.fitting import fit
 from iwbc.loggers import check_key
 from iwbc.page import write_page
-from iwbc.policies.spec import imported, policy_factory, spaces_of
+from iwbc.policies.spec import PolicyChoice, continued, imported, policy_factory, policy_spec, spaces_of
 from iwbc.recorder import Recorder, Stopwatch
 from iwbc.reference import reference_policy
 from iwbc.results import dataset_summary, method_name, phase_name, summary_of
 from iwbc.runs import RunFolder
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.settings import Config, Env, Minari, OwnPolicy
+from iwbc.settings import Config, Env, GaussianPolicy, Minari, OwnPolicy
 from iwbc.trained import Policies
 
 
@@ -73,10 +73,12 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
         trajectories = load_dataset(config.dataset, config.env.id)
         curated, held_out = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
         trajectories = curated.trajectories
+        own = _reference_data(config, trajectories)
     console.print(
         f"{trajectories.info.id}: {len(trajectories):,} trajectories, {trajectories.steps:,} steps; "
         f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
     )
+    policy = _policy(config, trajectories, own, console)
     env = config.env
     environment = environment_spec(
         trajectories.info.environment, env.id, env.kwargs or {}, env.max_episode_steps, tuple(env.imports)
@@ -96,9 +98,8 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
 
         if config.algo.start == "reference":
             with stopwatch.timed("reference"):
-                own = _reference_data(config, trajectories)
                 every = config.checkpoint_every
-                reference = reference_policy(own, config.policy, config.reference, seeds, device, console, every, begin_own)
+                reference = reference_policy(own, policy, config.reference, seeds, device, console, every, begin_own)
         shown = histogram(trajectories.returns, curated.kept)
         recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
         closing.enter_context(recorder)
@@ -106,7 +107,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             config.algo,
             curated,
             reference=reference,
-            policy=config.policy,
+            policy=policy,
             seeds=seeds,
             device=device,
             console=console,
@@ -136,13 +137,28 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
 
 def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
     """What the reference is trained on: the data, or another dataset of the same task."""
-    if config.reference.dataset_id is None:
+    if config.reference.dataset_id is None or config.algo.start != "reference":
         return trajectories
     assert isinstance(config.dataset, Minari)
     own = load_dataset(replace(config.dataset, id=config.reference.dataset_id))
     if what := difference(own, trajectories):
         raise UserError(f"reference.dataset_id={own.info.id}: it and {trajectories.info.id} have different {what}")
     return own
+
+
+def _policy(config: Config, trajectories: Trajectories, own: Trajectories, console: Console) -> PolicyChoice:
+    """What is trained, in units that hold the data and what the reference is trained on; they are told where they are not the
+    data's. Raises UserError where none hold both."""
+    if not isinstance(config.policy, GaussianPolicy):
+        choice: PolicyChoice = config.policy
+        return choice
+    datasets = (trajectories,) if own is trajectories else (trajectories, own)
+    spec = policy_spec(config.policy, *datasets)
+    for one in datasets:
+        continued(spec, spec.spaces, one)
+    for line in spec.said():
+        console.print(f"Units: {line}", soft_wrap=True, markup=False, highlight=False)
+    return spec
 
 
 def _evaluator(
@@ -165,7 +181,8 @@ def _evaluator(
             raise
         console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
         return None, scores
-    evaluator.check_spaces(spaces_of(trajectories), f"dataset {info.id}")
+    scales = trajectories.action_scales
+    evaluator.check_spaces(spaces_of(trajectories), f"dataset {info.id}", (scales.lowest, scales.highest))
     return evaluator, scores
 
 

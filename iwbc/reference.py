@@ -68,14 +68,16 @@ def reference_policy(
             observer=observer,
         )
 
-    if not isinstance(policy, GaussianPolicy):
+    if isinstance(policy, GaussianPolicy):
+        policy = policy_spec(policy, trajectories)
+    if not isinstance(policy, PolicySpec):
         if begin_own is None:
             return train(seeds)
         inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
         own = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
         with stop_requests(own.stop):
             return train(seeds, own)
-    spec = policy_spec(policy, trajectories)
+    spec = policy
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
     lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -455,6 +455,9 @@ class Reference(Recipe):
     name: str = "reference"
 
 
+# The words for true and false, where a setting has others beside them.
+_FLAGS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+
 # --- policy ----------------------------------------------------------------------------------------------------------
 
 
@@ -462,8 +465,9 @@ class Reference(Recipe):
 class GaussianPolicy(Settings):
     """One Gaussian. kind: `tanh_mean` (a Normal around tanh of the network) or `squashed` (the tanh of a Normal).
 
-    std: `global` (one per action) or `state` (a second output of the network). precision: of the matrix products in
-    training; bfloat16 is faster where the processor has them.
+    std: `global` (one per action) or `state` (a second output of the network). normalise_observations: by the training data,
+    inside the policy; `auto`: the entries that are far from 0 ± 1. precision: of the matrix products in training; bfloat16 is
+    faster where the processor has them.
     """
 
     kind: str = setting("tanh_mean", choices=("tanh_mean", "squashed"))
@@ -471,9 +475,15 @@ class GaussianPolicy(Settings):
     hidden: list[int] = sizes([256, 256, 256])
     log_std_min: float = -5.0
     log_std_max: float = 2.0
-    normalise_observations: bool = False
+    normalise_observations: bool | int | str = setting(
+        "auto", lambda value: value == "auto" or isinstance(value, bool), "must be one of auto, true, false"
+    )
     precision: str = setting("float32", choices=("float32", "bfloat16"))
     family: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        word = str(self.normalise_observations).lower()
+        self.normalise_observations = _FLAGS.get(word, word)
 
     def check_together(self, group: str) -> None:
         fits = self.log_std_min < self.log_std_max

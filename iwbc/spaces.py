@@ -1,7 +1,12 @@
-"""One layout for structured observations, wherever they come from, and actions within bounds of any precision."""
+"""One flattening of observations to vectors, for all that holds any: datasets, environments, and what `predict` is given; and
+actions within bounds of any precision."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import gymnasium as gym
@@ -9,31 +14,148 @@ import numpy as np
 import numpy.typing as npt
 
 
-def ordered(space: gym.Space[Any]) -> gym.Space[Any]:
-    """The same space with the keys of its Dicts in alphabetical order, for Gymnasium's `flatten` and its like.
+@dataclass(frozen=True)
+class Part:
+    """An array among those that an observation is made of.
 
-    An environment may order its keys otherwise; a stored dataset has lost that order, and is read back sorted.
+    path: what leads to it, keys of Dicts and (index, length) of Tuples; empty where the observation itself is the array. shape:
+    of the array. choices: where it holds choices (Discrete, MultiDiscrete), how many there are for each, from `first` on; they
+    become one-hot.
+    """
+
+    path: tuple[str | tuple[int, int], ...]
+    shape: tuple[int, ...]
+    choices: tuple[int, ...] | None = None
+    first: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its path, joined by /; empty where the observation itself is the array."""
+        return "/".join(key if isinstance(key, str) else str(key[0]) for key in self.path)
+
+    def __str__(self) -> str:
+        kind = f"of {'×'.join(map(str, self.shape)) or 'one'}"
+        return f"{self.name} {kind}".strip() if self.choices is None else f"{self.name} {kind} choices".strip()
+
+    @property
+    def size(self) -> int:
+        """How many entries of the vector it makes."""
+        return math.prod(self.shape) if self.choices is None else sum(self.choices)
+
+    def vectors(self, observation: Any) -> npt.NDArray[Any]:
+        """Its entries in an observation, [size], or in a batch of them, [B, size]. Raises ValueError where it is not there."""
+        array = np.asarray(self._within(observation))
+        if self.shape == () and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]  # numbers that were recorded as vectors of length 1
+        leading = array.ndim - len(self.shape)
+        if array.dtype.kind not in "fiub" or leading not in (0, 1) or array.shape[leading:] != self.shape:
+            raise ValueError(f"has {self.name and f'{self.name} of '}shape {array.shape}, not {self.shape}")
+        rows = array.reshape(*array.shape[:leading], math.prod(self.shape))
+        return rows if self.choices is None else self._one_hot(rows)
+
+    def _within(self, observation: Any) -> Any:
+        for key in self.path:
+            if isinstance(key, str):
+                if not isinstance(observation, Mapping) or key not in observation:
+                    raise ValueError(f"has no {self.name}")
+                observation = observation[key]
+            else:
+                index, length = key
+                if not isinstance(observation, tuple | list) or len(observation) != length:
+                    raise ValueError(f"has no {self.name} (of a tuple of {length})")
+                observation = observation[index]
+        return observation
+
+    def _one_hot(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+        assert self.choices is not None
+        counts, first = np.array(self.choices), np.array(self.first)
+        chosen = (rows if rows.dtype.kind == "f" else rows.astype(np.int64)) - first
+        wrong = ~((chosen >= 0) & (chosen < counts) & (chosen == np.floor(chosen)))
+        if wrong.any():
+            *_, entry = place = tuple(np.argwhere(wrong)[0])
+            last = first[entry] + counts[entry] - 1
+            raise ValueError(
+                f"has {rows[place]}{self.name and f' as {self.name}'}, not a whole number from {first[entry]} to {last}"
+            )
+        hot = np.zeros((*rows.shape[:-1], sum(self.choices)), np.int8)
+        starts = np.cumsum(counts) - counts
+        np.put_along_axis(hot, starts + chosen.astype(np.int64), 1, axis=-1)
+        return hot
+
+
+def parts_of(space: gym.Space[Any]) -> list[Part]:
+    """What the vectors of a space are made of, in the order of Gymnasium's `flatten`, but with the keys of Dicts in
+    alphabetical order: an environment may order them otherwise, and a stored dataset has lost that order.
+
+    Raises ValueError, which says why, where the space's values are no vectors of a fixed size that an MLP can use.
     """
     if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict([(key, ordered(space.spaces[key])) for key in sorted(space.spaces)])
+        return _below([(key, space.spaces[key]) for key in sorted(space.spaces)])
     if isinstance(space, gym.spaces.Tuple):
-        return gym.spaces.Tuple([ordered(part) for part in space.spaces])
-    return space
+        return _below([((index, len(space.spaces)), part) for index, part in enumerate(space.spaces)])
+    if isinstance(space, gym.spaces.Discrete):
+        return [Part((), (), (int(space.n),), (int(space.start),))]
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        first = np.broadcast_to(space.start, space.shape)
+        return [Part((), space.shape, tuple(space.nvec.ravel().tolist()), tuple(first.ravel().tolist()))]
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
+        raise ValueError(f"images {space.shape} need a policy that sees")
+    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        return [Part((), tuple(space.shape))]
+    raise ValueError(f"{space} has no fixed size" if not space.is_np_flattenable else f"{space} has values that are no numbers")
 
 
-def parts(space: gym.Space[Any]) -> list[tuple[str, list[int]]] | None:
-    """What a Dict's vectors are made of, in the order of `ordered`: the path (keys joined by /) and shape of each array. None
-    for other spaces, and where not all leaves are arrays."""
-    if not isinstance(space, gym.spaces.Dict):
-        return None
-    found: list[tuple[str, list[int]]] = []
-    for key in sorted(space.spaces):
-        own = space.spaces[key]
-        below = [("", list(own.shape))] if isinstance(own, gym.spaces.Box) else parts(own)
-        if below is None:
-            return None
-        found += [(f"{key}/{path}" if path else str(key), shape) for path, shape in below]
-    return found
+def _below(spaces: Sequence[tuple[str | tuple[int, int], gym.Space[Any]]]) -> list[Part]:
+    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, one in spaces for part in parts_of(one)]
+
+
+def is_vector(space: gym.Space[Any]) -> bool:
+    """Whether a space's values are vectors as they come."""
+    return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+
+
+def size_of(parts: Sequence[Part]) -> int:
+    """The size of the vectors."""
+    return sum(part.size for part in parts)
+
+
+def flatten(parts: Sequence[Part], observation: Any) -> npt.NDArray[Any]:
+    """An observation as a vector [obs], or a batch of them as vectors [B, obs].
+
+    Raises ValueError, to be read after "the observation", where it is not made of these parts.
+    """
+    arrays = [part.vectors(observation) for part in parts]
+    batches = {array.shape[:-1] for array in arrays}
+    if batches == {(), (1,)}:  # one observation, some of whose numbers are vectors of length 1
+        arrays = [array.ravel() for array in arrays]
+    elif len(batches) > 1:
+        lengths = ", ".join(f"{part.name} {array.shape[:-1] or 'one'}" for part, array in zip(parts, arrays, strict=True))
+        raise ValueError(f"has parts of different batch sizes ({lengths})")
+    return np.concatenate(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
+
+
+def entry_names(parts: Sequence[Part] | None, size: int) -> list[str]:
+    """What each entry of the vectors is called: its number, or the part that it is of, with its number there."""
+    if parts is None or not any(part.path for part in parts):
+        return [str(entry) for entry in range(size)]
+    return list(chain.from_iterable(_names_within(part) for part in parts))
+
+
+def _names_within(part: Part) -> list[str]:
+    return [part.name] if part.size == 1 else [f"{part.name}[{entry}]" for entry in range(part.size)]
+
+
+def part_of_plain(plain: Any) -> Part:
+    """A part from the plain values of its fields, or from the path and shape that policies of format 2 hold. Raises KeyError,
+    TypeError or ValueError where they are none."""
+    if isinstance(plain, list):
+        path, shape = plain
+        return Part(tuple(path.split("/")), tuple(map(int, shape)))
+    path = tuple(key if isinstance(key, str) else (int(key[0]), int(key[1])) for key in plain["path"])
+    choices, first = (plain[name] and tuple(map(int, plain[name])) for name in ("choices", "first"))
+    if (choices is None) != (first is None) or (choices is not None and len(choices) != len(first)):
+        raise ValueError("its choices are not as many as their first ones")
+    return Part(path, tuple(map(int, plain["shape"])), choices, first)
 
 
 def clipped(space: gym.spaces.Box, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -25,7 +25,8 @@ from iwbc.optimizer import load_module, module_state
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
 
-_FORMAT = 2
+_FORMAT = 3
+_READ = (2, 3)  # 2 knew no other units than the bounds and a normaliser without limits
 
 
 class Policies(Sequence[Any]):
@@ -126,7 +127,7 @@ def load_policy(
     try:
         saved, metadata = read_tensors(path)
         fields = parse_json(metadata["policy"])
-        if fields.get("format") != _FORMAT:
+        if fields.get("format") not in _READ:
             raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
         seeds = fields["seeds"] if seed is None else [seed]
         if seed is not None and seed not in fields["seeds"]:

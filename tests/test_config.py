@@ -106,7 +106,9 @@ def test_seeds() -> None:
     assert compose("seeds=[0,1]").all_seeds == [0, 1]
 
 
-@pytest.mark.parametrize(("text", "value"), [("False", False), ("no", False), ("true", True)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("False", False), ("no", False), ("0", False), ("true", True), ("On", True), ("auto", "auto")]
+)
 def test_a_flag_means_what_it_says(text: str, value: bool) -> None:
     assert compose(f"policy.normalise_observations={text}").policy.normalise_observations is value
 
@@ -150,7 +152,10 @@ REFUSED = {
     "algo.steps=10.5": "algo.steps",
     "algo.lr=[1]": "algo.lr",
     "policy.hidden=3": "policy.hidden",
-    "policy.normalise_observations=maybe": "policy.normalise_observations",
+    "policy.normalise_observations=maybe": "policy.normalise_observations=maybe: must be one of auto, true, false",
+    "policy.normalise_observations=2": "policy.normalise_observations=2: must be one of auto, true, false",
+    "policy.normalise_observations=null": "policy.normalise_observations",
+    "policy.normalise_observations=[a]": "policy.normalise_observations",
     "seeds=3": "seeds",
     "seeds=[a]": "seeds",
     "seeds=5": "seeds: must be a list, such as [0,1]",

@@ -23,10 +23,11 @@ from setups import BRIEF, train
 from iwbc.data import packed
 from iwbc.data.minari_source import load
 from iwbc.errors import DataWarning, UserError
-from iwbc.spaces import ordered
+from iwbc.spaces import Part, flatten, parts_of
 from iwbc.trained import load_policy
 
 Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
+MultiBinary, MultiDiscrete = gym.spaces.MultiBinary, gym.spaces.MultiDiscrete
 FORMATS = ["hdf5", "arrow"]
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = Box(-1.0, 1.0, (2,), np.float32)
@@ -121,7 +122,27 @@ SPACES = {
     "tuple": Tuple([Box(-1, 1, (2,), np.float64), Box(-1, 1, (3,), np.float32)]),
     "dict with a choice": Dict({"position": Box(-1, 1, (2,), np.float64), "mode": Discrete(3)}),
     "matrix": Box(-1, 1, (2, 3), np.float64),
+    "nothing but a choice": Discrete(3, start=2),
+    "choices": MultiDiscrete([3, 2]),
+    "flags": MultiBinary(4),
+    "keys with /": Dict(
+        {"arm/left": Box(-1, 1, (2,), np.float32), "arm": Dict({"right": Discrete(2)}), "a/b/c": MultiBinary(2)}
+    ),
+    "all of them": Dict(
+        {
+            "z": Tuple([Discrete(2), Dict({"m": Box(-1, 1, (2, 2), np.float32), "k": MultiDiscrete([2, 3])})]),
+            "a": Box(-1, 1, (3,), np.float64),
+            "flag": MultiBinary(2),
+        }
+    ),
 }
+
+
+def sorted_(space: gym.Space) -> gym.Space:
+    """The same with the keys of Dicts in alphabetical order."""
+    if isinstance(space, Dict):
+        return Dict([(key, sorted_(space.spaces[key])) for key in sorted(space.spaces)])
+    return Tuple([sorted_(part) for part in space.spaces]) if isinstance(space, Tuple) else space
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -131,7 +152,7 @@ def test_structured_observations_are_laid_out_as_gymnasium_flattens_them(name: s
     space.seed(7)
     samples = [space.sample() for _ in range(5)]
     trajectories = load(create([buffer(space, 4, observations=stack(space, samples))], space, data_format))
-    expected = np.stack([np.asarray(gym.spaces.flatten(ordered(space), sample)) for sample in samples]).astype(np.float32)
+    expected = np.stack([np.asarray(gym.spaces.flatten(sorted_(space), sample)) for sample in samples]).astype(np.float32)
     np.testing.assert_array_equal(trajectories.observations, expected[:-1])
     np.testing.assert_array_equal(trajectories.final_observations, expected[-1:])
 
@@ -140,7 +161,7 @@ def test_the_keys_of_a_goal_environment_are_flattened_in_alphabetical_order() ->
     value = {"observation": np.zeros(4), "achieved_goal": np.full(2, 0.25), "desired_goal": np.full(2, 0.5)}
     # Gymnasium keeps the order that the space was made with, which a stored dataset does not.
     assert list(GOAL.spaces) == ["observation", "achieved_goal", "desired_goal"]
-    assert np.asarray(gym.spaces.flatten(ordered(GOAL), value)).tolist() == [0.25, 0.25, 0.5, 0.5, 0, 0, 0, 0]
+    assert flatten(parts_of(GOAL), value).tolist() == [0.25, 0.25, 0.5, 0.5, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -402,6 +423,10 @@ REFUSED_SPACES: dict[str, tuple[gym.Space, gym.Space, str]] = {
     "action matrix": (VECTOR, Box(-1, 1, (2, 2), np.float32), "actions: need a vector of continuous actions"),
     "images": (Box(0, 255, (8, 8, 3), np.uint8), ACTIONS, "observations: cannot be flattened .*images"),
     "images in a dict": (Dict({"camera": Box(0, 255, (40, 40, 3), np.uint8)}), ACTIONS, "observations: .*images"),
+    "text": (Dict({"task": gym.spaces.Text(9)}), ACTIONS, "observations: cannot be flattened .*Text.* no numbers"),
+    "sequences": (Tuple([gym.spaces.Sequence(VECTOR)]), ACTIONS, "observations: cannot be flattened .* no fixed size"),
+    "graphs": (gym.spaces.Graph(VECTOR, None), ACTIONS, "observations: cannot be flattened .* no fixed size"),
+    "one of several": (gym.spaces.OneOf([VECTOR, Discrete(2)]), ACTIONS, "observations: cannot be flattened .*OneOf"),
 }
 
 
@@ -667,7 +692,7 @@ def test_datasets_with_other_goals_are_joined_by_what_they_share(datasets: Path)
     assert both.info.id == f"{complete}+{mixed}" and both.lengths.tolist() == [12] * 5
     for name in ("observations", "actions", "rewards", "final_observations"):
         np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(one, name) for one in each]))
-    assert both.observations.shape[1] == 59 and both.info.observation_parts == [("observation", [59])]
+    assert both.observations.shape[1] == 59 and both.info.observation_parts == [Part(("observation",), (59,))]
     again = load(f"{complete}+{mixed}", observation_keys=["observation"])
     assert again.content_hash == both.content_hash not in (one.content_hash for one in each)
     with pytest.raises(UserError, match=r"mixed-v2 have different observations; dataset\.obs"):

@@ -414,7 +414,7 @@ def test_a_saved_policy_keeps_whether_its_data_had_bounds(ranged: str, tmp_path:
     policies = iwbc.fit(iwbc.BC(steps=1), of_arrays(0.3, -np.inf, np.inf), policy=iwbc.GaussianPolicy(hidden=[4]))
     policies.save(tmp_path / "policy.safetensors")
     assert iwbc.load_policy(tmp_path / "policy.safetensors").spaces == policies.spaces
-    assert policies.spaces.action_bounded == (False, False)
+    assert policies.spaces.action_low == (-np.inf, -np.inf)
     iwbc.evaluate(iwbc.load_policy(tmp_path / "policy.safetensors"), ranged, 1, env_kwargs={"low": -1.0, "high": 1.0})
     bounded = iwbc.fit(iwbc.BC(steps=1), of_arrays(0.3), policy=iwbc.GaussianPolicy(hidden=[4]))
     with pytest.raises(UserError, match=r"takes actions of -2 … 2, the policy has actions of -1 … 1;"):

@@ -16,6 +16,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environment_spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.scores import ReferenceScores
+from iwbc.spaces import Part
 
 LENGTHS = [5, 1, 3]
 
@@ -37,7 +38,7 @@ def test_pack_and_open(tmp_path: Path) -> None:
     info = dataclasses.replace(
         make_info(),
         environment=EnvironmentSpec("Hopper-v5", {"frame_skip": 2}, 70, (Wrapper("ClipAction"),), "gymnasium"),
-        observation_parts=[("a/b", [2]), ("c", [1])],
+        observation_parts=[Part(("a", (0, 2)), (2, 3)), Part(("b/c",), (2,), (3, 2), (1, 0))],
         reference_scores=ReferenceScores(-20.0, 3000.0, "D4RL"),
         action_high=[1.0, float("inf")],
     )

@@ -107,28 +107,6 @@ def test_tensors_are_made_once_and_are_the_arrays_themselves() -> None:
     assert actions.tolist() == data.actions.tolist()
 
 
-def test_statistics_by_hand() -> None:
-    mean, std = three().observation_statistics
-    assert mean.tolist() == [2.5, 10.0]
-    assert std.tolist() == pytest.approx([np.sqrt(35 / 12), 1.0])  # (6² − 1) / 12; a constant one gets 1
-
-
-def test_a_small_spread_is_a_spread() -> None:
-    small = np.array([[-2e-6], [2e-6]], np.float32)
-    data = dataclasses.replace(make_trajectories([0.0], [2]), observations=small)
-    assert data.observation_statistics[1].tolist() == pytest.approx([2e-6])
-
-
-def test_statistics_of_several_blocks() -> None:
-    # Ramps, so that the blocks of 65,536 steps that are merged have means of their own.
-    ramp = np.linspace(-1.0, 2.0, 150_001, dtype=np.float32)
-    observations = np.stack([ramp, np.sqrt(np.abs(ramp))], 1)
-    data = dataclasses.replace(three(), observations=observations, offsets=np.array([0, len(ramp)]))
-    mean, std = data.observation_statistics
-    np.testing.assert_allclose(mean, observations.astype(np.float64).mean(0), rtol=1e-12)
-    np.testing.assert_allclose(std, observations.astype(np.float64).std(0), rtol=1e-12)
-
-
 # --- what a curation keeps -------------------------------------------------------------------------------------------
 
 

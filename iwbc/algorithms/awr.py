@@ -20,6 +20,9 @@ from iwbc.optimizer import adam_state, load_adam, load_module, module_state
 from iwbc.policies.networks import mlp
 from iwbc.settings import AWR
 
+# Standard deviations beyond which an observation is the outlier of a sensor.
+_FAR_OUT = 100.0
+
 
 class AdvantageWeightedRegression:
     """State: policy, V and their optimisers; value targets and weights of every kept step."""
@@ -35,7 +38,8 @@ class AdvantageWeightedRegression:
         self.value_adam = torch.optim.Adam(self.value.parameters(), settings.value_lr, fused=True)
         self.targets = torch.zeros(self.curated.steps, device=device)
         self.weights = torch.ones(self.curated.steps, device=device)
-        self._mean, self._std = (torch.tensor(x, dtype=torch.float32, device=device) for x in data.observation_statistics)
+        scales = data.observation_scales
+        self._mean, self._std = (torch.tensor(x, dtype=torch.float32, device=device) for x in (scales.mean, scales.spread))
         # Rewards scaled by 1 − γ keep V of the size of a reward; standardised advantages do not see the scale.
         scale = 1.0 - settings.gamma if settings.gamma < 1.0 else 1.0
         kept = self.curated.kept
@@ -59,7 +63,7 @@ class AdvantageWeightedRegression:
 
     def values(self, observations: Tensor) -> Tensor:
         """V(s), [B, obs] → [B]."""
-        found: Tensor = self.value((observations - self._mean) / self._std)[:, 0]
+        found: Tensor = self.value(((observations - self._mean) / self._std).clamp(-_FAR_OUT, _FAR_OUT))[:, 0]
         return found
 
     def _evaluate_data(self) -> None:

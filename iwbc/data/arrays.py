@@ -19,10 +19,11 @@ from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environment_spec import EnvironmentSpec, environment_spec
-from iwbc.environments import make_env
+from iwbc.environments import make_env, observation_parts
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE
 from iwbc.scores import d4rl_scores
+from iwbc.spaces import Part, is_vector, size_of
 
 _WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
 
@@ -156,12 +157,13 @@ def describe(
     observation_size, action_size = steps.observations.shape[1], steps.actions.shape[1]
     low: Any = -1.0
     high: Any = 1.0
+    parts = None
     environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
     if environment is not None:
-        observations, actions = _spaces(environment)
+        flattened, parts, actions = _spaces(environment)
         for field, given, wanted in (
-            ("observations", observation_size, gym.spaces.flatdim(observations)),
-            ("actions", action_size, gym.spaces.flatdim(actions)),
+            ("observations", observation_size, size_of(flattened)),
+            ("actions", action_size, len(actions.low)),
         ):
             if given != wanted:
                 raise UserError(
@@ -186,21 +188,25 @@ def describe(
         action_low=low.tolist(),
         action_high=high.tolist(),
         reference_scores=None if environment is None else d4rl_scores(environment.id),
+        observation_parts=parts,
         notes=notes,
     )
 
 
-def _spaces(environment: EnvironmentSpec) -> tuple[gym.Space[Any], gym.spaces.Box]:
-    """The environment's spaces. Raises UserError unless they flatten to vectors, of continuous actions."""
+def _spaces(environment: EnvironmentSpec) -> tuple[list[Part], list[Part] | None, gym.spaces.Box]:
+    """Return what the environment's observations are flattened from, the same or None where they are vectors, and its space of
+    actions. Raises UserError unless observations flatten to vectors and actions are continuous ones."""
     env = make_env(environment)
     observations, actions = env.observation_space, env.action_space
     env.close()
     other = "name another environment with env_id=…, or none with env_id=none"
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
         raise UserError(f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {other}")
-    if not observations.is_np_flattenable:
-        raise UserError(f"environment {environment.id}: its observations, {observations}, are no vectors; {other}")
-    return observations, actions
+    try:
+        parts = observation_parts(env, environment.id)
+    except UserError as error:
+        raise UserError(f"{error}; {other}") from None
+    return parts, None if is_vector(observations) else parts, actions
 
 
 def _check_shapes(name: str, steps: Steps) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.errors import UserError
+from iwbc.spaces import entry_names, size_of
 
 # Steps of an only episode from which on the ends of others seem to be missing.
 _LONG = 100
@@ -51,7 +52,8 @@ def checked(
     if notes is not None:
         notes += notes_of_ends(np.array(lengths), episode.terminated)
         notes += filter(None, [bounds.note()])
-        named = {"observations": _feature_names(info)}
+        parts = info.observation_parts
+        named = {"observations": parts and entry_names(parts, size_of(parts))}
         notes += filter(None, (rounding.note(field, named.get(field)) for field, rounding in rounded.items()))
 
 
@@ -101,7 +103,8 @@ def difference(one: Trajectories, other: Trajectories) -> str | None:
     """In what two datasets cannot be trained on by the same policy, or None."""
     if (one.info.action_low, one.info.action_high) != (other.info.action_low, other.info.action_high):
         return "action spaces"
-    if one.info.observation_parts != other.info.observation_parts:
+    parts = one.info.observation_parts, other.info.observation_parts
+    if None not in parts and parts[0] != parts[1]:
         return "observations; dataset.observation_keys=[…] chooses what they share"
     widths = one.observations.shape[1], other.observations.shape[1]
     return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
@@ -261,10 +264,3 @@ class Rounding:
             f"{field} are rounded to float32, which is too coarse here: {', '.join(each)}{more}; subtract an offset, such as "
             "the first value, or leave it out"
         )
-
-
-def _feature_names(info: DatasetInfo) -> list[str] | None:
-    """Which part of Dict observations each feature comes from."""
-    if info.observation_parts is None:
-        return None
-    return [path for path, shape in info.observation_parts for _ in range(math.prod(shape))]

@@ -17,6 +17,7 @@ from iwbc.data.checks import action_bounds
 from iwbc.data.hdf5 import check_field, check_links
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.minari_writer import OBSERVATION_PARTS
 from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack, packed_folder
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
@@ -25,11 +26,11 @@ from iwbc.environments import SUCCESS_KEYS, success_label
 from iwbc.errors import UserError
 from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
 from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.spaces import ordered, parts
+from iwbc.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
-_READER = 3
+_READER = 4
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
 _DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
@@ -125,11 +126,13 @@ def _read(
         if environment is not None:
             chosen = Wrapper("FilterObservation", {"filter_keys": list(keys)})
             environment = replace(environment, wrappers=(*environment.wrappers, chosen))
-    reason = _not_a_vector(observations)
-    if reason:
+    try:
+        parts = parts_of(observations)
+    except ValueError as error:
         there = isinstance(observations, gym.spaces.Dict) and len(observations.spaces) > 1
         others = "; dataset.observation_keys=[…] chooses others" if there else ""
-        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {reason}{others}")
+        raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {error}{others}") from None
+    plain = is_vector(observations)
     low, high = action_bounds(
         dataset_id,
         actions.shape[0],
@@ -142,10 +145,25 @@ def _read(
         action_low=low.tolist(),
         action_high=high.tolist(),
         reference_scores=scores,
-        observation_parts=parts(observations),
+        observation_parts=_stored_parts(dataset_id, metadata, size_of(parts)) if plain else parts,
         notes=_notes(metadata),
     )
-    return _episodes(dataset_id, dataset, ordered(observations), unfinished), info
+    return _episodes(dataset_id, dataset, observations, None if plain else parts, unfinished), info
+
+
+def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
+    """What vectors have been flattened from, where the metadata says it."""
+    if OBSERVATION_PARTS not in metadata:
+        return None
+    try:
+        found = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
+        if size_of(found) != size:
+            raise ValueError(f"they make {size_of(found)} values, observations have {size}")
+    except PLAIN_DAMAGE as error:
+        raise UserError(
+            f"dataset {dataset_id}: {OBSERVATION_PARTS} of its metadata.json are damaged ({_line(error)}); make it again"
+        ) from None
+    return found
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
@@ -198,15 +216,20 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
     return None if environment is None else d4rl_scores(environment.id)
 
 
-def _episodes(dataset_id: str, dataset: Any, space: gym.Space, unfinished: str) -> Iterator[Episode]:
-    plain = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+def _episodes(
+    dataset_id: str, dataset: Any, space: gym.Space, parts: Sequence[Part] | None, unfinished: str
+) -> Iterator[Episode]:
     index = 0
     try:
         for data in tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if terminated or truncated or unfinished == "keep":
-                observations = data.observations if plain else _flatten(space, data.observations)
-                steps = len(data.rewards)
+                observations, steps = data.observations, len(data.rewards)
+                if parts is not None:
+                    try:
+                        observations = flatten(parts, observations)
+                    except ValueError as error:
+                        raise UserError(f"dataset {dataset_id}, episode {index}, observations: {error}") from None
                 if len(observations) != steps + 1:
                     raise UserError(
                         f"dataset {dataset_id}, episode {index}, observations: has {len(observations)} rows for {steps} "
@@ -260,7 +283,7 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
 
     def read(group: Any, name: str) -> np.ndarray:
         check_links(group, name.encode())
-        dataset = h5d.open(group, name.encode())
+        dataset = h5d.open(group, name.encode())  # a key with "/" in it is a path there
         _check_field(dataset, name)
         values = np.empty(dataset.shape, dataset.dtype)
         dataset.read(h5s.ALL, h5s.ALL, values)
@@ -298,27 +321,6 @@ def _check_field(field: Any, name: str) -> None:
         check_field(field)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-
-
-def _not_a_vector(space: gym.Space) -> str | None:
-    """Why the space's values cannot be flattened to vectors that an MLP can use, or None."""
-    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
-        return next(filter(None, map(_not_a_vector, parts)), None)
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
-        return f"images {space.shape} need a policy that sees"
-    return None if space.is_np_flattenable else f"{space} has no fixed size"
-
-
-def _flatten(space: gym.Space, values: Any) -> np.ndarray:
-    """A whole episode's observations in the layout of Gymnasium's `flatten`: [T + 1, obs]."""
-    if isinstance(space, gym.spaces.Dict):
-        return np.concatenate([_flatten(space[key], values[key]) for key in space.spaces], axis=1)
-    if isinstance(space, gym.spaces.Tuple):
-        return np.concatenate([_flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
-    if isinstance(space, gym.spaces.Box):
-        return np.asarray(values).reshape(len(values), -1)
-    return np.stack([np.asarray(gym.spaces.flatten(space, value)) for value in values])
 
 
 def _success(infos: dict[str, Any], where: str) -> bool | None:

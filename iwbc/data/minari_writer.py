@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import dataclasses
 import errno
 import itertools
 import os
@@ -13,7 +14,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,17 @@ from gymnasium.envs.registration import EnvSpec
 from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environments import make_env
+from iwbc.environments import make_env, observation_parts
 from iwbc.errors import UserError, warn
 from iwbc.files import temporary_prefix
+from iwbc.spaces import Part, is_vector, size_of
 
 DATA_FORMATS = ("hdf5", "arrow")
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
 # Episodes, and their mean number of steps, from and up to which HDF5, with its 14 KB for each, is a poor format.
 _MANY, _SHORT = 10_000, 10
+# In the metadata, what observations that are stored as vectors have been flattened from.
+OBSERVATION_PARTS = "observation_parts"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
 
@@ -72,7 +75,7 @@ def write_minari(
         first = next(whole)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
-            env = _environment(info, first)
+            env, parts = _environment(info, first)
             storage = MinariStorage.new(
                 building / "data",
                 observation_space=_observation_space(env, first),
@@ -81,6 +84,8 @@ def write_minari(
                 data_format=data_format,
             )
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
+            if parts is not None:  # the vectors are all that is stored
+                storage.update_metadata({OBSERVATION_PARTS: [dataclasses.asdict(part) for part in parts]})
             if data_format == "arrow":
                 _write_arrow(storage, itertools.chain([first], whole))
             else:
@@ -107,10 +112,14 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
     kinds["final_observation"] = kinds["observations"]
 
     def buffer(episode: Episode) -> Any:
-        fitting = replace(episode, **{name: getattr(episode, name).astype(kind) for name, kind in kinds.items()})
+        fitting = dataclasses.replace(episode, **{name: getattr(episode, name).astype(kind) for name, kind in kinds.items()})
         made = _buffer(fitting)
         # Minari 0.5.4 cannot read labels that it has written as an array.
-        return made if made.infos is None else replace(made, infos={name: list(one) for name, one in made.infos.items()})
+        return (
+            made
+            if made.infos is None
+            else dataclasses.replace(made, infos={name: list(one) for name, one in made.infos.items()})
+        )
 
     # After each episode Minari would walk through all files for their size.
     storage.get_size = lambda: 0.0
@@ -121,14 +130,15 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
     storage.update_metadata({"dataset_size": storage.get_size()})
 
 
-def _environment(info: DatasetInfo, first: Episode) -> gym.Env[Any, Any] | None:
+def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] | None, list[Part] | None]:
+    """The environment, and what its observations' vectors are flattened from; None where it has vectors, or there is none."""
     if info.environment is None:
-        return None
+        return None, None
     env = make_env(info.environment)
-    width, given = gym.spaces.flatdim(env.observation_space), first.observations.shape[1]
-    if width != given:
-        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {width}")
-    return env
+    parts, given = observation_parts(env, info.environment.id), first.observations.shape[1]
+    if size_of(parts) != given:
+        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {size_of(parts)}")
+    return env, None if is_vector(env.observation_space) else parts
 
 
 def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:

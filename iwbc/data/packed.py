@@ -27,6 +27,7 @@ from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
 from iwbc.scores import ReferenceScores
+from iwbc.spaces import part_of_plain
 
 FORMAT = 4
 _META = "packed.json"
@@ -151,7 +152,7 @@ def open_packed(folder: Path) -> Trajectories:
         # The cache lies beside the data, and may have come with it: it names nothing to import.
         info["environment"] = EnvironmentSpec.of_plain({**info["environment"], "imports": ()})
     if info["observation_parts"] is not None:
-        info["observation_parts"] = [(path, shape) for path, shape in info["observation_parts"]]
+        info["observation_parts"] = [part_of_plain(part) for part in info["observation_parts"]]
     # Copy-on-write maps: never written to, but PyTorch warns of tensors over read-only memory.
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)

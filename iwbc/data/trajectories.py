@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.scales import Scales, scales_of
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.scores import ReferenceScores
+from iwbc.spaces import Part
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +45,8 @@ class DatasetInfo:
 
     `environment` is where to evaluate (None if unknown); `action_low` and `action_high` are the bounds of the action space
     (infinite where there are none); `reference_scores` normalise returns (None where nothing is known). `observation_parts`
-    says what observations are made of where they are Dicts of arrays: the path and shape of each, in their order. `notes` are
-    lines about what its owner should look at: loading it gives each as a DataWarning.
+    says what the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
+    what its owner should look at: loading it gives each as a DataWarning.
     """
 
     id: str
@@ -52,7 +54,7 @@ class DatasetInfo:
     action_low: list[float]
     action_high: list[float]
     reference_scores: ReferenceScores | None
-    observation_parts: list[tuple[str, list[int]]] | None = None
+    observation_parts: list[Part] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -166,16 +168,11 @@ class Trajectories:
         return 2.0**-23 * np.add.reduceat(np.abs(self.rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property
-    def observation_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Mean and standard deviation of every observation entry over all steps, [obs] each; a constant entry gets std 1."""
-        # Merged block by block (Chan et al. 1983), so that a memory-mapped dataset is not copied.
-        mean, squares, count = np.zeros(self.observations.shape[1]), np.zeros(self.observations.shape[1]), 0
-        for start in range(0, self.steps, 65536):
-            block = self.observations[start : start + 65536].astype(np.float64)
-            block_mean = block.mean(0)
-            squares += ((block - block_mean) ** 2).sum(0)
-            squares += (block_mean - mean) ** 2 * (count * len(block) / (count + len(block)))
-            count += len(block)
-            mean += (block_mean - mean) * (len(block) / count)
-        std = np.sqrt(squares / count)
-        return mean, np.where(std < 1e-6, 1.0, std)
+    def observation_scales(self) -> Scales:
+        """Mean, spread and range of every observation entry over all steps."""
+        return scales_of(self.observations)
+
+    @cached_property
+    def action_scales(self) -> Scales:
+        """The same of every action entry."""
+        return scales_of(self.actions)

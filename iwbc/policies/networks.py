@@ -35,7 +35,8 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 class Units(nn.Module):
     """From observations and actions as they come to those that a network works with.
 
-    Actions of action_low … action_high become ±1; observations become (o − mean) / std where those are given.
+    Actions of action_low … action_high become ±1; `clip_actions` moves those beyond to the nearer of the two. Observations
+    become (o − mean) / std where those are given, clipped to observation_limits, the lowest and the highest of each entry.
     """
 
     def __init__(
@@ -44,28 +45,41 @@ class Units(nn.Module):
         action_high: Sequence[float],
         observation_mean: Sequence[float] | None = None,
         observation_std: Sequence[float] | None = None,
+        observation_limits: tuple[Sequence[float], Sequence[float]] | None = None,
+        clip_actions: bool = False,
     ) -> None:
         super().__init__()
         # Values, also where only the shapes of parameters are asked for, on PyTorch's meta device.
         low, high = torch.tensor(action_low, device="cpu"), torch.tensor(action_high, device="cpu")
-        self.plain = bool((low == -1.0).all() and (high == 1.0).all())
+        self.plain = bool((low == -1.0).all() and (high == 1.0).all() and not clip_actions)
         self.normalises = observation_mean is not None and observation_std is not None
+        self.clips_observations, self.clips_actions = observation_limits is not None, clip_actions
         constants = {"middle": (low + high) / 2.0, "half_range": (high - low) / 2.0}
         if self.normalises:
             constants |= {"mean": torch.tensor(observation_mean), "std": torch.tensor(observation_std)}
+        if observation_limits is not None:
+            constants |= {"lowest": torch.tensor(observation_limits[0]), "highest": torch.tensor(observation_limits[1])}
         self.middle: Tensor
         self.half_range: Tensor
         self.mean: Tensor
         self.std: Tensor
+        self.lowest: Tensor
+        self.highest: Tensor
         for name, value in constants.items():
             self.register_buffer(name, value.float(), persistent=False)  # constants, not state
         self.log_scale = float(self.half_range.log().sum())  # log |d action / d unit|
 
     def observations(self, observations: Tensor) -> Tensor:
-        return (observations - self.mean) / self.std if self.normalises else observations
+        if not self.normalises:
+            return observations
+        normalised = (observations - self.mean) / self.std
+        return normalised.clamp(self.lowest, self.highest) if self.clips_observations else normalised
 
     def to_units(self, actions: Tensor) -> Tensor:
-        return actions if self.plain else (actions - self.middle) / self.half_range
+        if self.plain:
+            return actions
+        units = (actions - self.middle) / self.half_range
+        return units.clamp(-1.0, 1.0) if self.clips_actions else units
 
     def to_actions(self, units: Tensor) -> Tensor:
         return units if self.plain else self.middle + self.half_range * units

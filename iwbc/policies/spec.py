@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,86 +14,94 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from iwbc.data.scales import Scales, action_range, normaliser, scales_of
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import UserError
+from iwbc.errors import UserError, warn
 from iwbc.policies.flow import CouplingFlow
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
 from iwbc.policies.policy import Policy
 from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
-from iwbc.spaces import float32_bounds
+from iwbc.spaces import Part, entry_names, flatten, float32_bounds, part_of_plain, size_of
+
+Pair = tuple[tuple[float, ...], tuple[float, ...]]
+
+_SHOWN = 6  # entries that a line names
+# How far a reference's units hold other data: actions beyond its range by this share of half of it; spreads this many times
+# smaller; spreads this many times larger.
+_BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act].
+    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act], the
+    bounds of the action space (infinite where there are none).
 
-    observation_parts: what the vectors are made of where observations are Dicts of arrays, path and shape of each in order.
-    action_bounded: [act], false where the data declares no bounds and its actions' range stands for them; None: nowhere.
+    observation_parts: what the vectors are flattened from, None where observations are vectors as they come.
     """
 
     observation_size: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    observation_parts: tuple[tuple[str, tuple[int, ...]], ...] | None = None
-    action_bounded: tuple[bool, ...] | None = None
+    observation_parts: tuple[Part, ...] | None = None
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Move actions [..., act] into the bounds, as float32 that lies within those of any precision."""
         return np.clip(actions.astype(np.float32), *float32_bounds(self.action_low, self.action_high))
 
     def vector(self, observation: Any) -> npt.NDArray[np.float32]:
-        """An observation as it comes, a vector [obs] or [B, obs] or a Dict, as vectors.
+        """An observation as it comes, or a batch of them, as vectors, [obs] or [B, obs]; vectors are taken as they are.
 
         Raises UserError where it is not of these spaces.
         """
-        if not isinstance(observation, Mapping):
-            found = np.asarray(observation, np.float32)
-        elif self.observation_parts is None:
-            raise UserError("predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation")
-        else:
-            found = np.concatenate([_part(observation, path, shape) for path, shape in self.observation_parts], axis=-1)
-        if found.ndim not in (1, 2) or found.shape[-1] != self.observation_size:
-            raise UserError(
-                f"predict: the observation has shape {found.shape}, the policy's have {self.observation_size} entries"
-            )
-        return found
+        parts = self.observation_parts or (Part((), (self.observation_size,)),)
+        try:
+            return flatten(parts, observation).astype(np.float32)
+        except ValueError as error:
+            if isinstance(observation, Mapping) and self.observation_parts is None:
+                raise UserError(
+                    "predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation"
+                ) from None
+            with contextlib.suppress(ValueError):  # of rows that differ in length
+                found = np.asarray(observation)
+                if found.dtype.kind in "fiub" and found.ndim in (1, 2) and found.shape[-1] == self.observation_size:
+                    return found.astype(np.float32)
+            raise UserError(f"predict: the observation {error}") from None
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
-    """The spaces of a dataset.
-
-    An action bound that is infinite gives no range to scale to: the range of the data's own actions takes its place.
-    """
+    """The spaces of a dataset."""
     info = trajectories.info
-    low, high = np.asarray(info.action_low), np.asarray(info.action_high)
-    unbounded = ~(np.isfinite(low) & np.isfinite(high))
-    if unbounded.any():
-        data_low, data_high = trajectories.actions.min(0), trajectories.actions.max(0)
-        constant = data_high <= data_low
-        low = np.where(unbounded, np.where(constant, data_low - 1.0, data_low), low)
-        high = np.where(unbounded, np.where(constant, data_high + 1.0, data_high), high)
-    parts = None
-    if info.observation_parts is not None:
-        parts = tuple((path, tuple(shape)) for path, shape in info.observation_parts)
-    bounded = None if not unbounded.any() else tuple((~unbounded).tolist())
-    return Spaces(trajectories.observations.shape[1], tuple(low.tolist()), tuple(high.tolist()), parts, bounded)
+    parts = None if info.observation_parts is None else tuple(info.observation_parts)
+    return Spaces(trajectories.observations.shape[1], tuple(info.action_low), tuple(info.action_high), parts)
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """All that defines a policy of a shipped family besides its parameters: what a saved file rebuilds it from."""
+    """All that defines a policy of a shipped family besides its parameters: what a saved file rebuilds it from.
+
+    observation_mean, observation_std, observation_limits: the normaliser, as Units takes it; None where observations are taken
+    as they come. action_range: the lowest and the highest action, −1 and 1 to the network; None where these are the bounds.
+    """
 
     settings: GaussianPolicy
     spaces: Spaces
     observation_mean: tuple[float, ...] | None = None
     observation_std: tuple[float, ...] | None = None
+    observation_limits: Pair | None = None
+    action_range: Pair | None = None
 
     def make(self) -> Policy:
         """A policy with starting parameters by PyTorch's own generator."""
         settings, spaces = self.settings, self.spaces
-        units = Units(spaces.action_low, spaces.action_high, self.observation_mean, self.observation_std)
+        units = Units(
+            *self.units_range,
+            self.observation_mean,
+            self.observation_std,
+            self.observation_limits,
+            clip_actions=self.action_range is not None,
+        )
         bounds = (settings.log_std_min, settings.log_std_max)
         common: dict[str, Any] = {
             "observation_size": spaces.observation_size,
@@ -109,6 +119,37 @@ class PolicySpec:
             case _:
                 return GaussianMLP(precision=settings.precision, **common)
 
+    @property
+    def units_range(self) -> Pair:
+        """The actions that are −1 and 1 to the network."""
+        return self.action_range or (self.spaces.action_low, self.spaces.action_high)
+
+    def said(self) -> list[str]:
+        """What is to be told of the units, a line each: which observations are standardised without having been asked for, and
+        which actions are scaled to the range of the data."""
+        lines, spaces = [], self.spaces
+        if self.settings.normalise_observations == "auto" and self.observation_mean is not None:
+            assert self.observation_std is not None
+            names = entry_names(spaces.observation_parts, spaces.observation_size)
+            found = [
+                f"{name} ({mean:.3g} ± {std:.3g})"
+                for name, mean, std in zip(names, self.observation_mean, self.observation_std, strict=True)
+                if (mean, std) != (0.0, 1.0)
+            ]
+            lines.append(
+                f"observations far from 0 ± 1 are standardised, {len(found)} of {spaces.observation_size}: {_listed(found)}"
+            )
+        bounds = zip(*self.units_range, spaces.action_low, spaces.action_high, strict=True)
+        found = [
+            f"{entry} ({bottom:.3g} … {top:.3g} within {low:.3g} … {high:.3g})"
+            for entry, (bottom, top, low, high) in enumerate(bounds)
+            if (bottom, top) != (low, high)
+        ]
+        if found:
+            count = f"{len(found)} of {len(spaces.action_low)}"
+            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(found)}")
+        return lines
+
     def plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return asdict(self)
@@ -118,54 +159,165 @@ class PolicySpec:
         """From `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
         settings = POLICIES[plain["settings"]["family"]](**plain["settings"])
         settings.check("policy")
-        mean, std = (plain[name] and tuple(plain[name]) for name in ("observation_mean", "observation_std"))
-        return PolicySpec(settings, spaces_of_plain(plain["spaces"]), mean, std)
+        spaces = spaces_of_plain(plain["spaces"])
+        entries, actions = spaces.observation_size, len(spaces.action_low)
+        mean, std = (plain[name] and _numbers(plain[name], entries) for name in ("observation_mean", "observation_std"))
+        # Absent from files of format 2.
+        limits, own_range = _pair(plain.get("observation_limits"), entries), _pair(plain.get("action_range"), actions)
+        if (mean is None) != (std is None) or (std is not None and min(std) <= 0.0):
+            raise ValueError("its normaliser has no scale")
+        spec = PolicySpec(settings, spaces, mean, std, limits, own_range)
+        if not np.isfinite(spec.units_range).all() or not np.less(*spec.units_range).all():
+            raise ValueError("its actions have no range")
+        return spec
+
+
+def _numbers(plain: Any, count: int) -> tuple[float, ...]:
+    found = tuple(map(float, plain))
+    if len(found) != count or any(map(math.isnan, found)):
+        raise ValueError(f"there are not {count} numbers for {count} entries")
+    return found
+
+
+def _pair(plain: Any, count: int) -> Pair | None:
+    if plain is None:
+        return None
+    low, high = plain
+    return _numbers(low, count), _numbers(high, count)
 
 
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
     """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
-    parts = plain["observation_parts"] and tuple((path, tuple(shape)) for path, shape in plain["observation_parts"])
-    bounded = plain.get("action_bounded") and tuple(plain["action_bounded"])
-    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts, bounded)
-    if bounded and len(bounded) != len(found.action_low):
-        raise ValueError("its action_bounded is not of its actions")
+    parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
+    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
     if found.observation_size < 1 or not found.action_low or len(found.action_low) != len(found.action_high):
         raise ValueError("its observations or actions have no size")
+    if found.observation_parts and size_of(found.observation_parts) != found.observation_size:
+        raise ValueError("its observations are of another size than their parts")
     return found
 
 
-def _part(observation: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """One of a Dict's arrays, [n] or [B, n]."""
-    value: Any = observation
-    for key in path.split("/"):
-        if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"predict: the observation has no {path}")
-        value = value[key]
-    array = np.asarray(value, np.float32)
-    batch = array.shape[: array.ndim - len(shape)]
-    if array.shape[len(batch) :] != shape or len(batch) > 1:
-        raise UserError(f"predict: the observation's {path} has shape {array.shape}, not {shape}")
-    return array.reshape(*batch, -1)
+def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec:
+    """The spec of a policy whose units hold all the datasets; its spaces are those of the first.
+
+    Gives a DataWarning of values far out, which the units clip.
+    """
+    spaces = spaces_of(datasets[0])
+    observations, actions = _scales(datasets, "observation"), _scales(datasets, "action")
+    low, high = action_range(actions, spaces.action_low, spaces.action_high)
+    scaled = (low != spaces.action_low) | (high != spaces.action_high)
+    _warn_of_far(
+        datasets, "actions", actions, scaled, entry_names(None, len(low)), "in training they are clipped to that range"
+    )
+    spec = PolicySpec(settings, spaces, action_range=(tuple(low.tolist()), tuple(high.tolist())) if scaled.any() else None)
+    asked = settings.normalise_observations
+    chosen = observations.far_from_one if asked == "auto" else np.full(spaces.observation_size, bool(asked))
+    if not chosen.any():
+        return spec
+    names = entry_names(spaces.observation_parts, spaces.observation_size)
+    _warn_of_far(datasets, "observations", observations, chosen, names, "they are clipped at ten standard deviations")
+    made = normaliser(observations, chosen)
+    mean, std, lowest, highest = (tuple(values.tolist()) for values in (made.mean, made.std, made.low, made.high))
+    return replace(spec, observation_mean=mean, observation_std=std, observation_limits=(lowest, highest))
 
 
-def policy_spec(settings: GaussianPolicy, trajectories: Trajectories) -> PolicySpec:
-    """The spec of a policy for a dataset, with its observation normaliser where one is asked for."""
-    spaces = spaces_of(trajectories)
-    if not settings.normalise_observations:
-        return PolicySpec(settings, spaces)
-    mean, std = trajectories.observation_statistics
-    return PolicySpec(settings, spaces, tuple(mean.tolist()), tuple(std.tolist()))
+def _scales(datasets: Sequence[Trajectories], of: str) -> Scales:
+    found: Scales = getattr(datasets[0], f"{of}_scales")
+    return found if len(datasets) == 1 else scales_of(*(getattr(one, f"{of}s") for one in datasets))
 
 
-# What `fit` takes for a policy: settings of a shipped family, of the user's own by name, or what makes a module.
-PolicyChoice = GaussianPolicy | OwnPolicy | Callable[[], nn.Module]
+def _warn_of_far(
+    datasets: Sequence[Trajectories],
+    field: str,
+    scales: Scales,
+    chosen: npt.NDArray[np.bool_],
+    names: Sequence[str],
+    consequence: str,
+) -> None:
+    found = [
+        f"{names[i]} ({scales.far[i]:,}, in {scales.lowest[i]:.3g} … {scales.highest[i]:.3g}; the others in "
+        f"{scales.low[i]:.3g} … {scales.high[i]:.3g})"
+        for i in np.flatnonzero(chosen & (scales.far > 0)).tolist()
+    ]
+    if found:
+        ids = " and ".join(one.info.id for one in datasets)
+        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(found)}; {consequence}")
+
+
+def _listed(found: Sequence[str]) -> str:
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} others" if len(found) > _SHOWN else "")
+
+
+def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectories) -> tuple[PolicySpec | None, Spaces]:
+    """Spec and spaces of a policy that starts at a reference of these, and goes on with a dataset: the reference's units, in
+    the dataset's spaces.
+
+    Raises UserError where the sizes differ, or the units of a shipped family do not hold the dataset's numbers.
+    """
+    own, name = spaces_of(trajectories), trajectories.info.id
+    if (own.observation_size, len(own.action_low)) != (spaces.observation_size, len(spaces.action_low)):
+        raise UserError(
+            f"reference: has {spaces.observation_size} observations and {len(spaces.action_low)} actions, dataset {name} has "
+            f"{own.observation_size} and {len(own.action_low)}"
+        )
+    if None not in (own.observation_parts, spaces.observation_parts) and own.observation_parts != spaces.observation_parts:
+        theirs, ours = (", ".join(map(str, one.observation_parts or ())) for one in (spaces, own))
+        raise UserError(f"reference: its observations are made of {theirs}; those of dataset {name}, of {ours}")
+    own = replace(own, observation_parts=own.observation_parts or spaces.observation_parts)
+    if spec is None:
+        return None, own
+    _check_units(spec, trajectories)
+    return (spec if own == spec.spaces else replace(spec, spaces=own, action_range=spec.units_range)), own
+
+
+def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
+    """Raise UserError unless the units of a spec hold a dataset's numbers."""
+
+    def refuse(entry: str, known: str, given: str) -> None:
+        raise UserError(
+            f"reference: {entry} is {known} in its units, {given} in dataset {trajectories.info.id}; train the reference on "
+            "data in the same units"
+        )
+
+    actions, (low, high) = trajectories.action_scales, np.array(spec.units_range)
+    half = (high - low) / 2.0
+    outside = np.maximum(low - actions.low, actions.high - high) > _BEYOND * half
+    coarse = (_COARSE * (actions.high - actions.low) / 2.0 < half).all()
+    if outside.any() or coarse:
+        i = int(outside.argmax())
+        refuse(f"action {i}", f"{low[i]:.3g} … {high[i]:.3g}", f"{actions.low[i]:.3g} … {actions.high[i]:.3g}")
+    if spec.settings.normalise_observations is False:
+        return  # whatever they are, they are taken as they come
+    scales, size = trajectories.observation_scales, spec.spaces.observation_size
+    mean, std = np.array(spec.observation_mean or [0.0] * size), np.array(spec.observation_std or [1.0] * size)
+    lowest, highest = spec.observation_limits or (-np.inf, np.inf)
+    middle, standardised = (scales.mean - mean) / std, (mean != 0.0) | (std != 1.0)
+    clipped = (middle < lowest) | (middle > highest) | (scales.std > _SLACK * std)
+    strange = np.where(standardised, clipped, scales.too_large(_SLACK))
+    lost = np.where(standardised, scales.varies & (scales.std * _COARSE < std), scales.too_small)
+    if 2 * lost.sum() > scales.varies.sum():
+        strange |= lost
+    name = entry_names(spec.spaces.observation_parts, size)
+    known, given = (
+        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*one, strict=True)] for one in ((mean, std), (scales.mean, scales.std))
+    )
+    for i in np.flatnonzero(strange).tolist():
+        refuse(f"observation {name[i]}", known[i], given[i])
+    if (lost & standardised).any():
+        found = [f"{name[i]} ({given[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
+        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(found)}")
+
+
+# What `fit` takes for a policy: settings or the spec of a shipped family, the user's own by name, or what makes a module.
+PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | Callable[[], nn.Module]
 
 
 def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Callable[[], Any], PolicySpec | None]:
     """What makes an untrained policy for a dataset, and its spec where it is of a shipped family."""
     if isinstance(choice, GaussianPolicy):
-        spec = policy_spec(choice, trajectories)
-        return spec.make, spec
+        choice = policy_spec(choice, trajectories)
+    if isinstance(choice, PolicySpec):
+        return choice.make, choice
     return own_factory(choice, spaces_of(trajectories)), None
 
 
