@@ -126,7 +126,7 @@ class Evaluator:
         bounds = np.array((spaces.action_low, spaces.action_high))
         declared = np.isfinite(bounds).all(0)
         if reach is not None:
-            bounds = np.where(declared, bounds, reach)
+            bounds = np.where(declared, bounds, np.array(reach))
         low, high = _above(bounds[0], space.low), _above(bounds[1], space.high)
         if (differs := declared & ((low != 0) | (high != 0))).any():
             raise UserError(

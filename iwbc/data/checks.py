@@ -53,7 +53,7 @@ def checked(
         notes += notes_of_ends(np.array(lengths), episode.terminated)
         notes += filter(None, [bounds.note()])
         parts = info.observation_parts
-        named = {"observations": parts and entry_names(parts, size_of(parts))}
+        named = {"observations": None if parts is None else entry_names(parts, size_of(parts))}
         notes += filter(None, (rounding.note(field, named.get(field)) for field, rounding in rounded.items()))
 
 
