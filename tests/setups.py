@@ -75,21 +75,22 @@ class Outcome:
 
 def train(*arguments: str) -> Outcome:
     """`python -m iwbc.train`, within this process and its working directory."""
-    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
-    with mock.patch("logging.shutdown"):
-        return _called(main, "iwbc.train", *arguments)
+    return called(main, "iwbc.train", *arguments)
 
 
 def command(module: str, *arguments: str) -> Outcome:
     """`python -m` of another module that is a command, within this process and its working directory."""
     made = importlib.import_module(module)
-    return _called(lambda: run(made.main, made.__doc__), module, *arguments)
+    return called(lambda: run(made.main, made.__doc__), module, *arguments)
 
 
-def _called(call: Callable[[], object], *words: str) -> Outcome:
+def called(call: Callable[[], object], *words: str) -> Outcome:
+    """What comes of a call, as of a process with such a command line."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    with mock.patch.object(sys, "argv", list(words)), mock.patch.dict(os.environ):
+    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
+    logging = mock.patch("logging.shutdown")
+    with mock.patch.object(sys, "argv", list(words)), mock.patch.dict(os.environ), logging:
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 call()

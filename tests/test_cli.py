@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from setups import PATIENCE, Outcome, finish, python
+from setups import PATIENCE, Outcome, called, finish, python
 
-from iwbc.cli import COMMANDS
+from iwbc.cli import COMMANDS, main
 
 ENTRY = "import sys; from iwbc.cli import main; sys.argv[0] = 'iwbc'; main()"
 
@@ -58,8 +58,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
         (["demonstrations", "env=two_routes", "slip=some"], "slip=some: must be a number\n"),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    outcome = iwbc(*arguments, cwd=tmp_path)
+def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = called(main, "iwbc", *arguments)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert message in outcome.err
     assert list(tmp_path.iterdir()) == []

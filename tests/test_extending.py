@@ -122,6 +122,7 @@ def test_every_file_that_the_guide_names_is_there() -> None:
     assert [name for name in named if not (root / name).exists()] == []
 
 
+@pytest.mark.robustness
 def test_an_algorithm_added_as_the_guide_says(extended: Path, hopper: Trajectories, tmp_path: Path) -> None:
     def command(*arguments: str) -> Outcome:
         return finish(python(*arguments, cwd=tmp_path, PYTHONPATH=str(extended)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from helpers import make_trajectories
-from setups import column, compose, finish, python, read_csv, train
+from setups import column, command, compose, finish, python, read_csv, train
 
 from iwbc.charts import Chart
 from iwbc.data.curated import Curated
@@ -164,6 +165,7 @@ def renders() -> bool:
     return any(finish(python("-c", code, cwd=Path.cwd(), MUJOCO_GL=name)).code == 0 for name in choices)
 
 
+@pytest.mark.robustness
 def test_videos_of_the_best_median_and_worst(run: Path, tmp_path: Path) -> None:
     if not renders():
         pytest.skip("MuJoCo renders neither by EGL nor by OSMesa here")
@@ -189,13 +191,10 @@ def test_no_renderer_is_one_line(run: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mp4_without_its_extra_is_one_line(run: Path, tmp_path: Path) -> None:
-    code = (
-        "import importlib.util, sys; real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name == 'imageio_ffmpeg' else real(name, *a)\n"
-        "from iwbc import record; from iwbc.commands import run\nrun(record.main, None)"
-    )
-    outcome = finish(python("-c", code, f"run={run}", "format=mp4", cwd=tmp_path))
+def test_mp4_without_its_extra_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "imageio_ffmpeg" else real(name, *more))
+    outcome = command("iwbc.record", f"run={run}", "format=mp4")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "it needs the extra video" in outcome.err
 
