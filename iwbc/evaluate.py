@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwbc.commands import Option, one_of, parse, run, whole
-from iwbc.settings import ACTIONS, BACKENDS
+from iwbc.settings import ACTIONS, BACKENDS, Eval
 
 OPTIONS = {
     "run": Option(Path),
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     saved = open_run(given["run"], given["policy"])
     environment = saved.played_in(given["imports"])
     config, policy, scores = saved.config, saved.policies, saved.scores
-    episodes = given["episodes"] or config.eval.episodes
+    episodes = given["episodes"] or config.eval.episodes or Eval().episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
     backend = given["backend"] or config.eval.backend
     evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
