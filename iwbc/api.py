@@ -12,7 +12,7 @@ from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.scores import d4rl_scores
-from iwbc.settings import D4RL, Demonstrations, Generated, Minari
+from iwbc.settings import D4RL, Demonstrations, Eval, Generated, Minari
 from iwbc.trained import Policies
 
 
@@ -70,6 +70,11 @@ def evaluate(
     or instead of what the data says; render_mode is left out. Raises UserError where the environment is not installed, or has
     other sizes, or another range of actions than the policy's data.
     """
+    Eval(episodes=episodes, seed=seed, action=action, backend=backend).check("evaluate")
+    if episodes == 0 or action == "both":
+        raise UserError(f"evaluate: needs episodes to play, not {episodes}, and one action, not {action}")
+    if backend == "envpool" and workers:
+        raise UserError(f"evaluate.workers={workers}: would change nothing; EnvPool plays on PyTorch's threads")
     recorded = environment.info.environment if isinstance(environment, Trajectories) else environment
     if recorded is None:
         raise UserError("evaluate: the data names no environment; give the id of one")

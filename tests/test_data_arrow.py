@@ -1,4 +1,4 @@
-"""Datasets written in Arrow: read back equal to those in HDF5, whatever the kinds of numbers, and smaller."""
+"""Datasets written in Arrow: read back equal to those in HDF5, and smaller where episodes are short."""
 
 from __future__ import annotations
 

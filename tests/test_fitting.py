@@ -92,3 +92,45 @@ def test_fine_tuning_beats_the_reference_by_a_wide_margin(
     before, after = (evaluator.evaluate(policy, 10).returns.mean() for policy in (reference, policies))
     assert after > factor * before
     assert after > before + 150.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (GaussianPolicy(hidden=[0]), "policy.hidden=.0.: must be positive layer sizes"),
+        (GaussianPolicy(hidden=64), "policy.hidden=64: must be a list"),  # type: ignore[arg-type]
+        (GaussianPolicy(std="none"), "policy.std=none: must be one of global, state"),
+    ],
+)
+def test_settings_of_a_policy_are_checked_from_python_too(policy: GaussianPolicy, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(BC(steps=1), TOY, policy=policy, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "needs episodes to play, not 0"),
+        ({"episodes": -1}, "evaluate.episodes=-1: must lie between 0 and 1,000,000"),
+        ({"episodes": 2.0}, "evaluate.episodes=2.0: must be a whole number"),
+        ({"episodes": float("nan")}, "evaluate.episodes=nan: must be a whole number"),
+        ({"episodes": 10**9}, "evaluate.episodes=1000000000: must lie between"),
+        ({"episodes": None}, "evaluate.episodes=None: must be a whole number"),
+        ({"seed": -1}, "evaluate.seed=-1: must not be negative"),
+        ({"seed": "a"}, "evaluate.seed=a: must be a whole number"),
+        ({"action": "both"}, "one action, not both"),
+        ({"action": "best"}, "evaluate.action=best: must be one of mean, sample, both"),
+        ({"backend": "mujoco"}, "evaluate.backend=mujoco: must be one of gymnasium, envpool"),
+        ({"backend": "envpool", "workers": 2}, "evaluate.workers=2: would change nothing"),
+    ],
+)
+def test_what_an_evaluation_cannot_be_is_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        iwbc.evaluate(brief(), "Pendulum-v1", **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [-np.ones(10), np.full(10, np.nan), np.zeros(10), np.ones(3), np.ones((10, 1))])
+def test_weights_that_cannot_be_are_no_traceback_of_training(weights: Any) -> None:
+    with pytest.raises(UserError, match="curation weights"):
+        fit(IWBC(steps=1), Curated(TOY, weights, "trajectory"), reference=brief(), console=QUIET)
