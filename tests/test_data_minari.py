@@ -124,7 +124,9 @@ SPACES = {
     "nothing but a choice": Discrete(3, start=2),
     "choices": MultiDiscrete([3, 2]),
     "flags": MultiBinary(4),
-    "keys with /": Dict({"arm/left": Box(-1, 1, (2,), np.float32), "arm": Dict({"right": Discrete(2)}), "a/b/c": MultiBinary(2)}),
+    "keys with /": Dict(
+        {"arm/left": Box(-1, 1, (2,), np.float32), "arm": Dict({"right": Discrete(2)}), "a/b/c": MultiBinary(2)}
+    ),
     "all of them": Dict(
         {
             "z": Tuple([Discrete(2), Dict({"m": Box(-1, 1, (2, 2), np.float32), "k": MultiDiscrete([2, 3])})]),
