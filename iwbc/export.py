@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,8 @@ def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
         "dataset_content_hash": summary["dataset"]["content_hash"],
         "environment": json.dumps(summary["environment"]),
         "results": json.dumps(summary["totals"].get("final")),
-        # Where observations are Dicts of arrays: the path and shape of each, in the order of the vector.
-        "observation_parts": json.dumps(spaces.observation_parts),
+        # What structured observations are flattened from, in the order of the vector.
+        "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
         "iwbc": summary["versions"]["iwbc"],
     }
 

@@ -76,14 +76,17 @@ def fit(
         raise UserError(f"{settings.label}: starts from a reference policy; give reference=, such as fit(BC(), data)")
     if reference is not None and (unknown := set(seeds) - set(reference.seeds)):
         raise UserError(f"seeds: the reference has no seed {min(unknown)}, only {', '.join(map(str, reference.seeds))}")
-    trajectories = curated.trajectories
+    trajectories, console = curated.trajectories, console or Console(stderr=True)
     if reference is not None:
         spec, spaces = continued(reference.spec, reference.spaces, trajectories)
     if starts_at_reference:
         assert reference is not None
         policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
     else:
-        make, spec = policy_factory(policy if policy is not None else GaussianPolicy(), trajectories)
+        policy = policy if policy is not None else GaussianPolicy()
+        make, spec = policy_factory(policy, trajectories)
+        if spec is not None and spec is not policy:  # who gives a spec has said it
+            spec.say(console)
         policies = Policies([_untrained(make, seed, device) for seed in seeds], seeds, spaces_of(trajectories), spec)
 
     def make_learner(seed: int) -> Learner:
@@ -94,7 +97,6 @@ def fit(
         watched = Diagnostics(curated, own, seed, settings.bound_kappa, device, held_out) if looked_at else None
         return Learner(make_algorithm(settings, given), sampler, settings, watched)
 
-    console = console or Console(stderr=True)
     with Trainer(make_learner, seeds, device) as trainer:
         done = 0 if observer is None else observer.start(trainer, policies)
         every = () if observer is None else observer.every

@@ -156,8 +156,7 @@ def _policy(config: Config, trajectories: Trajectories, own: Trajectories, conso
     spec = policy_spec(config.policy, *datasets)
     for one in datasets:
         continued(spec, spec.spaces, one)
-    for line in spec.said():
-        console.print(f"Units: {line}", soft_wrap=True, markup=False, highlight=False)
+    spec.say(console)
     return spec
 
 

@@ -200,7 +200,7 @@ def test_an_action_far_out_does_not_widen_the_range() -> None:
     assert range_of(wild, -1e6, np.inf) == pytest.approx((-0.8, 1.0))
 
 
-# --- the shipped data ------------------------------------------------------------------------------------------------
+# --- the shipped data ----------------------------------------------------------------------------------------------------
 
 
 def tier(env_id: str, name: str) -> Callable[[], Trajectories]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ import iwbc
 from iwbc.data.minari_source import load
 from iwbc.environments import LocalEnvironments
 from iwbc.errors import UserError
+from iwbc.export import described
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.settings import GaussianPolicy
 from iwbc.spaces import Part, entry_names, flatten, part_of_plain, parts_of, size_of
@@ -246,6 +248,21 @@ def test_other_keys_are_let_pass() -> None:
 def test_parts_are_read_back_from_json(name: str) -> None:
     parts = parts_of(SPACES[name])
     assert [part_of_plain(one) for one in json.loads(json.dumps([dataclasses.asdict(part) for part in parts]))] == parts
+
+
+def test_an_exported_file_says_the_parts() -> None:
+    summary = {
+        "method": "BC",
+        "dataset": {"id": "a", "content_hash": "b"},
+        "environment": None,
+        "totals": {},
+        "versions": {"iwbc": "0"},
+    }
+    policies = policies_of(parts_of(SPACES["nested"]))
+    text = described(SimpleNamespace(summary=summary), policies)["observation_parts"]  # type: ignore[arg-type]
+    assert [part_of_plain(part) for part in json.loads(text)] == parts_of(SPACES["nested"])
+    vectors = Policies(policies.modules, (0,), dataclasses.replace(policies.spaces, observation_parts=None), None)
+    assert described(SimpleNamespace(summary=summary), vectors)["observation_parts"] == "null"  # type: ignore[arg-type]
 
 
 def test_names_of_entries() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from torch import nn
 
 from iwbc.data.scales import Scales, action_range, normaliser, scales_of
@@ -149,6 +150,11 @@ class PolicySpec:
             count = f"{len(found)} of {len(spaces.action_low)}"
             lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(found)}")
         return lines
+
+    def say(self, console: Console) -> None:
+        """Print them."""
+        for line in self.said():
+            console.print(f"Units: {line}", soft_wrap=True, markup=False, highlight=False)
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""
