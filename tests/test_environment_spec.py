@@ -19,8 +19,6 @@ from gymnasium.wrappers import (
     OrderEnforcing,
     PassiveEnvChecker,
     RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
     TimeAwareObservation,
     TimeLimit,
 )
@@ -166,7 +164,7 @@ def test_a_module_that_only_a_file_names_is_not_imported(datasets: Path, trap: P
         assert outcome.code == 0
         assert "Training without evaluation" in outcome.out
         assert not trap.exists()
-    assert "the wrapper Evil, which cannot be made from a dataset" in outcome.out
+    assert "the wrapper Evil, which may change observations, actions or rewards" in outcome.out
 
 
 def test_what_the_user_names_is_imported_and_a_run_folder_alone_does_not(datasets: Path, trap: Path, tmp_path: Path) -> None:
@@ -224,9 +222,8 @@ WATCHED: dict[str, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "order": OrderEnforcing,
     "checks": PassiveEnvChecker,
     "resets": Autoreset,
-    "videos": lambda env: RecordVideo(env, "videos", episode_trigger=lambda episode: False),
     "a window": HumanRendering,
-    "pictures": RenderCollection,
+    "pictures": lambda env: env,  # Gymnasium wraps it itself
     "stable-baselines3": Monitor,
     "minari": lambda env: minari.DataCollector(env),
     "several": lambda env: Monitor(RecordEpisodeStatistics(Monitor(env))),
@@ -236,7 +233,7 @@ WATCHED: dict[str, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
 @pytest.mark.parametrize("how", WATCHED)
 def test_wrappers_that_only_watch_do_not_cost_the_evaluation(how: str, datasets: Path) -> None:
     datasets.mkdir()
-    rendering = {"a window": "rgb_array", "pictures": "rgb_array_list", "videos": "rgb_array"}
+    rendering = {"a window": "rgb_array", "pictures": "rgb_array_list"}
     plain = gym.make("Pendulum-v1", max_episode_steps=30, g=2.0, render_mode=rendering.get(how))
     env = WATCHED[how](ClipReward(TimeLimit(plain, 20), -1.0, 0.0))
     assert env.spec is not None
@@ -251,6 +248,21 @@ def test_wrappers_that_only_watch_do_not_cost_the_evaluation(how: str, datasets:
         assert (type(made), made.spec.max_episode_steps, made.render_mode) == (ClipReward, 20, None)  # type: ignore[union-attr]
         assert made.unwrapped.g == 2.0  # type: ignore[attr-defined]
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        *((name, "gymnasium") for name in ("RecordVideo", "RecordVideoV0", "RecordEpisodeStatisticsV0", "AutoResetWrapper")),
+        *(("DataCollectorV0", "minari"), ("RolloutInfoWrapper", "imitation")),
+    ],
+)
+@pytest.mark.parametrize("kwargs", [None, {}, {"video_folder": "x", "render_mode": "human"}])
+def test_watching_wrappers_need_nothing_that_they_were_made_with(
+    name: str, package: str, kwargs: dict[str, Any] | None
+) -> None:
+    spec = EnvironmentSpec("Pendulum-v1", wrappers=(Wrapper(name, kwargs, package), Wrapper("ClipAction")))
+    assert spec.to_play().wrappers == (Wrapper("ClipAction"),)
 
 
 def test_a_wrapper_of_the_user_s_own_is_named(datasets: Path) -> None:
@@ -276,7 +288,7 @@ def test_nothing_is_rendered_while_playing(mode: str) -> None:
 
 def test_observations_that_are_pictures_are_rendered() -> None:
     spec = EnvironmentSpec("Pendulum-v1", {"render_mode": "rgb_array"}, wrappers=(Wrapper("AddRenderObservation", {}),))
-    assert make_env(spec).render_mode == "rgb_array"
+    assert spec.to_play().kwargs == {"render_mode": "rgb_array"}
 
 
 def test_a_damaged_spec_is_one_line(datasets: Path) -> None:
