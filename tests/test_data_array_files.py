@@ -443,6 +443,18 @@ def test_a_d4rl_file_is_loaded_within_bounds_each_with_its_own_cache(tmp_path: P
         iwbc.load(path, action_low="a")
 
 
+@pytest.mark.parametrize(("low", "high"), [(-5.0, 5.0), (-1.5, 1.75), (-2.0, 8.0)])
+def test_bounds_are_kept_beside_an_environment_in_conversion(low: float, high: float, datasets: Path, tmp_path: Path) -> None:
+    swing = seven_steps(observations=np.zeros((7, 3)), actions=np.full((7, 1), 1.25))
+    path = write_hdf5(tmp_path / "demo.hdf5", **swing)
+    convert_main([str(path), "id=my/swing-v0", "env_id=Pendulum-v1", f"action_low={low}", f"action_high={high}"])
+    info = load("my/swing-v0").info
+    assert (info.action_low, info.action_high, info.env_id) == ([low], [high], "Pendulum-v1")
+    with pytest.raises(UserError, match="7 of 7 lie outside the action space of Pendulum-v1"):
+        convert_main([str(path), "id=my/other-v0", "env_id=Pendulum-v1", "action_high=0.5"])
+    assert not (datasets / "my/other-v0").exists()
+
+
 def test_an_environment_in_a_namespace_has_its_cache_beside_the_file(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "demo.hdf5", **seven_steps())
     d4rl_source.load(path, env_id="iwbc/TwoRoutes-v0")
