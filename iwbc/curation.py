@@ -130,7 +130,7 @@ def keeps_all(curated: Curated, curation: Settings) -> bool:
 
 
 def _remarks(curated: Curated, curation: Settings) -> Iterator[str]:
-    """What its user should look at in a choice."""
+    """List what its user should look at in a choice."""
     data, kept = curated.trajectories, curated.kept
     returns, successes = data.returns, data.successes
     if len(kept) == 1 and not isinstance(curation, settings.All):

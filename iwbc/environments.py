@@ -113,7 +113,7 @@ def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
 
 
 def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
-    """What an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
+    """List what an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
     try:
         return parts_of(env.observation_space)
     except ValueError as error:

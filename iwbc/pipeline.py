@@ -147,8 +147,8 @@ def _reference_data(config: Config, trajectories: Trajectories) -> Trajectories:
 
 
 def _policy(config: Config, trajectories: Trajectories, own: Trajectories, console: Console) -> PolicyChoice:
-    """What is trained, in units that hold the data and what the reference is trained on; they are told where they are not the
-    data's. Raises UserError where none hold both."""
+    """Choose what is trained, in units that hold the data and what the reference is trained on; they are told where they are
+    not the data's. Raises UserError where none hold both."""
     if not isinstance(config.policy, GaussianPolicy):
         choice: PolicyChoice = config.policy
         return choice
@@ -163,8 +163,8 @@ def _policy(config: Config, trajectories: Trajectories, own: Trajectories, conso
 def _evaluator(
     config: Config, environment: EnvironmentSpec | None, trajectories: Trajectories, console: Console
 ) -> tuple[Evaluator | None, ReferenceScores | None]:
-    """What plays the policies, and what scores are relative to; no evaluator where there is no environment, or nothing is to
-    be played in it."""
+    """Make what plays the policies, and find what scores are relative to; no evaluator where there is no environment, or
+    nothing is to be played in it."""
     env, info = config.env, trajectories.info
     if environment is None:
         console.print(f"{info.id} names no environment: training without evaluation.")

@@ -141,7 +141,7 @@ class Recorder:
         self.stopwatch.lap()
 
     def _plays_after(self, step: int) -> bool:
-        """Whether policies are played after `step` gradient steps, before the end."""
+        """Decide whether policies are played after `step` gradient steps, before the end."""
         return self._plays_every > 0 and step % self._plays_every == 0 and step < self.config.algo.steps
 
     def _play_periodically(self, step: int, trainer: Trainer) -> None:

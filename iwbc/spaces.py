@@ -39,7 +39,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """How many entries of the vector it makes."""
+        """Count the entries of the vector that it makes."""
         return math.prod(self.shape) if self.choices is None else sum(self.choices)
 
     def vectors(self, observation: Any) -> npt.NDArray[Any]:
@@ -84,7 +84,7 @@ class Part:
 
 
 def parts_of(space: gym.Space[Any]) -> list[Part]:
-    """What the vectors of a space are made of, in the order of Gymnasium's `flatten`, but with the keys of Dicts in
+    """List what the vectors of a space are made of, in the order of Gymnasium's `flatten`, but with the keys of Dicts in
     alphabetical order: an environment may order them otherwise, and a stored dataset has lost that order.
 
     Raises ValueError, which says why, where the space's values are no vectors of a fixed size that an MLP can use.
@@ -110,7 +110,7 @@ def _below(spaces: Sequence[tuple[str | tuple[int, int], gym.Space[Any]]]) -> li
 
 
 def is_vector(space: gym.Space[Any]) -> bool:
-    """Whether a space's values are vectors as they come."""
+    """Decide whether a space's values are vectors as they come."""
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
 
 
@@ -135,7 +135,7 @@ def flatten(parts: Sequence[Part], observation: Any) -> npt.NDArray[Any]:
 
 
 def entry_names(parts: Sequence[Part] | None, size: int) -> list[str]:
-    """What each entry of the vectors is called: its number, or the part that it is of, with its number there."""
+    """Name each entry of the vectors: its number, or the part that it is of, with its number there."""
     if parts is None or not any(part.path for part in parts):
         return [str(entry) for entry in range(size)]
     return list(chain.from_iterable(_names_within(part) for part in parts))

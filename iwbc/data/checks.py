@@ -247,7 +247,7 @@ class Rounding:
         return (spread < steps) & (spread > self._NOISE * largest)
 
     def note(self, field: str, names: list[str] | None) -> str | None:
-        """What its owner should know, or None; `names` are the features'."""
+        """Say what its owner should know, or None; `names` are the features'."""
         if self.changes is None:
             return None
         changes, left = self.changes

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _is_path(argument: str) -> bool:
-    """Whether it names a file, which may hold a =, as in lr=0.1/demo.npz."""
+    """Tell a file's name, which may hold a =, as in lr=0.1/demo.npz, from a setting."""
     key, equals, _ = argument.partition("=")
     if not equals:
         return not argument.startswith("-")

@@ -35,7 +35,7 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
 
 
 def _hint(name: str) -> str:
-    """What to do with a name that is no id."""
+    """Say what to do with a name that is no id."""
     path = Path(name).expanduser()
     if path.suffix in (".npz", ".hdf5", ".h5"):
         return f"; make a dataset of the arrays in a file: iwbc convert {name} id=my/{path.stem}-v0, then load that id"

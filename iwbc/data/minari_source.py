@@ -152,7 +152,7 @@ def _read(
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
-    """What vectors have been flattened from, where the metadata says it."""
+    """Read what vectors have been flattened from, where the metadata says it."""
     if OBSERVATION_PARTS not in metadata:
         return None
     try:
@@ -167,7 +167,7 @@ def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
-    """What was said of the data as it was written: printable text, whoever wrote it."""
+    """Read what was said of the data as it was written: printable text, whoever wrote it."""
     notes = metadata.get("notes")
     return (
         ["".join(filter(str.isprintable, note))[:500] for note in notes if isinstance(note, str)]

@@ -142,7 +142,7 @@ def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] |
 
 
 def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:
-    """How the environment is made, without functions, which no file can hold. Raises UserError where it needs them."""
+    """Describe how the environment is made, without functions, which no file can hold. Raises UserError where it needs them."""
     if env is None or env.spec is None:
         return None
     spec = copy.copy(env.spec)

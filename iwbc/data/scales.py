@@ -48,22 +48,22 @@ class Scales:
 
     @property
     def far_from_one(self) -> npt.NDArray[np.bool_]:
-        """Where a network would not do with the entries as they come: where they are too large, vary in a small range about 0,
+        """Mark entries with which a network would not do as they come: those that are too large, vary in a small range about 0,
         or have values far out."""
         return self.too_large() | self.too_small | (self.far > 0)
 
     @property
     def varies(self) -> npt.NDArray[np.bool_]:
-        """Where there is more than a constant with some noise."""
+        """Mark entries that are more than a constant with some noise."""
         return self.std > np.maximum(_NOISE * np.abs(self.mean), _TINY)
 
     @property
     def too_small(self) -> npt.NDArray[np.bool_]:
-        """Where the range is small, but the spread is not small beside the mean."""
+        """Mark entries whose range is small, but whose spread is not small beside the mean."""
         return self.varies & (self.high - self.low < _SMALL)
 
     def too_large(self, slack: float = 1.0) -> npt.NDArray[np.bool_]:
-        """Where the spread is large, or the mean large beside it; `slack` times as large is still let pass."""
+        """Mark entries whose spread is large, or whose mean is large beside it; `slack` times as large is still let pass."""
         magnitude = np.abs(self.mean)
         offset = (magnitude > slack * _HARMLESS) & (magnitude**2 > slack * _OFFSET * self.std)
         return (self.std > slack * _LARGE) | offset

@@ -164,7 +164,7 @@ class Trajectories:
 
     @cached_property
     def return_rounding(self) -> npt.NDArray[np.float64]:
-        """How far each return may lie from what it was before its rewards were rounded to float32, [n]."""
+        """Bound how far each return may lie from what it was before its rewards were rounded to float32, [n]."""
         return 2.0**-23 * np.add.reduceat(np.abs(self.rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property

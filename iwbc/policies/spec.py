@@ -36,8 +36,8 @@ _BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act], the
-    bounds of the action space (infinite where there are none).
+    """Spaces that a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act],
+    the bounds of the action space (infinite where there are none).
 
     observation_parts: what the vectors are flattened from, None where observations are vectors as they come.
     """
@@ -126,7 +126,7 @@ class PolicySpec:
         return self.action_range or (self.spaces.action_low, self.spaces.action_high)
 
     def said(self) -> list[str]:
-        """What is to be told of the units, a line each: which observations are standardised without having been asked for, and
+        """Tell of the units, a line each: which observations are standardised without having been asked for, and
         which actions are scaled to the range of the data."""
         lines, spaces = [], self.spaces
         if self.settings.normalise_observations == "auto" and self.observation_mean is not None:
