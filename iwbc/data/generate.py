@@ -15,6 +15,7 @@ than the default becomes part of its name. Ctrl-C leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,9 +44,10 @@ OPTIONS = {
     "seed": Option(whole(0), 0),
 }
 
-# Episodes played side by side, and the steps a unit of work aims at. Both fix the dataset's bytes: a unit's arithmetic
-# is the same whichever process does it, so a dataset does not depend on the number of cores.
-_LANES = 10
+# Episodes played side by side, one for so many steps of the unit, since all are played to their end; and the steps a unit of
+# work aims at. All three fix the dataset's bytes: a unit's arithmetic is the same whichever process does it, so a dataset does
+# not depend on the number of cores.
+_LANES, _LANE_STEPS = 10, 800
 _UNIT_STEPS = 10_000
 
 
@@ -93,10 +95,10 @@ def play_unit(unit: Unit) -> list[Episode]:
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
     environments = LocalEnvironments(unit.env_id)
     episodes: list[Episode] = []
-    total = 0
+    total, lanes = 0, min(_LANES, math.ceil(unit.steps / _LANE_STEPS))
     while total < unit.steps:
-        records: list[list[Any]] = [[] for _ in range(_LANES)]
-        seeds = [int(s) for s in random.integers(2**31, size=_LANES)]
+        records: list[list[Any]] = [[] for _ in range(lanes)]
+        seeds = [int(s) for s in random.integers(2**31, size=lanes)]
         for step in play(environments, lambda observations: policy.sample(observations, random), seeds):
             for k, lane in enumerate(step.active):
                 records[lane].append(
