@@ -424,9 +424,6 @@ REFUSED_SPACES: dict[str, tuple[gym.Space, gym.Space, str]] = {
     "images": (Box(0, 255, (8, 8, 3), np.uint8), ACTIONS, "observations: cannot be flattened .*images"),
     "images in a dict": (Dict({"camera": Box(0, 255, (40, 40, 3), np.uint8)}), ACTIONS, "observations: .*images"),
     "text": (Dict({"task": gym.spaces.Text(9)}), ACTIONS, "observations: cannot be flattened .*Text.* no numbers"),
-    "sequences": (Tuple([gym.spaces.Sequence(VECTOR)]), ACTIONS, "observations: cannot be flattened .* no fixed size"),
-    "graphs": (gym.spaces.Graph(VECTOR, None), ACTIONS, "observations: cannot be flattened .* no fixed size"),
-    "one of several": (gym.spaces.OneOf([VECTOR, Discrete(2)]), ACTIONS, "observations: cannot be flattened .*OneOf"),
 }
 
 

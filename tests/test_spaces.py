@@ -277,6 +277,8 @@ def test_names_of_entries() -> None:
         (Box(0, 255, (84, 84), np.uint8), "images"),
         (gym.spaces.Text(5), "no numbers"),
         (gym.spaces.Sequence(Discrete(2)), "no fixed size"),
+        (gym.spaces.Graph(Box(-1, 1, (2,)), None), "Graph"),
+        (gym.spaces.OneOf([Discrete(2), Discrete(3)]), "OneOf"),
     ],
 )
 def test_an_environment_that_cannot_be_flattened_is_one_line(space: gym.Space, message: str) -> None:

@@ -45,7 +45,7 @@ def data_of(observations: np.ndarray = Z, actions: np.ndarray = U, bound: Any = 
     return dataclasses.replace(made, info=own, **arrays)
 
 
-def fit(data: Trajectories, policy: Any = PLAIN, steps: int = 400) -> Policies:
+def fit(data: Trajectories, policy: Any = PLAIN, steps: int = 250) -> Policies:
     return iwbc.fit(iwbc.BC(steps=steps, lr=3e-3, batch_size=64), data, policy=policy, console=Console(quiet=True))
 
 
@@ -71,7 +71,7 @@ def test_observations_of_any_scale_are_learnt(name: str, algo: Any) -> None:
     scale, offset = SCALES[name]
     observations = scale * Z + offset
     settings = algo(
-        steps=400, lr=3e-3, batch_size=64, **({"temperature": 1e3, "value_hidden": [8]} if algo is iwbc.AWR else {})
+        steps=250, lr=3e-3, batch_size=64, **({"temperature": 1e3, "value_hidden": [8]} if algo is iwbc.AWR else {})
     )
     policies = iwbc.fit(settings, data_of(observations), policy=PLAIN, console=Console(quiet=True))
     assert error_of(policies, observations, U) < 0.15
@@ -89,7 +89,8 @@ def test_one_of_many_entries_may_be_of_another_scale() -> None:
 @pytest.mark.parametrize("kind", ["tanh_mean", "squashed"])
 @pytest.mark.parametrize("bound", [1.0, 1e6, np.inf])
 def test_actions_within_any_bounds_are_learnt(bound: float, kind: str, family: str) -> None:
-    settings = POLICIES[family](hidden=[32], kind=kind)
+    smaller = {"couplings": 1, "coupling_hidden": [8]} if family == "flow" else {}
+    settings = POLICIES[family](hidden=[32], kind=kind, **smaller)
     policies = fit(data_of(bound=bound), settings)
     assert error_of(policies, Z, U) < 0.25
     assert policies.spaces.action_high == (bound, bound)
@@ -284,7 +285,7 @@ def test_damaged_units_are_one_line(damage: dict[str, Any], tmp_path: Path) -> N
 # --- a reference of other data ---------------------------------------------------------------------------------------------
 
 
-def tune(reference: Policies, data: Trajectories, steps: int = 400) -> Policies:
+def tune(reference: Policies, data: Trajectories, steps: int = 250) -> Policies:
     curated = iwbc.curate(data, iwbc.TopFraction(1.0))
     settings = iwbc.FilteredBC(steps=steps, lr=3e-3, warmup_steps=0, batch_size=64)
     return iwbc.fit(settings, curated, reference=reference, console=Console(quiet=True))
@@ -402,7 +403,6 @@ def test_the_reference_of_a_run_has_the_units_of_what_is_trained_on_too(
 
 
 def test_the_units_are_said_in_a_line_each() -> None:
-    names = [str(i) for i in range(20)]
     wide = data_of(np.tile(Z, (1, 7))[:, :20] * 1000 + 500, bound=[10.0, 1.0])
     first, second = policy_spec(PLAIN, wide).said()
     assert first.startswith("observations far from 0 ± 1 are standardised, 20 of 20: 0 (4")
@@ -411,7 +411,6 @@ def test_the_units_are_said_in_a_line_each() -> None:
     assert second.endswith("within -10 … 10)")
     assert policy_spec(PLAIN, data_of()).said() == []
     assert policy_spec(dataclasses.replace(PLAIN, normalise_observations=True), data_of(1000 * Z)).said() == []
-    assert len(names) == 20
 
 
 def test_info_says_them() -> None:
