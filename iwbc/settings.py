@@ -567,10 +567,6 @@ class Eval(Settings):
     reference: bool = True
     backend: str = setting("gymnasium", choices=BACKENDS)
 
-    def check_together(self, group: str) -> None:
-        self.require_used(self.every > 0 or not self.periodic_episodes, group, "periodic_episodes", "every above 0")
-        self.require_used(self.periodic_episodes > 0 or not self.every, group, "every", "periodic_episodes above 0")
-
     @property
     def period(self) -> int:
         """Gradient steps between two periodic evaluations; 0: there are none."""

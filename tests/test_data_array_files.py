@@ -513,18 +513,6 @@ def test_arrays_that_were_never_written_are_zeros(datasets: Path, tmp_path: Path
     assert convert(path, "my/pick-v0").rewards.tolist() == [0.0] * 7
 
 
-def test_arrays_that_lie_in_other_files_are_read(datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iwbc.data.hdf5._SMALL", 0)
-    arrays = seven_steps(observations=np.random.default_rng(3).normal(size=(7, 4000)))
-    where = write_hdf5(tmp_path / "there.hdf5", observations=arrays.pop("observations"))
-    path = write_hdf5(tmp_path / "demo.hdf5", **arrays)
-    layout = h5py.VirtualLayout((7, 4000), "f8")
-    layout[:] = h5py.VirtualSource(where, "observations", (7, 4000))
-    with h5py.File(path, "a") as file:
-        file.create_virtual_dataset("observations", layout)
-    assert convert(path, "my/pick-v0").steps == 7
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_flipped_bytes_are_found(kind: str, datasets: Path, tmp_path: Path) -> None:
     arrays = seven_steps(observations=np.random.default_rng(3).normal(size=(7, 4000)))

@@ -436,7 +436,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "bounds in a matrix": ({"action_low": [[-1, -1], [-1, -1]]}, "action_low and action_high need one value"),
     "discrete environment": ({"env_id": "CartPole-v1"}, r"environment CartPole-v1: its actions are Discrete\(2\)"),
     "environment of whole numbers": ({"env_id": "FrozenLake-v1"}, r"environment FrozenLake-v1: its actions are Discrete"),
-    "sequences": ({"env_id": "Sequences-v0"}, "environment Sequences-v0: its observations, .*, are no vectors"),
+    "sequences": (
+        {"env_id": "Sequences-v0"},
+        "Sequences-v0: its observations cannot be flattened to a vector: .* no fixed size",
+    ),
     "actions of a matrix": ({"env_id": "Matrix-v0"}, "environment Matrix-v0: its actions are Box.*, not a vector"),
     "environment of a missing package": (
         {"env_id": "missing_package:Arm-v0"},
@@ -478,7 +481,7 @@ class Odd(gym.Env[Any, Any]):
 UNIT = gym.spaces.Box(-1, 1, (2,))
 gym.register("Sequences-v0", lambda: Odd(gym.spaces.Sequence(UNIT), UNIT))
 gym.register("Matrix-v0", lambda: Odd(UNIT, gym.spaces.Box(-1, 1, (2, 2))))
-gym.register("Stack-v0", lambda: Odd(gym.spaces.Box(0, 255, (2, 2), np.uint8), UNIT))
+gym.register("Stack-v0", lambda: Odd(gym.spaces.Box(0, 255, (2, 2), np.float32), UNIT))
 gym.register("Bytes-v0", lambda: Odd(gym.spaces.Box(0, 255, (4,), np.uint8), UNIT))
 
 

@@ -169,7 +169,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "env.id=Other-v0": ("env", {"id": "Other-v0"}),
     "env.imports=[one,other]": ("env", {"imports": ["one", "other"]}),
     "logger=tensorboard": ("logger", {"name": "tensorboard"}),
-    "logger.project=mine": ("logger", {"project": "mine"}),
+    "logger=wandb": ("logger", {"name": "wandb"}),
 }
 
 
@@ -221,7 +221,7 @@ def test_data_made_for_an_environment_stays_with_it(change: str) -> None:
         ("algo.steps=80", "env.…, eval.… and logger.…"),
         ("eval.episode=1", "eval.episode: no such setting; did you mean eval.episodes"),
         ("eval=nothing", "Could not find 'eval/nothing'"),
-        ("eval.episodes=-1", "eval.episodes=-1: must not be negative"),
+        ("eval.episodes=-1", "eval.episodes=-1: must lie between 0 and 1,000,000"),
         ("eval.episodes=[", "cannot be read"),
         ("eval.episodes=9", "is finished, and its settings with it; iwbc evaluate run="),
         ("env.kwargs={module: failing_environment}", "is finished"),

@@ -182,7 +182,7 @@ def test_a_finished_run_is_not_run_again(folder: Path) -> None:
 
 
 def test_a_folder_with_another_run_is_refused(folder: Path) -> None:
-    outcome = train(*ARGUMENTS, "seed=9", f"hydra.run.dir={folder}")
+    outcome = train(*ARGUMENTS, "algo.lr=0.5", f"hydra.run.dir={folder}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert "holds a run with another configuration" in outcome.err
 
