@@ -132,7 +132,7 @@ def test_what_hardly_varied_does_no_harm_where_it_is_another_at_play(
     level: float, noise: float, moved: float, asked: Any
 ) -> None:
     still = level + noise * RANDOM.normal(size=len(Z))
-    policies = fit(data_of(np.c_[Z, still]), dataclasses.replace(PLAIN, normalise_observations=asked))
+    policies = fit(data_of(np.c_[Z, still]), dataclasses.replace(PLAIN, normalise_observations=asked), steps=1500)
     at_rest = error_of(policies, np.c_[Z, still], U)
     assert at_rest < 0.15
     if asked is True or level != 0.3:
