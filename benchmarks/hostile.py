@@ -1014,8 +1014,8 @@ def build(root: Path) -> World:
         assert outcome.code == 0, outcome
     original = Recorder._checkpoint
 
-    def stopping(self: Recorder, done: int, trainer: Any) -> None:
-        original(self, done, trainer)
+    def stopping(self: Recorder, done: int, trainer: Any, plays: bool) -> None:
+        original(self, done, trainer, plays)
         self._stop.set()
 
     with mock.patch.object(Recorder, "_checkpoint", stopping):
