@@ -48,7 +48,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, hopper: Trajectories
 def test_an_interrupted_run_continues_bit_for_bit(how: signal.Signals, uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = python(*LONG, "hydra.run.dir=run", cwd=tmp_path)
-    wait_for((folder / "evaluations.csv").exists, process)  # which comes last with the first checkpoint
+    # Its first rows come with the second checkpoint.
+    wait_for(lambda: (folder / "evaluations.csv").exists() and len(read_csv(folder / "evaluations.csv")) > 0, process)
     process.send_signal(how)
     outcome = finish(process)
     if how == signal.SIGKILL:

@@ -31,7 +31,7 @@ def test_the_wheel_carries_the_configurations_and_the_behaviours(tmp_path: Path)
     configurations = {path.relative_to(root / "conf").as_posix() for path in (root / "conf").rglob("*.yaml")}
     assert {f"iwbc/conf/{name}" for name in configurations} <= names
     environments = ("hopper", "halfcheetah", "walker2d")
-    assert {f"iwbc/data/behaviours/{env}-v{version}.safetensors" for env in environments for version in (0, 1)} <= names
+    assert {f"iwbc/data/behaviours/{env}.safetensors" for env in environments} | {"iwbc/data/published.json"} <= names
     assert not {name for name in names if name.startswith(("tests", "benchmarks", "conf"))}
     assert {"iwbc/py.typed", "iwbc/templates/run.html", "iwbc/templates/model_card.md", "iwbc/report/page.html"} <= names
     assert "iwbc = iwbc.cli:main" in (tmp_path / "installed" / next(n for n in names if "entry_points" in n)).read_text()
