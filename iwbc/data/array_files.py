@@ -159,12 +159,11 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 
     try:
         # Compressed chunks are read by slices that end inside them: the cache keeps them from being unpacked twice.
-        file = files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
+        return files.enter_context(h5py.File(path, "r", rdcc_nbytes=16 * 2**20))
     except OSError as error:
         raise UserError(
             f"{path}: is not a whole HDF5 file ({error}); only npz and HDF5 files are read, and nothing is unpickled"
         ) from None
-    return file
 
 
 def _check_links(path: Path, source: Any, names: Collection[str]) -> None:
