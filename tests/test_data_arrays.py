@@ -438,7 +438,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "environment of whole numbers": ({"env_id": "FrozenLake-v1"}, r"environment FrozenLake-v1: its actions are Discrete"),
     "sequences": (
         {"env_id": "Sequences-v0"},
-        "Sequences-v0: its observations cannot be flattened to a vector: .* no fixed size",
+        "environment Sequences-v0: its observations cannot be flattened to a vector: .* no fixed size",
     ),
     "actions of a matrix": ({"env_id": "Matrix-v0"}, "environment Matrix-v0: its actions are Box.*, not a vector"),
     "environment of a missing package": (
