@@ -138,6 +138,27 @@ def _same_curation(curation: str, *importance_weights: str) -> Family:
     return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
 
 
+def _estimates(curation: str, kappa: str) -> dict[str, Grid]:
+    """Every way to have the weights, at a fixed κ and where κ sets itself, with nothing tuned."""
+    ways = {
+        "running": "algo.estimator=running",
+        "exact": "algo.estimator=exact",
+        "copy": "algo.proposal=copy",
+    }
+    kappas = {"": kappa, "_auto": "auto"}
+    methods = {
+        f"{way}{suffix}": f"algo=iw_bc {setting} algo.kappa={value}"
+        for way, setting in ways.items()
+        for suffix, value in kappas.items()
+    }
+    methods = {
+        "filtered_bc": "algo=filtered_bc",
+        **methods,
+        "window": "algo=iw_bc algo.level=window algo.window=5 algo.kappa=0.5",
+    }
+    return {name: {"": [f"{setting} {curation}"]} for name, setting in methods.items()}
+
+
 FAMILIES = {
     "locomotion": LOCOMOTION,
     "chance": CHANCE,
@@ -145,6 +166,20 @@ FAMILIES = {
     "kinds-of-weights": KINDS_OF_WEIGHTS,
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
+    "estimates-chance": Family(
+        CHANCE.tasks,
+        f"{CHANCE.common} reference.schedule=cosine",
+        _estimates("curation=success", "10"),
+        tuning="",
+        table=CHANCE.table,
+    ),
+    "estimates-locomotion": Family(
+        LOCOMOTION.tasks,
+        f"{LOCOMOTION.common} reference.schedule=cosine",
+        _estimates(QUALITY, "1"),
+        tuning="",
+        table=LOCOMOTION.table,
+    ),
 }
 
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"
