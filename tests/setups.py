@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from iwbc import config as configs
 from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
 from iwbc.commands import run
@@ -32,6 +35,12 @@ from iwbc.train import main
 # Networks and sets small enough for a run of a second or two.
 SMALL = ("dataset.steps=20000", "policy.hidden=[32,32]", "reference.steps=60", "reference.batch_size=64", "algo.batch_size=64")
 BRIEF = (*SMALL, "algo.steps=40", "algo.warmup_steps=10", "log_every=10", "eval.episodes=3", "threads=1")
+
+
+def rarely(*values: object) -> ParameterSet:
+    """Mark a test's parameters as ones that `make test` leaves to `make test-all`."""
+    return pytest.param(*values, marks=pytest.mark.robustness)
+
 
 # Seconds after which a test that waits takes it that something hangs. Nothing else may depend on the time that it takes.
 PATIENCE = 300.0

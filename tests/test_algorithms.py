@@ -14,7 +14,7 @@ import torch
 from helpers import make_info, make_trajectories
 from rich.console import Console
 from safetensors.torch import load_file
-from setups import algorithm_of, compose, curated_of, untrained
+from setups import algorithm_of, compose, curated_of, rarely, untrained
 from torch import Tensor, nn
 
 from iwbc import engine
@@ -137,7 +137,7 @@ CONTRACT = [(name, policy) for name in VARIANTS for policy in POLICIES if name i
 # In every run of the tests: every policy with one algorithm, every algorithm with one policy, in turns.
 IN_TURNS = dict(zip(VARIANTS, sorted(ONE_OF_EACH) * len(VARIANTS), strict=False))
 OFTEN = [pair for pair in CONTRACT if pair[0] == "iw_bc-trajectory-ema-running" or IN_TURNS[pair[0]] == pair[1]]
-RARELY = [pytest.param(*pair, marks=pytest.mark.robustness) for pair in CONTRACT if pair not in OFTEN]
+RARELY = [rarely(*pair) for pair in CONTRACT if pair not in OFTEN]
 
 
 def test_every_algorithm_and_every_policy_is_tried_often() -> None:

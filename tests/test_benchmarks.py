@@ -86,6 +86,7 @@ def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
 # --- the fair table --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.robustness
 @pytest.mark.parametrize("name", fair.FAMILIES)
 def test_every_method_of_the_fair_table_has_as_many_tries(name: str) -> None:
     family = fair.FAMILIES[name]
@@ -106,6 +107,7 @@ def test_the_best_setting_on_average_is_chosen(tmp_path: Path, monkeypatch: pyte
     assert fair.choices("x") == {"bc": "b", "iw_bc": "c"}
 
 
+@pytest.mark.robustness
 def test_a_run_of_the_fair_table(tmp_path: Path) -> None:
     brief = "env=two_routes dataset.episodes=30 algo.steps=5 reference.steps=5 policy.hidden=[8] eval.episodes=2 seeds=[0,1]"
     setting = fair.settings_of(fair.CHANCE.methods["iw_bc_auto"])[0]

@@ -272,6 +272,7 @@ def test_episodes_are_whole_and_scored(small: str) -> None:
     assert np.abs(trajectories.actions).max() <= 1.0
 
 
+@pytest.mark.robustness
 @pytest.mark.parametrize(("tier", "tolerance"), [("medium", 0.3), ("expert", 0.03)])
 def test_tiers_earn_what_their_behaviours_do(tier: str, tolerance: float) -> None:
     source = behaviours("Hopper-v5")
@@ -279,6 +280,7 @@ def test_tiers_earn_what_their_behaviours_do(tier: str, tolerance: float) -> Non
     assert load(ensure("Hopper-v5", tier, 10_000)).returns.mean() == pytest.approx(expected, rel=tolerance)
 
 
+@pytest.mark.robustness
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests, hashes = set(), set()

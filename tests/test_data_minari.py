@@ -574,6 +574,7 @@ def test_a_success_that_claims_more_than_fits_is_refused(datasets: Path) -> None
         load(name)
 
 
+@pytest.mark.robustness
 def test_what_compresses_best_is_read(datasets: Path) -> None:
     name, steps = create(three()), 10**7
 

@@ -36,6 +36,7 @@ def test_the_library(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["hopper.safetensors"]
 
 
+@pytest.mark.robustness
 @pytest.mark.usefixtures("hopper")
 def test_a_policy_of_one_s_own(tmp_path: Path) -> None:
     outcome = run("own_policy", tmp_path)
@@ -44,6 +45,7 @@ def test_a_policy_of_one_s_own(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["own_policy.safetensors"]
 
 
+@pytest.mark.robustness
 @pytest.mark.usefixtures("hopper")
 def test_the_policy_of_one_s_own_from_the_command_line(tmp_path: Path) -> None:
     # As the example's first lines say.
@@ -62,6 +64,7 @@ def test_the_policy_of_one_s_own_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.robustness
 def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     outcome = run("own_environment", tmp_path)
     reference, fine_tuned = returns(outcome.out)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from setups import command, finish, python, train
+from setups import command, finish, python, rarely, train
 
 from iwbc import export
 from iwbc.data.streams import generator
@@ -60,12 +60,7 @@ def test_an_exported_policy_stays_within_bounds_that_are_no_float32_numbers(tmp_
 # ONNX takes seconds: every run of the tests has each family with one kind of action.
 IN_TURNS = dict(zip(FAMILIES, ["mean", "sample", "sample", "mean"], strict=True))
 EXPORTED = [
-    pytest.param(
-        kind,
-        action,
-        family,
-        marks=[] if kind == "torchscript" or IN_TURNS[family] == action else pytest.mark.robustness,
-    )
+    (kind, action, family) if kind == "torchscript" or IN_TURNS[family] == action else rarely(kind, action, family)
     for kind in ("onnx", "torchscript")
     for action in ("mean", "sample")
     for family in FAMILIES

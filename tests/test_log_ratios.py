@@ -147,6 +147,7 @@ def test_it_corrects_the_lag_of_its_table() -> None:
     assert (error.abs() < 0.2 * table_error.abs()).all()
 
 
+@pytest.mark.robustness
 def test_its_ranking_is_that_of_the_exact_weights_on_real_data() -> None:
     # 600 minibatches of 256 show each of the 8,000 kept steps about twenty times.
     hopper = minari_source.load(generate.ensure("Hopper-v5", "random", 8_000))

@@ -150,6 +150,7 @@ def test_online_with_a_server_that_fails_is_one_line_and_a_whole_run(server: str
         assert any(record.WhichOneof("record_type") == "exit" for record in records(file))
 
 
+@pytest.mark.robustness
 def test_tensorboard_holds_what_the_csv_files_hold(hopper: Trajectories, tmp_path: Path) -> None:
     arguments = ["logger=tensorboard", "seeds=[3,4]", "eval.every=20", "eval.periodic_episodes=1", "hydra.run.dir=run"]
     outcome = finish(python("-m", "iwbc.train", *BRIEF, *arguments, cwd=tmp_path))

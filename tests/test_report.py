@@ -577,6 +577,7 @@ def test_the_page_is_self_contained_and_holds_everything(made: Path) -> None:
         assert number in outline.text
 
 
+@pytest.mark.robustness
 def test_the_same_runs_make_the_same_report(made: Path, tmp_path: Path) -> None:
     report(make_sweep(tmp_path / "sweep"), tmp_path / "report")
     for path in made.rglob("*.*"):

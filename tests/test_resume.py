@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from setups import compose, finish, python, read_csv, train
+from setups import compose, finish, python, rarely, read_csv, train
 
 import iwbc
 from iwbc.config import changed
@@ -135,7 +135,7 @@ def test_what_is_trained_outlasts_an_evaluation_that_fails(how: str, healthy: in
     assert all(check.same for check in verify(folder)), verify(folder)
 
 
-@pytest.mark.parametrize(("where", "healthy"), [("step", 0), ("reset", 4)])
+@pytest.mark.parametrize(("where", "healthy"), [("step", 0), rarely("reset", 4)])
 def test_a_process_that_an_environment_aborts_loses_nothing(
     where: str, healthy: int, environment: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -369,6 +369,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(hopper: Trajectories, tmp_path: 
 # --- sweeps --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.robustness
 def test_a_sweep_goes_on_after_a_failed_job_and_runs_only_what_is_missing(
     hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

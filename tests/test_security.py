@@ -93,6 +93,7 @@ def test_an_id_leads_nowhere_else(name: str, datasets: Path) -> None:
     assert list(datasets.iterdir()) == []
 
 
+@pytest.mark.robustness
 def test_the_page_of_a_report_shows_markup_as_text(run: Path, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     copy = tmp_path / "run"

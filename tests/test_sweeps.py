@@ -130,6 +130,7 @@ def test_at_80_columns_a_run_folder_is_in_one_piece_and_the_best_is_marked(
     assert "*: the best on its dataset" in table
 
 
+@pytest.mark.robustness
 def test_the_best_is_told_only_among_runs_on_the_same_dataset(
     hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 
 
 @forked
+@pytest.mark.robustness
 def test_processes_end_with_the_one_that_began_them() -> None:
     process, pids = begun("time.sleep(600)")
     process.kill()

@@ -52,6 +52,7 @@ def test_ranges_are_hydra_s() -> None:
         split(["env"])
 
 
+@pytest.mark.robustness
 def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
     # Of a decay that cannot be, trials fail, and the search goes on.
     arguments = ["-m", "iwbc", "tune", "env=hopper", *BRIEF, "algo.decay=choice(0.5,2.0)", "algo.kappa=interval(0.1,2)"]
