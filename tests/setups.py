@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,11 @@ BRIEF = (*SMALL, "algo.steps=40", "algo.warmup_steps=10", "log_every=10", "eval.
 def rarely(*values: object) -> ParameterSet:
     """Mark a test's parameters as ones that `make test` leaves to `make test-all`."""
     return pytest.param(*values, marks=pytest.mark.robustness)
+
+
+def every(nth: int, values: Iterable[object]) -> list[object]:
+    """Leave all but the first of every `nth` values to `make test-all`."""
+    return [value if i % nth == 0 else rarely(value) for i, value in enumerate(values)]
 
 
 # Seconds after which a test that waits takes it that something hangs. Nothing else may depend on the time that it takes.

@@ -14,7 +14,7 @@ import torch
 from helpers import make_info, make_trajectories
 from rich.console import Console
 from safetensors.torch import load_file
-from setups import algorithm_of, compose, curated_of, rarely, untrained
+from setups import algorithm_of, compose, curated_of, every, rarely, untrained
 from torch import Tensor, nn
 
 from iwbc import engine
@@ -226,7 +226,7 @@ def flat(policy: nn.Module) -> Tensor:
     return torch.cat([value.detach().flatten() for value in policy.parameters()])
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", every(2, VARIANTS))
 def test_a_loaded_state_is_a_copy(name: str, hopper: Trajectories) -> None:
     training = Training(hopper, VARIANTS[name])
     training.run(3)
@@ -247,7 +247,7 @@ def filtered_bc(hopper: Trajectories, steps: int = 20) -> Tensor:
     return training.flat
 
 
-@pytest.mark.parametrize("name", IW_BC)
+@pytest.mark.parametrize("name", every(2, IW_BC))
 def test_kappa_zero_is_filtered_bc(name: str, hopper: Trajectories) -> None:
     # A clipped product has no temperature: steps all clipped to a ratio of 1 are its κ = 0.
     change = "algo.step_ratio_bounds=[1,1]" if "clipped_product" in name else "algo.kappa=0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from setups import SMALL, finish, python, read_csv, train
 
 
@@ -17,6 +18,7 @@ def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
     assert "checkpoint.safetensors: cannot be read" in outcome.err
 
 
+@pytest.mark.robustness
 def test_the_terminal_is_quiet(tmp_path: Path) -> None:
     arguments = ["env=walker2d", *SMALL, "dataset.tier=random", "dataset.steps=1000", "algo.steps=20", "eval.episodes=1"]
     outcome = finish(python("-m", "iwbc.train", *arguments, "hydra.run.dir=run", cwd=tmp_path))

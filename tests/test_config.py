@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from setups import compose, finish, python, train
+from setups import compose, every, finish, python, train
 
 from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
@@ -29,7 +29,7 @@ MANDATORY = {
 }
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", every(3, CHOICES))
 def test_every_choice_composes_and_is_valid(choice: str) -> None:
     config = compose(choice, *MANDATORY.get(choice, []))
     assert validate(OmegaConf.create(yaml.safe_load(yaml.safe_dump(to_plain(config))))) == config
@@ -40,6 +40,7 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
         assert name in (config.policy.kind, config.policy.family)
 
 
+@pytest.mark.robustness
 def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
     named = [(group, name) for group, name in FILES if group in PRESETS]
     presets = {group: [compose(f"+{group}={name}") for g, name in named if g == group] for group in PRESETS}
@@ -289,7 +290,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 
-@pytest.mark.parametrize("arguments", REFUSED)
+@pytest.mark.parametrize("arguments", every(4, REFUSED))
 def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments: str, tmp_path: Path) -> None:
     outcome = train(*arguments.split())
     assert outcome.code == 2
@@ -498,7 +499,7 @@ ODD_PATHS = [
 ]
 
 
-@pytest.mark.parametrize("path", ODD_PATHS)
+@pytest.mark.parametrize("path", every(3, ODD_PATHS))
 def test_paths_are_taken_as_typed(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(path).parent.mkdir(exist_ok=True)

@@ -180,6 +180,7 @@ def test_an_unknown_id_is_named(dataset_id: str, hub: Hub, datasets: Path) -> No
     assert everything(datasets) == []
 
 
+@pytest.mark.robustness
 def test_a_broken_download_leaves_nothing(hub: Hub, datasets: Path) -> None:
     content_hash = publish(hub, datasets, "mujoco/hopper/medium-v0")
     hub.broken.add("hopper/medium-v0/data/main_data.hdf5")

@@ -47,6 +47,7 @@ class Page(HTMLParser):
                 self.references.append(value or "")
 
 
+@pytest.mark.robustness
 def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("needs the extra docs")

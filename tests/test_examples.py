@@ -26,6 +26,7 @@ def test_every_example_is_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*STEPS, "bandit"}  # which test_tasks.py runs
 
 
+@pytest.mark.robustness
 @pytest.mark.usefixtures("hopper")
 def test_the_library(tmp_path: Path) -> None:
     outcome = run("library", tmp_path)

@@ -183,6 +183,7 @@ def test_videos_of_the_best_median_and_worst(run: Path, tmp_path: Path) -> None:
     assert Page((copy / "run.html").read_text()).references == [f"videos/{row['file']}" for row in rows]
 
 
+@pytest.mark.robustness
 def test_no_renderer_is_one_line(run: Path, tmp_path: Path) -> None:
     arguments = [f"run={run}", f"out={tmp_path / 'videos'}", "format=gif"]
     outcome = finish(python("-m", "iwbc.record", *arguments, cwd=tmp_path, MUJOCO_GL="off"))

@@ -62,6 +62,7 @@ def test_a_killed_job_tells_nothing_of_the_time_that_others_take(tmp_path: Path)
     assert sweep._progress() == " (1 of 3 jobs; less than a minute left)"
 
 
+@pytest.mark.robustness
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")

@@ -264,7 +264,6 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 
 
 @forked
-@pytest.mark.robustness
 def test_processes_end_with_the_one_that_began_them() -> None:
     process, pids = begun("time.sleep(600)")
     process.kill()
@@ -273,6 +272,7 @@ def test_processes_end_with_the_one_that_began_them() -> None:
 
 
 @forked
+@pytest.mark.robustness
 def test_processes_that_nobody_closes_hold_up_no_exit() -> None:
     process, pids = begun("sys.exit('some failure')")
     assert process.communicate(timeout=PATIENCE)[1] == "some failure\n"

@@ -189,6 +189,7 @@ def test_a_report_refuses_runs_that_were_not_evaluated_alike(what: str, run: Pat
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.robustness
 def test_a_report_mixes_where_it_is_told_to(run: Path, folder: Path, tmp_path: Path) -> None:
     in_summary(lambda summary: summary.update(backend="envpool"))(folder)
     write_report([run, folder], tmp_path / "report", Console(quiet=True), mixed=True)
