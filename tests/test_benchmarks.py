@@ -27,6 +27,7 @@ def test_a_comparison_is_of_medians_over_the_rounds() -> None:
     assert [list(column.cells) for column in table.columns] == [["rate"], ["2"], ["4"], ["2.000"], ["0.900–3.000"]]
 
 
+@pytest.mark.robustness
 def test_what_speed_cannot_measure_is_said_in_a_line() -> None:
     outcome = finish(python("-m", "benchmarks.speed", "speed", cwd=ROOT))
     assert (outcome.code, outcome.err) == (

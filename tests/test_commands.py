@@ -34,6 +34,7 @@ def test_the_terminal_is_quiet(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"run", "episodes.csv"}
 
 
+@pytest.mark.robustness
 def test_evaluate_is_one_line_where_there_is_no_run(tmp_path: Path) -> None:
     outcome = finish(python("-m", "iwbc.evaluate", "run=nowhere", cwd=tmp_path))
     assert outcome.code == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from setups import compose, every, finish, python, train
+from setups import compose, every, finish, python, rarely, train
 
 from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
@@ -554,7 +554,7 @@ def test_what_hydra_does_not_understand_is_quoted(
 @pytest.mark.parametrize(
     ("text", "value"), [("5", 5), ("-0.5", -0.5), ("[1,2.5]", [1, 2.5]), ("[-inf,1]", [-math.inf, 1]), ("null", None)]
 )
-@pytest.mark.parametrize("name", ["minari dataset.id=my/pick-v0", "d4rl dataset.path=demo.hdf5"])
+@pytest.mark.parametrize("name", ["minari dataset.id=my/pick-v0", rarely("d4rl dataset.path=demo.hdf5")])
 def test_bounds_of_actions_are_numbers_or_lists(name: str, text: str, value: object) -> None:
     assert composed([*f"dataset={name}".split(), f"dataset.action_low={text}"]).dataset.action_low == value
 

@@ -140,7 +140,7 @@ def test_for_a_policy_that_stands_still_it_becomes_exact() -> None:
 
 def test_it_corrects_the_lag_of_its_table() -> None:
     curated = toy()
-    draws = [observe_draws(curated, torch.ones(curated.steps), 300, seed, growth=0.1, batch_size=1) for seed in range(50)]
+    draws = [observe_draws(curated, torch.ones(curated.steps), 300, seed, growth=0.1, batch_size=1) for seed in range(20)]
     table_error = torch.stack([running.means - exact for running, exact in draws]).mean(0)
     error = torch.stack([running.estimate() - exact for running, exact in draws]).mean(0)
     assert (table_error < -0.3).all()  # every entry is as old as its last draw

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from setups import read_csv, train
+from setups import rarely, read_csv, train
 
 import iwbc
 from iwbc.data.demonstrations import dataset_id
@@ -233,7 +233,7 @@ def test_a_dataset_of_the_maze_is_evaluated_in_the_same_maze(datasets, tmp_path)
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("env", ["two_routes", "careful_or_hasty"])
+@pytest.mark.parametrize("env", ["two_routes", rarely("careful_or_hasty")])
 def test_the_command_makes_demonstrations_trains_and_evaluates(datasets, tmp_path, env: str) -> None:
     arguments = (f"env={env}", "curation=success", "dataset.episodes=60", "dataset.horizon=40", "eval.episodes=4", *QUICK)
     outcome = train(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
