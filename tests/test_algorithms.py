@@ -136,12 +136,17 @@ ONE_OF_EACH = {"tanh_mean-tanh_mean-global", "mixture-squashed-state", "flow-tan
 CONTRACT = [(name, policy) for name in VARIANTS for policy in POLICIES if name in USUAL or policy in ONE_OF_EACH]
 # In every run of the tests: every policy with one algorithm, every algorithm with one policy, in turns.
 IN_TURNS = dict(zip(VARIANTS, sorted(ONE_OF_EACH) * len(VARIANTS), strict=False))
-OFTEN = [pair for pair in CONTRACT if pair[0] == "iw_bc-trajectory-ema-running" or IN_TURNS[pair[0]] == pair[1]]
+OFTEN = [
+    (name, policy)
+    for name, policy in CONTRACT
+    if IN_TURNS[name] == policy or (name == "iw_bc-trajectory-ema-running" and "flow" not in policy)  # flows are the slowest
+]
 RARELY = [rarely(*pair) for pair in CONTRACT if pair not in OFTEN]
 
 
 def test_every_algorithm_and_every_policy_is_tried_often() -> None:
-    assert ({name for name, _ in OFTEN}, {policy for _, policy in OFTEN}) == (set(VARIANTS), set(POLICIES))
+    assert {name for name, _ in OFTEN} == set(VARIANTS)
+    assert {policy for _, policy in OFTEN} == {policy for policy in POLICIES if "flow" not in policy} | {"flow-tanh_mean-state"}
 
 
 @pytest.mark.parametrize(("name", "policy"), [*OFTEN, *RARELY])

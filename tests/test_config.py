@@ -290,7 +290,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 
-@pytest.mark.parametrize("arguments", every(4, REFUSED))
+@pytest.mark.parametrize("arguments", every(8, REFUSED))
 def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments: str, tmp_path: Path) -> None:
     outcome = train(*arguments.split())
     assert outcome.code == 2

@@ -298,6 +298,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
     assert len(hashes) == 1
 
 
+@pytest.mark.robustness
 def test_another_seed_gives_other_data() -> None:
     one, other = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
     assert one.content_hash != other.content_hash

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from setups import BRIEF, finish, python, train
+from setups import BRIEF, every, finish, python, train
 
 from iwbc import pipeline
 from iwbc.data.trajectories import Trajectories
@@ -98,7 +98,7 @@ def test_a_setting_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: 
 EXTRAS = {"launcher=cores": "joblib", "launcher=slurm": "submitit", "launcher=ray_cores": "ray"}
 
 
-@pytest.mark.parametrize("choice", EXTRAS)
+@pytest.mark.parametrize("choice", every(3, EXTRAS))
 def test_a_launcher_that_is_not_installed_is_one_line(choice: str, tmp_path: Path) -> None:
     without_plugins = "import sys; sys.modules['hydra_plugins'] = None; from iwbc.train import main; main()"
     outcome = finish(python("-c", without_plugins, "-m", f"hydra/{choice}", cwd=tmp_path))
@@ -109,6 +109,7 @@ def test_a_launcher_that_is_not_installed_is_one_line(choice: str, tmp_path: Pat
     assert outcome.err.endswith(needed)
 
 
+@pytest.mark.robustness
 def test_at_80_columns_a_run_folder_is_in_one_piece_and_the_best_is_marked(
     hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
