@@ -56,7 +56,6 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.engine import kernels
 from iwbc.environments import make_env
-from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
 from iwbc.files import write_json
 from iwbc.fitting import fit
@@ -227,16 +226,12 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
 
 
 def evaluation(repetitions: int) -> dict[str, Any]:
-    """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, in Gymnasium and where it is
-    installed in EnvPool, against the field's usual loop: a torch.nn actor, one environment, one observation at a time."""
+    """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, against the field's
+    usual loop: a torch.nn actor, one environment, one observation at a time."""
     config, trajectories = hopper("dataset=medium_expert")
     reference = reference_policy(trajectories, config.policy, config.reference, [0], "cpu", console)
     policies = fit(FilteredBC(), curate(trajectories, TopFraction()), reference=reference, console=console)
-    evaluators = {"gymnasium": Evaluator("Hopper-v5", 0, workers=processes.environment_workers())}
-    try:
-        evaluators["envpool"] = Evaluator("Hopper-v5", 0, backend="envpool")
-    except UserError as error:
-        console.print(f"Without EnvPool: {error}", soft_wrap=True)
+    evaluator = Evaluator("Hopper-v5", 0, workers=processes.environment_workers())
     env, actor = make_env("Hopper-v5"), nn.Sequential(*policies[0].network, nn.Tanh())
     played = 0
 
@@ -253,19 +248,16 @@ def evaluation(repetitions: int) -> dict[str, Any]:
                 over = terminated or truncated
                 played += 1
 
-    ours = {name: evaluator.evaluate(policies, 100) for name, evaluator in evaluators.items()}
-    tasks: dict[str, Callable[[], Any]] = {name: partial(one.evaluate, policies, 100) for name, one in evaluators.items()}
-    seconds = interleaved(tasks | {"loop": one_at_a_time}, repetitions)
-    loop = seconds["loop"] / played
-    found = {"microseconds_per_step_one_at_a_time": loop * 1e6}
-    for name, evaluator in evaluators.items():
-        evaluator.close()
-        per_step = seconds[name] / int(ours[name].lengths.sum())
-        suffix = "" if name == "gymnasium" else f"_{name}"
-        found[f"microseconds_per_step{suffix}"] = per_step * 1e6
-        found[f"times_faster{suffix}"] = loop / per_step
-        found[f"mean_return{suffix}"] = float(ours[name].returns.mean())
-    return found
+    ours = evaluator.evaluate(policies, 100)
+    seconds = interleaved({"ours": partial(evaluator.evaluate, policies, 100), "loop": one_at_a_time}, repetitions)
+    evaluator.close()
+    loop, per_step = seconds["loop"] / played, seconds["ours"] / int(ours.lengths.sum())
+    return {
+        "microseconds_per_step_one_at_a_time": loop * 1e6,
+        "microseconds_per_step": per_step * 1e6,
+        "times_faster": loop / per_step,
+        "mean_return": float(ours.returns.mean()),
+    }
 
 
 def recipe() -> dict[str, Any]:

@@ -546,7 +546,6 @@ class Env(Settings):
         return [*([module] if module else []), *self.imports]
 
 
-BACKENDS = ("gymnasium", "envpool")
 ACTIONS = ("mean", "sample")
 
 
@@ -555,8 +554,8 @@ class Eval(Settings):
     """`episodes` at the end, with the last policy (0: nothing is played, during training neither); `periodic_episodes` every so
     many gradient steps (0: none).
 
-    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
-    with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
+    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. reference: whether the
+    reference policy is played at the end, too.
     """
 
     episodes: int = number_of_episodes(100)
@@ -565,7 +564,6 @@ class Eval(Settings):
     seed: int = not_negative(12345)
     action: str = setting("mean", choices=(*ACTIONS, "both"))
     reference: bool = True
-    backend: str = setting("gymnasium", choices=BACKENDS)
 
     @property
     def period(self) -> int:
@@ -683,3 +681,15 @@ def to_plain(settings: Settings) -> dict[str, Any]:
     if isinstance(settings, Config) and isinstance(settings.policy, OwnPolicy):
         plain["policy"] = {"_target_": settings.policy.target, **settings.policy.arguments}
     return plain
+
+
+# Settings that are gone, and what every run is like now.
+_GONE = {"eval": ("backend", "gymnasium")}
+
+
+def drop_gone(plain: dict[Any, Any]) -> None:
+    """Take settings that are gone out of a saved configuration. Raises UserError where one asks for what is gone with it."""
+    for group, (name, value) in _GONE.items():
+        values = plain.get(group)
+        if isinstance(values, dict) and (saved := values.pop(name, value)) != value:
+            raise UserError(f"{group}.{name}={saved}: this version has only {value}")

@@ -78,12 +78,6 @@ def test_published_values() -> None:
     assert (config.eval.episodes, config.eval.periodic_episodes) == (100, 10)
 
 
-def test_a_choice_of_eval_changes_the_backend_alone() -> None:
-    default, envpool = compose().eval, compose("eval=envpool").eval
-    assert (default.backend, envpool.backend) == ("gymnasium", "envpool")
-    assert dataclasses.replace(envpool, backend="gymnasium") == default
-
-
 def test_arguments_of_an_environment_may_be_anything() -> None:
     assert compose("env.kwargs={how: [[1], {a: b}]}").env.kwargs == {"how": [[1], {"a": "b"}]}
 
@@ -243,7 +237,6 @@ REFUSED = {
     "reference.steps=0": "reference.steps",
     "reference.averaging=mean": "must be one of trajectory, transition",
     "eval.episodes=-1": "eval.episodes",
-    "eval.backend=mujoco": "must be one of gymnasium, envpool",
     "logger.mode=loud": "must be one of offline, online",
     "averaging=mean": "must be one of trajectory, transition",
     "device=tpu": "device=tpu: must be one of cpu, cuda",
@@ -420,6 +413,18 @@ def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do
     with pytest.raises(UserError, match=says):
         evaluate([f"run={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.yaml"]
+
+
+def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_path: Path) -> None:
+    plain = to_plain(compose())
+    for value in ("gymnasium", "envpool"):
+        plain["eval"]["backend"] = value
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+        if value == "gymnasium":
+            assert RunFolder(tmp_path).config() == compose()
+    outcome = train(f"resume={tmp_path}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "or train again (eval.backend=envpool: this version has only gymnasium)" in outcome.err
 
 
 # --- defaults ------------------------------------------------------------------------------------------------------------
