@@ -159,7 +159,7 @@ def hopper(*overrides: str) -> tuple[Config, Trajectories]:
 
 
 def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
-    """BC, also in bfloat16 and by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
+    """BC, also by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
 
     Steps alone, as the peers make them; iw-BC's price is that of steps with diagnostics.
     """
@@ -179,13 +179,11 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         curated = curate(trajectories, config.curation, config.averaging)
         for seeds in (1, 5):
             references = untrained(config.policy, trajectories, seeds)
-            rounded = untrained(replace(config.policy, precision="bfloat16"), trajectories, seeds)
             tasks |= {
                 f"bc {seeds}": training(bc, references, curated, count, stack),
                 f"iw_bc {seeds}": training(iw_bc, references, curated, count, stack),
                 f"bc with diagnostics {seeds}": training(bc, references, curated, count, stack, config.log_every),
                 f"iw_bc with diagnostics {seeds}": training(iw_bc, references, curated, count, stack, config.log_every),
-                f"bfloat16 {seeds}": training(bc, rounded, curated, count, stack),
                 f"autograd {seeds}": training(bc, references, curated, count, stack, fast=False),
             }
             for name, other in peers.items():
@@ -205,8 +203,6 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         "iw_over_bc_5": seconds["iw_bc with diagnostics 5"] / seconds["bc with diagnostics 5"],
         "diagnostics_over_none_1": seconds["bc with diagnostics 1"] / seconds["bc 1"],
         "diagnostics_over_none_5": seconds["bc with diagnostics 5"] / seconds["bc 5"],
-        "bfloat16_over_float32_1": seconds["bc 1"] / seconds["bfloat16 1"],
-        "bfloat16_over_float32_5": seconds["bc 5"] / seconds["bfloat16 5"],
         "engine_over_autograd_1": seconds["autograd 1"] / seconds["bc 1"],
         "engine_over_autograd_5": seconds["autograd 5"] / seconds["bc 5"],
         "matmul_gflops": rate / 1e9,

@@ -16,7 +16,7 @@ from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs import RunFolder
-from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, to_plain
+from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, drop_gone, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +
@@ -195,7 +195,6 @@ REFUSED = {
     "algo.refresh_every=0": "algo.refresh_every",
     "policy.family=none": "must be one of gaussian, mixture, flow",
     "policy=mixture policy.components=0": "policy.components=0: must be positive",
-    "policy=mixture policy.precision=bfloat16": "must be one of float32",
     "policy=flow policy.couplings=-1": "policy.couplings",
     "+policy._target_=somewhere": "give what to call as package.module.Name",
     "+policy._target_=nowhere.at.All": "policy._target_=nowhere.at.All: cannot be imported",
@@ -417,14 +416,22 @@ def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do
 
 def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_path: Path) -> None:
     plain = to_plain(compose())
-    for value in ("gymnasium", "envpool"):
-        plain["eval"]["backend"] = value
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
-        if value == "gymnasium":
-            assert RunFolder(tmp_path).config() == compose()
+    plain["eval"]["backend"], plain["policy"]["precision"] = "gymnasium", "float32"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert RunFolder(tmp_path).config() == compose()
+    for group, name, value in (("policy", "precision", "bfloat16"), ("eval", "backend", "envpool")):
+        refused = plain | {group: plain[group] | {name: value}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(refused))
+        with pytest.raises(UserError, match=rf"or train again \({group}.{name}={value}: this version has only "):
+            RunFolder(tmp_path).config()
     outcome = train(f"resume={tmp_path}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-    assert "or train again (eval.backend=envpool: this version has only gymnasium)" in outcome.err
+
+
+def test_an_argument_of_a_policy_of_one_s_own_may_have_the_name_of_a_setting_that_is_gone() -> None:
+    plain = {"policy": {"_target_": "mine.Policy", "precision": "double"}}
+    drop_gone(plain)
+    assert plain == {"policy": {"_target_": "mine.Policy", "precision": "double"}}
 
 
 # --- defaults ------------------------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
         ("config.yaml", "algo: {name: bc}", "algo.steps is missing"),
         ("config.yaml", "algo: [\n", "damaged"),
         ("config.yaml", "algo: {steps: 1}\neval: {backend: envpool}", "eval.backend=envpool: this version has only gymnasium"),
+        ("config.yaml", "algo: {steps: 1}\npolicy: {precision: bfloat16}", "policy.precision=bfloat16: this version has only"),
         ("config.yaml", "- 1\n", "holds no settings"),
         ("failure.json", "{", "not readable as JSON"),
     ],
