@@ -56,7 +56,6 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.diagnostics import Diagnostics
 from iwbc.engine import kernels
 from iwbc.environments import make_env
-from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
 from iwbc.files import write_json
 from iwbc.fitting import fit
@@ -160,7 +159,7 @@ def hopper(*overrides: str) -> tuple[Config, Trajectories]:
 
 
 def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
-    """BC, also in bfloat16 and by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
+    """BC, also by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
 
     Steps alone, as the peers make them; iw-BC's price is that of steps with diagnostics.
     """
@@ -180,13 +179,11 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         curated = curate(trajectories, config.curation, config.averaging)
         for seeds in (1, 5):
             references = untrained(config.policy, trajectories, seeds)
-            rounded = untrained(replace(config.policy, precision="bfloat16"), trajectories, seeds)
             tasks |= {
                 f"bc {seeds}": training(bc, references, curated, count, stack),
                 f"iw_bc {seeds}": training(iw_bc, references, curated, count, stack),
                 f"bc with diagnostics {seeds}": training(bc, references, curated, count, stack, config.log_every),
                 f"iw_bc with diagnostics {seeds}": training(iw_bc, references, curated, count, stack, config.log_every),
-                f"bfloat16 {seeds}": training(bc, rounded, curated, count, stack),
                 f"autograd {seeds}": training(bc, references, curated, count, stack, fast=False),
             }
             for name, other in peers.items():
@@ -206,8 +203,6 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         "iw_over_bc_5": seconds["iw_bc with diagnostics 5"] / seconds["bc with diagnostics 5"],
         "diagnostics_over_none_1": seconds["bc with diagnostics 1"] / seconds["bc 1"],
         "diagnostics_over_none_5": seconds["bc with diagnostics 5"] / seconds["bc 5"],
-        "bfloat16_over_float32_1": seconds["bc 1"] / seconds["bfloat16 1"],
-        "bfloat16_over_float32_5": seconds["bc 5"] / seconds["bfloat16 5"],
         "engine_over_autograd_1": seconds["autograd 1"] / seconds["bc 1"],
         "engine_over_autograd_5": seconds["autograd 5"] / seconds["bc 5"],
         "matmul_gflops": rate / 1e9,
@@ -227,16 +222,12 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
 
 
 def evaluation(repetitions: int) -> dict[str, Any]:
-    """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, in Gymnasium and where it is
-    installed in EnvPool, against the field's usual loop: a torch.nn actor, one environment, one observation at a time."""
+    """100 hopper episodes of a good policy (the best tenth of medium-expert cloned): ours, against the field's
+    usual loop: a torch.nn actor, one environment, one observation at a time."""
     config, trajectories = hopper("dataset=medium_expert")
     reference = reference_policy(trajectories, config.policy, config.reference, [0], "cpu", console)
     policies = fit(FilteredBC(), curate(trajectories, TopFraction()), reference=reference, console=console)
-    evaluators = {"gymnasium": Evaluator("Hopper-v5", 0, workers=processes.environment_workers())}
-    try:
-        evaluators["envpool"] = Evaluator("Hopper-v5", 0, backend="envpool")
-    except UserError as error:
-        console.print(f"Without EnvPool: {error}", soft_wrap=True)
+    evaluator = Evaluator("Hopper-v5", 0, workers=processes.environment_workers())
     env, actor = make_env("Hopper-v5"), nn.Sequential(*policies[0].network, nn.Tanh())
     played = 0
 
@@ -253,19 +244,16 @@ def evaluation(repetitions: int) -> dict[str, Any]:
                 over = terminated or truncated
                 played += 1
 
-    ours = {name: evaluator.evaluate(policies, 100) for name, evaluator in evaluators.items()}
-    tasks: dict[str, Callable[[], Any]] = {name: partial(one.evaluate, policies, 100) for name, one in evaluators.items()}
-    seconds = interleaved(tasks | {"loop": one_at_a_time}, repetitions)
-    loop = seconds["loop"] / played
-    found = {"microseconds_per_step_one_at_a_time": loop * 1e6}
-    for name, evaluator in evaluators.items():
-        evaluator.close()
-        per_step = seconds[name] / int(ours[name].lengths.sum())
-        suffix = "" if name == "gymnasium" else f"_{name}"
-        found[f"microseconds_per_step{suffix}"] = per_step * 1e6
-        found[f"times_faster{suffix}"] = loop / per_step
-        found[f"mean_return{suffix}"] = float(ours[name].returns.mean())
-    return found
+    ours = evaluator.evaluate(policies, 100)
+    seconds = interleaved({"ours": partial(evaluator.evaluate, policies, 100), "loop": one_at_a_time}, repetitions)
+    evaluator.close()
+    loop, per_step = seconds["loop"] / played, seconds["ours"] / int(ours.lengths.sum())
+    return {
+        "microseconds_per_step_one_at_a_time": loop * 1e6,
+        "microseconds_per_step": per_step * 1e6,
+        "times_faster": loop / per_step,
+        "mean_return": float(ours.returns.mean()),
+    }
 
 
 def recipe() -> dict[str, Any]:

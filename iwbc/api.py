@@ -59,7 +59,6 @@ def evaluate(
     seed: int = 12345,
     action: str = "mean",
     env_kwargs: Mapping[str, Any] | None = None,
-    backend: str = "gymnasium",
     workers: int = 0,
 ) -> Evaluation:
     """Play episodes with each policy's mean action, or with samples (action="sample"); `.score` is their mean score where
@@ -70,17 +69,15 @@ def evaluate(
     or instead of what the data says; render_mode is left out. Raises UserError where the environment is not installed, or has
     other sizes, or another range of actions than the policy's data.
     """
-    Eval(episodes=episodes, seed=seed, action=action, backend=backend).check("evaluate")
+    Eval(episodes=episodes, seed=seed, action=action).check("evaluate")
     if episodes == 0 or action == "both":
         raise UserError(f"evaluate: needs episodes to play, not {episodes}, and one action, not {action}")
-    if backend == "envpool" and workers:
-        raise UserError(f"evaluate.workers={workers}: would change nothing; EnvPool plays on PyTorch's threads")
     recorded = environment.info.environment if isinstance(environment, Trajectories) else environment
     if recorded is None:
         raise UserError("evaluate: the data names no environment; give the id of one")
     spec = EnvironmentSpec.of(recorded)
     scores = environment.info.reference_scores if isinstance(environment, Trajectories) else d4rl_scores(spec.id)
-    evaluator = Evaluator(spec.changed(env_kwargs or {}), seed, workers, backend, scores)
+    evaluator = Evaluator(spec.changed(env_kwargs or {}), seed, workers, scores)
     try:
         return evaluator.evaluate(policies, episodes, action)
     finally:

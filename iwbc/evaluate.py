@@ -1,7 +1,7 @@
 """Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [action=mean|sample|both]
-[backend=gymnasium|envpool] [out=episodes.csv] [policy=package.module.Name] [imports=module,module]
+[out=episodes.csv] [policy=package.module.Name] [imports=module,module]
 
-With the run's own number of episodes, evaluation seed, action and backend, it repeats the run's final evaluation. A policy of
+With the run's own number of episodes, evaluation seed and action, it repeats the run's final evaluation. A policy of
 your own, and modules that register environments, are imported only where you name them.
 """
 
@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwbc.commands import Option, one_of, parse, run, whole
-from iwbc.settings import ACTIONS, BACKENDS, Eval
+from iwbc.settings import ACTIONS, Eval
 
 OPTIONS = {
     "run": Option(Path),
     "episodes": Option(whole(1), None),
     "seed": Option(whole(0), None),
     "action": Option(one_of(*ACTIONS, "both"), None),
-    "backend": Option(one_of(*BACKENDS), None),
     "out": Option(Path, None),
     "policy": Option(str, None),
     "imports": Option(lambda text: text.split(","), []),
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.evaluation import Evaluator
     from iwbc.files import write_csv
-    from iwbc.results import ACTION_NAMES, environment_name, results_table, totals
+    from iwbc.results import ACTION_NAMES, results_table, totals
     from iwbc.saved import open_run
 
     saved = open_run(given["run"], given["policy"])
@@ -42,21 +41,19 @@ def main(arguments: Sequence[str]) -> None:
     config, policy, scores = saved.config, saved.policies, saved.scores
     episodes = given["episodes"] or config.eval.episodes or Eval().episodes
     seed = config.eval.seed if given["seed"] is None else given["seed"]
-    backend = given["backend"] or config.eval.backend
-    evaluator = Evaluator(environment, seed, backend=backend, scores=scores)
-    env = environment_name(environment.id, backend)
+    evaluator = Evaluator(environment, seed, scores=scores)
     console = Console()
     chosen = dataclasses.replace(config.eval, action=given["action"] or config.eval.action)
     evaluations = []
     for action in chosen.actions:
-        with console.status(f"Playing {episodes} episodes of {env}, {ACTION_NAMES[action]}"):
+        with console.status(f"Playing {episodes} episodes of {environment.id}, {ACTION_NAMES[action]}"):
             evaluations.append(evaluator.evaluate(policy, episodes, action))
     evaluator.close()
     if given["out"] is not None:
         write_csv(given["out"], [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
     method, several = saved.summary["method"], len(evaluations) > 1
     rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
-    console.print(results_table(rows, env, saved.summary["seeds"], scores))
+    console.print(results_table(rows, environment.id, saved.summary["seeds"], scores))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from iwbc import engine, processes
 from iwbc.data.streams import Stream, generator
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
-from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError, warn
 from iwbc.policies.policy import Policy
 from iwbc.policies.spec import Spaces
@@ -85,33 +84,23 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays policies in one environment, of Gymnasium or of EnvPool.
-
-    backend="gymnasium": on `workers` processes besides this one (0: in this one). backend="envpool": on as many threads as
-    PyTorch has; returns then have the same distribution, but episodes are others.
-    """
+    """Plays policies in one environment, on `workers` processes besides this one (0: in this one)."""
 
     def __init__(
         self,
         environment: EnvironmentSpec | str,
         seed: int,
         workers: int = 0,
-        backend: str = "gymnasium",
         scores: ReferenceScores | None = None,
     ) -> None:
-        """Raises UserError where the environment is not installed, or is not one of the backend's."""
+        """Raises UserError where the environment is not installed."""
         spec = EnvironmentSpec.of(environment)
         self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._longest = max(_LONGEST, spec.max_episode_steps or 0)
-        self._environments: Environments
-        if backend == "envpool":
-            pool = self._environments = EnvpoolEnvironments(spec, processes.threads())
-            self.observation_size, self.action_space = pool.observation_size, pool.action_space
-        else:
-            local = LocalEnvironments(spec)
-            self.observation_size, self.action_space = local.observation_size, local.action_space
-            self._environments = WorkerEnvironments(spec, workers) if workers else local
-        self._others_play = backend == "envpool" or workers > 0
+        local = LocalEnvironments(spec)
+        self.observation_size, self.action_space = local.observation_size, local.action_space
+        self._environments: Environments = WorkerEnvironments(spec, workers) if workers else local
+        self._others_play = workers > 0
 
     def check_spaces(self, spaces: Spaces, whose: str, reach: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
         """Raise UserError unless the environment's observations and actions have these sizes, and its actions this range where

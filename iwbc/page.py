@@ -12,7 +12,7 @@ from iwbc import __version__
 from iwbc.charts import Array, Chart, figures
 from iwbc.files import write_bytes
 from iwbc.report.collect import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
-from iwbc.results import ACTION_NAMES, environment_name
+from iwbc.results import ACTION_NAMES
 
 Columns = Mapping[str, Array]
 
@@ -59,7 +59,7 @@ def facts_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
     kept = f"{dataset['kept_trajectories']:,} of {dataset['trajectories']:,} trajectories, {dataset['kept_steps']:,} steps"
     found = [
         ("curation", f"{summary['curation']} keeps {kept}"),
-        ("environment", "none" if environment is None else environment_name(environment["id"], summary["backend"])),
+        ("environment", "none" if environment is None else environment["id"]),
         ("seeds", ", ".join(map(str, summary["seeds"]))),
         ("time", f"{sum(summary['seconds'].values()):.0f} s, {summary['steps_per_second']:.0f} gradient steps a second"),
     ]

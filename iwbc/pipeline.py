@@ -174,9 +174,9 @@ def _evaluator(
         return None, scores
     try:
         workers = processes.environment_workers()
-        evaluator = Evaluator(environment, config.eval.seed, workers, config.eval.backend, scores)
+        evaluator = Evaluator(environment, config.eval.seed, workers, scores)
     except UserError as error:
-        if env != Env(name=env.name) or config.eval.backend != "gymnasium":  # asked for by name
+        if env != Env(name=env.name):  # asked for by name
             raise
         console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
         return None, scores

@@ -59,7 +59,6 @@ def summary_of(
         "status": "finished",
         "method": method_name(config, curated),
         "environment": None if environment is None else environment.to_plain(),
-        "backend": config.eval.backend,
         "dataset": dataset_summary(curated),
         "algo": config.algo.name,
         "curation": config.curation.name,
@@ -122,16 +121,10 @@ def show(summary: dict[str, Any], console: Console) -> None:
         name = names[phase.removesuffix("_sampled")]
         rows[f"{name}, {ACTION_NAMES[total['action']]}" if both else name] = total
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    env = environment_name(summary["environment"]["id"], summary["backend"])
-    console.print(results_table(rows, env, summary["seeds"], scores))
+    console.print(results_table(rows, summary["environment"]["id"], summary["seeds"], scores))
 
 
 ACTION_NAMES = {"mean": "mean action", "sample": "sampled actions"}
-
-
-def environment_name(env_id: str, backend: str) -> str:
-    """The environment's name, with the backend that played it where that was not Gymnasium."""
-    return env_id if backend == "gymnasium" else f"{env_id} ({backend})"
 
 
 def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:

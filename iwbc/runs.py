@@ -46,7 +46,7 @@ from iwbc.files import (
 )
 from iwbc.growing_csv import GrowingCSV
 from iwbc.scores import ReferenceScores
-from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, to_plain, training_part
+from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, drop_gone, to_plain, training_part
 from iwbc.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
@@ -98,6 +98,7 @@ class RunFolder:
                 raise UserError("it holds no settings")
             if "${" in self._config.read_text():
                 raise UserError("it holds an interpolation, which could read this machine's environment")
+            drop_gone(plain)
             config = validate(OmegaConf.create(plain))
             if to_plain(config) != plain:
                 raise UserError("not all settings are there")
@@ -234,16 +235,15 @@ def _check_summary(found: dict[str, Any]) -> None:
                 float(mean), *map(float, bounds)
         str(total["action"]), int(total["episodes"]), str(total["interval_over"])
     [int(seed) for seed in found["seeds"]]
-    if not isinstance(found["method"], str) or not isinstance(found["backend"], str) or not found["dataset"]["id"]:
-        raise TypeError("method, backend and dataset.id are names")
+    if not isinstance(found["method"], str) or not found["dataset"]["id"]:
+        raise TypeError("method and dataset.id are names")
 
 
 def versions() -> dict[str, str]:
     """Of this package, the libraries that results depend on, and PyTorch's device libraries."""
     found = {"iwbc": __version__, **{name: version(name) for name in _LIBRARIES}}
-    for extra in ("envpool", "wandb"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[extra] = version(extra)
+    with contextlib.suppress(PackageNotFoundError):
+        found["wandb"] = version("wandb")
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found

@@ -466,8 +466,7 @@ class GaussianPolicy(Settings):
     """One Gaussian. kind: `tanh_mean` (a Normal around tanh of the network) or `squashed` (the tanh of a Normal).
 
     std: `global` (one per action) or `state` (a second output of the network). normalise_observations: by the training data,
-    inside the policy; `auto`: the entries that are far from 0 ± 1. precision: of the matrix products in training; bfloat16 is
-    faster where the processor has them.
+    inside the policy; `auto`: the entries that are far from 0 ± 1.
     """
 
     kind: str = setting("tanh_mean", choices=("tanh_mean", "squashed"))
@@ -478,7 +477,6 @@ class GaussianPolicy(Settings):
     normalise_observations: bool | int | str = setting(
         "auto", lambda value: value == "auto" or isinstance(value, bool), "must be one of auto, true, false"
     )
-    precision: str = setting("float32", choices=("float32", "bfloat16"))
     family: str = "gaussian"
 
     def __post_init__(self) -> None:
@@ -495,7 +493,6 @@ class MixturePolicy(GaussianPolicy):
     """A mixture of Gaussians; the mean action is that of the likeliest."""
 
     components: int = positive(5)
-    precision: str = setting("float32", choices=("float32",))
     family: str = "mixture"
 
 
@@ -505,7 +502,6 @@ class FlowPolicy(GaussianPolicy):
 
     couplings: int = positive(4)
     coupling_hidden: list[int] = sizes([64, 64])
-    precision: str = setting("float32", choices=("float32",))
     family: str = "flow"
 
 
@@ -546,7 +542,6 @@ class Env(Settings):
         return [*([module] if module else []), *self.imports]
 
 
-BACKENDS = ("gymnasium", "envpool")
 ACTIONS = ("mean", "sample")
 
 
@@ -555,8 +550,8 @@ class Eval(Settings):
     """`episodes` at the end, with the last policy (0: nothing is played, during training neither); `periodic_episodes` every so
     many gradient steps (0: none).
 
-    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. backend envpool, an extra, is faster,
-    with the same distribution of returns but other episodes. reference: whether the reference policy is played at the end, too.
+    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. reference: whether the
+    reference policy is played at the end, too.
     """
 
     episodes: int = number_of_episodes(100)
@@ -565,7 +560,6 @@ class Eval(Settings):
     seed: int = not_negative(12345)
     action: str = setting("mean", choices=(*ACTIONS, "both"))
     reference: bool = True
-    backend: str = setting("gymnasium", choices=BACKENDS)
 
     @property
     def period(self) -> int:
@@ -683,3 +677,17 @@ def to_plain(settings: Settings) -> dict[str, Any]:
     if isinstance(settings, Config) and isinstance(settings.policy, OwnPolicy):
         plain["policy"] = {"_target_": settings.policy.target, **settings.policy.arguments}
     return plain
+
+
+# Settings that are gone, and the value that every run has now.
+_GONE = {"eval": ("backend", "gymnasium"), "policy": ("precision", "float32")}
+
+
+def drop_gone(plain: dict[Any, Any]) -> None:
+    """Take settings that are gone out of a saved configuration. Raises UserError where one asks for what is gone with it."""
+    for group, (name, value) in _GONE.items():
+        values = plain.get(group)
+        if not isinstance(values, dict) or "_target_" in values:  # arguments of a policy of the user's own may have any name
+            continue
+        if (saved := values.pop(name, value)) != value:
+            raise UserError(f"{group}.{name}={saved}: this version has only {value}")

@@ -19,7 +19,7 @@ Groups (group=choice, the first is the default)
              weights (curation.path=weights.csv): your own, columns trajectory (or episode, from 0) and weight
   policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
              mixture: of Gaussians, for several ways to do it       flow: any shape
-  eval       default: Gymnasium                  envpool: faster, other episodes
+  eval       default: 100 episodes at the end, and 10 every 1,000 gradient steps
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
   +experiment   published, kitchen: the authors' settings
   +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its

@@ -198,7 +198,7 @@ def _replayed(
     own = check_trust(folder.path, config, environment, policy, imports)
     try:
         policies = folder.policy(own)
-        evaluator = Evaluator(environment, config.eval.seed, backend=summary["backend"])
+        evaluator = Evaluator(environment, config.eval.seed)
         try:
             with engine.switched(config.engine):
                 for name, recorded in finals.items():

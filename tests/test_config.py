@@ -16,7 +16,7 @@ from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs import RunFolder
-from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, to_plain
+from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, drop_gone, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +
@@ -76,12 +76,6 @@ def test_published_values() -> None:
     assert (policy.kind, policy.std, policy.hidden) == ("tanh_mean", "global", [256, 256, 256])
     assert (policy.log_std_min, policy.log_std_max, policy.normalise_observations) == (-5.0, 2.0, False)
     assert (config.eval.episodes, config.eval.periodic_episodes) == (100, 10)
-
-
-def test_a_choice_of_eval_changes_the_backend_alone() -> None:
-    default, envpool = compose().eval, compose("eval=envpool").eval
-    assert (default.backend, envpool.backend) == ("gymnasium", "envpool")
-    assert dataclasses.replace(envpool, backend="gymnasium") == default
 
 
 def test_arguments_of_an_environment_may_be_anything() -> None:
@@ -201,7 +195,6 @@ REFUSED = {
     "algo.refresh_every=0": "algo.refresh_every",
     "policy.family=none": "must be one of gaussian, mixture, flow",
     "policy=mixture policy.components=0": "policy.components=0: must be positive",
-    "policy=mixture policy.precision=bfloat16": "must be one of float32",
     "policy=flow policy.couplings=-1": "policy.couplings",
     "+policy._target_=somewhere": "give what to call as package.module.Name",
     "+policy._target_=nowhere.at.All": "policy._target_=nowhere.at.All: cannot be imported",
@@ -243,7 +236,6 @@ REFUSED = {
     "reference.steps=0": "reference.steps",
     "reference.averaging=mean": "must be one of trajectory, transition",
     "eval.episodes=-1": "eval.episodes",
-    "eval.backend=mujoco": "must be one of gymnasium, envpool",
     "logger.mode=loud": "must be one of offline, online",
     "averaging=mean": "must be one of trajectory, transition",
     "device=tpu": "device=tpu: must be one of cpu, cuda",
@@ -420,6 +412,26 @@ def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do
     with pytest.raises(UserError, match=says):
         evaluate([f"run={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.yaml"]
+
+
+def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_path: Path) -> None:
+    plain = to_plain(compose())
+    plain["eval"]["backend"], plain["policy"]["precision"] = "gymnasium", "float32"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert RunFolder(tmp_path).config() == compose()
+    for group, name, value in (("policy", "precision", "bfloat16"), ("eval", "backend", "envpool")):
+        refused = plain | {group: plain[group] | {name: value}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(refused))
+        with pytest.raises(UserError, match=rf"or train again \({group}.{name}={value}: this version has only "):
+            RunFolder(tmp_path).config()
+    outcome = train(f"resume={tmp_path}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+
+
+def test_an_argument_of_a_policy_of_one_s_own_may_have_the_name_of_a_setting_that_is_gone() -> None:
+    plain = {"policy": {"_target_": "mine.Policy", "precision": "double"}}
+    drop_gone(plain)
+    assert plain == {"policy": {"_target_": "mine.Policy", "precision": "double"}}
 
 
 # --- defaults ------------------------------------------------------------------------------------------------------------

@@ -92,19 +92,6 @@ def test_a_clamped_log_std_has_no_gradient(kind: str, std: str) -> None:
     assert last[-2:].eq(0.0).all()
 
 
-def test_bfloat16_is_nearly_the_same_and_its_mean_action_is_in_float32() -> None:
-    exact, rough = make_policy(), make_policy(precision="bfloat16")
-    observations, actions, weights = random_batch()
-    expected, found = (GaussianKernel(policy).log_prob_and_vjp(observations, actions) for policy in (exact, rough))
-    assert found[0].dtype == torch.float32
-    assert not torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[0], expected[0], rtol=0.05, atol=0.05)
-    for own, its in zip(found[1](weights), expected[1](weights), strict=True):
-        assert own.dtype == torch.float32
-        assert (own - its).norm() < 0.05 * its.norm()
-    assert torch.equal(engine.mean_action(exact, observations), engine.mean_action(rough, observations))
-
-
 def test_switched_off_it_is_not_used() -> None:
     policy = make_policy()
     assert isinstance(engine.policy_optimizer(policy), GaussianOptimizer)

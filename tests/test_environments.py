@@ -1,8 +1,7 @@
-"""What `play` relies on, of every implementation of Environments. EnvPool's is skipped where the extra is not installed."""
+"""What `play` relies on, of every implementation of Environments."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,18 +12,12 @@ import pytest
 
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, make_env, play
-from iwbc.envpool_environments import EnvpoolEnvironments
 from iwbc.errors import UserError
 
 Make = Callable[..., Environments]
 
-ENVPOOL = [
-    pytest.mark.envpool,
-    pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="see the top of test_envpool_environments.py"),
-]
 
-
-@pytest.fixture(params=["local", "workers", pytest.param("envpool", marks=ENVPOOL)])
+@pytest.fixture(params=["local", "workers"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes environments of each implementation, and closes them after the test."""
     made: list[Environments] = []
@@ -35,8 +28,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
                 made.append(LocalEnvironments(EnvironmentSpec(env_id, env_kwargs)))
             case "workers":
                 made.append(WorkerEnvironments(EnvironmentSpec(env_id, env_kwargs), 2))
-            case "envpool":
-                made.append(EnvpoolEnvironments(EnvironmentSpec(env_id, env_kwargs), 2))
         return made[-1]
 
     yield one
@@ -141,9 +132,3 @@ def test_a_name_that_would_have_a_module_imported_is_refused(monkeypatch: pytest
     with pytest.raises(UserError, match=r"^environment antigravity:Hopper-v5: names a module to import; import it yourself"):
         make_env("antigravity:Hopper-v5")
     assert "antigravity" not in sys.modules
-
-
-def test_envpool_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "envpool", None)
-    with pytest.raises(UserError, match=r"^eval.backend=envpool: .* pip install -c constraints.txt -e '.\[envpool\]'$"):
-        EnvpoolEnvironments(EnvironmentSpec("Hopper-v5"), 1)

@@ -341,7 +341,6 @@ SUMMARY = {
     "totals": {"final": TOTAL},
     "seeds": [0],
     "method": "BC",
-    "backend": "gymnasium",
     "dataset": {"id": "a/b-v0"},
 }
 
@@ -360,7 +359,6 @@ def test_a_summary_comes_back(tmp_path: Path) -> None:
         {"environment": {"kwargs": {}}},
         {"normalisation": {"random": 0.0}},
         {"method": None},
-        {"backend": None},
         {"dataset": {"id": ""}},
         {"seeds": ["a"]},
         {"seeds": [float("inf")]},
@@ -396,11 +394,7 @@ def test_the_hashes_of_results(tmp_path: Path) -> None:
 def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("cuda" in versions()) is bool(torch.version.cuda)
     monkeypatch.setattr("iwbc.runs.version", lambda name: f"of {name}")
-    assert {name: versions()[name] for name in ("torch", "wandb", "envpool")} == {
-        "torch": "of torch",
-        "wandb": "of wandb",
-        "envpool": "of envpool",
-    }
+    assert {name: versions()[name] for name in ("torch", "wandb")} == {"torch": "of torch", "wandb": "of wandb"}
 
 
 def test_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

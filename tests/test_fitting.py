@@ -127,8 +127,6 @@ def test_settings_of_a_policy_are_checked_from_python_too(policy: GaussianPolicy
         ({"seed": "a"}, "evaluate.seed=a: must be a whole number"),
         ({"action": "both"}, "one action, not both"),
         ({"action": "best"}, "evaluate.action=best: must be one of mean, sample, both"),
-        ({"backend": "mujoco"}, "evaluate.backend=mujoco: must be one of gymnasium, envpool"),
-        ({"backend": "envpool", "workers": 2}, "evaluate.workers=2: would change nothing"),
     ],
 )
 def test_what_an_evaluation_cannot_be_is_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:

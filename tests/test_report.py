@@ -189,7 +189,6 @@ def test_two_results_for_one_seed_are_refused(tmp_path: Path) -> None:
     [
         ({"content_hash": "cd" * 32}, ["(content abababab)", "(content cdcdcdcd)"]),
         ({"env_id": "Hopper-v4"}, ["(evaluated in Hopper-v4)", "(evaluated in Hopper-v5)"]),
-        ({"backend": "envpool"}, ["(evaluated in Hopper-v5)", "(evaluated in envpool's Hopper-v5)"]),
         ({"normalisation": HOPPER}, ["(scores from 0 to 100, the test)", "(scores from -20.2723 to 3234.3, D4RL)"]),
     ],
 )
@@ -197,20 +196,6 @@ def test_other_data_under_one_name_are_other_rows(tmp_path: Path, other: dict[st
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", **other)
     assert list(study_of(tmp_path).tasks) == [f"iwbc/hopper/medium-v0 {row}" for row in rows]
-
-
-def test_that_envpool_played_is_always_said_and_never_mixed(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", backend="envpool")
-    task = "iwbc/hopper/medium-v0 (evaluated in envpool's Hopper-v5)"
-    assert list(study_of(tmp_path).tasks) == [task]
-    make_run(tmp_path / "b", FILTERED, backend="gymnasium")
-    make_run(tmp_path / "c", "iw-BC(Q)")  # from before there was a choice
-    study = study_of(tmp_path)
-    assert set(study.cells) == {
-        (task, "BC"),
-        ("iwbc/hopper/medium-v0 (evaluated in Hopper-v5)", FILTERED),
-        ("iwbc/hopper/medium-v0 (evaluated in Hopper-v5)", "iw-BC(Q)"),
-    }
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

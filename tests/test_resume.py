@@ -162,7 +162,7 @@ def test_without_episodes_the_environment_is_not_made(tmp_path: Path) -> None:
 
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "eval.episodes=7": ("eval", {"episodes": 7}),
-    "eval=envpool": ("eval", {"backend": "envpool", "episodes": 100}),  # a choice of a group, as on a new command line
+    "eval=default": ("eval", {"episodes": 100}),  # a choice of a group, as on a new command line
     "env.max_episode_steps=9": ("env", {"max_episode_steps": 9}),
     "env.kwargs={a: 1}": ("env", {"kwargs": {"a": 1}}),
     "+env.kwargs.a=1": ("env", {"kwargs": {"a": 1}}),

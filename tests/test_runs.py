@@ -115,7 +115,7 @@ def test_the_summary(folder: Path, hopper: Trajectories) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["format"], summary["status"], summary["method"]) == (2, "finished", "iw-BC(Q)")
     environment = summary["environment"]
-    assert (environment["id"], environment["kwargs"], summary["backend"]) == ("Hopper-v5", {}, "gymnasium")
+    assert (environment["id"], environment["kwargs"]) == ("Hopper-v5", {})
     assert environment["max_episode_steps"] == 1000
     assert summary["totals"]["final"]["interval_over"] == "seeds and episodes"
     assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")

@@ -260,6 +260,7 @@ def test_policies_of_format_2_are_read(tmp_path: Path) -> None:
         spaces |= {"action_low": [-1.0, -2.0, 2.0], "action_high": [1.0, 2.0, 4.0]}
         spaces["observation_parts"] = [["a/b", [2]], ["c", [1]]]
     del fields["spec"]["observation_limits"], fields["spec"]["action_range"]
+    fields["spec"]["settings"]["precision"] = "bfloat16"
     save_file(tensors, tmp_path / "old.safetensors", metadata={"policy": json.dumps(fields)})
     old = load_policy(tmp_path / "old.safetensors")
     assert old.spec is not None and old.spec.units_range == ((-1.0, -2.0, 2.0), (1.0, 2.0, 4.0))

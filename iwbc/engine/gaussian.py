@@ -31,16 +31,13 @@ class GaussianKernel:
         self.parameters = [part for layer in self._layers for part in layer]
         if self._log_std is not None:
             self.parameters.append(self._log_std)
-        self._dtype = torch.bfloat16 if policy.precision == "bfloat16" else torch.float32
         # Of a standard Normal's density, and of the scale of actions.
         self._log_scale = len(self._units.middle) * _HALF_LOG_2PI + self._units.log_scale
 
-    def _distribution(
-        self, observations: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
+    def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
         """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed), and the vector-Jacobian
         product from gradients by them, [B, act] each, to those by the parameters."""
-        output, network_vjp = _mlp(self._layers, self._units.observations(observations), dtype)
+        output, network_vjp = _mlp(self._layers, self._units.observations(observations))
         mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
         if self._policy.kind == "tanh_mean":
             mean = mean.tanh()
@@ -58,7 +55,7 @@ class GaussianKernel:
 
     def log_prob_and_vjp(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
         """log π(a|s), [B], and the function from weights w [B] to ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)."""
-        mean, log_std, vjp = self._distribution(observations, self._dtype)
+        mean, log_std, vjp = self._distribution(observations)
         units = self._units.to_units(actions)
         log_normaliser = log_std.sum(-1) + self._log_scale
         if self._policy.kind == "squashed":
@@ -81,35 +78,26 @@ class GaussianKernel:
         return self.log_prob_and_vjp(observations, actions)[0]
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """The mean action, [B, act]; always in float32."""
-        mean, _, _ = self._distribution(observations, torch.float32)
+        """The mean action, [B, act]."""
+        mean, _, _ = self._distribution(observations)
         return self._units.to_actions(mean.tanh() if self._policy.kind == "squashed" else mean)
 
 
-def _mlp(
-    layers: list[tuple[Tensor, Tensor]], inputs: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+def _mlp(layers: list[tuple[Tensor, Tensor]], inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
     """A ReLU multi-layer perceptron, [B, in] → [B, out], and its vector-Jacobian product, from a gradient by the output to
-    those by weight0, bias0, weight1, … Products are made in `dtype`, all else in float32."""
-    own = [(_in(dtype, weight), _in(dtype, bias)) for weight, bias in layers]
-    activations = [_in(dtype, inputs)]  # what every layer is given, and the output
-    for i, (weight, bias) in enumerate(own, start=1):
-        activations.append(kernels.affine(activations[-1], weight, bias, relu=i < len(own)))
+    those by weight0, bias0, weight1, …"""
+    activations = [inputs]  # what every layer is given, and the output
+    for i, (weight, bias) in enumerate(layers, start=1):
+        activations.append(kernels.affine(activations[-1], weight, bias, relu=i < len(layers)))
 
     def vjp(by_output: Tensor) -> list[Tensor]:
-        delta = _in(dtype, by_output)
-        found: list[Tensor] = []
-        for i in reversed(range(len(own))):
-            for part in (delta.sum(-2), kernels.outer(delta, activations[i])):
-                found.append(_in(torch.float32, part))
+        delta = by_output
+        gradients: list[Tensor] = []
+        for i in reversed(range(len(layers))):
+            gradients += (delta.sum(-2), kernels.outer(delta, activations[i]))
             if i > 0:
-                by_activation = kernels.product(delta, own[i][0])
+                by_activation = kernels.product(delta, layers[i][0])
                 delta = torch.ops.aten.threshold_backward.default(by_activation, activations[i], 0)
-        return found[::-1]
+        return gradients[::-1]
 
-    return _in(torch.float32, activations[-1]), vjp
-
-
-def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
-    """As tensor.to(dtype), without the cost of asking."""
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+    return activations[-1], vjp

@@ -26,10 +26,9 @@ class GaussianMLP(Policy):
         kind: str = "tanh_mean",
         std: str = "global",
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
-        precision: str = "float32",
     ) -> None:
         super().__init__()
-        self.kind, self.std, self.log_std_bounds, self.precision, self.units = kind, std, log_std_bounds, precision, units
+        self.kind, self.std, self.log_std_bounds, self.units = kind, std, log_std_bounds, units
         action_size = len(units.middle)
         self.network = mlp([observation_size, *hidden, action_size * (2 if std == "state" else 1)])
         self.log_std = nn.Parameter(torch.zeros(action_size)) if std == "global" else None

@@ -118,7 +118,7 @@ class PolicySpec:
             case FlowPolicy():
                 return CouplingFlow(couplings=settings.couplings, coupling_hidden=settings.coupling_hidden, **common)
             case _:
-                return GaussianMLP(precision=settings.precision, **common)
+                return GaussianMLP(**common)
 
     @property
     def units_range(self) -> Pair:
@@ -163,7 +163,9 @@ class PolicySpec:
     @staticmethod
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
         """From `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
-        settings = POLICIES[plain["settings"]["family"]](**plain["settings"])
+        named = dict(plain["settings"])
+        named.pop("precision", None)  # earlier files have it, but no policy acts otherwise for it
+        settings = POLICIES[named["family"]](**named)
         settings.check("policy")
         spaces = spaces_of_plain(plain["spaces"])
         entries, actions = spaces.observation_size, len(spaces.action_low)

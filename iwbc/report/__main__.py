@@ -3,7 +3,7 @@
     python -m iwbc.report FOLDER... [out=report] [mixed=false]
 
 FOLDER is a run folder or has run folders below it. Runs that were not evaluated alike (episodes, actions, evaluation seed,
-backend, reference returns, versions) are refused, unless mixed=true. `out` (default: report) is written whole or not at all; a
+reference returns, versions) are refused, unless mixed=true. `out` (default: report) is written whole or not at all; a
 report that is there already is replaced. It gets
 
     index.html       everything below on one page, with each run's configuration, and the runs that failed or are unfinished

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from iwbc.errors import UserError
 from iwbc.files import PLAIN_DAMAGE, read_json, read_yaml
 from iwbc.scores import ReferenceScores
-from iwbc.settings import SUMMARY_FORMAT
+from iwbc.settings import SUMMARY_FORMAT, drop_gone
 
 _REMEDY = "train this run again, or leave its folder out"
 
@@ -38,14 +38,13 @@ class Episode(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is scored on: a dataset, the environment its policy is evaluated in (`made_with` is what else is known of it)
-    and whose (`backend`: gymnasium or envpool), which action is played, and how returns become scores."""
+    """What a run is scored on: a dataset, the environment its policy is evaluated in (`made_with` is what else is known of
+    it), which action is played, and how returns become scores."""
 
     dataset: str
     content_hash: str
     env_id: str | None
     made_with: str
-    backend: str
     action: str
     normalisation: ReferenceScores | None
 
@@ -134,7 +133,6 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
         env_id = None if environment is None else str(environment["id"])
         others = {key: value for key, value in (environment or {}).items() if key not in ("id", "package") and value}
         made_with = json.dumps(others, sort_keys=True)
-        backend = str(summary["backend"]) if env_id else "gymnasium"
         dataset, content_hash = str(summary["dataset"]["id"]), str(summary["dataset"]["content_hash"])
         seeds = tuple(int(seed) for seed in summary["seeds"])
         method = str(summary["method"])
@@ -158,7 +156,7 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
     except PLAIN_DAMAGE:
         raise UserError(f"{folder / 'config.yaml'}: damaged, algo.steps is missing; {_REMEDY}") from None
     episodes = tuple(read_episodes(folder))
-    tasks = [Task(dataset, content_hash, env_id, made_with, backend, action, scores) for action in actions]
+    tasks = [Task(dataset, content_hash, env_id, made_with, action, scores) for action in actions]
     runs = [Run(folder, name, method, task, steps, seeds, config, summary, episodes) for task in tasks]
     for run in runs:
         for seed in seeds if finals else ():
@@ -188,6 +186,10 @@ def _config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged or missing ({str(error).splitlines()[0]}); {_REMEDY}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: damaged, it holds no settings; {_REMEDY}")
+    try:
+        drop_gone(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {_REMEDY}") from None
     return {str(key): value for key, value in config.items()}
 
 

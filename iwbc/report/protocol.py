@@ -14,7 +14,7 @@ _VERSIONS = ("iwbc", "torch", "gymnasium", "mujoco")
 
 def check_protocol(runs: Sequence[Run]) -> None:
     """Raise UserError, naming what differs and where, unless all evaluated runs had as many episodes, the same choice of
-    actions, evaluation seed and backend, and the same versions, and the runs of a dataset the same reference returns."""
+    actions and evaluation seed, and the same versions, and the runs of a dataset the same reference returns."""
     first: dict[tuple[str, str], tuple[Any, Run]] = {}
     for run in runs:
         if not run.summary["totals"]:
@@ -32,8 +32,7 @@ def check_protocol(runs: Sequence[Run]) -> None:
 def _protocol(run: Run) -> dict[tuple[str, str], Any]:
     """What must be the same, by name and by the dataset that it must be the same on (all, where that is empty)."""
     evaluation, versions = run.config.get("eval"), run.summary.get("versions")
-    found: dict[tuple[str, str], Any] = {("backend", ""): run.task.backend}
-    found["reference returns", run.task.dataset] = run.task.normalisation
+    found: dict[tuple[str, str], Any] = {("reference returns", run.task.dataset): run.task.normalisation}
     if isinstance(evaluation, dict):
         found |= {(f"eval.{key}", ""): evaluation[key] for key in ("episodes", "action", "seed") if key in evaluation}
     if isinstance(versions, dict):

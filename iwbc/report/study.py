@@ -19,11 +19,11 @@ _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "
 REFERENCE = "reference"
 _LONGEST = 24  # characters of settings in a method's name
 
-# Settings that do not change what a run's final score means; `env`, `dataset`, `eval.backend` and `eval.action` are part of
-# the task instead.
+# Settings that do not change what a run's final score means; `env`, `dataset` and `eval.action` are part of the task
+# instead.
 _IRRELEVANT = re.compile(
     r"(env|dataset|logger|hydra)\..*|seeds?|threads|device|log_every|checkpoint_every|resume|experiment"
-    r"|eval\.(every|periodic_episodes|reference|backend|action)|algo\.ess_floor"
+    r"|eval\.(every|periodic_episodes|reference|action)|algo\.ess_floor"
 )
 
 
@@ -136,17 +136,16 @@ def _add(study: Study, place: tuple[str, str], result: Result) -> None:
 
 
 def _task_names(tasks: set[Task]) -> dict[Task, str]:
-    """The dataset's id; where several tasks share it, with all that tells them apart. That EnvPool played is always said."""
+    """The dataset's id; where several tasks share it, with all that tells them apart."""
     names = {}
     for task in tasks:
         same = [other for other in tasks if other.dataset == task.dataset]
         extra = []
         if len({other.content_hash for other in same}) > 1:
             extra.append(f"content {task.content_hash[:8]}")
-        if len({(other.env_id, other.made_with, other.backend) for other in same}) > 1 or task.backend != "gymnasium":
-            whose = "" if task.backend == "gymnasium" else f"{task.backend}'s "
+        if len({(other.env_id, other.made_with) for other in same}) > 1:
             made_with = f" with {task.made_with}" if task.made_with != "{}" else ""
-            extra.append(f"evaluated in {whose}{task.env_id}{made_with}" if task.env_id else "not evaluated")
+            extra.append(f"evaluated in {task.env_id}{made_with}" if task.env_id else "not evaluated")
         if task.action == "sample":
             extra.append("sampled actions")
         if len({other.normalisation for other in same}) > 1:
