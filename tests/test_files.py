@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -434,12 +433,27 @@ def test_a_configuration_that_is_no_settings_is_refused(text: str, tmp_path: Pat
 
 def test_rows_are_numbers_and_words(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for table, row in ((folder.metrics(), {"step": 1, "loss": np.float64(0.5)}), (folder.evaluations(), {"phase": "final"})):
-        table.add([row])
-        table.write()
     folder.write_curation([{"kept": 1}])
     folder.write_weights([{"weight": 1.0}])
-    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n"
-    assert (tmp_path / "evaluations.csv").read_text() == "phase\nfinal\n"
     assert (tmp_path / "curation.csv").read_text() == "kept\n1\n"
     assert (tmp_path / "weights.csv").read_text() == "weight\n1.0\n"
+
+
+@pytest.mark.parametrize("text", ["", "step\n", 'step,name\n1,é\n2,"two\nlines"\n'])
+def test_a_table_goes_on_from_its_beginning_whatever_came_after(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    written = folder.write_table("metrics.csv", text)
+    assert (tmp_path / "metrics.csv").read_bytes() == text.encode()
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(b"3,ha\xc3")
+    assert folder.read_table("metrics.csv", written) == text
+
+
+@pytest.mark.parametrize(
+    "written", [{"size": 3, "sha256": "0" * 64}, {"size": 10**30, "sha256": "0" * 64}, [], {}, {"size": "3"}]
+)
+def test_a_table_with_another_beginning_is_refused_and_left(written: Any, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step\n1\n")
+    with pytest.raises(UserError, match=r"metrics\.csv: is not the one that the checkpoint goes with"):
+        RunFolder(tmp_path).read_table("metrics.csv", written)
+    assert (tmp_path / "metrics.csv").read_text() == "step\n1\n"
