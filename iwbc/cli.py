@@ -11,14 +11,11 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
-
-from iwbc.interrupts import interruptible
 
 # Command → module, and what it does.
 COMMANDS = {
@@ -127,7 +124,7 @@ def main() -> None:
     """The console command: exit code 0, 2 with one line for what the user can put right, 130 for Ctrl-C."""
     add_completion_class(_Bash)
     try:
-        interruptible(partial(group, prog_name="iwbc", standalone_mode=False))
+        group(prog_name="iwbc", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
     except click.Abort:  # what becomes of a Ctrl-C before the command has begun

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NoReturn
 
 from iwbc.errors import UserError, warnings_in_one_line
-from iwbc.interrupts import interruptible
 
 _REQUIRED: Any = object()
 
@@ -97,7 +95,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "n
         sys.exit(0)
     try:
         with warnings_in_one_line():
-            interruptible(partial(main, arguments))
+            main(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -36,12 +36,8 @@ PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, Ari
 # happens to run (a finalizer, by the garbage collector) fails, too.
 _DEEPEST = 100
 _JSON_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-# What safetensors calls PyTorch's kinds of numbers.
-_KINDS = {
-    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
-    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8"},
-    **{"uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"},
-}
+# The one key of a tensor file's metadata, whose value is JSON: safetensors writes several keys in another order each time.
+_METADATA = "iwbc"
 
 
 def config_folder() -> str:
@@ -80,13 +76,13 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write or replace a file of some parts atomically, so that it outlasts a power cut."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write or replace a file atomically, so that it outlasts a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -154,24 +150,19 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of what is said of tensors, and of them, in the order of their names."""
+    """Compute the SHA-256 of what is said of tensors, and of them, in the order of their names."""
+    import torch
+
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(_bytes_of(value.detach().cpu().contiguous()))
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the processor."""
-    import torch
-
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file that `write_tensors` wrote. Raises OSError where it cannot be read, and ValueError
-    where it is damaged."""
+    """Read the tensors and the metadata of a file that `write_tensors` wrote, or an earlier version, or another program. Raises
+    OSError where it cannot be read, and ValueError where it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -181,6 +172,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{error}") from None
     if metadata is None:
         raise ValueError("it holds no metadata")
+    if _METADATA in metadata:  # files of earlier versions have a key for each item
+        metadata = parse_json(metadata[_METADATA])
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is no object")
     # Files of other programs have no digest.
     digest = metadata.pop("digest", None)
     if digest not in (None, digest_of(tensors, metadata)):
@@ -189,20 +184,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write or replace a safetensors file atomically, with the hash of its tensors and metadata.
+    """Write or replace a safetensors file atomically, with the hash of its tensors and metadata."""
+    import torch
+    from safetensors.torch import save
 
-    Its layout: 8 bytes of length, a header in JSON, tensors one after the other. The library would copy them twice, and writes
-    the metadata in another order each time.
-    """
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header: dict[str, Any] = {"__metadata__": {**metadata, "digest": digest_of(own, metadata)}}
-    parts, end = [], 0
-    # The largest numbers first, so that all are aligned.
-    for name, tensor in sorted(own.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        begin, end = end, end + tensor.nbytes
-        kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        parts.append(_bytes_of(tensor))
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    write_bytes(path, len(text).to_bytes(8, "little"), text, *parts)
+    # Copies, as safetensors refuses tensors that share memory.
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    text = json.dumps({**metadata, "digest": digest_of(copies, metadata)}, sort_keys=True)
+    write_bytes(path, save(copies, {_METADATA: text}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -69,7 +71,8 @@ class Recorder:
         self.evaluator = evaluator
         self._plays_every = config.eval.period if evaluator else 0
         self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
-        self.metrics, self.evaluations = folder.metrics(), folder.evaluations()
+        # The texts of metrics.csv and evaluations.csv, kept as written: making them anew each time would take ever longer.
+        self.metrics, self.evaluations = io.StringIO(), io.StringIO()
         self._dataset, self._curation, self._curated = dataset, curation, curated
         # Seeds that have diverged: when, why, and the step whose state is kept.
         self.diverged_seeds: list[dict[str, Any]] = []
@@ -95,19 +98,13 @@ class Recorder:
                     trainer.drop(one["seed"])
                 trainer.load(state)
                 done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
-                tables = list(zip((self.metrics, self.evaluations), progress["tables"], strict=True))
+                metrics, evaluations = progress["tables"]
             except (*PLAIN_DAMAGE, RuntimeError) as error:
                 raise UserError(
                     f"{self.folder.path}: its checkpoint does not fit the policy ({error}); has its code changed? Train again"
                 ) from None
-            for table, written in tables:
-                try:
-                    table.cut(written)
-                except PLAIN_DAMAGE as error:
-                    raise UserError(
-                        f"{table.path}: is not the one that the checkpoint goes with ({error}); delete "
-                        f"checkpoint.safetensors to start this run again"
-                    ) from None
+            self.metrics.write(self.folder.read_table("metrics.csv", metrics))
+            self.evaluations.write(self.folder.read_table("evaluations.csv", evaluations))
             self.console.print(f"Continuing after step {done:,}")
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)
@@ -177,8 +174,9 @@ class Recorder:
         self.folder.write_checkpoint(trainer.state(), progress)
 
     def write_tables(self) -> list[dict[str, Any]]:
-        """metrics.csv and evaluations.csv as they are by now; how far they go, for a checkpoint."""
-        return [table.write() for table in (self.metrics, self.evaluations)]
+        """Write metrics.csv and evaluations.csv as they are by now, and return what a checkpoint holds of them."""
+        tables = {"metrics.csv": self.metrics, "evaluations.csv": self.evaluations}
+        return [self.folder.write_table(name, table.getvalue()) for name, table in tables.items()]
 
     def check_stop(self) -> None:
         """Raise Interrupted where the run was asked to stop."""
@@ -191,7 +189,7 @@ class Recorder:
             # One transfer from the device for all of them.
             table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
             row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
-            self.metrics.add([{"step": step, "seed": seed, **row}])
+            append_rows(self.metrics, [{"step": step, "seed": seed, **row}])
             self._logger.log(step, seed, row)
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
@@ -206,7 +204,7 @@ class Recorder:
                     f"{error}; what was trained is kept: resume={self.folder.path} goes on, also with other env.… and eval.… "
                     "(eval.episodes=0 plays nothing)"
                 ) from error
-        self.evaluations.add(evaluation.rows(phase, step))
+        append_rows(self.evaluations, evaluation.rows(phase, step))
         name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):
             values = {f"{name}/return": float(evaluation.returns[row].mean())}
@@ -219,6 +217,14 @@ class Recorder:
             else:
                 self._logger.results(self.config.algo.steps, seed, values)
         return evaluation
+
+
+def append_rows(table: io.StringIO, rows: list[dict[str, Any]]) -> None:
+    """Append rows, all of the same columns, to a table's text, which begins with the columns' names."""
+    writer = csv.writer(table, lineterminator="\n")
+    if not table.tell():
+        writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
 
 
 def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a run folder holds, written atomically (but for tables that grow) and read back.
+"""What a run folder holds, written atomically and read back.
 
 config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
@@ -44,7 +44,6 @@ from iwbc.files import (
     write_json,
     write_tensors,
 )
-from iwbc.growing_csv import GrowingCSV
 from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, drop_gone, to_plain, training_part
 from iwbc.trained import Policies, load_policy
@@ -110,13 +109,26 @@ class RunFolder:
             ) from None
         return config
 
-    def metrics(self) -> GrowingCSV:
-        """metrics.csv, to be written."""
-        return GrowingCSV(self.path / "metrics.csv")
+    def write_table(self, name: str, text: str) -> dict[str, Any]:
+        """Write metrics.csv or evaluations.csv, and return what a checkpoint holds of it: its size in bytes and its SHA-256."""
+        content = text.encode()
+        write_bytes(self.path / name, content)
+        return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def evaluations(self) -> GrowingCSV:
-        """evaluations.csv, to be written."""
-        return GrowingCSV(self.path / "evaluations.csv")
+    def read_table(self, name: str, written: dict[str, Any]) -> str:
+        """Read the text that `write_table` wrote when it returned `written`, whatever came after. Raises UserError where the
+        file does not begin with it."""
+        path = self.path / name
+        try:
+            content = path.read_bytes()[: written["size"]]
+            if hashlib.sha256(content).hexdigest() != written["sha256"]:
+                raise ValueError("it does not begin as it did then")
+            return content.decode()
+        except PLAIN_DAMAGE as error:
+            raise UserError(
+                f"{path}: is not the one that the checkpoint goes with ({error}); delete checkpoint.safetensors to start this "
+                "run again"
+            ) from None
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)

@@ -53,7 +53,6 @@ import os
 import shlex
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +68,6 @@ from omegaconf.errors import OmegaConfBaseException
 from iwbc import sweeps
 from iwbc.config import changed, config_folder, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
-from iwbc.interrupts import interruptible
 from iwbc.settings import Config, Env, OwnPolicy
 
 
@@ -85,12 +83,12 @@ def main() -> None:
             print((__doc__ or "").strip())
         elif arguments and arguments[0].startswith("resume="):
             with warnings_in_one_line():
-                interruptible(partial(_resume, arguments))
+                _resume(arguments)
         else:
             _check_options(arguments)
             sys.argv[1:] = quoted(arguments)
             with warnings_in_one_line():
-                interruptible(hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job))
+                hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
     except UserError as error:
         _exit(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -37,7 +36,7 @@ def test_a_file_is_written_into_new_folders_and_replaced(tmp_path: Path) -> None
     path = tmp_path / "some" / "where" / "file"
     for content in (b"old", b"new"):
         with mock.patch("os.fsync") as synchronised:
-            write_bytes(path, content[:1], content[1:])
+            write_bytes(path, content)
         assert synchronised.called
         assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["file"]
@@ -217,7 +216,8 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
     content = (tmp_path / "one").read_bytes()
     assert content == (tmp_path / "other").read_bytes()
     length = int.from_bytes(content[:8], "little")
-    assert json.loads(content[8 : 8 + length])["__metadata__"].keys() == many.keys() | {"digest"}
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    assert list(metadata) == ["iwbc"] and json.loads(metadata["iwbc"]).keys() == many.keys() | {"digest"}
 
 
 def test_tensors_are_aligned(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
     write(path, TENSORS, {"step": "30"})
     good = path.read_bytes()
     read_tensors(path)
-    said = good.replace(b'"step":"30"', b'"step":"31"')
+    said = good.replace(rb"\"step\": \"30\"", rb"\"step\": \"31\"")
     assert said != good
     for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), said, b"", b"x" * 100):
         path.write_bytes(bad)
@@ -256,6 +256,24 @@ def test_damage_is_found(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(OSError):
         read_tensors(path)
+
+
+def test_files_of_earlier_versions_have_a_key_for_each_item(tmp_path: Path) -> None:
+    digest = digest_of(TENSORS, {"step": "30", "config": "x"})
+    safetensors.torch.save_file(TENSORS, tmp_path / "old", {"config": "x", "step": "30", "digest": digest})
+    found, metadata = read_tensors(tmp_path / "old")
+    assert metadata == {"step": "30", "config": "x"} and found.keys() == TENSORS.keys()
+    safetensors.torch.save_file(TENSORS, tmp_path / "old", {"config": "x", "step": "31", "digest": digest})
+    with pytest.raises(ValueError, match="its content is not what was written"):
+        read_tensors(tmp_path / "old")
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[]", "null", '"digest"', "[" * 100_000, '{"digest": 3}'])
+def test_metadata_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file(TENSORS, tmp_path / "it", {"iwbc": text})
+    with pytest.raises(ValueError) as caught:
+        read_tensors(tmp_path / "it")
+    assert "\n" not in str(caught.value)
 
 
 # --- a run's checkpoint ----------------------------------------------------------------------------------------------
@@ -428,12 +446,27 @@ def test_a_configuration_that_is_no_settings_is_refused(text: str, tmp_path: Pat
 
 def test_rows_are_numbers_and_words(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for table, row in ((folder.metrics(), {"step": 1, "loss": np.float64(0.5)}), (folder.evaluations(), {"phase": "final"})):
-        table.add([row])
-        table.write()
     folder.write_curation([{"kept": 1}])
     folder.write_weights([{"weight": 1.0}])
-    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n"
-    assert (tmp_path / "evaluations.csv").read_text() == "phase\nfinal\n"
     assert (tmp_path / "curation.csv").read_text() == "kept\n1\n"
     assert (tmp_path / "weights.csv").read_text() == "weight\n1.0\n"
+
+
+@pytest.mark.parametrize("text", ["", "step\n", 'step,name\n1,é\n2,"two\nlines"\n'])
+def test_a_table_goes_on_from_its_beginning_whatever_came_after(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    written = folder.write_table("metrics.csv", text)
+    assert (tmp_path / "metrics.csv").read_bytes() == text.encode()
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(b"3,ha\xc3")
+    assert folder.read_table("metrics.csv", written) == text
+
+
+@pytest.mark.parametrize(
+    "written", [{"size": 3, "sha256": "0" * 64}, {"size": 10**30, "sha256": "0" * 64}, [], {}, {"size": "3"}]
+)
+def test_a_table_with_another_beginning_is_refused_and_left(written: Any, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step\n1\n")
+    with pytest.raises(UserError, match=r"metrics\.csv: is not the one that the checkpoint goes with"):
+        RunFolder(tmp_path).read_table("metrics.csv", written)
+    assert (tmp_path / "metrics.csv").read_text() == "step\n1\n"

@@ -8,110 +8,31 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from setups import PATIENCE
 
-from iwbc.interrupts import interruptible, unheard
-
-# A module that swallows what is raised in it, as some do.
-MODULE = """
-import time
-at = []
-try:
-    {begin}
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        pass
-except BaseException:
-    at.append("swallowed")
-at.append("whole")
-"""
+from iwbc.errors import Interrupted
+from iwbc.interrupts import stop_requests, unheard
 
 
-@pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that Ctrl-C interrupts while it is imported."""
-    (tmp_path / "slow_to_import.py").write_text(MODULE.format(begin="import os, signal; os.kill(os.getpid(), signal.SIGINT)"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "slow_to_import", raising=False)
-    return "slow_to_import"
-
-
-def wait() -> None:
-    time.sleep(PATIENCE)
-    raise AssertionError("it was never interrupted")
-
-
-def test_an_import_is_interrupted_once_it_is_done(module: str) -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def command() -> None:
-        imported = __import__(module)
-        assert imported.at == ["whole"]
-        wait()
-
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(command)
-    assert sys.modules[module].at == ["whole"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_without_it_the_interrupt_is_swallowed(module: str) -> None:
-    assert __import__(module).at == ["swallowed", "whole"]
-
-
-def test_elsewhere_it_interrupts_at_once() -> None:
-    def command() -> None:
+def test_a_first_request_is_noted_and_a_second_ends_at_once() -> None:
+    before, stop = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], threading.Event()
+    with pytest.raises(Interrupted), stop_requests(stop, Interrupted):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("it was not interrupted")
-
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(command)
-
-
-class Finalized:
-    def __init__(self, over: list[str]) -> None:
-        self.over = over
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.1)
-        self.over.append("whole")
-
-
-def test_a_finalizer_is_interrupted_once_it_is_done() -> None:
-    over: list[str] = []
-
-    def command() -> None:
-        Finalized(over)
-        assert over == ["whole"]
-        wait()
-
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(command)
-
-
-def test_a_module_may_run_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "import os, signal\nfrom iwbc.interrupts import interruptible\n"
-    text += "def command():\n    os.kill(os.getpid(), signal.SIGINT)\n    raise AssertionError\n"
-    text += "try:\n    interruptible(command)\nexcept KeyboardInterrupt:\n    ended = 'interrupted'\n"
-    (tmp_path / "runs_a_command.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "runs_a_command", raising=False)
-    assert __import__("runs_a_command").ended == "interrupted"
-
-
-def test_results_and_errors_come_through() -> None:
-    assert interruptible(lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        interruptible(lambda: 1 // 0)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_other_threads_hear_nothing_and_change_nothing() -> None:
     found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(interruptible(lambda: signal.getsignal(signal.SIGINT))))
+
+    def listen() -> None:
+        with unheard(), stop_requests(threading.Event()):
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGINT)]
@@ -121,7 +42,7 @@ def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with unheard():
-            interruptible(lambda: os.kill(os.getpid(), signal.SIGINT))
+            os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -17,6 +17,7 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 
 from iwbc.data.streams import seeded
 from iwbc.errors import UserError
+from iwbc.files import read_tensors
 from iwbc.policies import CouplingFlow, GaussianMixture, GaussianMLP, Policy
 from iwbc.policies.networks import mlp
 from iwbc.policies.spec import PolicySpec, Spaces
@@ -259,8 +260,7 @@ def test_a_damaged_file_is_an_error_of_one_line(damage: str, tmp_path: Path) -> 
     policies.save(path)
     content = path.read_bytes()
     tensors = {name: value.clone() for name, value in policies.state().items()}
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+    _, metadata = read_tensors(path)
     match damage:
         case "missing":
             path.unlink()
@@ -295,8 +295,7 @@ def test_no_memory_is_given_to_networks_that_the_file_does_not_hold(tmp_path: Pa
     path = tmp_path / "policy.safetensors"
     policies = make_policies(make_spec(), (0,))
     policies.save(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        fields = json.loads(file.metadata()["policy"])
+    fields = json.loads(read_tensors(path)[1]["policy"])
     fields["spec"]["settings"]["hidden"] = [2**20, 2**20]  # four terabytes
     safetensors.torch.save_file(policies.state(), path, metadata={"policy": json.dumps(fields)})
     made: list[str] = []
@@ -311,8 +310,7 @@ def test_no_memory_is_given_to_networks_that_the_file_does_not_hold(tmp_path: Pa
 def test_a_tensor_that_would_broadcast_is_not_accepted(name: str, tmp_path: Path) -> None:
     policies, path = make_policies(make_spec(), (0, 1)), tmp_path / "policy.safetensors"
     policies.save(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+    _, metadata = read_tensors(path)
     tensors = {name: value.clone() for name, value in policies.state().items()}
     tensors[name] = tensors[name][:1].contiguous()
     safetensors.torch.save_file(tensors, path, metadata=metadata)

@@ -20,8 +20,8 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation
-from iwbc.growing_csv import GrowingCSV
-from iwbc.recorder import Recorder, Stopwatch, weight_rows
+from iwbc.files import write_csv
+from iwbc.recorder import Recorder, Stopwatch, append_rows, weight_rows
 from iwbc.runs import RunFolder
 
 CURATED = Curated(make_trajectories([4.0, 6.0, 8.0], [2, 3, 4]), np.array([1.0, 0.0, 2.0]), "trajectory")
@@ -80,10 +80,10 @@ def recorder(folder: Path, *changes: str, plays: bool = True) -> Recorder:
     return Recorder(config, RunFolder(folder), console, Stopwatch(), evaluator if plays else None, {}, rows, CURATED)
 
 
-def rows(table: GrowingCSV) -> list[dict[str, str]]:
+def rows(own: Recorder, name: str) -> list[dict[str, str]]:
     """What a table holds, once it is written."""
-    table.write()
-    return read_csv(table.path)
+    own.write_tables()
+    return read_csv(own.folder.path / name)
 
 
 def policies() -> mock.Mock:
@@ -103,10 +103,10 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
         assert (own.measures, own.every) == (True, (3, 5, 4))
         assert set(os.listdir(tmp_path)) == {"config.yaml", "curation.csv"}
         for step in range(1, 13):
-            before = len(rows(own.metrics)), len(rows(own.evaluations))
+            before = len(rows(own, "metrics.csv")), len(rows(own, "evaluations.csv"))
             own.after(step, LOSS, trainer)  # type: ignore[arg-type]
-            logged += [step] * (len(rows(own.metrics)) > before[0])
-            plays += [step] * (len(rows(own.evaluations)) > before[1])
+            logged += [step] * (len(rows(own, "metrics.csv")) > before[0])
+            plays += [step] * (len(rows(own, "evaluations.csv")) > before[1])
             found = own.folder.checkpoint()
             checkpoints += [step] * (found is not None and found[1]["done"] == step)
             assert (tmp_path / "weights.csv").exists() is (step == 12)
@@ -114,11 +114,11 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
     rate = own.config.algo.learning_rate
     assert rate(4) != rate(5) != rate(6)
     shares = [str(float(torch.tensor(share))) for share in (0.3, 0.7)]
-    assert rows(own.metrics)[2:4] == [
+    assert rows(own, "metrics.csv")[2:4] == [
         {"step": "6", "seed": "3", "learning_rate": str(rate(5)), "loss": "0.5", "ess_share": shares[0]},
         {"step": "6", "seed": "7", "learning_rate": str(rate(5)), "loss": "0.25", "ess_share": shares[1]},
     ]
-    assert rows(own.evaluations) == [{"phase": "periodic", "step": step, "action": "mean"} for step in ("5", "10")]
+    assert rows(own, "evaluations.csv") == [{"phase": "periodic", "step": step, "action": "mean"} for step in ("5", "10")]
     assert [call.args[:2] for call in logger.log.call_args_list if "periodic/return" in call.args[2]] == [
         (step, seed) for step in (5, 10) for seed in (3, 7)
     ]
@@ -142,7 +142,7 @@ def test_a_run_that_plays_nothing_does_not_pause_for_it(logger: mock.Mock, tmp_p
         assert own.every == (3, 0, 4)
         own.start(Trained(), policies())  # type: ignore[arg-type]
         own.after(5, LOSS, Trained())  # type: ignore[arg-type]
-    assert rows(own.evaluations) == []
+    assert rows(own, "evaluations.csv") == []
 
 
 def test_a_request_to_stop_leaves_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_checkpoint_comes_before_policies_are_played(
     with recorder(tmp_path, *changes) as again:
         assert again.start(Trained(), policies()) == 5  # type: ignore[arg-type]
     played = [] if changes else [{"phase": "periodic", "step": "5", "action": "mean"}]
-    assert rows(again.evaluations) == played  # what was due when it stopped
+    assert rows(again, "evaluations.csv") == played  # what was due when it stopped
 
 
 def test_after_the_last_step_there_is_nothing_to_stop(logger: mock.Mock, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
         assert second.start(trainer, policies()) == 8  # type: ignore[arg-type]
     assert trainer.seeds == (3,)
     assert list(trainer.loaded) == ["3.a"]
+    assert [(row["step"], row["seed"]) for row in rows(second, "metrics.csv")] == [("3", "3"), ("3", "7")]
     assert (tmp_path / "metrics.csv").read_bytes() == logged
-    assert [(row["step"], row["seed"]) for row in rows(second.metrics)] == [("3", "3"), ("3", "7")]
     assert second.diverged_seeds == [{"seed": 7, "step": 5, "why": "why", "kept_step": 4}]
     assert second.stopwatch.seconds.keys() == first.stopwatch.seconds.keys()
     assert second.stopwatch.seconds["training"] >= 0.0 < second.stopwatch.seconds["checkpoints"]
@@ -249,6 +249,16 @@ def test_a_table_that_the_checkpoint_does_not_go_with_is_refused(
         recorder(tmp_path).start(Trained(), policies())  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_rows_that_are_appended_are_the_table(tmp_path: Path) -> None:
+    values = [np.float64(0.5), float("nan"), "two\nlines", "", 'a "q"']
+    all_rows = [{"step": step, "a name, with a comma": value} for step, value in enumerate(values)]
+    table = io.StringIO()
+    for part in (all_rows[:1], all_rows[1:]):
+        append_rows(table, part)
+    write_csv(tmp_path / "whole.csv", all_rows)
+    assert table.getvalue().encode() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_seconds_by_phase() -> None:

@@ -58,7 +58,6 @@ MODULES = {
     "iwbc/algorithms/iw_bc.py": "test_algorithms",
     "iwbc/algorithms/awr.py": "test_algorithms",
     "iwbc/files.py": "test_files",
-    "iwbc/growing_csv.py": "test_growing_csv",
     "iwbc/runs.py": "test_files",
     "iwbc/recorder.py": "test_recorder",
 }
