@@ -18,7 +18,7 @@ help:
 	@echo 'make audit               known vulnerabilities of the versions in constraints.txt (asks a server)'
 	@echo 'make licences            write docs/licences.md anew'
 	@echo 'make coverage            the tests again, and the lines that none of them runs'
-	@echo 'make mutation [FILES=…]  would the tests notice a change of the code? It goes on where it was stopped'
+	@echo 'make mutation            would the tests notice a change of the maths? It goes on where it was stopped'
 	@echo 'make venv                create .venv and install the package and its tools into it'
 	@echo 'make lock                write requirements.lock anew, with the versions in constraints.txt (needs uv)'
 	@echo 'make clean               remove .venv, caches and build products (training outputs stay)'
@@ -70,8 +70,19 @@ coverage: $(QUALITY)
 	$(PYTEST) -m '' --cov --cov-report=term-missing:skip-covered --cov-fail-under=92 \
 		--deselect tests/test_data_array_files.py::test_a_full_disk_leaves_no_cache
 
-mutation: $(QUALITY)
-	$(BIN)/python -m tools.mutation $(FILES)
+SESSION := build/mutation.sqlite
+
+# The baseline is the tests without a change: where they fail, every change would seem noticed.
+$(SESSION): cosmic-ray.toml | $(QUALITY)
+	@mkdir -p build && rm -f $@ $@.new
+	$(BIN)/cosmic-ray baseline cosmic-ray.toml
+	$(BIN)/cosmic-ray init cosmic-ray.toml $@.new
+	$(BIN)/cr-filter-operators $@.new cosmic-ray.toml
+	@mv $@.new $@
+
+mutation: $(SESSION)
+	$(BIN)/cosmic-ray exec cosmic-ray.toml $(SESSION)
+	$(BIN)/cr-report --surviving-only --show-diff $(SESSION)
 
 # --strict: without it, a package that the server does not know passes.
 audit: $(QUALITY)

@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -28,7 +27,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
-from iwbc.files import cache_folder, temporary_prefix, write_json
+from iwbc.files import temporary_prefix, write_json
 
 
 class Sweep(Callback):
@@ -237,26 +236,5 @@ def job_key(*, _root_: DictConfig) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
 
-@functools.cache
-def own_gpu(count: int) -> str:
-    """The number of one of this machine's first `count` GPUs that no other job has; this process keeps it while it lives."""
-    from filelock import FileLock, Timeout
-
-    for number in range(count):
-        path = cache_folder() / "locks" / f"gpu-{platform.node()}-{number}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        _held.append(lock)
-        return str(number)
-    raise UserError(f"hydra.launcher.n_jobs={count}: other sweeps hold all of these GPUs")
-
-
-_held: list[Any] = []  # a lock that is collected is released
-
 # Here, because wherever a job runs, the callback above arrives first.
 OmegaConf.register_new_resolver("job_key", job_key, replace=True)
-OmegaConf.register_new_resolver("own_gpu", own_gpu, replace=True)

@@ -25,7 +25,7 @@ Groups (group=choice, the first is the default)
   +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its
              curation
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
-             gpus: one for each GPU       processes: all at once, here       slurm, ray_cores: on a cluster
+             processes: all at once, here       slurm, ray_cores: on a cluster
 
 Settings that are worth knowing
   algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;

@@ -1,29 +1,25 @@
 """The engine against plain autograd: the same densities, gradients and trained policies, with PyTorch's private calls and
-without them, and captured as a graph."""
+without them."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from setups import algorithm_of, compose, curated_of
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from iwbc import engine
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
-from iwbc.engine import adam, graphs, kernels
+from iwbc.engine import adam, kernels
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.engine.optimizer import GaussianOptimizer
 from iwbc.fitting import fit
@@ -143,9 +139,7 @@ def trained(config: Config, trajectories: Trajectories, reference: Policy | None
     losses = []
     with torch.no_grad():
         for step in range(config.algo.steps):
-            # A captured step takes its learning rate from a float32 tensor.
-            rate = float(np.float32(config.algo.learning_rate(step)))
-            losses.append(algorithm.update(sampler.batch(step), step, rate))
+            losses.append(algorithm.update(sampler.batch(step), step, config.algo.learning_rate(step)))
         found = {"losses": torch.stack(losses), **algorithm.state(), **algorithm.metrics()}
         if (weights := getattr(algorithm, "weights", None)) is not None:
             found["weights"] = weights if isinstance(weights, Tensor) else weights.of(sampler.batch(0))
@@ -341,116 +335,6 @@ def test_the_number_of_threads_changes_no_bit_of_onednn_s_products(monkeypatch: 
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, two) for one, two in zip(found[1], found[2], strict=True))
-
-
-# --- graphs --------------------------------------------------------------------------------------------------------------
-#
-# Without a GPU, CUDA graphs are stood in for by a recorder of PyTorch's operations, which replays them on the same memory
-# and runs no Python of ours, as a graph does.
-
-
-def tensors(*values: Any) -> list[Tensor]:
-    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
-
-
-class Graph(TorchDispatchMode):
-    """Records operations, and undoes what they change: a capture runs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, Any, Any, Any]] = []
-        self.before: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        keywords = keywords or {}
-        inputs = tensors(arguments, keywords)
-        if function._schema.is_mutable:
-            self.before += [(one, one.clone()) for one in inputs]
-        output = function(*arguments, **keywords)
-        memory = {one.untyped_storage().data_ptr() for one in inputs}
-        view = not function._schema.is_mutable and all(o.untyped_storage().data_ptr() in memory for o in tensors(output))
-        if not view:  # views stay where they are
-            self.operations.append((function, arguments, keywords, output))
-        return output
-
-    def replay(self) -> None:
-        for function, arguments, keywords, output in self.operations:
-            found = function(*arguments, **keywords)
-            if not function._schema.is_mutable:
-                for own, new in zip(tensors(output), tensors(found), strict=True):
-                    own.copy_(new)
-
-
-@contextmanager
-def capturing(graph: Graph) -> Iterator[None]:
-    with graph:
-        yield
-    for tensor, value in reversed(graph.before):
-        tensor.copy_(value)
-
-
-class Queue:
-    def __init__(self, device: object = None) -> None:
-        pass
-
-    def wait_stream(self, other: Queue) -> None:
-        pass
-
-
-@pytest.fixture
-def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_has_graphs", lambda device: True)
-    for name, stand_in in {
-        "CUDAGraph": Graph,
-        "graph": capturing,
-        "Stream": Queue,
-        "current_stream": Queue,
-        "stream": lambda queue: nullcontext(),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-
-
-@pytest.mark.parametrize(("name", "policy"), WHOLE)
-def test_a_captured_step_trains_as_an_eager_one(
-    name: str, policy: list[str], hopper: Trajectories, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = compose(*RECIPE, "policy.hidden=[16]", *policy, *ALGORITHMS[name])
-    reference = reference_of(config, hopper)
-    expected = trained(config, hopper, reference)
-    request.getfixturevalue("recorded_graphs")
-    calls: dict[int, int] = {}
-    make_step = GaussianOptimizer._make_step
-
-    def counted(self: GaussianOptimizer, *arguments: Any) -> Tensor:
-        calls[id(self)] = calls.get(id(self), 0) + 1
-        return make_step(self, *arguments)
-
-    monkeypatch.setattr(GaussianOptimizer, "_make_step", counted)
-    found = trained(config, hopper, reference)
-    assert set(calls.values()) == {4}  # three to warm up, one to capture: every step is a replay
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0.0, atol=0.0, equal_nan=True, msg=key)
-
-
-def test_a_captured_function_takes_new_inputs_and_its_output_is_the_callers_own(recorded_graphs: None) -> None:
-    total = torch.zeros(2)
-
-    def add(values: Tensor, factor: float | Tensor) -> Tensor:
-        return total.add_(values * factor) * 1.0
-
-    function = graphs.captured(add, [total])
-    first = function(torch.tensor([1.0, 2.0]), 2.0)
-    second = function(torch.tensor([10.0, 20.0]), 3.0)
-    assert first.tolist() == [2.0, 4.0]  # neither the warm-up nor the second call has changed it
-    assert second.tolist() == total.tolist() == [32.0, 64.0]
-
-
-def test_on_a_processor_nothing_is_captured() -> None:
-    def function(values: Tensor) -> Tensor:
-        return values
-
-    assert graphs.captured(function, [torch.zeros(1)]) is function
 
 
 def test_the_scale_of_actions_is_in_the_density() -> None:

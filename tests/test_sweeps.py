@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -140,32 +137,6 @@ def test_the_best_is_told_only_among_runs_on_the_same_dataset(
     outcome = train(*SWEEP, "dataset.tier=medium-replay,random")
     assert outcome.code == 0, outcome.err
     assert "the best" not in outcome.out and " * │" not in outcome.out
-
-
-def test_every_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
-    code = "from iwbc.sweeps import own_gpu; print(own_gpu(2), own_gpu(2), flush=True); input()"
-
-    def start() -> subprocess.Popen[str]:
-        environment = os.environ | {"IWBC_CACHE": str(tmp_path)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, **pipes)
-
-    def line(process: subprocess.Popen[str]) -> str:
-        assert process.stdout
-        return process.stdout.readline().strip()
-
-    first, second = start(), start()
-    assert {line(first), line(second)} == {"0 0", "1 1"}
-    third = start()
-    assert third.wait(60) == 1
-    assert third.stderr and "hydra.launcher.n_jobs=2: other sweeps hold all of these GPUs" in third.stderr.read()
-    second.kill()
-    second.wait()
-    fourth = start()
-    assert line(fourth) in ("0 0", "1 1")
-    for process in (first, second, third, fourth):
-        process.kill()
-        process.communicate()
 
 
 def test_what_a_search_maximises() -> None:

@@ -1,5 +1,5 @@
-"""The fast wing: for Gaussian MLPs, what autograd and torch.optim would do, with gradients written out, oneDNN's products,
-fused Adam and CUDA graphs.
+"""The fast wing: for Gaussian MLPs, what autograd and torch.optim would do, with gradients written out, oneDNN's products
+and fused Adam.
 
 Nothing depends on it: switched off, everything runs by plain autograd, with the same numbers to 1e-5. Algorithms ask here
 for log-likelihoods and optimisers, and get the fast ones where there are any.

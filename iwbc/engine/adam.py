@@ -24,7 +24,7 @@ def has_fused_operation() -> bool:
 
 
 def _fused(
-    values: list[Tensor], gradient: list[Tensor], first: list[Tensor], second: list[Tensor], steps: Tensor, rate: float | Tensor
+    values: list[Tensor], gradient: list[Tensor], first: list[Tensor], second: list[Tensor], steps: Tensor, rate: float
 ) -> None:
     torch._fused_adam_(
         values,
@@ -52,11 +52,7 @@ class Adam:
         self.second_moments = [torch.zeros_like(value) for value in parameters]
         self.steps = torch.zeros((), device=parameters[0].device)
 
-    def tensors(self) -> list[Tensor]:
-        """Every tensor of its own that a step changes."""
-        return [*self.first_moments, *self.second_moments, self.steps]
-
-    def step(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
+    def step(self, gradient: list[Tensor], learning_rate: float) -> None:
         """One step up a gradient."""
         self.steps += 1.0
         if has_fused_operation():
@@ -64,7 +60,7 @@ class Adam:
         else:
             self._plain(gradient, learning_rate)
 
-    def _plain(self, gradient: list[Tensor], learning_rate: float | Tensor) -> None:
+    def _plain(self, gradient: list[Tensor], learning_rate: float) -> None:
         """The same by public operations."""
         # 1 − βᵗ; in float32 the difference itself would lose half of its digits at first.
         seen = [-torch.expm1(self.steps * math.log(beta)) for beta in _BETAS]

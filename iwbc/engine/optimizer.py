@@ -6,13 +6,12 @@ from torch import Tensor
 
 from iwbc.engine.adam import Adam
 from iwbc.engine.gaussian import GaussianKernel
-from iwbc.engine.graphs import captured
 from iwbc.optimizer import load_module, module_state
 from iwbc.policies.gaussian import GaussianMLP
 
 
 class GaussianOptimizer:
-    """By written-out gradients and one fused operation; on an accelerator the step is a CUDA graph."""
+    """By written-out gradients and one fused operation."""
 
     by_autograd = False
 
@@ -21,12 +20,8 @@ class GaussianOptimizer:
         self._names = [name for name, _ in policy.named_parameters() if name != "log_std"]
         self._names += ["log_std"] * (policy.log_std is not None)  # in the kernel's order
         self._adam = Adam(self._kernel.parameters)
-        self._step = captured(self._make_step, [*self._kernel.parameters, *self._adam.tensors()])
 
     def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
-        return self._step(observations, actions, weights, learning_rate)
-
-    def _make_step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float | Tensor) -> Tensor:
         log_prob, vjp = self._kernel.log_prob_and_vjp(observations, actions)
         self._adam.step(vjp(weights), learning_rate)
         return log_prob
