@@ -51,6 +51,17 @@ def config_folder() -> str:
     return str(installed if installed.exists() else package.parent / "conf")
 
 
+def kind_of(path: Path) -> str:
+    """Tell a run's folder, a dataset and a policy's file by what they hold: what is there, and what takes it; else nothing."""
+    if (path / "config.yaml").is_file():
+        return "a run, which iwbc evaluate, verify, record, export and report take"
+    if (path / "data").is_dir() or (path.suffix in (".npz", ".hdf5", ".h5") and path.is_file()):
+        return "a dataset, which iwbc info takes"
+    if path.suffix == ".safetensors" and path.is_file():
+        return "a policy's file; commands take the folder of its run, and iwbc.load_policy in Python the file"
+    return ""
+
+
 def cache_folder() -> Path:
     """$IWBC_CACHE, or else iwbc/ in the user's cache folder."""
     if own := os.environ.get("IWBC_CACHE"):

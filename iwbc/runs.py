@@ -35,6 +35,7 @@ from iwbc.errors import UserError
 from iwbc.files import (
     PLAIN_DAMAGE,
     cache_folder,
+    kind_of,
     parse_json,
     read_json,
     read_tensors,
@@ -91,7 +92,8 @@ class RunFolder:
     def config(self) -> Config:
         """The run's configuration. Raises UserError where the folder holds none."""
         if not self.begun():
-            raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
+            what = kind_of(self.path)
+            raise UserError(f"{self.path}: not a run folder (it has no config.yaml)" + (f"; it is {what}" if what else ""))
         try:
             plain = read_yaml(self._config)
             if not isinstance(plain, dict):
