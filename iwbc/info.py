@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from iwbc.commands import parse, run
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.files import kind_of
+from iwbc.files import KINDS, kind_of
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def by_name(name: str) -> Trajectories:
     from iwbc.data.minari_folder import dataset_folder
 
     path = Path(name).expanduser()
-    if (what := kind_of(path)) and "dataset" not in what:
-        raise UserError(f"{name}: no dataset, but {what}")
+    if (kind := kind_of(path)) in ("run", "policy"):
+        raise UserError(f"{name}: no dataset, but {KINDS[kind]}")
     if path.is_dir():
         root = dataset_folder().resolve()
         if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():

@@ -95,7 +95,7 @@ class Options(Settings):
     """What `iwbc convert` takes."""
 
     files: list[Path]
-    id: str
+    id: str | None = None
     observations: str | None = _array()
     actions: str | None = _array()
     rewards: str | None = _array()
@@ -119,6 +119,8 @@ def main(arguments: Sequence[str]) -> None:
     given = parse(arguments, Options)
     if len(given.files) != 1:
         raise UserError(f"need one file to convert, not {len(given.files)} (see --help)")
+    if given.id is None:
+        raise UserError("id=… is missing (see --help)")
     names = {field: name for field in NAMES if (name := getattr(given, field))}
     others = {name: value for name, value in vars(given).items() if name not in ("files", *NAMES)}
     made = convert(given.files[0].expanduser(), names=names, **others)
