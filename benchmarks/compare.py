@@ -135,8 +135,6 @@ def comparison(names: tuple[str, str], base: Sequence[Mapping[str, float]], head
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     words: list[str]
     rounds: int = at_least(1, 5)
     steps: int = at_least(1, 2000)

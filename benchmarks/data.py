@@ -101,8 +101,6 @@ def in_a_process(what: str, dataset_id: str) -> dict[str, float]:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     repetitions: int = at_least(1, 5)
     measure: str | None = setting(None, choices=("iterate", "load"))  # these two are for processes of its own
     id: str = ""

@@ -301,8 +301,6 @@ def _estimate(one: Estimate, digits: int) -> str:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     families: list[str]
     folder: Path = Path("multirun/fair")
     jobs: int = at_least(1, 2)

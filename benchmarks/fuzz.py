@@ -369,8 +369,6 @@ def _in_its_process(target: str, engine: str, minutes: float) -> dict[str, Any]:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     minutes: float = 1.0
     engine: str = setting("hypothesis", choices=("hypothesis", "atheris"))
     only: str = ""

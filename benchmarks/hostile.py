@@ -1085,8 +1085,6 @@ def attempt(case: Case, world: World) -> list[str]:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     only: str = ""
     out: Path | None = None
 

@@ -56,8 +56,6 @@ def figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     folder: Path = Path("multirun/phase")
     jobs: int = at_least(1, 2)
 

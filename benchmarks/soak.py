@@ -304,8 +304,6 @@ def soak(stories: Sequence[Story], kills: int, seed: int, root: Path) -> dict[st
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     kills: int = at_least(1, 40)
     seed: int = at_least(0, 0)
     only: str = ""

@@ -366,8 +366,6 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     parts: list[str]
     jax: str | None = None
     d3rlpy: str | None = None

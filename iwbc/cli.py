@@ -89,9 +89,10 @@ class _Bash(BashComplete):
 
     source_template = """\
 %(complete_func)s() {
-    local line=${COMP_LINE:0:COMP_POINT} found
-    local words=(${line}.) word=${line##* }
-    [[ $COMP_WORDBREAKS == *=* ]] && local before=${word%%"${word##*[=:]}"}
+    local line=${COMP_LINE:0:COMP_POINT} before found words
+    local word=${line##* }
+    read -ra words <<< "$line."
+    [[ $COMP_WORDBREAKS == *=* ]] && before=${word%%"${word##*[=:]}"}
     COMPREPLY=()
     while IFS=, read -r _ found; do
         [[ $found == *[^=/.] ]] && found+=" "

@@ -17,8 +17,6 @@ from iwbc.settings import ACTIONS, BACKENDS, Eval, Settings, setting
 
 @dataclass
 class Options(Settings):
-    """What `iwbc evaluate` takes."""
-
     run: Path
     episodes: int | None = at_least(1, None)
     seed: int | None = at_least(0, None)

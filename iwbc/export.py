@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options(Settings):
-    """What `iwbc export` takes."""
-
     run: Path
     format: str = setting(MISSING, choices=("onnx", "torchscript", "hub"))
     seed: int | None = at_least(0, None)

@@ -35,8 +35,6 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass
 class Options(Settings):
-    """What `iwbc info` takes beside a run's settings."""
-
     datasets: list[str]
     out: Path | None = None
 

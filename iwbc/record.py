@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options(Settings):
-    """What `iwbc record` takes."""
-
     run: Path
     episodes: int | None = at_least(1, None)
     action: str | None = setting(None, choices=ACTIONS)

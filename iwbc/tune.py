@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options(Settings):
-    """What `iwbc tune` takes beside a run's settings."""
-
     trials: int = at_least(1, 20)
     folder: Path = Path("tune")
     search_seed: int = at_least(0, 0)

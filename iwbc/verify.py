@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options(Settings):
-    """What `iwbc verify` takes."""
-
     run: Path
     replay: bool = True
     policy: str | None = None

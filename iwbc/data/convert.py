@@ -92,8 +92,6 @@ def _array() -> Any:
 
 @dataclass
 class Options(Settings):
-    """What `iwbc convert` takes."""
-
     files: list[Path]
     id: str | None = None
     observations: str | None = _array()

@@ -89,8 +89,6 @@ class _Played:
 
 @dataclass
 class Options(settings.Demonstrations, _Played):
-    """What `iwbc demonstrations` takes."""
-
     source: str = field(default="demonstrations", init=False)
 
 

@@ -41,8 +41,6 @@ from iwbc.settings import Settings, setting
 
 @dataclass
 class Options(Settings):
-    """What `iwbc generate` takes."""
-
     env: str
     tier: str = setting(MISSING, choices=TIERS)
     steps: int | None = at_least(1, None)

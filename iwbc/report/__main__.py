@@ -26,8 +26,6 @@ from iwbc.settings import Settings
 
 @dataclass
 class Options(Settings):
-    """What `iwbc report` takes."""
-
     folders: list[Path]
     out: Path = Path("report")
     mixed: bool = False

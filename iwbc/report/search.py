@@ -22,8 +22,6 @@ from iwbc.settings import Settings
 
 @dataclass
 class Options(Settings):
-    """What the command takes."""
-
     log: Path
     out: Path = Path("study.png")
 
