@@ -161,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
                     side.found.append({})
                 for name in runs:
                     for side in sides:
-                        progress.update(task, description=f"round {number + 1} of {given['rounds']}: {name}, {side.name}")
+                        progress.update(task, description=f"round {number + 1} of {given.rounds}: {name}, {side.name}")
                         side.found[-1] |= side.measure(name, given.steps)
                         progress.advance(task)
     for base, head in itertools.pairwise(sides):
