@@ -1,11 +1,11 @@
-"""What the benchmarks share: where results go, what they were measured on, runs side by side, and how arguments are read."""
+"""What the benchmarks share: where results go, what they were measured on, and runs side by side."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.commands import Option, parse
 from iwbc.errors import UserError
 from iwbc.processes import cores
 
@@ -63,12 +62,6 @@ def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, dict[str, Any]]:
             found[futures[future]] = future.result()
             print(f"{number}/{len(jobs)}  {futures[future].folder}", flush=True)
     return found
-
-
-def words_and_options(arguments: Sequence[str], options: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
-    """What stands alone among the arguments, and the value of every `key=value` option. Raises UserError as `parse` does."""
-    words = [argument for argument in arguments if "=" not in argument]
-    return words, parse([argument for argument in arguments if argument not in words], options)
 
 
 def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]:

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.common import words_and_options
-from iwbc.commands import Option, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError
+from iwbc.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 RUNS = {"bc_1": ("bc", 1), "bc_5": ("bc", 5), "iw_bc_1": ("iw_bc", 1), "iw_bc_5": ("iw_bc", 5)}  # algorithm, seeds
@@ -133,11 +133,17 @@ def comparison(names: tuple[str, str], base: Sequence[Mapping[str, float]], head
     return table
 
 
+@dataclass
+class Options(Settings):
+    words: list[str]
+    rounds: int = at_least(1, 5)
+    steps: int = at_least(1, 2000)
+
+
 def main(arguments: Sequence[str]) -> None:
-    options = {"rounds": Option(whole(1), 5), "steps": Option(whole(1), 2000)}
-    words, given = words_and_options(arguments, options)
-    commits = [word for word in words if word not in RUNS]
-    runs = [word for word in words if word in RUNS] or list(RUNS)
+    given = parse(arguments, Options)
+    commits = [word for word in given.words if word not in RUNS]
+    runs = [word for word in given.words if word in RUNS] or list(RUNS)
     if not 1 <= len(commits) <= 2:
         raise UserError(f"give one or two commits, not {len(commits)}, and runs out of {', '.join(RUNS)} (see --help)")
     with ExitStack() as stack:
@@ -149,14 +155,14 @@ def main(arguments: Sequence[str]) -> None:
             sides.append(Side("engine=false", ROOT, folder / "1", ("engine=false",)))
         terminal = Console(stderr=True)
         with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-            task = progress.add_task("", total=given["rounds"] * len(runs) * len(sides))
-            for number in range(given["rounds"]):
+            task = progress.add_task("", total=given.rounds * len(runs) * len(sides))
+            for number in range(given.rounds):
                 for side in sides:
                     side.found.append({})
                 for name in runs:
                     for side in sides:
-                        progress.update(task, description=f"round {number + 1} of {given['rounds']}: {name}, {side.name}")
-                        side.found[-1] |= side.measure(name, given["steps"])
+                        progress.update(task, description=f"round {number + 1} of {given.rounds}: {name}, {side.name}")
+                        side.found[-1] |= side.measure(name, given.steps)
                         progress.advance(task)
     for base, head in itertools.pairwise(sides):
         Console().print(comparison((base.name, head.name), base.found, head.found))

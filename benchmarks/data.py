@@ -21,11 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.common import RESULTS, machine
-from iwbc.commands import Option, one_of, parse, run, whole
+from iwbc.commands import at_least, parse, run
+from iwbc.settings import Settings, setting
 
 TIER, STEPS = "medium-expert", 1_000_000
 GENERATED = 200_000
@@ -97,22 +99,22 @@ def in_a_process(what: str, dataset_id: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
+@dataclass
+class Options(Settings):
+    repetitions: int = at_least(1, 5)
+    measure: str | None = setting(None, choices=("iterate", "load"))  # these two are for processes of its own
+    id: str = ""
+
+
 def main(arguments: Sequence[str]) -> None:
     measured = {"iterate": iterate, "load": load}
-    options = parse(
-        arguments,
-        {
-            "repetitions": Option(whole(1), 5),
-            "measure": Option(one_of(*measured), None),  # these two are for processes of its own
-            "id": Option(default=None),
-        },
-    )
-    if options["measure"]:
-        print(json.dumps(measured[options["measure"]](options["id"])))
+    options = parse(arguments, Options)
+    if options.measure:
+        print(json.dumps(measured[options.measure](options.id)))
         return
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    repetitions = range(options["repetitions"])
+    repetitions = range(options.repetitions)
     measured_on = machine()  # before anything raises its load average
     rates = [(generation(1, seed), generation(2, seed)) for seed in repetitions]
 
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     results = {
         "command": "python -m benchmarks.data",
-        "repetitions": options["repetitions"],
+        "repetitions": options.repetitions,
         "machine": measured_on,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "gymnasium", "mujoco", "minari", "h5py")},

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, Job, chosen, play_all, words_and_options
-from iwbc.commands import Option, run, whole
+from benchmarks.common import RESULTS, Job, chosen, play_all
+from iwbc.commands import at_least, parse, run
 from iwbc.files import write_csv
 from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
+from iwbc.settings import Settings
 
 Grid = Mapping[str, Sequence[str]]
 
@@ -298,15 +299,21 @@ def _estimate(one: Estimate, digits: int) -> str:
     return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
 
 
+@dataclass
+class Options(Settings):
+    families: list[str]
+    folder: Path = Path("multirun/fair")
+    jobs: int = at_least(1, 2)
+
+
 def main(arguments: Sequence[str]) -> None:
-    options = {"folder": Option(Path, Path("multirun/fair")), "jobs": Option(whole(1), 2)}
-    words, given = words_and_options(arguments, options)
+    given = parse(arguments, Options)
     (RESULTS / "fair").mkdir(exist_ok=True)
-    for name in chosen(words, list(FAMILIES), "family"):
-        settings = tune(name, given["folder"] / name, given["jobs"])
+    for name in chosen(given.families, list(FAMILIES), "family"):
+        settings = tune(name, given.folder / name, given.jobs)
         for method in FAMILIES[name].methods:
             print(f"{name} {method}: {settings[method]}", flush=True)
-        table(name, settings, given["folder"] / name, given["jobs"])
+        table(name, settings, given.folder / name, given.jobs)
         (RESULTS / "fair" / f"{name}.md").write_text(summary(name))
 
 

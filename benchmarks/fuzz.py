@@ -39,7 +39,7 @@ from omegaconf import OmegaConf
 
 import iwbc
 from benchmarks.common import few_steps
-from iwbc.commands import Option, number, one_of, parse, run
+from iwbc.commands import parse, run
 from iwbc.config import compose, validate
 from iwbc.data import minari_source
 from iwbc.data.array_files import open_steps
@@ -53,7 +53,7 @@ from iwbc.files import write_json, write_tensors
 from iwbc.page import write_page
 from iwbc.report.collect import collect
 from iwbc.runs import RunFolder
-from iwbc.settings import to_plain
+from iwbc.settings import Settings, setting, to_plain
 from iwbc.trained import load_policy
 
 # What atheris watches: modules whose names begin so.
@@ -367,24 +367,26 @@ def _in_its_process(target: str, engine: str, minutes: float) -> dict[str, Any]:
     return {"tried": tried, "seconds": round(_seconds() - before, 1), "broken": done.returncode != 0}
 
 
+@dataclass
+class Options(Settings):
+    minutes: float = 1.0
+    engine: str = setting("hypothesis", choices=("hypothesis", "atheris"))
+    only: str = ""
+    out: Path | None = None
+    target: str = setting("", choices=("", *TARGETS))
+
+
 def main(arguments: Sequence[str]) -> None:
-    options = {
-        "minutes": Option(number, 1.0),
-        "engine": Option(one_of("hypothesis", "atheris"), "hypothesis"),
-        "only": Option(str, ""),
-        "out": Option(Path, None),
-        "target": Option(one_of("", *TARGETS), ""),
-    }
-    chosen = parse(arguments, options)
-    engine, minutes = chosen["engine"], chosen["minutes"]
+    chosen = parse(arguments, Options)
+    engine, minutes = chosen.engine, chosen.minutes
     if engine == "atheris" and importlib.util.find_spec("atheris") is None:
         raise UserError("engine=atheris: is not installed; pip install atheris, or take engine=hypothesis")
-    if chosen["target"]:
-        _alone(chosen["target"], engine, 60 * minutes)
+    if chosen.target:
+        _alone(chosen.target, engine, 60 * minutes)
         return
-    targets = [target for target in TARGETS if chosen["only"] in target]
+    targets = [target for target in TARGETS if chosen.only in target]
     if not targets:
-        raise UserError(f"only={chosen['only']}: no such target; there are {', '.join(TARGETS)}")
+        raise UserError(f"only={chosen.only}: no such target; there are {', '.join(TARGETS)}")
     found = {}
     for target in targets:
         found[target] = _in_its_process(target, engine, minutes / len(targets))
@@ -392,8 +394,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{target}: {found[target]['tried']:,} in {found[target]['seconds']:.0f} s{how}", flush=True)
     total = sum(one["seconds"] for one in found.values())
     print(f"{sum(one['tried'] for one in found.values()):,} in {total / 60:.1f} minutes of the processor")
-    if chosen["out"] is not None:
-        write_json(chosen["out"], {"engine": engine, "targets": found})
+    if chosen.out is not None:
+        write_json(chosen.out, {"engine": engine, "targets": found})
     if any(one["broken"] for one in found.values()):
         sys.exit(1)
 

@@ -37,9 +37,10 @@ import numpy as np
 import yaml
 
 from benchmarks.common import few_steps
-from iwbc.commands import Option, parse
+from iwbc.commands import parse
 from iwbc.commands import run as run_command
 from iwbc.files import write_json
+from iwbc.settings import Settings
 
 _PATIENCE = 600.0  # seconds for a command to end, also on a machine that is busy with other things
 _SMALL_DISK = Path(tempfile.gettempdir()) / f"iwbc-small-disk-{os.getpid()}"
@@ -1082,10 +1083,16 @@ def attempt(case: Case, world: World) -> list[str]:
     return problems
 
 
+@dataclass
+class Options(Settings):
+    only: str = ""
+    out: Path | None = None
+
+
 def main(arguments: Sequence[str]) -> None:
-    chosen = parse(arguments, {"only": Option(str, ""), "out": Option(Path, None)})
-    out = None if chosen["out"] is None else chosen["out"].absolute()
-    todo = [case for case in cases() if chosen["only"] in case.name]
+    given = parse(arguments, Options)
+    out = None if given.out is None else given.out.absolute()
+    todo = [case for case in cases() if given.only in case.name]
     found: dict[str, list[str]] = {}
     skipped: dict[str, str] = {}
     folder = tempfile.mkdtemp(prefix="iwbc-hostile-")

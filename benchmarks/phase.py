@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, play_all
-from iwbc.commands import Option, parse, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.files import write_csv
+from iwbc.settings import Settings
 
 SLIPS, HORIZONS, EPISODES, KAPPAS = (0.2, 0.5, 0.8), (30, 90), (100, 1000), ("0", "1", "5", "20", "auto")
 COMMON = (
@@ -52,15 +54,21 @@ def figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panels.savefig(path, dpi=120, bbox_inches="tight")
 
 
+@dataclass
+class Options(Settings):
+    folder: Path = Path("multirun/phase")
+    jobs: int = at_least(1, 2)
+
+
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, {"folder": Option(Path, Path("multirun/phase")), "jobs": Option(whole(1), 2)})
+    given = parse(arguments, Options)
     places = list(itertools.product(SLIPS, HORIZONS, EPISODES, KAPPAS))
     jobs = {}
     for slip, horizon, episodes, kappa in places:
         own = f"dataset.slip={slip} dataset.horizon={horizon} dataset.episodes={episodes} algo.kappa={kappa}"
-        folder = given["folder"] / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
+        folder = given.folder / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
         jobs[slip, horizon, episodes, kappa] = Job(tuple(f"{COMMON} {own}".split()), folder)
-    found = play_all(list(jobs.values()), given["jobs"])
+    found = play_all(list(jobs.values()), given.jobs)
     success = {place: 100.0 * found[job]["totals"]["final"]["success_rate"] for place, job in jobs.items()}
     rows = []
     for slip, horizon, episodes, kappa in places:

@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iwbc.commands import Option, parse, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.files import write_json
+from iwbc.settings import Settings
 
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _KILLS_A_STORY = 2
@@ -301,13 +302,20 @@ def soak(stories: Sequence[Story], kills: int, seed: int, root: Path) -> dict[st
     return outcomes
 
 
+@dataclass
+class Options(Settings):
+    kills: int = at_least(1, 40)
+    seed: int = at_least(0, 0)
+    only: str = ""
+    out: Path | None = None
+
+
 def main(arguments: Sequence[str]) -> None:
-    options = {"kills": Option(whole(1), 40), "seed": Option(whole(0), 0), "only": Option(str, ""), "out": Option(Path, None)}
-    chosen = parse(arguments, options)
-    stories = [story for story in STORIES if chosen["only"] in story.name]
+    given = parse(arguments, Options)
+    stories = [story for story in STORIES if given.only in story.name]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have its children ignore it
     with tempfile.TemporaryDirectory(prefix="iwbc-soak-") as folder:
-        outcomes = soak(stories, chosen["kills"], chosen["seed"], Path(folder))
+        outcomes = soak(stories, given.kills, given.seed, Path(folder))
     killed: Counter[str] = sum((outcome.kills for outcome in outcomes.values()), Counter())
     late = killed.pop("came too late", 0)
     problems = {name: outcome.problems for name, outcome in outcomes.items() if outcome.problems}
@@ -316,9 +324,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     print(f"{sum(killed.values())} kills ({dict(by_signal)}) in {len(outcomes)} stories, {late} came after the end; ", end="")
     print(f"{len(outcomes) - len(problems)} of {len(outcomes)} stories ended as if undisturbed.")
-    if chosen["out"] is not None:
-        found: dict[str, Any] = {"seed": chosen["seed"], "kills": dict(killed), "stories": len(outcomes), "problems": problems}
-        write_json(chosen["out"], found)
+    if given.out is not None:
+        found: dict[str, Any] = {"seed": given.seed, "kills": dict(killed), "stories": len(outcomes), "problems": problems}
+        write_json(given.out, found)
     if problems:
         sys.exit(1)
 

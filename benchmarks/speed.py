@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.common import RESULTS, chosen, machine, words_and_options
+from benchmarks.common import RESULTS, chosen, machine
 from benchmarks.peer import SCRIPTS, peer
 from iwbc import engine, processes
 from iwbc.algorithms import Ingredients, make_algorithm
-from iwbc.commands import Option, one_of, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.config import compose
 from iwbc.curation import curate
 from iwbc.data.arrays import from_arrays
@@ -63,7 +63,7 @@ from iwbc.policies import GaussianMLP, Policy
 from iwbc.policies.spec import policy_spec
 from iwbc.reference import reference_policy
 from iwbc.runs import versions
-from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, TopFraction
+from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, Settings, TopFraction, setting
 from iwbc.trainer import Learner, Trainer
 
 PARTS = ("start", "step", "evaluation", "memory", "recipe", "checkpoints")
@@ -352,23 +352,26 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
     return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}
 
 
+@dataclass
+class Options(Settings):
+    parts: list[str]
+    jax: str | None = None
+    d3rlpy: str | None = None
+    imitation: str | None = None
+    repetitions: int = at_least(1, 5)
+    steps: int = at_least(1, 300)
+    data: str = setting("hopper", choices=("hopper", "synthetic"))
+    out: Path = RESULTS / "speed.json"
+
+
 def main(arguments: Sequence[str]) -> None:
-    words, options = words_and_options(
-        arguments,
-        {
-            "repetitions": Option(whole(1), 5),
-            "steps": Option(whole(1), 300),
-            "data": Option(one_of("hopper", "synthetic"), "hopper"),
-            **{name: Option(default=None) for name in PEERS},
-            "out": Option(Path, RESULTS / "speed.json"),
-        },
-    )
-    parts = chosen(words, PARTS, "part")
-    repetitions, count, out = options["repetitions"], options["steps"], options["out"]
-    interpreters = {name: options[name] for name in PEERS if options[name]}
+    given = parse(arguments, Options)
+    parts = chosen(given.parts, PARTS, "part")
+    repetitions, count, out = given.repetitions, given.steps, given.out
+    interpreters = {name: python for name in PEERS if (python := getattr(given, name))}
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "start": lambda: start(repetitions),
-        "step": lambda: steps(repetitions, count, options["data"], interpreters),
+        "step": lambda: steps(repetitions, count, given.data, interpreters),
         "evaluation": lambda: evaluation(repetitions),
         "memory": lambda: memory(repetitions, count),
         "recipe": recipe,

@@ -1,6 +1,6 @@
 """`iwbc COMMAND …`, the same as `python -m iwbc.<module> …`: every command at one place, with completion in the shell.
 
-A command's module has `main(arguments)`, a docstring that is its help, and OPTIONS where it takes key=value. No module is
+A command's module has `main(arguments)`, a docstring that is its help, and Options where it takes key=value. No module is
 imported before its command is called, and none at all for help.
 """
 
@@ -12,10 +12,9 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import BashComplete, add_completion_class
 
 # Command → module, and what it does.
 COMMANDS = {
@@ -79,7 +78,7 @@ class _Command(click.Command):
         from iwbc import completion
 
         found = [] if self.name == "train" else completion.options(self.module, incomplete)
-        return [*found, *(completion.training(incomplete) if self.name in _TAKES_SETTINGS else [])]
+        return [*found, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
 
 
 class _Bash(BashComplete):
@@ -87,26 +86,18 @@ class _Bash(BashComplete):
 
     source_template = """\
 %(complete_func)s() {
-    local IFS=$'\\n'
-    COMPREPLY=($(COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" %(complete_var)s=bash_complete $1))
+    local line=${COMP_LINE:0:COMP_POINT} before found words
+    local word=${line##* }
+    read -ra words <<< "$line."
+    [[ $COMP_WORDBREAKS == *=* ]] && before=${word%%"${word##*[=:]}"}
+    COMPREPLY=()
+    while IFS=, read -r _ found; do
+        [[ $found == *[^=/.] ]] && found+=" "
+        [[ $found ]] && COMPREPLY+=("${found#"$before"}")
+    done < <(COMP_WORDS=$line COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete $1 2> /dev/null)
 }
 complete -o nosort -o nospace -F %(complete_func)s %(prog_name)s
 """
-
-    def get_completion_args(self) -> tuple[list[str], str]:
-        import os
-
-        self._breaks = os.environ.get("COMP_BREAKS", "=:")
-        words = os.environ["COMP_WORDS"].split(" ")
-        return [word for word in words[1:-1] if word], words[-1]
-
-    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
-        typed = max(incomplete.rfind(end) + 1 for end in "=:") if "=" in self._breaks else 0
-        found = super().get_completions(args, incomplete)
-        return [CompletionItem(one.value[typed:] + " " * (one.value[-1] not in "=/.")) for one in found]
-
-    def format_completion(self, item: CompletionItem[Any]) -> str:
-        return str(item.value)
 
 
 class _Commands(click.Group):

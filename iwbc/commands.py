@@ -1,89 +1,82 @@
-"""What the commands without Hydra share: `key=value` arguments, errors in one line, and exit codes."""
+"""What the commands without Hydra share: `key=value` arguments, errors in one line, and exit codes.
+
+A command's options are the fields of its module's Options, with types, defaults and rules like those of a run's settings. What
+stands alone among its arguments, such as a folder, is the first field's, where that is a path or a list of what stands alone.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from iwbc.errors import UserError, warnings_in_one_line
+from iwbc.settings import Settings, setting
 
-_REQUIRED: Any = object()
+_Options = TypeVar("_Options", bound=Settings)
+
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    bool: ({"true": True, "false": False}.__getitem__, "must be one of true, false"),
+    int: (int, "must be a whole number"),
+    float: (float, "must be a number"),
+}
 
 
-@dataclass(frozen=True)
-class Option:
-    """How the text after `key=` is read; without a default it must be given."""
-
-    read: Callable[[str], Any] = str
-    default: Any = _REQUIRED
+def at_least(minimum: int, default: int | None) -> Any:
+    """A field with a whole number (or none, where that is the default)."""
+    return setting(default, lambda value: value is None or value >= minimum, f"must be at least {minimum}")
 
 
-def parse(arguments: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
+def option_names(kind: type[Settings]) -> list[str]:
+    """The fields that are written key=value: all but a list of what stands alone."""
+    hints = get_type_hints(kind)
+    names = [one.name for one in fields(kind) if one.init]  # type: ignore[arg-type]
+    return names[get_origin(hints[names[0]]) is list :]
+
+
+def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
     """The value of every option. Raises UserError for an argument that is unknown, unreadable, repeated or missing."""
-    values: dict[str, Any] = {}
+    hints, names = get_type_hints(kind), option_names(kind)
+    first = fields(kind)[0].name  # type: ignore[arg-type]
+    values: dict[str, Any] = {} if first in names else {first: []}
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if key.startswith("-") and key.lstrip("-") in options:
-            raise UserError(f"{argument}: write it as {key.lstrip('-')}=…")
-        if not equals or key not in options:
-            raise UserError(f"{argument}: not an option; the options are {', '.join(f'{name}=…' for name in options)}")
-        if key in values:
+        if not equals or key not in names:
+            if key.startswith("-") and key.lstrip("-") in names:
+                raise UserError(f"{argument}: write it as {key.lstrip('-')}=…")
+            takes = first not in names or hints[first] is Path
+            if argument.startswith("-") or not takes or (equals and not Path(argument).expanduser().exists()):
+                missing = "no such file, and " if takes and "/" in argument else ""
+                raise UserError(f"{argument}: {missing}not an option; the options are {', '.join(f'{one}=…' for one in names)}")
+            key, text = first, argument
+        if key not in names:
+            values[key].append(get_args(hints[key])[0](text))
+        elif key in values:
             raise UserError(f"{argument}: {key} is given twice")
-        try:
-            values[key] = options[key].read(text)
-        except ValueError as error:
-            raise UserError(f"{argument}: {error}") from None
-    for key, option in options.items():
-        if values.setdefault(key, option.default) is _REQUIRED:
-            raise UserError(f"{key}=… is missing (see --help)")
-    return values
+        else:
+            values[key] = _read(key, text, hints[key])
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.name not in values and one.default is one.default_factory is MISSING:
+            raise UserError(f"{one.name}=… is missing (see --help)")
+    options = kind(**values)
+    options.check()
+    return options
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """Reads one of `choices`, which the shell's completion offers."""
-
-    choices: tuple[str, ...]
-
-    def __call__(self, text: str) -> str:
-        if text not in self.choices:
-            raise ValueError(f"must be one of {', '.join(self.choices)}")
-        return text
-
-
-def one_of(*choices: str) -> OneOf:
-    """Reads one of `choices`."""
-    return OneOf(choices)
-
-
-def whole(minimum: int) -> Callable[[str], int]:
-    """Reads a whole number of at least `minimum`; underscores may group its digits."""
-
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        if number < minimum:
-            raise ValueError(f"must be at least {minimum}")
-        return number
-
-    return read
-
-
-def number(text: str) -> float:
-    """Reads a number."""
+def _read(key: str, text: str, hint: Any) -> Any:
+    """Read a value by its field's type, which may be a list, with commas, and may be none where it is not given."""
+    if get_origin(hint) is UnionType:
+        hint, _ = get_args(hint)
+    several = get_origin(hint) is list
+    kind = get_args(hint)[0] if several else hint
+    read, says = _READERS.get(kind, (kind, ""))
     try:
-        return float(text)
-    except ValueError:
-        raise ValueError("must be a number") from None
-
-
-def boolean(text: str) -> bool:
-    """Reads true or false."""
-    return one_of("true", "false")(text) == "true"
+        return [read(part) for part in text.strip("[]").split(",")] if several else read(text)
+    except (KeyError, ValueError):
+        raise UserError(f"{key}={text}: {says}") from None
 
 
 def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:

@@ -1,78 +1,42 @@
-"""What the shell may complete a word of a command with. Imports no torch and no Hydra: it runs at every press of a key."""
+"""What the shell may complete a word of a command with."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-from iwbc.files import config_folder
-from iwbc.settings import ALGORITHMS, CURATIONS, DATASETS, POLICIES, Config, Env, Eval, Logger, Reference
+from typing import get_type_hints
 
 
 def options(module: str, typed: str) -> list[str]:
-    """For a command with OPTIONS: key=, then what the key may be; or, where it takes files and folders, their paths."""
-    from iwbc.commands import OneOf, boolean
+    """For a command with Options: key=, then what the key may be; paths where it takes files and folders."""
+    from iwbc.commands import option_names
 
-    table = getattr(importlib.import_module(module), "OPTIONS", {})
+    kind = importlib.import_module(module).Options
+    names, hints = option_names(kind), get_type_hints(kind)
     key, equals, value = typed.partition("=")
-    if not equals:
-        return [*_starting(typed, (f"{name}=" for name in table)), *_paths(typed)]
-    read = table[key].read if key in table else None
-    if isinstance(read, OneOf):
-        return [f"{key}={one}" for one in _starting(value, read.choices)]
-    if read is boolean:
-        return [f"{key}={one}" for one in _starting(value, ("false", "true"))]
-    return [f"{key}={path}" for path in _paths(value)] if read is Path else []
+    if not equals or key not in names:
+        return [*_starting(typed, (f"{name}=" for name in names)), *_paths(typed)]
+    (choices,) = (one.metadata.get("choices", ()) for one in fields(kind) if one.name == key)
+    if hints[key] is bool:
+        choices = ("false", "true")
+    words = _paths(value) if hints[key] in (Path, Path | None) else _starting(value, choices)
+    return [f"{key}={word}" for word in words]
 
 
-def training(typed: str) -> list[str]:
-    """For `train`: group= and its choices, of which several may stand with commas between, and settings and theirs."""
-    key, equals, value = typed.partition("=")
-    groups, settings = _groups(), _settings()
-    if not equals:
-        names = [*groups, *(name for name in settings if "." not in name), "resume"]
-        if "." in typed:
-            names = list(settings)
-        dotted = dict.fromkeys(f"{name.split('.')[0]}." for name in settings if "." in name)
-        return [*_starting(typed, (f"{name}=" for name in names)), *(_starting(typed, dotted) if "." not in typed else [])]
-    if key == "resume":
-        return [f"{key}={path}" for path in _paths(value)]
-    before, comma, last = value.rpartition(",")
-    choices = groups.get(key) or settings.get(key, ())
-    return [f"{key}={before}{comma}{one}" for one in _starting(last, choices)]
+def settings(words: Sequence[str], typed: str) -> list[str]:
+    """For a command with a run's settings: what Hydra would complete, after the settings before."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
+    from iwbc.config import config_folder  # whose import registers the defaults of settings
 
-def _groups() -> dict[str, list[str]]:
-    """Hydra's groups by the names that they are chosen by, and their choices: the files in conf/."""
-    folder = Path(config_folder())
-    found: dict[str, list[str]] = {}
-    for place in sorted(path for path in folder.rglob("*") if path.is_dir() and path.name != "hydra"):
-        name = place.relative_to(folder).as_posix()
-        choices = sorted(path.stem for path in place.glob("*.yaml"))
-        found[f"+{name}" if name in ("experiment", "method") else name] = choices
-    return found
-
-
-def _settings() -> dict[str, tuple[str, ...]]:
-    """Every setting by its dotted name, with what it may be where that is one of few."""
-    kinds: dict[str, Iterable[type[Any]]] = {
-        "": [Config],
-        "dataset.": DATASETS.values(),
-        "curation.": CURATIONS.values(),
-        "algo.": ALGORITHMS.values(),
-        "policy.": POLICIES.values(),
-        **{f"{one.__name__.lower()}.": [one] for one in (Env, Eval, Logger, Reference)},
-    }
-    found: dict[str, tuple[str, ...]] = {}
-    for prefix, classes in kinds.items():
-        for one in (field for kind in classes for field in fields(kind)):
-            choices = ("false", "true") if isinstance(one.default, bool) else one.metadata.get("choices", ())
-            if one.name not in ("name", "source", "family") and f"{prefix}{one.name}." not in kinds:
-                found.setdefault(f"{prefix}{one.name}", choices)
-    return found
+    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        line = " ".join([*(word for word in words if not word.startswith("-")), typed])
+        return DefaultCompletionPlugin(loader)._query("train", line)
 
 
 def _starting(typed: str, words: Iterable[str]) -> list[str]:

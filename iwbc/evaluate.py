@@ -1,4 +1,4 @@
-"""Play a saved policy again:  python -m iwbc.evaluate run=FOLDER [episodes=100] [seed=12345] [action=mean|sample|both]
+"""Play a saved policy again:  python -m iwbc.evaluate FOLDER [episodes=100] [seed=12345] [action=mean|sample|both]
 [out=episodes.csv] [policy=package.module.Name] [imports=module,module]
 
 With the run's own number of episodes, evaluation seed and action, it repeats the run's final evaluation. A policy of
@@ -7,27 +7,28 @@ your own, and modules that register environments, are imported only where you na
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iwbc.commands import Option, one_of, parse, run, whole
-from iwbc.settings import ACTIONS, Eval
+from iwbc.commands import at_least, parse, run
+from iwbc.settings import ACTIONS, Eval, Settings, setting
 
-OPTIONS = {
-    "run": Option(Path),
-    "episodes": Option(whole(1), None),
-    "seed": Option(whole(0), None),
-    "action": Option(one_of(*ACTIONS, "both"), None),
-    "out": Option(Path, None),
-    "policy": Option(str, None),
-    "imports": Option(lambda text: text.split(","), []),
-}
+
+@dataclass
+class Options(Settings):
+    run: Path
+    episodes: int | None = at_least(1, None)
+    seed: int | None = at_least(0, None)
+    action: str | None = setting(None, choices=(*ACTIONS, "both"))
+    out: Path | None = None
+    policy: str | None = None
+    imports: list[str] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Play the last policy of a run folder and print the table."""
-    given = parse(arguments, OPTIONS)
+    given = parse(arguments, Options)
 
     from rich.console import Console
 
@@ -36,21 +37,21 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.results import ACTION_NAMES, results_table, totals
     from iwbc.saved import open_run
 
-    saved = open_run(given["run"], given["policy"])
-    environment = saved.played_in(given["imports"])
+    saved = open_run(given.run, given.policy)
+    environment = saved.played_in(given.imports)
     config, policy, scores = saved.config, saved.policies, saved.scores
-    episodes = given["episodes"] or config.eval.episodes or Eval().episodes
-    seed = config.eval.seed if given["seed"] is None else given["seed"]
+    episodes = given.episodes or config.eval.episodes or Eval().episodes
+    seed = config.eval.seed if given.seed is None else given.seed
     evaluator = Evaluator(environment, seed, scores=scores)
     console = Console()
-    chosen = dataclasses.replace(config.eval, action=given["action"] or config.eval.action)
+    chosen = replace(config.eval, action=given.action or config.eval.action)
     evaluations = []
     for action in chosen.actions:
         with console.status(f"Playing {episodes} episodes of {environment.id}, {ACTION_NAMES[action]}"):
             evaluations.append(evaluator.evaluate(policy, episodes, action))
     evaluator.close()
-    if given["out"] is not None:
-        write_csv(given["out"], [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
+    if given.out is not None:
+        write_csv(given.out, [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
     method, several = saved.summary["method"], len(evaluations) > 1
     rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
     console.print(results_table(rows, environment.id, saved.summary["seeds"], scores))

@@ -1,8 +1,8 @@
 """Take a run's policy away: one file that needs no iwbc, or a folder as the Hugging Face Hub lays out models.
 
-    python -m iwbc.export run=FOLDER format=onnx
+    python -m iwbc.export FOLDER format=onnx
 
-run       a finished run's folder
+FOLDER    a finished run's
 format    onnx: for ONNX Runtime (needs the extra onnx); torchscript: for PyTorch alone
           hub: a folder with a model card, the policy, its settings and results
 seed      which of the run's seeds (default: the first; hub holds all)
@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import Option, boolean, one_of, parse, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError, extra
+from iwbc.settings import ACTIONS, Settings, setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,47 +36,49 @@ if TYPE_CHECKING:
     from iwbc.saved import SavedRun
     from iwbc.trained import Policies
 
-OPTIONS = {
-    "run": Option(Path),
-    "format": Option(one_of("onnx", "torchscript", "hub")),
-    "seed": Option(whole(0), None),
-    "action": Option(one_of("mean", "sample"), "mean"),
-    "out": Option(Path, None),
-    "repo": Option(str, None),
-    "private": Option(boolean, False),
-    "policy": Option(str, None),
-}
+
+@dataclass
+class Options(Settings):
+    run: Path
+    format: str = setting(MISSING, choices=("onnx", "torchscript", "hub"))
+    seed: int | None = at_least(0, None)
+    action: str = setting("mean", choices=ACTIONS)
+    out: Path | None = None
+    repo: str | None = None
+    private: bool = False
+    policy: str | None = None
+
 
 _NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write what is asked for and print where it is."""
-    given = parse(arguments, OPTIONS)
-    kind = given["format"]
-    if given["repo"] is not None and kind != "hub":
+    given = parse(arguments, Options)
+    kind = given.format
+    if given.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
     from iwbc.saved import open_run
 
-    saved = open_run(given["run"], given["policy"])
+    saved = open_run(given.run, given.policy)
     policies = saved.policies
-    if given["seed"] is not None:
-        if given["seed"] not in policies.seeds:
-            raise UserError(f"seed={given['seed']}: the run has {', '.join(map(str, policies.seeds))}")
-        policies = policies.select(given["seed"])
-    out = given["out"] or saved.folder.path / _NAMES[kind]
+    if given.seed is not None:
+        if given.seed not in policies.seeds:
+            raise UserError(f"seed={given.seed}: the run has {', '.join(map(str, policies.seeds))}")
+        policies = policies.select(given.seed)
+    out = given.out or saved.folder.path / _NAMES[kind]
     try:
         if kind == "hub":
             from iwbc.hub import upload, write_folder
 
             write_folder(saved, out)
-            if given["repo"] is not None:
-                print(upload(out, given["repo"], given["private"]))
+            if given.repo is not None:
+                print(upload(out, given.repo, given.private))
         elif kind == "onnx":
-            write_onnx(policies, out, given["action"], described(saved, policies))
+            write_onnx(policies, out, given.action, described(saved, policies))
         else:
-            write_torchscript(policies, out, given["action"], described(saved, policies))
+            write_torchscript(policies, out, given.action, described(saved, policies))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
     print(out)

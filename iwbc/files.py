@@ -47,6 +47,23 @@ def config_folder() -> str:
     return str(installed if installed.exists() else package.parent / "conf")
 
 
+# What a path may be, and what takes it.
+KINDS = {
+    "run": "a run, which iwbc evaluate, verify, record, export and report take",
+    "dataset": "a dataset, which iwbc info takes",
+    "policy": "a policy's file; commands take the folder of its run, and iwbc.load_policy in Python the file",
+}
+
+
+def kind_of(path: Path) -> str:
+    """Tell a run's folder, a dataset and a policy's file by what they hold: one of KINDS, or other."""
+    if (path / "config.yaml").is_file():
+        return "run"
+    if (path / "data").is_dir() or (path.suffix in (".npz", ".hdf5", ".h5") and path.is_file()):
+        return "dataset"
+    return "policy" if path.suffix == ".safetensors" and path.is_file() else "other"
+
+
 def cache_folder() -> Path:
     """$IWBC_CACHE, or else iwbc/ in the user's cache folder."""
     if own := os.environ.get("IWBC_CACHE"):

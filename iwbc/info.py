@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import Option, parse, run
+from iwbc.commands import parse, run
 from iwbc.errors import DataWarning, UserError, extra, warn
+from iwbc.files import KINDS, kind_of
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 
 if TYPE_CHECKING:
@@ -27,20 +28,23 @@ if TYPE_CHECKING:
 
     from iwbc.data.trajectories import Trajectories
 
-OPTIONS = {"out": Option(Path, None)}
-
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 98, 100)
 _BINS = 16
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
+@dataclass
+class Options(Settings):
+    datasets: list[str]
+    out: Path | None = None
+
+
 def main(arguments: Sequence[str]) -> None:
-    own = [argument for argument in arguments if argument.startswith(("out=", "-"))]
-    out: Path | None = parse(own, OPTIONS)["out"]
+    settings = [argument for argument in arguments if _is_setting(argument)]
+    given = parse([argument for argument in arguments if argument not in settings], Options)
+    names, out = given.datasets, given.out
     if out is not None and out.suffix not in _SUFFIXES:
         raise UserError(f"out={out}: give a file that ends in {', '.join(_SUFFIXES)}")
-    settings = [argument for argument in arguments if argument not in own and _is_setting(argument)]
-    names = [argument for argument in arguments if argument not in own and argument not in settings]
     if len(names) > 1 or not (names or settings):
         raise UserError("give one dataset: an id, a file, or settings such as env=hopper dataset=medium (see --help)")
 
@@ -76,7 +80,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _is_setting(argument: str) -> bool:
-    return "=" in argument and not Path(argument).exists()
+    is_option = argument.startswith(("out=", "-"))
+    return "=" in argument and not is_option and not Path(argument).expanduser().exists()
 
 
 def by_name(name: str) -> Trajectories:
@@ -87,6 +92,8 @@ def by_name(name: str) -> Trajectories:
     from iwbc.data.minari_folder import dataset_folder
 
     path = Path(name).expanduser()
+    if (kind := kind_of(path)) in ("run", "policy"):
+        raise UserError(f"{name}: no dataset, but {KINDS[kind]}")
     if path.is_dir():
         root = dataset_folder().resolve()
         if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():

@@ -1,8 +1,8 @@
 """Look at a policy: video of the best, the median and the worst of a run's final episodes.
 
-    python -m iwbc.record run=FOLDER
+    python -m iwbc.record FOLDER
 
-run       a finished run's folder
+FOLDER    a finished run's
 episodes  how many are played to choose from (default: the run's own number, which are its final episodes)
 action    mean or sample (default: the run's first)
 format    mp4 or gif (default mp4, which needs the extra video; gif without it)
@@ -21,13 +21,13 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import Option, one_of, parse, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError, extra
-from iwbc.settings import ACTIONS
+from iwbc.settings import ACTIONS, Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,16 +36,18 @@ if TYPE_CHECKING:
     from iwbc.environment_spec import EnvironmentSpec
     from iwbc.trained import Policies
 
-OPTIONS = {
-    "run": Option(Path),
-    "episodes": Option(whole(1), None),
-    "action": Option(one_of(*ACTIONS), None),
-    "format": Option(one_of("mp4", "gif"), None),
-    "seconds": Option(whole(1), 20),
-    "out": Option(Path, None),
-    "policy": Option(str, None),
-    "imports": Option(lambda text: text.split(","), []),
-}
+
+@dataclass
+class Options(Settings):
+    run: Path
+    episodes: int | None = at_least(1, None)
+    action: str | None = setting(None, choices=ACTIONS)
+    format: str | None = setting(None, choices=("mp4", "gif"))
+    seconds: int = at_least(1, 20)
+    out: Path | None = None
+    policy: str | None = None
+    imports: list[str] = field(default_factory=list)
+
 
 _FPS = 30  # at most
 _NO_RENDERER = "; MuJoCo renders by EGL or OSMesa where there is no display (on Debian: apt-get install libegl1 libosmesa6)"
@@ -64,7 +66,7 @@ class Played:
 
 def main(arguments: Sequence[str]) -> None:
     """Record a run's videos and print where they are."""
-    given = parse(arguments, OPTIONS)
+    given = parse(arguments, Options)
     _choose_renderer()
 
     from rich.console import Console
@@ -73,29 +75,29 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.page import write_page
     from iwbc.saved import open_run
 
-    saved = open_run(given["run"], given["policy"])
-    environment = saved.played_in(given["imports"])
+    saved = open_run(given.run, given.policy)
+    environment = saved.played_in(given.imports)
     config, console = saved.config, Console(stderr=True)
-    kind = given["format"] or ("mp4" if _has_ffmpeg() else "gif")
+    kind = given.format or ("mp4" if _has_ffmpeg() else "gif")
     if kind == "mp4" and not _has_ffmpeg():
         raise UserError(f"format=mp4: {extra('video')}; or take format=gif")
-    episodes = given["episodes"] or config.eval.episodes or 10
-    action = given["action"] or config.eval.actions[0]
+    episodes = given.episodes or config.eval.episodes or 10
+    action = given.action or config.eval.actions[0]
     with console.status(f"Playing {episodes} episodes for each seed"):
         played = play_all(saved.policies, environment, episodes, config.eval.seed, action)
     ranked = sorted(played, key=lambda one: one.total)
     chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-    out = given["out"] or saved.folder.path / "videos"
+    out = given.out or saved.folder.path / "videos"
     rows = []
     for name, one in chosen.items():
         with console.status(f"Rendering the {name} of {len(played)} episodes"):
-            frames, rate = frames_of(environment, one, given["seconds"])
+            frames, rate = frames_of(environment, one, given.seconds)
             _write(out / f"{name}.{kind}", frames, rate)
         rows.append({"name": name, "file": f"{name}.{kind}", "seed": one.seed, "episode": one.episode})
         rows[-1] |= {"return": one.total, "length": len(one.actions), "of": len(played), "action": action}
         print(f"{out / f'{name}.{kind}'}  return {one.total:.1f}, {len(one.actions)} steps (seed {one.seed})")
     write_json(out / "videos.json", rows)
-    if given["out"] is None:
+    if given.out is None:
         write_page(saved.folder.path, saved.summary)  # now with the videos
 
 

@@ -33,8 +33,10 @@ from iwbc.config import validate
 from iwbc.environment_spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.files import (
+    KINDS,
     PLAIN_DAMAGE,
     cache_folder,
+    kind_of,
     parse_json,
     read_json,
     read_tensors,
@@ -90,7 +92,9 @@ class RunFolder:
     def config(self) -> Config:
         """The run's configuration. Raises UserError where the folder holds none."""
         if not self.begun():
-            raise UserError(f"{self.path}: not a run folder (it has no config.yaml)")
+            kind = kind_of(self.path)
+            hint = "" if kind == "other" else f"; it is {KINDS[kind]}"
+            raise UserError(f"{self.path}: not a run folder (it has no config.yaml){hint}")
         try:
             plain = read_yaml(self._config)
             if not isinstance(plain, dict):

@@ -27,7 +27,7 @@ def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str =
     metadata: dict[str, Any] = {"rule": rule, "says": says}
     if choices:
         says = f"must be one of {', '.join(choices)}"
-        metadata = {"rule": lambda value: value in choices, "says": says, "choices": choices}
+        metadata = {"rule": lambda value: value in choices or value == default, "says": says, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -23,34 +23,42 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwbc.commands import Option, parse, run, whole
+from iwbc.commands import at_least, option_names, parse, run
 from iwbc.errors import UserError, extra
 from iwbc.files import PLAIN_DAMAGE
+from iwbc.settings import Settings
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-OPTIONS = {"trials": Option(whole(1), 20), "folder": Option(Path, Path("tune")), "search_seed": Option(whole(0), 0)}
+
+@dataclass
+class Options(Settings):
+    trials: int = at_least(1, 20)
+    folder: Path = Path("tune")
+    search_seed: int = at_least(0, 0)
+
 
 _USUAL = ("algo.kappa=tag(log, interval(0.1, 20))", "algo.decay=interval(0.5, 0.999)")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Make the runs and print the best of the study."""
-    own = [one for one in arguments if one.partition("=")[0] in OPTIONS or one.startswith("-")]
-    given = parse(own, OPTIONS)
+    own = [one for one in arguments if one.partition("=")[0] in option_names(Options) or one.startswith("-")]
+    given = parse(own, Options)
     from iwbc.config import quoted
 
     settings = quoted([one for one in arguments if one not in own])
     fixed, searched = split(settings)
     if not searched:
         fixed, searched = split([*settings, *_USUAL])
-    study = open_study(given["folder"], fixed, searched, given["search_seed"])
-    _search(study, fixed, searched, given["trials"], given["folder"])
+    study = open_study(given.folder, fixed, searched, given.search_seed)
+    _search(study, fixed, searched, given.trials, given.folder)
     _show(study, fixed)
 
 

@@ -1,4 +1,4 @@
-"""Whether a run's numbers are what its files say:  python -m iwbc.verify run=FOLDER [replay=true] [policy=package.module.Name]
+"""Whether a run's numbers are what its files say:  python -m iwbc.verify FOLDER [replay=true] [policy=package.module.Name]
 [imports=module,module]
 
 Recomputes every mean, score, success rate and interval of summary.json from the returns in evaluations.csv, compares the files
@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iwbc.commands import Option, boolean, parse, run
+from iwbc.commands import parse, run
+from iwbc.settings import Settings
 
 if TYPE_CHECKING:
     from iwbc.evaluation import Evaluation
     from iwbc.runs import RunFolder
     from iwbc.settings import Config
 
-OPTIONS = {
-    "run": Option(Path),
-    "replay": Option(boolean, True),
-    "policy": Option(str, None),
-    "imports": Option(lambda text: text.split(","), []),
-}
+
+@dataclass
+class Options(Settings):
+    run: Path
+    replay: bool = True
+    policy: str | None = None
+    imports: list[str] = field(default_factory=list)
 
 
 class Check(NamedTuple):
@@ -39,14 +42,14 @@ class Check(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Verify a run folder, print a table of what was looked at, and exit with code 1 where something differs."""
-    given = parse(arguments, OPTIONS)
+    given = parse(arguments, Options)
 
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    checks = verify(given["run"], replay=given["replay"], policy=given["policy"], imports=given["imports"])
-    table = Table(title=f"Verification of {escape(str(given['run']))}")
+    checks = verify(given.run, replay=given.replay, policy=given.policy, imports=given.imports)
+    table = Table(title=f"Verification of {escape(str(given.run))}")
     for name in ("what", "result", "seen"):
         table.add_column(name, overflow="fold")
     names = {True: "the same", False: "DIFFERS", None: "not checked"}
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         table.add_row(check.what, names[check.same], escape(check.seen), style="bold red" if check.same is False else None)
     Console().print(table)
     if differing := [check.what for check in checks if check.same is False]:
-        print(f"{given['run']}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
+        print(f"{given.run}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -133,9 +132,10 @@ def typed_in_bash(text: str, expected: str, console: Path, cwd: Path) -> str:
     [
         ("iwbc tra\tenv=walk\tx", "iwbc train env=walker2d x"),  # a space after what is complete
         ("iwbc train algo.kap\t3", "iwbc train algo.kappa=3"),  # and none where its value is to follow
-        ("iwbc train -m algo=bc,filt\tx", "iwbc train -m algo=bc,filtered_bc x"),
+        ("iwbc train -m algo=bc algo.l\t3", "iwbc train -m algo=bc algo.lr=3"),
         ("iwbc train hydra/laun\tco\tx", "iwbc train hydra/launcher=cores x"),
         ("iwbc evaluate run=my\ti\tx", "iwbc evaluate run=my_runs/inner/x"),
+        ("iwbc verify my\ti\tx", "iwbc verify my_runs/inner/x"),
         ("iwbc generate tier=medium-e\tx", "iwbc generate tier=medium-expert x"),
     ],
 )
@@ -149,17 +149,3 @@ def test_other_shells_get_whole_words(shell: str, tmp_path: Path) -> None:
     words = {"COMP_WORDS": "iwbc train env=ho", "COMP_CWORD": "2" if shell == "zsh" else "env=ho"}
     outcome = iwbc(cwd=tmp_path, _IWBC_COMPLETE=f"{shell}_complete", **words)
     assert "env=hopper" in outcome.out, outcome.err
-
-
-def test_every_setting_is_offered(tmp_path: Path) -> None:
-    script = (
-        "import json; from iwbc.completion import training\n"
-        "print(json.dumps([training(''), training('algo.'), training('eval.'), training('averaging='), training('engine=')]))"
-    )
-    outcome = finish(python("-c", script, cwd=tmp_path))
-    top, algo, evaluation, averaging, engine = json.loads(outcome.out)
-    assert {"env=", "dataset=", "+method=", "hydra/launcher=", "seeds=", "threads=", "resume=", "algo."} <= set(top)
-    assert {"algo.kappa=", "algo.lam=", "algo.steps="} <= set(algo)
-    assert "eval.episodes=" in evaluation
-    assert averaging == ["averaging=trajectory", "averaging=transition"]
-    assert engine == ["engine=false", "engine=true"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from setups import SMALL, finish, python, read_csv, train
+from setups import SMALL, called, finish, python, read_csv, train
+
+from iwbc.cli import main
 
 
 def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
@@ -39,3 +41,62 @@ def test_evaluate_is_one_line_where_there_is_no_run(tmp_path: Path) -> None:
     outcome = finish(python("-m", "iwbc.evaluate", "run=nowhere", cwd=tmp_path))
     assert outcome.code == 2
     assert outcome.err == "nowhere: not a run folder (it has no config.yaml)\n"
+
+
+# --- what a command is given, and what it is --------------------------------------------------------------------------
+
+FOLDERS = ["nowhere", "run=nowhere", "lr=0.1/run", "./run=a", "{a: 1}", "1e3", "null", "${x}", "a [b] #c"]
+TAKE_A_RUN = {"evaluate": [], "verify": [], "record": ["format=gif"], "export": ["format=onnx"]}
+
+
+@pytest.mark.parametrize("name", TAKE_A_RUN)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_needs_no_key(name: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(folder.removeprefix("run="))
+    if path.name != "nowhere":
+        path.mkdir(parents=True)
+    outcome = called(main, "iwbc", name, *TAKE_A_RUN[name], folder)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == f"{path}: not a run folder (it has no config.yaml)\n"
+
+
+@pytest.mark.parametrize("name", TAKE_A_RUN)
+def test_what_is_no_folder_of_a_run_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dataset/data").mkdir(parents=True)
+    for file in ("demo.npz", "policy.safetensors"):
+        Path(file).touch()
+    for arguments, message in {
+        ("dataset",): "dataset: not a run folder (it has no config.yaml); it is a dataset, which iwbc info takes\n",
+        ("demo.npz",): "demo.npz: not a run folder (it has no config.yaml); it is a dataset, which iwbc info takes\n",
+        ("policy.safetensors",): "it is a policy's file; commands take the folder of its run",
+        ("a", "b"): "b: run is given twice\n",
+        ("run=a", "b"): "b: run is given twice\n",
+        ("lr=0.1/run",): "lr=0.1/run: no such file, and not an option; the options are run=…, ",
+        ("a", "nope=1"): "nope=1: not an option; the options are run=…, ",
+        (): "run=… is missing (see --help)\n",
+    }.items():
+        outcome = called(main, "iwbc", name, *TAKE_A_RUN[name], *arguments)
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert message in outcome.err
+
+
+def test_a_run_is_taken_as_it_stands(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "episodes.csv"
+    for arguments in (["evaluate", str(run), "episodes=2", f"out={out}"], ["verify", "replay=false", str(run)]):
+        outcome = called(main, "iwbc", *arguments)
+        assert (outcome.code, outcome.err) == (0, "")
+    assert len(read_csv(out)) == 2
+    pt = tmp_path / "policy.pt"
+    assert called(main, "iwbc", "export", str(run), "format=torchscript", f"out={pt}").out == f"{pt}\n"
+
+
+def test_info_says_what_is_no_dataset(run: Path) -> None:
+    for path, message in {
+        run: "no dataset, but a run, which iwbc evaluate, verify, record, export and report take\n",
+        run / "policy.safetensors": "no dataset, but a policy's file; commands take the folder of its run",
+    }.items():
+        outcome = called(main, "iwbc", "info", str(path))
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert outcome.err.startswith(f"{path}: {message}")

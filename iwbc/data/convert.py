@@ -32,9 +32,11 @@ description  what Minari is to say of it (default: the file's name); likewise au
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from iwbc.commands import Option, boolean, one_of, parse, run
+from iwbc.commands import parse, run
 from iwbc.data.array_files import NAMES, open_steps
 from iwbc.data.arrays import describe, ends_of, episodes
 from iwbc.data.d4rl_source import choose_env_id
@@ -44,6 +46,7 @@ from iwbc.data.minari_writer import DATA_FORMATS, write_minari
 from iwbc.data.progress import tracked
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError, warn
+from iwbc.settings import Settings, setting
 
 
 def convert(
@@ -83,50 +86,43 @@ def convert(
     return load(id)
 
 
-def _bound(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.strip("[]").split(",")]
-    except ValueError:
-        raise ValueError("must be a number, or several with commas between") from None
+def _array() -> Any:
+    return setting(None, lambda value: value != "", "give the array's name in the file, or none")
 
 
-def _name(text: str) -> str:
-    if not text:
-        raise ValueError("give the array's name in the file, or none")
-    return text
-
-
-OPTIONS = {
-    "id": Option(),
-    **{field: Option(_name, None) for field in NAMES},
-    "env_id": Option(default=None),
-    "action_low": Option(_bound, None),
-    "action_high": Option(_bound, None),
-    "unfinished": Option(one_of("keep", "drop"), "keep"),
-    "clip_actions": Option(boolean, False),
-    "description": Option(default=None),
-    "author": Option(default=None),
-    "algorithm_name": Option(default=None),
-    "data_format": Option(one_of(*DATA_FORMATS), "hdf5"),
-}
+@dataclass
+class Options(Settings):
+    files: list[Path]
+    id: str | None = None
+    observations: str | None = _array()
+    actions: str | None = _array()
+    rewards: str | None = _array()
+    terminations: str | None = _array()
+    truncations: str | None = _array()
+    dones: str | None = _array()
+    next_observations: str | None = _array()
+    successes: str | None = _array()
+    env_id: str | None = None
+    action_low: list[float] | None = None
+    action_high: list[float] | None = None
+    unfinished: str = setting("keep", choices=("keep", "drop"))
+    clip_actions: bool = False
+    description: str | None = None
+    author: str | None = None
+    algorithm_name: str | None = None
+    data_format: str = setting("hdf5", choices=DATA_FORMATS)
 
 
 def main(arguments: Sequence[str]) -> None:
-    paths = [argument for argument in arguments if _is_path(argument)]
-    if len(paths) != 1:
-        raise UserError(f"need one file to convert, not {len(paths)} (see --help)")
-    chosen = parse([argument for argument in arguments if argument not in paths], OPTIONS)
-    names = {field: name for field in NAMES if (name := chosen.pop(field))}
-    made = convert(Path(paths[0]).expanduser(), names=names, **chosen)
+    given = parse(arguments, Options)
+    if len(given.files) != 1:
+        raise UserError(f"need one file to convert, not {len(given.files)} (see --help)")
+    if given.id is None:
+        raise UserError("id=… is missing (see --help)")
+    names = {field: name for field in NAMES if (name := getattr(given, field))}
+    others = {name: value for name, value in vars(given).items() if name not in ("files", *NAMES)}
+    made = convert(given.files[0].expanduser(), names=names, **others)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
-
-
-def _is_path(argument: str) -> bool:
-    """Tell a file's name, which may hold a =, as in lr=0.1/demo.npz, from a setting."""
-    key, equals, _ = argument.partition("=")
-    if not equals:
-        return not argument.startswith("-")
-    return key not in OPTIONS and (argument.endswith((".npz", ".hdf5", ".h5")) or Path(argument).expanduser().exists())
 
 
 if __name__ == "__main__":

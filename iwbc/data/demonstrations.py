@@ -16,11 +16,12 @@ from the defaults becomes part of its name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from iwbc import settings
-from iwbc.commands import Option, number, parse, run, whole
+from iwbc.commands import parse, run
 from iwbc.config import composed
 from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
@@ -81,24 +82,22 @@ def _write(name: str, environment: EnvironmentSpec, chosen: settings.Demonstrati
     )
 
 
-OPTIONS = {
-    "env": Option(),
-    "episodes": Option(whole(1), 2000),
-    "seed": Option(whole(0), 0),
-    "risky": Option(number, 0.5),
-    "slip": Option(number, 0.5),
-    "horizon": Option(whole(1), None),
-}
+@dataclass
+class _Played:
+    env: str
+
+
+@dataclass
+class Options(settings.Demonstrations, _Played):
+    source: str = field(default="demonstrations", init=False)
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen = parse(arguments, OPTIONS)
-    env = chosen.pop("env")
+    chosen = parse(arguments, Options)
+    env = chosen.env
     if (Path(config_folder()) / "env" / f"{env}.yaml").exists():
-        env = composed([f"env={env}"]).env.id
-    wanted = settings.Demonstrations(**chosen)
-    wanted.check()
-    made = ensure(env, wanted)
+        env = composed([f"env={env}"]).env.id or env
+    made = ensure(env, chosen)
     print(f"{made} is in {dataset_folder(made)}")
 
 

@@ -19,13 +19,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from iwbc.commands import Option, one_of, parse, run, whole
+from iwbc.commands import at_least, parse, run
 from iwbc.data.behaviours import Behaviours, behaviours
 from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
@@ -36,13 +36,16 @@ from iwbc.environments import LocalEnvironments, make_env, play
 from iwbc.errors import UserError
 from iwbc.processes import Remote, WorkerLost, cores, end_with_parent
 from iwbc.scores import d4rl_scores
+from iwbc.settings import Settings, setting
 
-OPTIONS = {
-    "env": Option(),
-    "tier": Option(one_of(*TIERS)),
-    "steps": Option(whole(1), None),
-    "seed": Option(whole(0), 0),
-}
+
+@dataclass
+class Options(Settings):
+    env: str
+    tier: str = setting(MISSING, choices=TIERS)
+    steps: int | None = at_least(1, None)
+    seed: int = at_least(0, 0)
+
 
 # Episodes played side by side, one for so many steps of the unit, since all are played to their end; and the steps a unit of
 # work aims at. All three fix the dataset's bytes: a unit's arithmetic is the same whichever process does it, so a dataset does
@@ -243,11 +246,11 @@ class _Player:
 
 def main(arguments: Sequence[str]) -> None:
     dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
-    chosen = parse(dashed, OPTIONS)
-    env_id = behaviours(chosen["env"]).env_id
-    if "-v" in chosen["env"] and chosen["env"] != env_id:
-        raise UserError(f"env={chosen['env']}: behaviour policies are shipped for {env_id} alone")
-    made = ensure(env_id, chosen["tier"], chosen["steps"], chosen["seed"])
+    chosen = parse(dashed, Options)
+    env_id = behaviours(chosen.env).env_id
+    if "-v" in chosen.env and chosen.env != env_id:
+        raise UserError(f"env={chosen.env}: behaviour policies are shipped for {env_id} alone")
+    made = ensure(env_id, chosen.tier, chosen.steps, chosen.seed)
     print(f"{made} is in {dataset_folder(made)}")
 
 

@@ -16,28 +16,31 @@ report that is there already is replaced. It gets
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from iwbc.commands import Option, boolean, parse, run
+from iwbc.commands import parse, run
 from iwbc.errors import UserError
+from iwbc.settings import Settings
 
-OPTIONS = {"out": Option(Path, Path("report")), "mixed": Option(boolean, False)}
+
+@dataclass
+class Options(Settings):
+    folders: list[Path]
+    out: Path = Path("report")
+    mixed: bool = False
 
 
 def main(arguments: Sequence[str]) -> None:
-    # Sweep folders are often called key=value: only these are options.
-    options = [argument for argument in arguments if argument.startswith(("out=", "mixed=", "-"))]
-    chosen = parse(options, OPTIONS)
-    out = chosen["out"]
-    folders = [Path(argument) for argument in arguments if argument not in options]
-    if not folders:
+    given = parse(arguments, Options)
+    if not given.folders:
         raise UserError("give at least one run or sweep folder (see --help)")
     from rich.console import Console
 
     from iwbc.report.write import write_report
 
-    write_report(folders, out, Console(stderr=True), chosen["mixed"])
-    print(f"{out / 'index.html'}")
+    write_report(given.folders, given.out, Console(stderr=True), given.mixed)
+    print(f"{given.out / 'index.html'}")
 
 
 if __name__ == "__main__":

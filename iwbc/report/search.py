@@ -8,14 +8,22 @@ Needs the extras `optuna` and `report`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iwbc.commands import Option, parse, run
+from iwbc.commands import parse, run
 from iwbc.errors import UserError, extra
 from iwbc.files import PLAIN_DAMAGE
+from iwbc.settings import Settings
+
+
+@dataclass
+class Options(Settings):
+    log: Path
+    out: Path = Path("study.png")
 
 
 def draw(log: Path, picture: Path) -> None:
@@ -76,14 +84,9 @@ def _label(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    # A sweep's folders may be called key=value: only `out=` is an option.
-    options = [argument for argument in arguments if argument.startswith("out=")]
-    out = parse(options, {"out": Option(Path, Path("study.png"))})["out"]
-    logs = [argument for argument in arguments if argument not in options]
-    if len(logs) != 1:
-        raise UserError("give one study-….log (see --help)")
-    draw(Path(logs[0]), out)
-    print(out)
+    given = parse(arguments, Options)
+    draw(given.log, given.out)
+    print(given.out)
 
 
 if __name__ == "__main__":
