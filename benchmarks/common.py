@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.errors import UserError
-from iwbc.processes import cores
+from iwbc.system.processes import cores
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +47,7 @@ def play(job: Job) -> dict[str, Any]:
     from rich.console import Console
 
     from iwbc.config import compose
-    from iwbc.pipeline import run as run_pipeline
+    from iwbc.runs.pipeline import run as run_pipeline
 
     with Path("/dev/null").open("w") as nowhere:
         return run_pipeline(compose(*job.overrides), job.folder, Console(file=nowhere))

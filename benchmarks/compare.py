@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError
 from iwbc.settings import Settings
+from iwbc.system.arguments import at_least, parse, run
 
 ROOT = Path(__file__).parents[1]
 RUNS = {"bc_1": ("bc", 1), "bc_5": ("bc", 5), "iw_bc_1": ("iw_bc", 1), "iw_bc_5": ("iw_bc", 5)}  # algorithm, seeds

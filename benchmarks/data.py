@@ -26,8 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.common import RESULTS, machine
-from iwbc.commands import at_least, parse, run
 from iwbc.settings import Settings, setting
+from iwbc.system.arguments import at_least, parse, run
 
 TIER, STEPS = "medium-expert", 1_000_000
 GENERATED = 200_000

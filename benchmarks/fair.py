@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all
-from iwbc.commands import at_least, parse, run
-from iwbc.files import write_csv
 from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
 from iwbc.settings import Settings
+from iwbc.system.arguments import at_least, parse, run
+from iwbc.system.files import write_csv
 
 Grid = Mapping[str, Sequence[str]]
 

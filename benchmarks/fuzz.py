@@ -39,7 +39,6 @@ from omegaconf import OmegaConf
 
 import iwbc
 from benchmarks.common import few_steps
-from iwbc.commands import parse, run
 from iwbc.config import compose, validate
 from iwbc.data import minari_source
 from iwbc.data.array_files import open_steps
@@ -49,12 +48,13 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import load_or_pack
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.files import write_json, write_tensors
-from iwbc.page import write_page
-from iwbc.report.collect import collect
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.page import write_page
+from iwbc.runs.read import collect
 from iwbc.settings import Settings, setting, to_plain
-from iwbc.trained import load_policy
+from iwbc.system.arguments import parse, run
+from iwbc.system.files import write_json, write_tensors
+from iwbc.training.trained import load_policy
 
 # What atheris watches: modules whose names begin so.
 _INSTRUMENTED = ("iwbc", "yaml", "omegaconf", "zipfile", "csv", "json", "numpy.lib", "h5py", "minari", "gymnasium")

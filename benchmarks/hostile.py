@@ -37,10 +37,10 @@ import numpy as np
 import yaml
 
 from benchmarks.common import few_steps
-from iwbc.commands import parse
-from iwbc.commands import run as run_command
-from iwbc.files import write_json
 from iwbc.settings import Settings
+from iwbc.system.arguments import parse
+from iwbc.system.arguments import run as run_command
+from iwbc.system.files import write_json
 
 _PATIENCE = 600.0  # seconds for a command to end, also on a machine that is busy with other things
 _SMALL_DISK = Path(tempfile.gettempdir()) / f"iwbc-small-disk-{os.getpid()}"
@@ -724,7 +724,7 @@ def environments() -> Iterator[Case]:
 # Converts, and fills the disk with the third episode, when its room has been looked for.
 _FILLING = """
 import contextlib, os, sys
-from iwbc.commands import run
+from iwbc.system.arguments import run
 from iwbc.data import convert, minari_writer
 
 buffer, written = minari_writer._buffer, []
@@ -970,7 +970,7 @@ def _apart(command: Sequence[str]) -> Outcome:
             program, arguments = [sys.executable, "-c", _FILLING], arguments[1:]
         elif kind in ("unreachable", "hanging", "dying", "mute", "failing"):
             environment |= {"WANDB_BASE_URL": closing.enter_context(wandb_server(kind)), "WANDB_API_KEY": "0" * 40}
-            code = "import iwbc.loggers; iwbc.loggers._PATIENCE = 3.0; from iwbc.train import main; main()"
+            code = "import iwbc.runs.loggers; iwbc.runs.loggers._PATIENCE = 3.0; from iwbc.train import main; main()"
             program, arguments = [sys.executable, "-c", code], list(arguments)
         elif kind != "twice":
             arguments = [f"iwbc.{kind}", *arguments]
@@ -992,7 +992,7 @@ def _names(folder: Path) -> set[str]:
 def build(root: Path) -> World:
     """The data and the runs that cases begin with."""
     import iwbc
-    from iwbc.recorder import Recorder
+    from iwbc.runs.recorder import Recorder
 
     world = World(root)
     for name in ("datasets", "cache", "home"):

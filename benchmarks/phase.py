@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, play_all
-from iwbc.commands import at_least, parse, run
-from iwbc.files import write_csv
 from iwbc.settings import Settings
+from iwbc.system.arguments import at_least, parse, run
+from iwbc.system.files import write_csv
 
 SLIPS, HORIZONS, EPISODES, KAPPAS = (0.2, 0.5, 0.8), (30, 90), (100, 1000), ("0", "1", "5", "20", "auto")
 COMMON = (

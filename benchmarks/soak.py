@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iwbc.commands import at_least, parse, run
-from iwbc.files import write_json
 from iwbc.settings import Settings
+from iwbc.system.arguments import at_least, parse, run
+from iwbc.system.files import write_json
 
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _KILLS_A_STORY = 2

@@ -42,29 +42,30 @@ from torch import nn
 
 from benchmarks.common import RESULTS, chosen, machine
 from benchmarks.peer import SCRIPTS, peer
-from iwbc import engine, processes
+from iwbc import engine
 from iwbc.algorithms import Ingredients, make_algorithm
-from iwbc.commands import at_least, parse, run
 from iwbc.config import compose
-from iwbc.curation import curate
 from iwbc.data.arrays import from_arrays
 from iwbc.data.curated import Curated
+from iwbc.data.curation import curate
 from iwbc.data.sampling import StepSampler
 from iwbc.data.sources import load_dataset
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
-from iwbc.diagnostics import Diagnostics
 from iwbc.engine import kernels
-from iwbc.environments import make_env
+from iwbc.environments.gymnasium import make_env
 from iwbc.evaluation import Evaluator
-from iwbc.files import write_json
-from iwbc.fitting import fit
 from iwbc.policies import GaussianMLP, Policy
 from iwbc.policies.spec import policy_spec
-from iwbc.reference import reference_policy
-from iwbc.runs import versions
+from iwbc.runs.folder import versions
 from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, Settings, TopFraction, setting
-from iwbc.trainer import Learner, Trainer
+from iwbc.system import processes
+from iwbc.system.arguments import at_least, parse, run
+from iwbc.system.files import write_json
+from iwbc.training.diagnostics import Diagnostics
+from iwbc.training.fit import fit
+from iwbc.training.reference import reference_policy
+from iwbc.training.trainer import Learner, Trainer
 
 PARTS = ("start", "step", "evaluation", "memory", "recipe", "checkpoints")
 PRODUCTS = 3

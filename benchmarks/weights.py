@@ -19,17 +19,17 @@ from benchmarks.common import RESULTS
 from iwbc.algorithms import Ingredients
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.algorithms.weights import Proposal, RunningWeights
-from iwbc.commands import run
 from iwbc.config import compose
-from iwbc.curation import curate
+from iwbc.data.curation import curate
 from iwbc.data.sampling import StepSampler
 from iwbc.data.sources import load_dataset
 from iwbc.data.streams import Stream
 from iwbc.errors import UserError
-from iwbc.files import write_csv
-from iwbc.reference import reference_policy
 from iwbc.settings import IWBC
-from iwbc.trainer import Learner
+from iwbc.system.arguments import run
+from iwbc.system.files import write_csv
+from iwbc.training.reference import reference_policy
+from iwbc.training.trainer import Learner
 
 
 def compare(env: str, overrides: Sequence[str], console: Console) -> list[dict[str, object]]:

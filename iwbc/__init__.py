@@ -19,19 +19,19 @@ __version__ = "0.2.0"
 # What `import iwbc` offers, by module; __init__.pyi says the same to type checkers.
 _PLACES = {
     "iwbc.api": ("demonstrations", "evaluate", "generate", "load"),
-    "iwbc.curation": ("curate",),
+    "iwbc.data.curation": ("curate",),
     "iwbc.data.arrays": ("from_arrays",),
     "iwbc.data.curated": ("Curated",),
     "iwbc.data.trajectories": ("Trajectories",),
     "iwbc.errors": ("UserError",),
     "iwbc.evaluation": ("Evaluation",),
-    "iwbc.fitting": ("fit",),
+    "iwbc.training.fit": ("fit",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
         *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "MixturePolicy"),
         *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryWeights"),
     ),
-    "iwbc.trained": ("Policies", "load_policy"),
+    "iwbc.training.trained": ("Policies", "load_policy"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
 

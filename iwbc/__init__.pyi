@@ -2,13 +2,12 @@ from iwbc.api import demonstrations as demonstrations
 from iwbc.api import evaluate as evaluate
 from iwbc.api import generate as generate
 from iwbc.api import load as load
-from iwbc.curation import curate as curate
 from iwbc.data.arrays import from_arrays as from_arrays
 from iwbc.data.curated import Curated as Curated
+from iwbc.data.curation import curate as curate
 from iwbc.data.trajectories import Trajectories as Trajectories
 from iwbc.errors import UserError as UserError
 from iwbc.evaluation import Evaluation as Evaluation
-from iwbc.fitting import fit as fit
 from iwbc.policies import CouplingFlow as CouplingFlow
 from iwbc.policies import GaussianMixture as GaussianMixture
 from iwbc.policies import GaussianMLP as GaussianMLP
@@ -28,7 +27,8 @@ from iwbc.settings import Success as Success
 from iwbc.settings import Threshold as Threshold
 from iwbc.settings import TopFraction as TopFraction
 from iwbc.settings import TrajectoryWeights as TrajectoryWeights
-from iwbc.trained import Policies as Policies
-from iwbc.trained import load_policy as load_policy
+from iwbc.training.fit import fit as fit
+from iwbc.training.trained import Policies as Policies
+from iwbc.training.trained import load_policy as load_policy
 
 __version__: str

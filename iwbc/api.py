@@ -8,12 +8,12 @@ from typing import Any
 
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.scores import d4rl_scores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.scores import d4rl_scores
 from iwbc.settings import D4RL, Demonstrations, Eval, Generated, Minari
-from iwbc.trained import Policies
+from iwbc.training.trained import Policies
 
 
 def load(name: str | Path, **options: Any) -> Trajectories:
@@ -42,7 +42,7 @@ def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajec
 
 
 def demonstrations(env_id: str, **options: Any) -> Trajectories:
-    """Demonstrations of one of iwbc.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then local.
+    """Demonstrations of one of iwbc.environments.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then local.
 
     options: the fields of settings.Demonstrations. Raises UserError for an environment without a demonstrator.
     """

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from iwbc.errors import UserError
-from iwbc.files import config_folder
 from iwbc.settings import (
     ALGORITHMS,
     CHANGEABLE,
@@ -33,6 +32,7 @@ from iwbc.settings import (
     to_plain,
     training_part,
 )
+from iwbc.system.files import config_folder
 
 
 def compose(*overrides: str) -> Config:

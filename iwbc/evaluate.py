@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iwbc.commands import at_least, parse, run
 from iwbc.settings import ACTIONS, Eval, Settings, setting
+from iwbc.system.arguments import at_least, parse, run
 
 
 @dataclass
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from iwbc.evaluation import Evaluator
-    from iwbc.files import write_csv
-    from iwbc.results import ACTION_NAMES, results_table, totals
-    from iwbc.saved import open_run
+    from iwbc.runs.saved import open_run
+    from iwbc.runs.summary import ACTION_NAMES, results_table, totals
+    from iwbc.system.files import write_csv
 
     saved = open_run(given.run, given.policy)
     environment = saved.played_in(given.imports)

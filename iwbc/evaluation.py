@@ -13,15 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from iwbc import engine, processes
+from iwbc import engine
 from iwbc.data.streams import Stream, generator
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, play
+from iwbc.environments.gymnasium import Environments, LocalEnvironments, WorkerEnvironments, play
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.policies.policy import Policy
 from iwbc.policies.spec import Spaces
-from iwbc.scores import ReferenceScores
-from iwbc.trained import Policies
+from iwbc.system import processes
+from iwbc.training.trained import Policies
 
 # Environments played side by side: enough that the policy's forward pass costs little per step.
 _SIDE_BY_SIDE = 100

@@ -26,15 +26,15 @@ from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError, extra
 from iwbc.settings import ACTIONS, Settings, setting
+from iwbc.system.arguments import at_least, parse, run
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from iwbc.saved import SavedRun
-    from iwbc.trained import Policies
+    from iwbc.runs.saved import SavedRun
+    from iwbc.training.trained import Policies
 
 
 @dataclass
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
-    from iwbc.saved import open_run
+    from iwbc.runs.saved import open_run
 
     saved = open_run(given.run, given.policy)
     policies = saved.policies
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     out = given.out or saved.folder.path / _NAMES[kind]
     try:
         if kind == "hub":
-            from iwbc.hub import upload, write_folder
+            from iwbc.runs.hub import upload, write_folder
 
             write_folder(saved, out)
             if given.repo is not None:
@@ -106,7 +106,7 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     import torch
     from torch import Tensor, nn
 
-    from iwbc.spaces import float32_bounds
+    from iwbc.environments.spaces import float32_bounds
 
     policy, spaces = policies[0], policies.spaces
     if action == "sample" and not hasattr(policy, "sample_from"):
@@ -149,7 +149,7 @@ def write_onnx(policies: Policies, out: Path, action: str, metadata: dict[str, s
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError(f"format=onnx: {extra('onnx')}") from None
-    from iwbc.files import write_bytes
+    from iwbc.system.files import write_bytes
 
     module, examples = playable(policies, action)
     batch = torch.export.Dim("batch")
@@ -186,7 +186,7 @@ def write_torchscript(policies: Policies, out: Path, action: str, metadata: dict
 
     import torch
 
-    from iwbc.files import write_bytes
+    from iwbc.system.files import write_bytes
 
     module, examples = playable(policies, action)
     content = io.BytesIO()

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import parse, run
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.files import KINDS, kind_of
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
+from iwbc.system.arguments import parse, run
+from iwbc.system.files import KINDS, kind_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     if trajectories.successes is None:
         curations.pop("success")
     if asked is not None:
-        from iwbc.curation import curate
+        from iwbc.data.curation import curate
 
         curate(trajectories, asked)  # with its warnings; those of the others would be of choices that nobody has made
     with warnings.catch_warnings():
@@ -127,7 +127,7 @@ def show(
     import numpy as np
     from rich.table import Table
 
-    from iwbc.curation import curate
+    from iwbc.data.curation import curate
     from iwbc.policies.spec import policy_spec
 
     info, returns, lengths = trajectories.info, trajectories.returns, trajectories.lengths
@@ -204,8 +204,8 @@ def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) 
         raise UserError(f"out={out}: {extra('report')}") from None
     import io
 
-    from iwbc.curation import curate
-    from iwbc.files import write_bytes
+    from iwbc.data.curation import curate
+    from iwbc.system.files import write_bytes
 
     returns, successes = trajectories.returns, trajectories.successes
     figure = Figure(figsize=(10, 3.6), layout="constrained")

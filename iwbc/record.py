@@ -25,16 +25,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwbc.commands import at_least, parse, run
 from iwbc.errors import UserError, extra
 from iwbc.settings import ACTIONS, Settings, setting
+from iwbc.system.arguments import at_least, parse, run
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from iwbc.environment_spec import EnvironmentSpec
-    from iwbc.trained import Policies
+    from iwbc.environments.spec import EnvironmentSpec
+    from iwbc.training.trained import Policies
 
 
 @dataclass
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from iwbc.files import write_json
-    from iwbc.page import write_page
-    from iwbc.saved import open_run
+    from iwbc.runs.page import write_page
+    from iwbc.runs.saved import open_run
+    from iwbc.system.files import write_json
 
     saved = open_run(given.run, given.policy)
     environment = saved.played_in(given.imports)
@@ -126,8 +126,8 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
 
     Raises UserError where nothing can render it.
     """
-    from iwbc.environments import make_env
-    from iwbc.spaces import clipped
+    from iwbc.environments.gymnasium import make_env
+    from iwbc.environments.spaces import clipped
 
     try:
         env: Any = make_env(environment, render_mode="rgb_array")
@@ -187,7 +187,7 @@ def _write(path: Path, frames: Sequence[npt.NDArray[np.uint8]], rate: float) -> 
 
     import imageio.v2 as imageio
 
-    from iwbc.files import write_bytes
+    from iwbc.system.files import write_bytes
 
     even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
     if path.suffix == ".gif":

@@ -16,9 +16,9 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from iwbc.data.tiers import TIERS
 from iwbc.errors import UserError
 
+TIERS = ("random", "medium", "medium-replay", "medium-expert", "expert")  # of generated datasets
 SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 
@@ -174,9 +174,9 @@ class D4RL(Settings):
 
 @dataclass
 class Demonstrations(Settings):
-    """Scripted demonstrations of one of iwbc.tasks. risky: the share of them that takes the risky way, which fails with
-    probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the same
-    slip and horizon."""
+    """Scripted demonstrations of one of iwbc.environments.tasks. risky: the share of them that takes the risky way, which
+    fails with probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the
+    same slip and horizon."""
 
     episodes: int = positive(2000)
     seed: int = not_negative(0)

@@ -65,9 +65,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwbc import sweeps
 from iwbc.config import changed, config_folder, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
+from iwbc.runs import sweeps
 from iwbc.settings import Config, Env, OwnPolicy
 
 
@@ -183,7 +183,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _job(composed: DictConfig) -> float | None:
-    """One run; in a sweep, whatever goes wrong is iwbc.sweeps' to report. Returns what a search would maximise."""
+    """One run; in a sweep, whatever goes wrong is iwbc.runs.sweeps' to report. Returns what a search would maximise."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
@@ -200,7 +200,7 @@ def _job(composed: DictConfig) -> float | None:
 
 
 def _resume(arguments: list[str]) -> None:
-    from iwbc.runs import RunFolder
+    from iwbc.runs.folder import RunFolder
 
     folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
     held = RunFolder(folder).config()
@@ -230,9 +230,9 @@ def _imports(config: Config) -> list[str]:
 def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> dict[str, Any]:
     from rich.console import Console
 
-    from iwbc.pipeline import run
-    from iwbc.results import show
-    from iwbc.runs import RunFolder
+    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.pipeline import run
+    from iwbc.runs.summary import show
 
     console = Console()
     try:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwbc.commands import at_least, option_names, parse, run
 from iwbc.errors import UserError, extra
-from iwbc.files import PLAIN_DAMAGE
 from iwbc.settings import Settings
+from iwbc.system.arguments import at_least, option_names, parse, run
+from iwbc.system.files import PLAIN_DAMAGE
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -126,9 +126,9 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
     from rich.console import Console
 
     from iwbc.config import composed
-    from iwbc.pipeline import run as run_pipeline
-    from iwbc.runs import RunFolder
-    from iwbc.sweeps import objective, result
+    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.pipeline import run as run_pipeline
+    from iwbc.runs.sweeps import objective, result
 
     console = Console()
     for _ in range(trials):

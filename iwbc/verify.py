@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iwbc.commands import parse, run
 from iwbc.settings import Settings
+from iwbc.system.arguments import parse, run
 
 if TYPE_CHECKING:
     from iwbc.evaluation import Evaluation
-    from iwbc.runs import RunFolder
+    from iwbc.runs.folder import RunFolder
     from iwbc.settings import Config
 
 
@@ -67,8 +67,8 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
     Raises UserError where the folder holds no finished run, or one that is too damaged to be read.
     """
     from iwbc.errors import UserError
-    from iwbc.report.collect import collect
-    from iwbc.runs import RunFolder
+    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.read import collect
 
     folder = RunFolder(path)
     config, summary = folder.config(), folder.finished_summary()
@@ -106,8 +106,8 @@ def _recorded(episodes: Sequence[Any], summary: dict[str, Any], name: str) -> Ev
     """What evaluations.csv holds of a phase. Raises ValueError where episodes are missing or their scores are wrong."""
     import numpy as np
 
+    from iwbc.environments.scores import ReferenceScores
     from iwbc.evaluation import Evaluation
-    from iwbc.scores import ReferenceScores
 
     phase, action = name.removesuffix("_sampled"), summary["totals"][name]["action"]
     seeds = tuple(summary["seeds"])
@@ -130,7 +130,7 @@ def _recorded(episodes: Sequence[Any], summary: dict[str, Any], name: str) -> Ev
 
 def _numbers(name: str, evaluation: Evaluation, summary: dict[str, Any]) -> Iterator[Check]:
     """Means, scores, success rates and intervals, computed anew from the returns."""
-    from iwbc.results import of_seed, totals
+    from iwbc.runs.summary import of_seed, totals
 
     anew, seen = totals(evaluation), summary["totals"][name]
     wrong = sorted(key for key, value in anew.items() if not _close(value, seen.get(key)))
@@ -155,10 +155,10 @@ def _close(one: Any, other: Any) -> bool:
 
 def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
     """The dataset's own hash, and what curation keeps of it, where it is on this machine."""
-    from iwbc.curation import curate, hold_out
+    from iwbc.data.curation import curate, hold_out
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
-    from iwbc.results import dataset_summary
+    from iwbc.runs.summary import dataset_summary
     from iwbc.settings import TrajectoryWeights
 
     known = summary["dataset"]
@@ -189,10 +189,10 @@ def _replayed(
 ) -> Iterator[Check]:
     """The final episodes, played again."""
     from iwbc import engine
-    from iwbc.environment_spec import EnvironmentSpec
+    from iwbc.environments.spec import EnvironmentSpec
     from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
-    from iwbc.saved import check_trust
+    from iwbc.runs.saved import check_trust
 
     if not finals:
         yield Check("replay", None, "no final episodes were played")

@@ -10,9 +10,9 @@ import pytest
 from pendulum import QUICK, make_pendulum
 from setups import train
 
-from iwbc import processes
 from iwbc.data import generate, minari_source
 from iwbc.data.trajectories import Trajectories
+from iwbc.system import processes
 
 ROBUSTNESS = Path(__file__).parent / "robustness"
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.behaviours import behaviours
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import LocalEnvironments, play
-from iwbc.tasks.demonstrators import demonstrations
+from iwbc.data.demonstrators import demonstrations
+from iwbc.environments.gymnasium import LocalEnvironments, play
+from iwbc.environments.spec import EnvironmentSpec
 
 TIERS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 TASKS = ("iwbc/TwoRoutes-v0", "iwbc/CarefulOrHasty-v0", "PointMaze_UMaze-v3")

@@ -22,14 +22,14 @@ from _pytest.mark import ParameterSet
 
 from iwbc import config as configs
 from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
-from iwbc.commands import run
-from iwbc.curation import curate
 from iwbc.data.curated import Curated
+from iwbc.data.curation import curate
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import Policy
 from iwbc.policies.spec import policy_factory
 from iwbc.settings import Config
+from iwbc.system.arguments import run
 from iwbc.train import main
 
 # Networks and sets small enough for a run of a second or two.

@@ -28,12 +28,12 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.files import write_tensors
-from iwbc.fitting import fit
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import AWR, BC, IWBC, Config
-from iwbc.trained import Policies, load_policy
-from iwbc.trainer import Learner, Trainer
+from iwbc.system.files import write_tensors
+from iwbc.training.fit import fit
+from iwbc.training.trained import Policies, load_policy
+from iwbc.training.trainer import Learner, Trainer
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
 OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "rwr", "awr")}

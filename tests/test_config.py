@@ -15,7 +15,7 @@ from setups import compose, every, finish, python, rarely, train
 from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, drop_gone, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))

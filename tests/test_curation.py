@@ -11,7 +11,8 @@ from helpers import make_trajectories, quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iwbc import curation, settings
+from iwbc import settings
+from iwbc.data import curation
 from iwbc.data.arrays import from_arrays
 from iwbc.errors import DataWarning, UserError
 

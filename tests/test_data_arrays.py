@@ -15,13 +15,13 @@ import torch
 from helpers import everything, seven_steps
 
 import iwbc
-from iwbc.curation import curate
 from iwbc.data import minari_writer
 from iwbc.data.arrays import from_arrays
+from iwbc.data.curation import curate
 from iwbc.data.minari_source import load
 from iwbc.errors import DataWarning, UserError
-from iwbc.fitting import fit
 from iwbc.settings import BC, GaussianPolicy, Success, Threshold
+from iwbc.training.fit import fit
 
 RNG = np.random.default_rng(0)
 

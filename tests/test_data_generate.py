@@ -21,13 +21,12 @@ from setups import PATIENCE, command
 
 from iwbc.data import demonstrations, sources
 from iwbc.data.behaviours import GRID, LIMIT, behaviours, exp, on_grid, tanh
-from iwbc.data.generate import Unit, carried_over, ensure, plan
+from iwbc.data.generate import Unit, carried_over, dataset_id, ensure, plan
 from iwbc.data.minari_source import load
-from iwbc.data.tiers import TIERS, dataset_id
 from iwbc.data.trajectories import Episode, Trajectories
+from iwbc.environments.scores import d4rl_scores
 from iwbc.errors import DataWarning, UserError
-from iwbc.scores import d4rl_scores
-from iwbc.settings import Demonstrations, Generated
+from iwbc.settings import TIERS, Demonstrations, Generated
 
 ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}

@@ -22,9 +22,9 @@ from setups import BRIEF, train
 
 from iwbc.data import packed
 from iwbc.data.minari_source import load
+from iwbc.environments.spaces import Part, flatten, parts_of
 from iwbc.errors import DataWarning, UserError
-from iwbc.spaces import Part, flatten, parts_of
-from iwbc.trained import load_policy
+from iwbc.training.trained import load_policy
 
 Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
 MultiBinary, MultiDiscrete = gym.spaces.MultiBinary, gym.spaces.MultiDiscrete

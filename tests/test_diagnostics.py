@@ -10,8 +10,8 @@ from torch import Tensor
 
 from iwbc import engine
 from iwbc.data.curated import Curated
-from iwbc.diagnostics import Diagnostics
 from iwbc.policies import Policy
+from iwbc.training.diagnostics import Diagnostics
 
 CONFIG = compose("policy.hidden=[8]")
 

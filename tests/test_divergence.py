@@ -15,11 +15,11 @@ from rich.console import Console
 from setups import read_csv, train
 
 import iwbc
-from iwbc.files import read_tensors
-from iwbc.report.collect import collect
 from iwbc.report.study import arrange
-from iwbc.trained import load_policy
-from iwbc.trainer import Learner
+from iwbc.runs.read import collect
+from iwbc.system.files import read_tensors
+from iwbc.training.trained import load_policy
+from iwbc.training.trainer import Learner
 
 DIVERGED = (
     "the loss or the policy's parameters are NaN or infinite, or the parameters have grown a thousandfold; "

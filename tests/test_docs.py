@@ -73,7 +73,7 @@ def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None
     assert method.count("<math") >= 2
     assert "$$" not in re.sub(r"<code.*?</code>", "", method, flags=re.S)
     api = (tmp_path / "site" / "api.html").read_text()
-    for name in ("iwbc.fitting.fit", "iwbc.curation.curate", "iwbc.trained.Policies.predict"):
+    for name in ("iwbc.training.fit.fit", "iwbc.data.curation.curate", "iwbc.training.trained.Policies.predict"):
         assert f'id="{name}"' in api
 
 

@@ -20,12 +20,12 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import adam, kernels
+from iwbc.engine.autograd import AutogradOptimizer
+from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
-from iwbc.engine.optimizer import GaussianOptimizer
-from iwbc.fitting import fit
-from iwbc.optimizer import AutogradOptimizer
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import Config
+from iwbc.training.fit import fit
 
 KINDS = [(kind, std) for kind in ("tanh_mean", "squashed") for std in ("global", "state")]
 every_kind = pytest.mark.parametrize(("kind", "std"), KINDS)

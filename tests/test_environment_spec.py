@@ -28,8 +28,8 @@ from stable_baselines3.common.monitor import Monitor
 
 import iwbc
 from iwbc.data.minari_source import load
-from iwbc.environment_spec import EnvironmentSpec, Wrapper, environment_spec
-from iwbc.environments import make_env
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.spec import EnvironmentSpec, Wrapper, environment_spec
 from iwbc.errors import UserError
 
 SHORT = (

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import Environments, LocalEnvironments, WorkerEnvironments, make_env, play
+from iwbc.environments.gymnasium import Environments, LocalEnvironments, WorkerEnvironments, make_env, play
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 
 Make = Callable[..., Environments]

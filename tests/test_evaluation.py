@@ -13,14 +13,14 @@ import torch
 import iwbc
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import DataWarning, UserError
 from iwbc.evaluation import Evaluation, Evaluator, interval
 from iwbc.policies.spec import PolicySpec, Spaces
-from iwbc.scores import ReferenceScores
 from iwbc.settings import GaussianPolicy
-from iwbc.trained import Policies
+from iwbc.training.trained import Policies
 
 ENV = "iwbc-tests/Countdown-v0"
 

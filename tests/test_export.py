@@ -21,7 +21,7 @@ from iwbc.data.streams import generator
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.settings import FlowPolicy, GaussianPolicy, MixturePolicy
-from iwbc.trained import Policies
+from iwbc.training.trained import Policies
 
 FAMILIES = {
     "tanh_mean": GaussianPolicy(hidden=[8]),
@@ -254,8 +254,8 @@ def test_stable_baselines3_plays_a_policy(run: Path) -> None:
     evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from iwbc.environments import make_env
-    from iwbc.trained import load_policy
+    from iwbc.environments.gymnasium import make_env
+    from iwbc.training.trained import load_policy
 
     policy = load_policy(run / "policy.safetensors")
     env = DummyVecEnv([lambda: make_env("iwbc/TwoRoutes-v0")] * 2)
@@ -267,7 +267,7 @@ def test_stable_baselines3_plays_a_policy(run: Path) -> None:
 
 def test_imitation_calls_a_policy(run: Path) -> None:
     # imitation pins a Gymnasium of before 1.0 and cannot be installed beside: this is how its rollouts call a policy.
-    from iwbc.trained import load_policy
+    from iwbc.training.trained import load_policy
 
     policy = load_policy(run / "policy.safetensors")
     batch = np.zeros((2, 4), np.float32)

@@ -19,13 +19,22 @@ import safetensors.torch
 import torch
 from setups import compose
 
-from iwbc import files
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import digest_of, read_json, read_tensors, read_yaml, temporary_prefix, write_bytes, write_csv, write_json
-from iwbc.files import write_tensors as write
-from iwbc.runs import RunFolder, versions
+from iwbc.runs.folder import RunFolder, versions
 from iwbc.settings import SUMMARY_FORMAT
+from iwbc.system import files
+from iwbc.system.files import (
+    digest_of,
+    read_json,
+    read_tensors,
+    read_yaml,
+    temporary_prefix,
+    write_bytes,
+    write_csv,
+    write_json,
+)
+from iwbc.system.files import write_tensors as write
 
 TENSORS = {"b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor([True, False])}
 
@@ -411,7 +420,7 @@ def test_the_hashes_of_results(tmp_path: Path) -> None:
 
 def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("cuda" in versions()) is bool(torch.version.cuda)
-    monkeypatch.setattr("iwbc.runs.version", lambda name: f"of {name}")
+    monkeypatch.setattr("iwbc.runs.folder.version", lambda name: f"of {name}")
     assert {name: versions()[name] for name in ("torch", "wandb")} == {"torch": "of torch", "wandb": "of wandb"}
 
 

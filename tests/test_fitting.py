@@ -17,10 +17,10 @@ from iwbc.data.curated import Curated
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
-from iwbc.fitting import fit
-from iwbc.reference import reference_policy
 from iwbc.settings import BC, IWBC, GaussianPolicy
-from iwbc.trained import Policies
+from iwbc.training.fit import fit
+from iwbc.training.reference import reference_policy
+from iwbc.training.trained import Policies
 
 TOY = make_trajectories([float(i) for i in range(10)])
 SMALL = GaussianPolicy(hidden=[8])

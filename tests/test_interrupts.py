@@ -12,7 +12,7 @@ import time
 import pytest
 
 from iwbc.errors import Interrupted
-from iwbc.interrupts import stop_requests, unheard
+from iwbc.system.interrupts import stop_requests, unheard
 
 
 def test_a_first_request_is_noted_and_a_second_ends_at_once() -> None:

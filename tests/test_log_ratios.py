@@ -19,7 +19,7 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.reference import reference_policy
+from iwbc.training.reference import reference_policy
 
 LENGTHS = [3, 1, 5, 2, 4]
 KEPT = [1.0, 0.0, 2.0, 0.0, 1.0]  # curation weights: trajectories 0, 2 and 4 are kept

@@ -15,7 +15,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from benchmarks.hostile import wandb_server
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.loggers import check_key
+from iwbc.runs.loggers import check_key
 from iwbc.settings import Logger
 
 
@@ -133,7 +133,7 @@ def test_online_with_a_server_that_fails_is_one_line_and_a_whole_run(server: str
     seeds = [0] if server == "dying" else [0, 1]
     arguments = ["logger=wandb", "logger.mode=online", "algo=bc", f"seeds={seeds}".replace(" ", ""), "hydra.run.dir=run"]
     patience = 20.0 if server == "dying" else 2.0  # before it dies, it answers, however slowly
-    code = f"import iwbc.loggers; iwbc.loggers._PATIENCE = {patience}; from iwbc.train import main; main()"
+    code = f"import iwbc.runs.loggers; iwbc.runs.loggers._PATIENCE = {patience}; from iwbc.train import main; main()"
     with wandb_server(server) as address:
         outside = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path / "home")}
         outcome = finish(python("-c", code, *BRIEF, *arguments, cwd=tmp_path, **outside))

@@ -15,13 +15,13 @@ import pytest
 from helpers import make_trajectories
 from setups import column, command, compose, finish, python, read_csv, train
 
-from iwbc.charts import Chart
 from iwbc.data.curated import Curated
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.page import write_page
 from iwbc.record import Played, frames_of, play_all
-from iwbc.saved import open_run
+from iwbc.runs.charts import Chart
+from iwbc.runs.page import write_page
+from iwbc.runs.saved import open_run
 from iwbc.verify import verify
 
 SETTINGS = ["env=two_routes", "dataset.episodes=200", "policy=mixture", "policy.hidden=[32,32]", "reference.steps=100"]

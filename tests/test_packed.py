@@ -13,10 +13,10 @@ from helpers import make_episode, make_info
 from iwbc.data.checks import ActionBounds
 from iwbc.data.packed import fingerprint_of, load_or_pack, open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environment_spec import EnvironmentSpec, Wrapper
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spaces import Part
+from iwbc.environments.spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.scores import ReferenceScores
-from iwbc.spaces import Part
 
 LENGTHS = [5, 1, 3]
 

@@ -17,12 +17,12 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 
 from iwbc.data.streams import seeded
 from iwbc.errors import UserError
-from iwbc.files import read_tensors
 from iwbc.policies import CouplingFlow, GaussianMixture, GaussianMLP, Policy
 from iwbc.policies.networks import mlp
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.settings import POLICIES, Recipe
-from iwbc.trained import Policies, load_policy
+from iwbc.system.files import read_tensors
+from iwbc.training.trained import Policies, load_policy
 
 FAMILIES = [(family, kind, std) for family in POLICIES for kind in ("tanh_mean", "squashed") for std in ("global", "state")]
 every_family = pytest.mark.parametrize(("family", "kind", "std"), FAMILIES)

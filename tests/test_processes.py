@@ -12,7 +12,7 @@ import pytest
 from setups import PATIENCE
 
 from iwbc.errors import UserError
-from iwbc.processes import Remote, WorkerLost
+from iwbc.system.processes import Remote, WorkerLost
 
 
 def here_alone() -> None:

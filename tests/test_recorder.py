@@ -20,9 +20,9 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation
-from iwbc.files import write_csv
-from iwbc.recorder import Recorder, Stopwatch, append_rows, weight_rows
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.recorder import Recorder, Stopwatch, append_rows, weight_rows
+from iwbc.system.files import write_csv
 
 CURATED = Curated(make_trajectories([4.0, 6.0, 8.0], [2, 3, 4]), np.array([1.0, 0.0, 2.0]), "trajectory")
 SETTINGS = ("algo=bc", "algo.steps=12", "log_every=3", "checkpoint_every=4", "eval.every=5", "eval.periodic_episodes=2")
@@ -67,7 +67,7 @@ def played(policies: Any, episodes: int, action: str) -> Any:
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     made = mock.Mock()
-    monkeypatch.setattr("iwbc.recorder.make_logger", lambda *_: made)
+    monkeypatch.setattr("iwbc.runs.recorder.make_logger", lambda *_: made)
     return made
 
 

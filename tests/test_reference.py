@@ -19,10 +19,10 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
-from iwbc.reference import reference_policy
 from iwbc.settings import Config, Reference
-from iwbc.trained import Policies
-from iwbc.trainer import Learner
+from iwbc.training.reference import reference_policy
+from iwbc.training.trained import Policies
+from iwbc.training.trainer import Learner
 
 TOY = make_trajectories(np.linspace(0.0, 1.0, 20).tolist(), [5, 10] * 10)
 SETTINGS = compose("policy.hidden=[16]", "reference.steps=60", "reference.batch_size=16", "reference.averaging=transition")
@@ -237,7 +237,7 @@ def test_an_interrupted_reference_goes_on_from_its_checkpoint(cache: Path, monke
         entry.unlink()
     recipe = SETTINGS.reference
     original = Learner.train
-    monkeypatch.setattr("iwbc.processes.training_workers", lambda seeds: 0)  # what is patched stays in this process
+    monkeypatch.setattr("iwbc.system.processes.training_workers", lambda seeds: 0)  # what is patched stays in this process
 
     def stopped(self: Learner, first: int, last: int) -> torch.Tensor:
         if last > 40:

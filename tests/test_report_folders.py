@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import write_csv
-from iwbc.report.collect import collect, read_numbers, read_videos, read_weights
+from iwbc.runs.read import collect, read_numbers, read_videos, read_weights
 from iwbc.settings import SUMMARY_FORMAT
+from iwbc.system.files import write_csv
 
 HOPPER = {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
 HEADER = "phase,step,seed,episode,action,return,length,score,success"

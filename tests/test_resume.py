@@ -18,7 +18,7 @@ import iwbc
 from iwbc.config import changed
 from iwbc.data.minari_folder import make_once
 from iwbc.errors import UserError
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
 from iwbc.settings import to_plain
 from iwbc.verify import verify
 

@@ -18,14 +18,14 @@ import torch
 import yaml
 from setups import BRIEF, Outcome, column, compose, rarely, read_csv, train
 
-from iwbc.curation import curate
 from iwbc.data import minari_source
+from iwbc.data.curation import curate
 from iwbc.data.trajectories import Trajectories
+from iwbc.environments.scores import d4rl_scores
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
-from iwbc.runs import RunFolder
-from iwbc.scores import d4rl_scores
-from iwbc.trained import load_policy
+from iwbc.runs.folder import RunFolder
+from iwbc.training.trained import load_policy
 
 ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
 

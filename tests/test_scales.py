@@ -11,10 +11,9 @@ from setups import rarely
 
 from iwbc.data import demonstrations, generate, minari_source
 from iwbc.data.scales import Scales, action_range, normaliser, scales_of
-from iwbc.data.tiers import TIERS
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies.spec import policy_spec
-from iwbc.settings import Demonstrations, GaussianPolicy
+from iwbc.settings import TIERS, Demonstrations, GaussianPolicy
 
 RANDOM = np.random.default_rng(0)
 Z = RANDOM.normal(size=2000).astype(np.float32)

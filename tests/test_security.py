@@ -18,9 +18,9 @@ from iwbc import api
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
-from iwbc.files import read_yaml
 from iwbc.report.write import write_report
-from iwbc.trained import load_policy
+from iwbc.system.files import read_yaml
+from iwbc.training.trained import load_policy
 
 
 class Touching:

@@ -17,13 +17,13 @@ from rich.console import Console
 
 import iwbc
 from iwbc.data.minari_source import load
-from iwbc.environments import LocalEnvironments
+from iwbc.environments.gymnasium import LocalEnvironments
+from iwbc.environments.spaces import Part, entry_names, flatten, part_of_plain, parts_of, size_of
 from iwbc.errors import UserError
 from iwbc.export import described
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.settings import GaussianPolicy
-from iwbc.spaces import Part, entry_names, flatten, part_of_plain, parts_of, size_of
-from iwbc.trained import Policies, load_policy
+from iwbc.training.trained import Policies, load_policy
 
 Box, Dict, Tuple, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.Discrete
 MultiBinary, MultiDiscrete = gym.spaces.MultiBinary, gym.spaces.MultiDiscrete

@@ -1,4 +1,4 @@
-"""Imports run one way: no module of the package imports itself through others. The lock says what the constraints say."""
+"""Imports run one way, from room to room and from module to module. The lock says what the constraints say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from setups import finish, python
 
 PACKAGE = Path(__file__).parents[1] / "iwbc"
@@ -32,11 +33,45 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
     return found & known.keys()
 
 
-def test_no_import_cycles() -> None:
+# The rooms of the package, and the files beside them: each imports only from those before it (docs/architecture.md).
+ROOMS = (
+    *("errors", "settings", "objectives", "system", "config", "environments", "data", "policies", "engine", "algorithms"),
+    *("training", "evaluation", "runs", "report", "api", "cli"),
+)
+COMMANDS = ("train", "tune", "evaluate", "verify", "record", "export", "info", "__main__")
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    """The modules of the package that each of them imports."""
     known = modules()
     assert len(known) > 50
-    graph = {name: imports(path, known) - {name, "iwbc"} for name, path in known.items()}
-    assert "iwbc.objectives" in graph["iwbc.algorithms.iw_bc"]
+    found = {name: imports(path, known) - {name, "iwbc"} for name, path in known.items()}
+    assert "iwbc.objectives" in found["iwbc.algorithms.iw_bc"]
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_rooms_import_only_from_rooms_before_them(graph: dict[str, set[str]]) -> None:
+    places = {name: place for place, name in enumerate([*ROOMS, *COMMANDS])}
+    assert {room(module) for module in graph if module != "iwbc"} == set(places)
+    upward = [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if module != "iwbc" and places[room(other)] > places[room(module)]
+    ]
+    assert upward == []
+
+
+def test_nothing_within_imports_a_command(graph: dict[str, set[str]]) -> None:
+    assert [(module, other) for module, others in graph.items() for other in others if room(other) in COMMANDS] == []
+
+
+def test_no_import_cycles(graph: dict[str, set[str]]) -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
 
 

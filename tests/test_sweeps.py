@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from setups import BRIEF, every, finish, python, train
 
-from iwbc import pipeline
 from iwbc.data.trajectories import Trajectories
-from iwbc.sweeps import Sweep, objective, remaining
+from iwbc.runs import pipeline
+from iwbc.runs.sweeps import Sweep, objective, remaining
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
 

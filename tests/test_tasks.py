@@ -1,4 +1,4 @@
-"""iwbc.tasks: what their physics does, that seeds decide all of it, and that they are environments like any other."""
+"""The tasks of chance: what their physics does, that seeds decide all of it, and that they are environments like any other."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from setups import rarely, read_csv, train
 
 import iwbc
 from iwbc.data.demonstrations import dataset_id
+from iwbc.data.demonstrators import demonstrations
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Episode
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.spec import EnvironmentSpec
+from iwbc.environments.tasks import ENTRY_POINTS, register
+from iwbc.environments.tasks.point_maze import HORIZON, MAP
 from iwbc.errors import UserError
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
 from iwbc.settings import Demonstrations
-from iwbc.tasks import ENTRY_POINTS, register
-from iwbc.tasks.demonstrators import demonstrations
-from iwbc.tasks.point_maze import HORIZON, MAP
 
 TASKS = list(ENTRY_POINTS)
 MAZE = "PointMaze_UMaze-v3"
@@ -143,7 +143,7 @@ def test_registering_again_changes_nothing() -> None:
 
 
 def test_gymnasium_alone_makes_them(env_id: str) -> None:
-    code = f"import gymnasium; print(gymnasium.make('iwbc.tasks:{env_id}').observation_space.shape)"
+    code = f"import gymnasium; print(gymnasium.make('iwbc.environments.tasks:{env_id}').observation_space.shape)"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.startswith("(")
@@ -151,7 +151,7 @@ def test_gymnasium_alone_makes_them(env_id: str) -> None:
 
 def test_rendering(env_id: str) -> None:
     code = (
-        "import sys, numpy as np; from iwbc.environments import EnvironmentSpec, make_env\n"
+        "import sys, numpy as np; from iwbc.environments.gymnasium import EnvironmentSpec, make_env\n"
         f"env = make_env(EnvironmentSpec({env_id!r}, dict(width=120, height=120)), 'rgb_array')\n"
         "env.reset(seed=0)\n"
         "frame = env.render(); print(frame.shape, frame.std() > 10)"

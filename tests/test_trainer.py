@@ -26,10 +26,10 @@ from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
-from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
 from iwbc.settings import IWBC, Recipe
-from iwbc.trainer import Learner, Trainer, steps
+from iwbc.training.diagnostics import Diagnostics
+from iwbc.training.trainer import Learner, Trainer, steps
 
 CONFIG = compose("policy.hidden=[8]")
 CURATED = Curated(make_trajectories([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0]), "trajectory")

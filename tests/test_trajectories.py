@@ -11,7 +11,7 @@ from helpers import make_info, make_trajectories
 
 from iwbc.data.curated import Curated
 from iwbc.data.trajectories import Trajectories
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 
 

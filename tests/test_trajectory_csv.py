@@ -11,7 +11,7 @@ import pytest
 from helpers import make_trajectories
 
 import iwbc
-from iwbc.curation import pinned
+from iwbc.data.curation import pinned
 from iwbc.data.trajectory_csv import read_column, sha256_of
 from iwbc.errors import DataWarning, UserError
 
@@ -129,7 +129,7 @@ def test_another_content_is_another_curation(tmp_path: Path) -> None:
 
 
 def test_weights_are_of_the_whole_dataset_also_where_some_are_held_out(tmp_path: Path) -> None:
-    from iwbc.curation import hold_out
+    from iwbc.data.curation import hold_out
 
     file, values = tmp_path / "weights.csv", np.arange(1.0, 11.0)
     file.write_text("trajectory,weight\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))

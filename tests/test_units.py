@@ -22,10 +22,10 @@ from iwbc.data.streams import seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.errors import DataWarning, UserError
-from iwbc.files import read_tensors
 from iwbc.policies.spec import PolicySpec, policy_spec, spaces_of
 from iwbc.settings import POLICIES, Reference
-from iwbc.trained import Policies, load_policy
+from iwbc.system.files import read_tensors
+from iwbc.training.trained import Policies, load_policy
 
 RANDOM = np.random.default_rng(0)
 Z = RANDOM.normal(size=(1000, 3))
@@ -348,7 +348,7 @@ def test_a_reference_in_other_units_is_refused_in_a_line_that_says_both(name: st
 
 
 def test_a_reference_of_other_parts_is_refused() -> None:
-    parts = [[iwbc.spaces.Part((key,), (3,))] for key in ("state", "goal")]
+    parts = [[iwbc.environments.spaces.Part((key,), (3,))] for key in ("state", "goal")]
     one, other = (dataclasses.replace(data_of(), info=dataclasses.replace(data_of().info, observation_parts=p)) for p in parts)
     with pytest.raises(UserError, match=r"made of state of 3; those of dataset .*, of goal of 3"):
         tune(fit(one, steps=2), other, 2)
@@ -405,7 +405,7 @@ def test_a_policy_saved_after_a_reference_of_other_bounds_acts_the_same(tmp_path
 def test_the_reference_of_a_run_has_the_units_of_what_is_trained_on_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iwbc.reference import reference_policy
+    from iwbc.training.reference import reference_policy
 
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path))
     one, other = data_of(bound=np.inf), data_of(actions=1.5 * U, bound=np.inf)

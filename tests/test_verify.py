@@ -18,9 +18,9 @@ from setups import Outcome, read_csv, train
 
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
-from iwbc.files import write_csv
 from iwbc.report.write import write_report
-from iwbc.trained import load_policy
+from iwbc.system.files import write_csv
+from iwbc.training.trained import load_policy
 from iwbc.verify import main, verify
 
 

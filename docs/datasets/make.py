@@ -22,10 +22,9 @@ from iwbc.data.behaviours import behaviours
 from iwbc.data.generate import ensure
 from iwbc.data.minari_source import load
 from iwbc.data.sources import PUBLISHED
-from iwbc.data.tiers import TIERS
 from iwbc.data.trajectories import Trajectories
-from iwbc.settings import Demonstrations
-from iwbc.tasks.point_maze import ENV_ID as POINT_MAZE
+from iwbc.environments.tasks.point_maze import ENV_ID as POINT_MAZE
+from iwbc.settings import TIERS, Demonstrations
 
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 TASKS = ("iwbc/TwoRoutes-v0", "iwbc/CarefulOrHasty-v0", POINT_MAZE)

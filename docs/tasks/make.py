@@ -15,10 +15,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
-from iwbc.tasks.careful_or_hasty import LINK
-from iwbc.tasks.demonstrators import demonstrations
+from iwbc.data.demonstrators import demonstrations
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.spec import EnvironmentSpec
+from iwbc.environments.tasks.careful_or_hasty import LINK
 
 FOLDER = Path(__file__).parent
 COLOURS = {True: "#2b8a3e", False: "#c92a2a"}  # by success

@@ -15,8 +15,8 @@ from iwbc import engine
 from iwbc.algorithms.algorithm import Ingredients
 from iwbc.data.sampling import Minibatch
 from iwbc.data.streams import Stream, seeded
+from iwbc.engine.autograd import adam_state, load_adam, load_module, module_state
 from iwbc.objectives import advantage_weights, effective_sample_size, td_lambda_returns, weighted_log_likelihood
-from iwbc.optimizer import adam_state, load_adam, load_module, module_state
 from iwbc.policies.networks import mlp
 from iwbc.settings import AWR
 

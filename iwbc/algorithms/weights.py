@@ -22,6 +22,7 @@ from iwbc.algorithms.log_ratios import RunningLogRatios, log_probs, trajectory_m
 from iwbc.algorithms.temperature import largest_kappa, pareto_smoothed
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
+from iwbc.engine.autograd import load_module, module_state
 from iwbc.objectives import (
     clip_log_ratio,
     clipped_product_weights,
@@ -30,7 +31,6 @@ from iwbc.objectives import (
     tempered_weights,
     windowed_sums,
 )
-from iwbc.optimizer import load_module, module_state
 from iwbc.policies.policy import Policy
 from iwbc.settings import IWBC
 

@@ -18,7 +18,7 @@ import numpy as np
 from iwbc.data.arrays import Steps, flags
 from iwbc.data.hdf5 import check_field, check_links
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE
+from iwbc.system.files import NUMPY_DAMAGE
 
 # Ours first, then D4RL's and other recorders'.
 NAMES = {

@@ -18,12 +18,12 @@ from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environment_spec import EnvironmentSpec, environment_spec
-from iwbc.environments import make_env, observation_parts
+from iwbc.environments.gymnasium import make_env, observation_parts
+from iwbc.environments.scores import d4rl_scores
+from iwbc.environments.spaces import Part, is_vector, size_of
+from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE
-from iwbc.scores import d4rl_scores
-from iwbc.spaces import Part, is_vector, size_of
+from iwbc.system.files import NUMPY_DAMAGE
 
 _WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
 

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from iwbc.data.tiers import OTHER_STEPS
 from iwbc.errors import UserError
 
 FOLDER = Path(__file__).parent / "behaviours"
+OTHER_STEPS = 200_000  # how many a tier has by default; medium-replay has as many as D4RL's
 
 Vector = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environments.spaces import entry_names, size_of
 from iwbc.errors import UserError
-from iwbc.spaces import entry_names, size_of
 
 # Steps of an only episode from which on the ends of others seem to be missing.
 _LONG = 100

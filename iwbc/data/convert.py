@@ -36,17 +36,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iwbc.commands import parse, run
 from iwbc.data.array_files import NAMES, open_steps
 from iwbc.data.arrays import describe, ends_of, episodes
 from iwbc.data.d4rl_source import choose_env_id
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import DATA_FORMATS, write_minari
-from iwbc.data.progress import tracked
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError, warn
 from iwbc.settings import Settings, setting
+from iwbc.system.arguments import parse, run
+from iwbc.system.progress import tracked
 
 
 def convert(

@@ -1,4 +1,4 @@
-"""Demonstrations of iwbc.tasks, played by their scripted demonstrators into local Minari datasets on first use.
+"""Demonstrations of iwbc.environments.tasks, played by their scripted demonstrators into local Minari datasets on first use.
 
     python -m iwbc.data.demonstrations env=two_routes
 
@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from iwbc import settings
-from iwbc.commands import parse, run
 from iwbc.config import composed
 from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
-from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env
-from iwbc.files import config_folder
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.spec import EnvironmentSpec
+from iwbc.system.arguments import parse, run
+from iwbc.system.files import config_folder
+from iwbc.system.progress import tracked
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
@@ -49,7 +49,7 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
     Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
     """
-    from iwbc.tasks.demonstrators import demonstrated_environment  # with MuJoCo, for which other datasets should not wait
+    from iwbc.data.demonstrators import demonstrated_environment  # with MuJoCo, for which other datasets should not wait
 
     usual = settings.Demonstrations()
     env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
@@ -60,7 +60,7 @@ def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
 
 
 def _write(name: str, environment: EnvironmentSpec, chosen: settings.Demonstrations, env_kwargs: dict[str, Any]) -> None:
-    from iwbc.tasks.demonstrators import demonstrations
+    from iwbc.data.demonstrators import demonstrations
 
     space: Any = make_env(environment).action_space
     info = DatasetInfo(

@@ -25,18 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.commands import at_least, parse, run
-from iwbc.data.behaviours import Behaviours, behaviours
+from iwbc.data.behaviours import OTHER_STEPS, Behaviours, behaviours
 from iwbc.data.minari_folder import dataset_folder, make_once
 from iwbc.data.minari_writer import write_minari
-from iwbc.data.tiers import OTHER_STEPS, TIERS, dataset_id
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import LocalEnvironments, make_env, play
+from iwbc.environments.gymnasium import LocalEnvironments, make_env, play
+from iwbc.environments.scores import d4rl_scores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.processes import Remote, WorkerLost, cores, end_with_parent
-from iwbc.scores import d4rl_scores
-from iwbc.settings import Settings, setting
+from iwbc.settings import TIERS, Settings, setting
+from iwbc.system.arguments import at_least, parse, run
+from iwbc.system.processes import Remote, WorkerLost, cores, end_with_parent
+
+VERSION = 2  # of the datasets: it changes with the bytes that the same seed gives
 
 
 @dataclass
@@ -52,6 +53,13 @@ class Options(Settings):
 # not depend on the number of cores.
 _LANES, _LANE_STEPS = 10, 800
 _UNIT_STEPS = 10_000
+
+
+def dataset_id(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> str:
+    """Name a tier `iwbc/<env>/<tier>-v2`, with the size (None: the default) and the seed where they are not the defaults."""
+    name = tier if steps is None else f"{tier}-{steps}"
+    name = f"{name}-seed{seed}" if seed else name
+    return f"iwbc/{env_id.split('-v')[0].lower()}/{name}-v{VERSION}"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import urllib.request
 import warnings
 from pathlib import Path
 
-from iwbc.data.locks import only_one
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
-from iwbc.files import temporary_prefix
+from iwbc.system.files import temporary_prefix
+from iwbc.system.locks import only_one
 
 _TIMEOUT = 5.0  # seconds to wait for a first sign of the server
 

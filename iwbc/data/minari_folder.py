@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from iwbc.data.locks import only_one
 from iwbc.errors import UserError
+from iwbc.system.locks import only_one
 
 
 def dataset_folder(dataset_id: str | None = None) -> Path:

@@ -19,14 +19,14 @@ from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import OBSERVATION_PARTS
 from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack, packed_folder
-from iwbc.data.progress import tracked
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environment_spec import EnvironmentSpec, Wrapper
-from iwbc.environments import SUCCESS_KEYS, success_label
+from iwbc.environments.gymnasium import SUCCESS_KEYS, success_label
+from iwbc.environments.scores import ReferenceScores, d4rl_scores
+from iwbc.environments.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
+from iwbc.environments.spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
-from iwbc.scores import ReferenceScores, d4rl_scores
-from iwbc.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
+from iwbc.system.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
+from iwbc.system.progress import tracked
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.

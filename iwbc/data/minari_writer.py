@@ -26,10 +26,10 @@ from gymnasium.envs.registration import EnvSpec
 from iwbc.data.checks import checked
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environments import make_env, observation_parts
+from iwbc.environments.gymnasium import make_env, observation_parts
+from iwbc.environments.spaces import Part, is_vector, size_of
 from iwbc.errors import UserError, warn
-from iwbc.files import temporary_prefix
-from iwbc.spaces import Part, is_vector, size_of
+from iwbc.system.files import temporary_prefix
 
 DATA_FORMATS = ("hdf5", "arrow")
 _MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import checked, difference
-from iwbc.data.locks import only_one
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spaces import part_of_plain
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
-from iwbc.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
-from iwbc.scores import ReferenceScores
-from iwbc.spaces import part_of_plain
+from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
+from iwbc.system.locks import only_one
 
 FORMAT = 4
 _META = "packed.json"
@@ -142,8 +142,8 @@ def content_hash(trajectories: Trajectories) -> str:
 
 
 def open_packed(folder: Path) -> Trajectories:
-    """The trajectories packed in `folder`, memory-mapped. Raises one of iwbc.files.NUMPY_DAMAGE where the folder is missing or
-    damaged."""
+    """The trajectories packed in `folder`, memory-mapped. Raises one of
+    iwbc.system.files.NUMPY_DAMAGE where the folder is missing or damaged."""
     meta = read_json(folder / _META)
     info = dict(meta["info"])
     if info["reference_scores"] is not None:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.scales import Scales, scales_of
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.scores import ReferenceScores
-from iwbc.spaces import Part
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spaces import Part
+from iwbc.environments.spec import EnvironmentSpec
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from iwbc.engine.autograd import AutogradOptimizer, PolicyOptimizer
+from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
-from iwbc.engine.optimizer import GaussianOptimizer
-from iwbc.optimizer import AutogradOptimizer, PolicyOptimizer
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.policy import Policy
 

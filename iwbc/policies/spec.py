@@ -17,6 +17,7 @@ from torch import nn
 
 from iwbc.data.scales import Scales, action_range, normaliser, scales_of
 from iwbc.data.trajectories import Trajectories
+from iwbc.environments.spaces import Part, entry_names, flatten, float32_bounds, part_of_plain, size_of
 from iwbc.errors import UserError, warn
 from iwbc.policies.flow import CouplingFlow
 from iwbc.policies.gaussian import GaussianMLP
@@ -24,7 +25,6 @@ from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
 from iwbc.policies.policy import Policy
 from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
-from iwbc.spaces import Part, entry_names, flatten, float32_bounds, part_of_plain, size_of
 
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 

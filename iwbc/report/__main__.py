@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iwbc.commands import parse, run
 from iwbc.errors import UserError
 from iwbc.settings import Settings
+from iwbc.system.arguments import parse, run
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.report.collect import Run, read_curation, read_numbers, read_weights
 from iwbc.report.statistics import AGGREGATES, Estimate
 from iwbc.report.study import REFERENCE, Study
+from iwbc.runs.read import Run, read_curation, read_numbers, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from iwbc import __version__
-from iwbc.report.collect import read_videos
 from iwbc.report.figures import Picture
 from iwbc.report.study import REFERENCE, Study
 from iwbc.report.tables import Table, counts
+from iwbc.runs.read import read_videos
 
 _HERE = Path(__file__).parent
 _LARGEST = 2_000_000  # bytes of a video that the page takes in

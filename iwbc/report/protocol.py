@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iwbc.errors import UserError
-from iwbc.report.collect import Run
+from iwbc.runs.read import Run
 
 # The versions that returns may depend on.
 _VERSIONS = ("iwbc", "torch", "gymnasium", "mujoco")

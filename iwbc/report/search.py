@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.commands import parse, run
 from iwbc.errors import UserError, extra
-from iwbc.files import PLAIN_DAMAGE
 from iwbc.settings import Settings
+from iwbc.system.arguments import parse, run
+from iwbc.system.files import PLAIN_DAMAGE
 
 
 @dataclass

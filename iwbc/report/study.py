@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from iwbc.data.tiers import TIERS
 from iwbc.errors import UserError
-from iwbc.report.collect import Episode, Run, Task
+from iwbc.runs.read import Episode, Run, Task
+from iwbc.settings import TIERS
 
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
 _ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")

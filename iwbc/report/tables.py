@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from iwbc.report.collect import Missing, Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Result, Study
+from iwbc.runs.read import Missing, Run
 
 _NONE = "–"
 

@@ -16,7 +16,7 @@ from test_sweeps import SWEEP, folders
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.trained import load_policy
+from iwbc.training.trained import load_policy
 
 # Long enough to be interrupted while training.
 

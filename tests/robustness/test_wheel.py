@@ -33,7 +33,12 @@ def test_the_wheel_carries_the_configurations_and_the_behaviours(tmp_path: Path)
     environments = ("hopper", "halfcheetah", "walker2d")
     assert {f"iwbc/data/behaviours/{env}.safetensors" for env in environments} | {"iwbc/data/published.json"} <= names
     assert not {name for name in names if name.startswith(("tests", "benchmarks", "conf"))}
-    assert {"iwbc/py.typed", "iwbc/templates/run.html", "iwbc/templates/model_card.md", "iwbc/report/page.html"} <= names
+    assert {
+        "iwbc/py.typed",
+        "iwbc/runs/templates/run.html",
+        "iwbc/runs/templates/model_card.md",
+        "iwbc/report/page.html",
+    } <= names
     assert "iwbc = iwbc.cli:main" in (tmp_path / "installed" / next(n for n in names if "entry_points" in n)).read_text()
     # PyPI shows the README alone: nothing in it points into the repository.
     readme = metadata.split("\n\n", 1)[1]

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from iwbc.data.behaviours import Behaviour, Behaviours, behaviour_file, behaviours
-from iwbc.environments import LocalEnvironments, play
+from iwbc.environments.gymnasium import LocalEnvironments, play
 
 # D4RL's v2 datasets: mean return of medium; mean and standard deviation of medium-replay's returns, and its steps.
 MEDIUM_RETURN = {"hopper": 1422.1, "halfcheetah": 4770.3, "walker2d": 2852.1}

@@ -14,12 +14,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc import tasks
-from iwbc.environment_spec import PACKAGES, EnvironmentSpec, Wrapper
+from iwbc.environments import tasks
+from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
+from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.interrupts import unheard
-from iwbc.processes import Remote
-from iwbc.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
+from iwbc.system.interrupts import unheard
+from iwbc.system.processes import Remote
 
 
 def _mujoco_warning(message: str | bytes) -> None:
@@ -152,7 +152,7 @@ def success_label(value: Any, key: str, where: str) -> bool:
 
 
 class Environments(Protocol):
-    """Some environments of one kind, stepped together. Observations are vectors, as iwbc.spaces flattens them."""
+    """Some environments of one kind, stepped together. Observations are vectors, as iwbc.environments.spaces flattens them."""
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         """Start an episode in each of the first len(seeds) environments; their observations [n, obs]."""

@@ -63,7 +63,7 @@ class _Command(click.Command):
         if self.name == "train":  # Hydra's, which reads sys.argv and says itself what went wrong
             module.main()
         else:
-            from iwbc.commands import run
+            from iwbc.system.arguments import run
 
             run(module.main, module.__doc__)
 
@@ -75,7 +75,7 @@ class _Command(click.Command):
         return text.replace(f"python -m {self.module.removesuffix('.__main__')}", f"iwbc {self.name}")
 
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        from iwbc import completion
+        from iwbc.cli import completion
 
         found = [] if self.name == "train" else completion.options(self.module, incomplete)
         return [*found, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]

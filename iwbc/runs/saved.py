@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.runs import RunFolder
-from iwbc.scores import ReferenceScores
+from iwbc.runs.folder import RunFolder
 from iwbc.settings import Config, OwnPolicy
-from iwbc.trained import Policies
+from iwbc.training.trained import Policies
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""The step of iwbc.optimizer for Gaussian MLPs, faster. The states of both are alike: either continues what the other began."""
+"""The step of iwbc.engine.autograd for Gaussian MLPs, faster. The states of both are alike: either continues the other's."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from iwbc.engine.adam import Adam
+from iwbc.engine.autograd import load_module, module_state
 from iwbc.engine.gaussian import GaussianKernel
-from iwbc.optimizer import load_module, module_state
 from iwbc.policies.gaussian import GaussianMLP
 
 

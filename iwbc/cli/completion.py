@@ -11,7 +11,7 @@ from typing import get_type_hints
 
 def options(module: str, typed: str) -> list[str]:
     """For a command with Options: key=, then what the key may be; paths where it takes files and folders."""
-    from iwbc.commands import option_names
+    from iwbc.system.arguments import option_names
 
     kind = importlib.import_module(module).Options
     names, hints = option_names(kind), get_type_hints(kind)

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from iwbc.curation import keeps_all
 from iwbc.data.curated import Curated
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.data.curation import keeps_all
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.evaluation import Evaluation, interval
-from iwbc.runs import versions
-from iwbc.scores import ReferenceScores
+from iwbc.runs.folder import versions
 from iwbc.settings import SUMMARY_FORMAT, Config
 
 

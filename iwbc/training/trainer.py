@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from iwbc import processes
 from iwbc.algorithms.algorithm import Algorithm
 from iwbc.data.sampling import Minibatch, StepSampler
-from iwbc.diagnostics import Diagnostics
-from iwbc.optimizer import module_state
-from iwbc.processes import Handle, Here, Remote
+from iwbc.engine.autograd import module_state
 from iwbc.settings import Recipe
+from iwbc.system import processes
+from iwbc.system.processes import Handle, Here, Remote
+from iwbc.training.diagnostics import Diagnostics
 
 # Gradient steps between two looks at the progress bar, at requests to stop, and for signs of divergence.
 _CHUNK = 100

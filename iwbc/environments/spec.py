@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from iwbc.files import parse_json
+from iwbc.system.files import parse_json
 
 # Packages that are imported, if installed, to register their environments, and what pip calls them.
 PACKAGES = {

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from iwbc.errors import UserError
-from iwbc.interrupts import ignore_requests, unheard
+from iwbc.system.interrupts import ignore_requests, unheard
 
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 _STARTING = 5.0  # seconds that a process which starts is given before it is ended

@@ -30,9 +30,11 @@ from torch import Tensor
 
 from iwbc import __version__
 from iwbc.config import validate
-from iwbc.environment_spec import EnvironmentSpec
+from iwbc.environments.scores import ReferenceScores
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.files import (
+from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, drop_gone, to_plain, training_part
+from iwbc.system.files import (
     KINDS,
     PLAIN_DAMAGE,
     cache_folder,
@@ -46,9 +48,7 @@ from iwbc.files import (
     write_json,
     write_tensors,
 )
-from iwbc.scores import ReferenceScores
-from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, drop_gone, to_plain, training_part
-from iwbc.trained import Policies, load_policy
+from iwbc.training.trained import Policies, load_policy
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.environments.scores import ReferenceScores
 from iwbc.errors import UserError
-from iwbc.files import PLAIN_DAMAGE, read_json, read_yaml
-from iwbc.scores import ReferenceScores
 from iwbc.settings import SUMMARY_FORMAT, drop_gone
+from iwbc.system.files import PLAIN_DAMAGE, read_json, read_yaml
 
 _REMEDY = "train this run again, or leave its folder out"
 

@@ -16,12 +16,12 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
-from iwbc.diagnostics import Diagnostics
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicyChoice, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
-from iwbc.trained import Policies
-from iwbc.trainer import Learner, Trainer, steps
+from iwbc.training.diagnostics import Diagnostics
+from iwbc.training.trained import Policies
+from iwbc.training.trainer import Learner, Trainer, steps
 
 
 class Observer(Protocol):

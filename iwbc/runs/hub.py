@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from iwbc.errors import UserError
-from iwbc.files import read_json, write_bytes
-from iwbc.page import facts_of, lead_of
-from iwbc.saved import SavedRun
+from iwbc.runs.page import facts_of, lead_of
+from iwbc.runs.saved import SavedRun
+from iwbc.system.files import read_json, write_bytes
 
 _FILES = ("policy.safetensors", "config.yaml", "summary.json", "evaluations.csv", "run.html")
 _REPO = "<user>/<name>"  # until it is known

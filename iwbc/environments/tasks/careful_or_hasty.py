@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.tasks.chance import ChanceTask, Vector
+from iwbc.environments.tasks.chance import ChanceTask, Vector
 
 LINK = 0.4  # length of either link, in m
 _POSTURE = np.array([2.2, 0.6])  # of shoulder and elbow at the start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iwbc.tasks.chance import ChanceTask, Vector
+from iwbc.environments.tasks.chance import ChanceTask, Vector
 
 START, GOAL = np.array([-1.0, 0.0]), np.array([1.0, 0.0])
 _SPREAD = 0.05  # standard deviation of the starting position

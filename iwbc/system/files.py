@@ -42,7 +42,7 @@ _METADATA = "iwbc"
 
 def config_folder() -> str:
     """Where conf/ lies: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "conf"
     return str(installed if installed.exists() else package.parent / "conf")
 

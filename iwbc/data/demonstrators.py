@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from iwbc.data.behaviours import ACTION_GRID, on_grid
 from iwbc.data.trajectories import Episode
-from iwbc.environment_spec import EnvironmentSpec
-from iwbc.environments import make_env, reported_success
+from iwbc.environments.gymnasium import make_env, reported_success
+from iwbc.environments.spec import EnvironmentSpec
+from iwbc.environments.tasks import point_maze as maze
+from iwbc.environments.tasks.careful_or_hasty import LINK
+from iwbc.environments.tasks.two_routes import GOAL
 from iwbc.errors import UserError
-from iwbc.tasks import point_maze as maze
-from iwbc.tasks.careful_or_hasty import LINK
-from iwbc.tasks.two_routes import GOAL
 
 Vector = npt.NDArray[np.floating]
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from iwbc import engine
 from iwbc.data.streams import generator
+from iwbc.engine.autograd import load_module, module_state
 from iwbc.errors import UserError
-from iwbc.files import PLAIN_DAMAGE, parse_json, read_tensors, write_tensors
-from iwbc.optimizer import load_module, module_state
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
+from iwbc.system.files import PLAIN_DAMAGE, parse_json, read_tensors, write_tensors
 
 _FORMAT = 3
 _READ = (2, 3)  # 2 knew no other units than the bounds and a normaliser without limits

@@ -25,13 +25,13 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
-from iwbc.fitting import Observer, fit
-from iwbc.interrupts import stop_requests
 from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
 from iwbc.settings import Reference, to_plain
-from iwbc.trained import Policies, load_policy
-from iwbc.trainer import Trainer
+from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
+from iwbc.system.interrupts import stop_requests
+from iwbc.training.fit import Observer, fit
+from iwbc.training.trained import Policies, load_policy
+from iwbc.training.trainer import Trainer
 
 # Bump when the same inputs give another reference than before.
 _FORMAT = 3
@@ -119,7 +119,7 @@ def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, c
 
 
 class _Checkpoints:
-    """Looks on while references train (an Observer of iwbc.fitting)."""
+    """Looks on while references train (an Observer of iwbc.training.fit)."""
 
     measures = False
 

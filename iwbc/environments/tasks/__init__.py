@@ -2,8 +2,8 @@
 
     gymnasium.make("iwbc/TwoRoutes-v0", slip=0.5, horizon=30)
 
-Importing this package registers them (gymnasium.make("iwbc.tasks:iwbc/TwoRoutes-v0") does both); every command of iwbc does
-so by itself. Gymnasium has no entry points for plugins since its version 1.0.
+Importing this package registers them (gymnasium.make("iwbc.environments.tasks:iwbc/TwoRoutes-v0") does both); every command
+of iwbc does so by itself. Gymnasium has no entry points for plugins since its version 1.0.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import gymnasium as gym
 
 ENTRY_POINTS = {
-    "iwbc/TwoRoutes-v0": "iwbc.tasks.two_routes:TwoRoutes",
-    "iwbc/CarefulOrHasty-v0": "iwbc.tasks.careful_or_hasty:CarefulOrHasty",
+    "iwbc/TwoRoutes-v0": "iwbc.environments.tasks.two_routes:TwoRoutes",
+    "iwbc/CarefulOrHasty-v0": "iwbc.environments.tasks.careful_or_hasty:CarefulOrHasty",
 }
 
 

@@ -27,7 +27,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
-from iwbc.files import temporary_prefix, write_json
+from iwbc.system.files import temporary_prefix, write_json
 
 
 class Sweep(Callback):
@@ -71,7 +71,7 @@ class Sweep(Callback):
             else:
                 reason = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
-            from iwbc.runs import RunFolder
+            from iwbc.runs.folder import RunFolder
 
             RunFolder(Path(config.hydra.runtime.output_dir)).write_failure(reason, list(config.hydra.overrides.task))
             self._report_of(config, "failed", reason)

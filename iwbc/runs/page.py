@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from iwbc import __version__
-from iwbc.charts import Array, Chart, figures
-from iwbc.files import write_bytes
-from iwbc.report.collect import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
-from iwbc.results import ACTION_NAMES
+from iwbc.runs.charts import Array, Chart, figures
+from iwbc.runs.read import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
+from iwbc.runs.summary import ACTION_NAMES
+from iwbc.system.files import write_bytes
 
 Columns = Mapping[str, Array]
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.files import PLAIN_DAMAGE
-from iwbc.interrupts import stop_requests
-from iwbc.loggers import RunLogger, make_logger
-from iwbc.results import phase_name
-from iwbc.runs import RunFolder
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.loggers import RunLogger, make_logger
+from iwbc.runs.summary import phase_name
 from iwbc.settings import Config
-from iwbc.trained import Policies
-from iwbc.trainer import Trainer
+from iwbc.system.files import PLAIN_DAMAGE
+from iwbc.system.interrupts import stop_requests
+from iwbc.training.trained import Policies
+from iwbc.training.trainer import Trainer
 
 
 class Stopwatch:
@@ -51,7 +51,7 @@ class Stopwatch:
 
 
 class Recorder:
-    """Looks on while `fit` trains (an Observer of iwbc.fitting), and plays policies; a context manager, for its logger."""
+    """Looks on while `fit` trains (an Observer of iwbc.training.fit), and plays policies; a context manager, for its logger."""
 
     measures = True
 

@@ -10,27 +10,28 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from iwbc import engine, processes
-from iwbc.curation import curate, histogram, hold_out, pinned
+from iwbc import engine
 from iwbc.data.checks import difference
+from iwbc.data.curation import curate, histogram, hold_out, pinned
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
-from iwbc.environment_spec import EnvironmentSpec, environment_spec
-from iwbc.environments import import_named
+from iwbc.environments.gymnasium import import_named
+from iwbc.environments.scores import ReferenceScores, d4rl_scores
+from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator, check_samples
-from iwbc.fitting import fit
-from iwbc.loggers import check_key
-from iwbc.page import write_page
 from iwbc.policies.spec import PolicyChoice, continued, imported, policy_factory, policy_spec, spaces_of
-from iwbc.recorder import Recorder, Stopwatch
-from iwbc.reference import reference_policy
-from iwbc.results import dataset_summary, method_name, phase_name, summary_of
-from iwbc.runs import RunFolder
-from iwbc.scores import ReferenceScores, d4rl_scores
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.loggers import check_key
+from iwbc.runs.page import write_page
+from iwbc.runs.recorder import Recorder, Stopwatch
+from iwbc.runs.summary import dataset_summary, method_name, phase_name, summary_of
 from iwbc.settings import Config, Env, GaussianPolicy, Minari, OwnPolicy
-from iwbc.trained import Policies
+from iwbc.system import processes
+from iwbc.training.fit import fit
+from iwbc.training.reference import reference_policy
+from iwbc.training.trained import Policies
 
 
 def run(config: Config, path: Path, console: Console, resumed: bool = False) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iwbc.environment_spec import EnvironmentSpec, Wrapper
+from iwbc.environments.spec import EnvironmentSpec, Wrapper
 
 ENV_ID = "PointMaze_UMaze-v3"
 HORIZON = 262  # simulator steps: half of the demonstrators that go the long way arrive in time

@@ -1,0 +1,1 @@
+"""A run from a configuration to a finished folder, and the folder read again."""
