@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import graphlib
 import re
 import tomllib
@@ -11,26 +10,9 @@ from pathlib import Path
 import pytest
 from setups import finish, python
 
-PACKAGE = Path(__file__).parents[1] / "iwbc"
+from tools.rooms import PICTURE, drawn, module_graph, room, room_graph
 
-
-def modules() -> dict[str, Path]:
-    names = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return names
-
-
-def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules that a file imports, at its top or within functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {full if (full := f"{node.module}.{name.name}") in known else node.module for name in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
-    return found & known.keys()
+ROOT = Path(__file__).parents[1]
 
 
 # The rooms of the package, and the files beside them: each imports only from those before it (docs/architecture.md).
@@ -38,37 +20,35 @@ ROOMS = (
     *("errors", "settings", "objectives", "system", "config", "environments", "data", "policies", "engine", "algorithms"),
     *("training", "evaluation", "runs", "report", "api", "cli"),
 )
-COMMANDS = ("train", "tune", "evaluate", "verify", "record", "export", "info", "__main__")
 
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     """The modules of the package that each of them imports."""
-    known = modules()
-    assert len(known) > 50
-    found = {name: imports(path, known) - {name, "iwbc"} for name, path in known.items()}
-    assert "iwbc.objectives" in found["iwbc.algorithms.iw_bc"]
-    return found
-
-
-def room(module: str) -> str:
-    return module.split(".")[1]
+    graph = module_graph()
+    assert len(graph) > 50
+    assert "iwbc.objectives" in graph["iwbc.algorithms.iw_bc"]
+    return graph
 
 
 def test_rooms_import_only_from_rooms_before_them(graph: dict[str, set[str]]) -> None:
-    places = {name: place for place, name in enumerate([*ROOMS, *COMMANDS])}
-    assert {room(module) for module in graph if module != "iwbc"} == set(places)
+    places = {name: place for place, name in enumerate([*ROOMS, "commands"])}
+    assert {room(module) for module in graph} == set(places)
     upward = [
         f"{module} imports {other}"
         for module, others in graph.items()
         for other in others
-        if module != "iwbc" and places[room(other)] > places[room(module)]
+        if places[room(other)] > places[room(module)]
     ]
     assert upward == []
 
 
+def test_the_picture_of_the_rooms_is_that_of_the_imports(graph: dict[str, set[str]]) -> None:
+    assert PICTURE.read_text() == drawn(room_graph(graph)), "draw it again: python -m tools.rooms"
+
+
 def test_nothing_within_imports_a_command(graph: dict[str, set[str]]) -> None:
-    assert [(module, other) for module, others in graph.items() for other in others if room(other) in COMMANDS] == []
+    assert [(module, other) for module, others in graph.items() for other in others if room(other) == "commands"] == []
 
 
 def test_no_import_cycles(graph: dict[str, set[str]]) -> None:
@@ -77,7 +57,7 @@ def test_no_import_cycles(graph: dict[str, set[str]]) -> None:
 
 def pins(name: str) -> dict[str, str]:
     """Versions by name, as PyPI spells it."""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", (PACKAGE.parent / name).read_text(), re.MULTILINE)
+    found = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
     return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
 
 
@@ -87,10 +67,10 @@ def test_the_lock_has_the_versions_of_the_constraints() -> None:
     assert {name: constraints.get(name) for name in lock.keys() - elsewhere} == {
         name: version for name, version in lock.items() if name not in elsewhere
     }
-    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     dev = {re.split(r"[\[<>=]", requirement)[0] for requirement in extras["dev"]} - {"iwbc"}
     assert dev <= lock.keys()
-    assert (PACKAGE.parent / "requirements.lock").read_text().count("--hash=sha256:") > len(lock)
+    assert (ROOT / "requirements.lock").read_text().count("--hash=sha256:") > len(lock)
 
 
 # Imports every module, by each form of import in turn, and looks at what the package offers after each. Forked with the
