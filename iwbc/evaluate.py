@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iwbc.settings import ACTIONS, Eval, Settings, setting
+from iwbc.settings import ACTION_NAMES, ACTIONS, Eval, Settings, setting
 from iwbc.system.arguments import at_least, parse, run
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.evaluation import Evaluator
     from iwbc.runs.saved import open_run
-    from iwbc.runs.summary import ACTION_NAMES, results_table, totals
+    from iwbc.runs.summary import results_table, totals
     from iwbc.system.files import write_csv
 
     saved = open_run(given.run, given.policy)

@@ -542,7 +542,8 @@ class Env(Settings):
         return [*([module] if module else []), *self.imports]
 
 
-ACTIONS = ("mean", "sample")
+ACTION_NAMES = {"mean": "mean action", "sample": "sampled actions"}  # as tables say it
+ACTIONS = tuple(ACTION_NAMES)
 
 
 @dataclass

@@ -380,6 +380,26 @@ def test_aggregates_are_over_the_datasets_that_all_methods_share(tmp_path: Path)
     ]
 
 
+def test_kinds_of_action_have_aggregates_of_their_own(tmp_path: Path) -> None:
+    # Sampled actions of the same policies are no second dataset: pooled, they would count every seed twice.
+    make_run(tmp_path / "a", returns={0: [10.0], 1: [20.0]}, sampled={0: [1.0], 1: [2.0]})
+    make_run(tmp_path / "b", FILTERED, returns={0: [30.0], 1: [40.0]}, sampled={0: [0.0], 1: [3.0]})
+    study = study_of(tmp_path)
+    mean, sampled = (statistics.shared_scores(study, action) for action in ("mean", "sample"))
+    assert (mean.tasks, mean.matrices["BC"].tolist(), mean.played) == (["iwbc/hopper/medium-v0"], [[10], [20]], "mean action")
+    assert (sampled.matrices["BC"].tolist(), sampled.played) == ([[1], [2]], "sampled actions")
+    write_report([tmp_path], tmp_path / "report", Console(quiet=True))
+    text = (tmp_path / "report" / "tables.md").read_text()
+    for title in ("Aggregates over datasets, mean action", "Aggregates over datasets, sampled actions"):
+        assert text.count(title) == 1
+    assert text.count("Over 1 dataset: ") == 2
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert f"Mean action: {FILTERED} has the highest IQM of the scores, 35.0" in page
+    assert "Sampled actions: " in page
+    names = {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")}
+    assert {"aggregates_mean_action", "aggregates_sampled_actions", "performance_profiles_mean_action"} <= names
+
+
 def test_no_shared_dataset_no_aggregates(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", FILTERED, dataset="iwbc/hopper/expert-v0")

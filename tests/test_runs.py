@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from setups import BRIEF, Outcome, column, compose, rarely, read_csv, train
 
 from iwbc.data import minari_source
@@ -25,6 +26,8 @@ from iwbc.environments.scores import d4rl_scores
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs.folder import RunFolder
+from iwbc.runs.summary import results_table
+from iwbc.settings import ACTION_NAMES
 from iwbc.training.trained import load_policy
 
 ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
@@ -236,6 +239,19 @@ def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Pat
 
 
 # --- other runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_stay_whole_in_a_terminal_of_80_columns() -> None:
+    total = {"episodes": 100, "interval_over": "seeds and episodes", "return_mean": 1234.5, "return_interval": (1111.1, 2222.2)}
+    total |= {"score_mean": 38.9, "score_interval": (35.1, 68.9), "success_rate": 0.512, "success_interval": (0.431, 0.622)}
+    names = ("reference (BC on all data)", "iw-BC return-weighted")
+    rows = {f"{name}, {says}": total | {"action": action} for name in names for action, says in ACTION_NAMES.items()}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(rows, "Hopper-v5", [0, 1, 2], None))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for cell in ("1234.5 [1111.1, 2222.2]", "38.9 [35.1, 68.9]", "51.2 [43.1, 62.2]"):
+        assert text.count(cell) == 4
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("algo", ["bc", "filtered_bc", "rwr", "awr"])

@@ -6,12 +6,13 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from setups import BRIEF, every, finish, python, train
 
 from iwbc.data.trajectories import Trajectories
-from iwbc.runs import pipeline
+from iwbc.runs import pipeline, sweeps
 from iwbc.runs.sweeps import Sweep, objective, remaining
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
@@ -127,6 +128,37 @@ def test_at_80_columns_a_run_folder_is_in_one_piece_and_the_best_is_marked(
     assert re.search(r" \[-?[0-9.]+, +│", table), "no interval"
     assert [row for row in returns.values() if " * │" in row] == [returns[max(returns)]]
     assert "*: the best on its dataset" in table
+
+
+def jobs_with(folder: Path, *scores: float) -> list[dict[str, Any]]:
+    """Finished jobs on one dataset, of these scores."""
+    jobs = []
+    for number, score in enumerate(scores):
+        (folder / str(number)).mkdir()
+        summary = {"dataset": {"id": "some/data-v0"}, "totals": {"final": {"score_mean": score}}}
+        (folder / str(number) / "summary.json").write_text(json.dumps(summary))
+        jobs.append({"job": number, "status": "finished", "folder": str(folder / str(number))})
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [((99.0, 100.0), {1}), ((100.0, 100.0, 3.0), set()), ((7.0,), set()), ((1.0, 1.0, 2.0), {2})]
+)
+def test_of_several_that_did_as_well_none_is_the_best(scores: tuple[float, ...], best: set[int], tmp_path: Path) -> None:
+    assert sweeps.best(jobs_with(tmp_path, *scores)) == best
+
+
+def test_a_job_s_result_tells_of_both_kinds_of_action() -> None:
+    def total(action: str, mean: float) -> dict[str, Any]:
+        of_scores = {"score_mean": None, "score_interval": None, "success_rate": None, "success_interval": None}
+        return {"action": action, "return_mean": mean, "return_interval": [mean - 1, mean + 1], **of_scores}
+
+    finals = {"final": total("mean", 5.0), "final_sampled": total("sample", 3.0)}
+    summary = {"totals": {"reference": total("mean", 1.0), **finals}}
+    expected = "mean action: return 5.0 [4.0, 6.0]; sampled actions: return 3.0 [2.0, 4.0]"
+    assert sweeps.result(summary) == expected
+    assert sweeps.result({"totals": {"final": finals["final"]}}) == "return 5.0 [4.0, 6.0]"
+    assert sweeps.result({"totals": {}}) == "finished, not evaluated"
 
 
 @pytest.mark.robustness

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.report.statistics import AGGREGATES, Estimate
+from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Study
 from iwbc.runs.read import Run, read_curation, read_numbers, read_weights
 
@@ -178,6 +178,7 @@ def _with_steps(study: Study, method: str) -> str:
 
 def aggregate_intervals(
     study: Study,
+    scores: Scores,
     estimates: Mapping[str, Mapping[str, Estimate]],
     better: Mapping[str, Estimate],
     baseline: str | None,
@@ -214,10 +215,19 @@ def aggregate_intervals(
     caption = (
         "Aggregates over datasets, with 95 % stratified bootstrap intervals (no bar: one seed). Optimality gap: less is better."
     )
-    return _picture("aggregates", caption, figure)
+    return _picture(*_of_action("aggregates", caption, scores), figure)
 
 
-def performance_profiles(study: Study, thresholds: Array, found: Mapping[str, tuple[Array, Array, Array]]) -> Picture:
+def _of_action(name: str, caption: str, scores: Scores) -> tuple[str, str]:
+    """Name a figure of one kind of action, and begin its caption with it, where several were played."""
+    if not scores.played:
+        return name, caption
+    return f"{name}_{scores.played.replace(' ', '_')}", f"{scores.played.capitalize()}: {caption[0].lower()}{caption[1:]}"
+
+
+def performance_profiles(
+    study: Study, scores: Scores, thresholds: Array, found: Mapping[str, tuple[Array, Array, Array]]
+) -> Picture:
     """The share of runs that score above each threshold."""
     figure, (axis,) = _panels(1, height=3.6)
     for method, look in _looks(study.methods).items():
@@ -234,7 +244,7 @@ def performance_profiles(study: Study, thresholds: Array, found: Mapping[str, tu
         "Performance profiles: the share of (seed, dataset) pairs that score above τ, with pointwise 95 % stratified bootstrap "
         "bands (no band: one seed). Higher is better everywhere."
     )
-    return _picture("performance_profiles", caption, figure)
+    return _picture(*_of_action("performance_profiles", caption, scores), figure)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

@@ -42,10 +42,15 @@ def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures
 
 
 def lead(results: Sequence[Table]) -> str:
-    """The result in a sentence: the method with the highest IQM, and how sure it is to be better than the baseline."""
-    table = next((table for table in results if table.name == "aggregates"), None)
-    if table is None:
-        return ""
+    """Say the result in a sentence for each kind of action: the method with the highest IQM, and how sure it is to be better
+    than the baseline."""
+    aggregates = [table for table in results if table.name.startswith("aggregates")]
+    if len(aggregates) == 1:
+        return _lead(aggregates[0])
+    return " ".join(f"{table.caption.partition(', ')[2].capitalize()}: {_lead(table)}" for table in aggregates)
+
+
+def _lead(table: Table) -> str:
     best = max(table.rows, key=lambda row: row[1].value if row[1].value is not None else float("-inf"))
     others = [row for row in table.rows if row is not best]
     if not others:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.report.study import REFERENCE, Study
+from iwbc.settings import ACTION_NAMES
 
 Array = npt.NDArray[np.float64]
 
@@ -34,22 +35,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """What aggregates are made of: `matrices[method]` [seeds, tasks], over the tasks that all the methods share."""
+    """What aggregates are made of: `matrices[method]` [seeds, tasks], over the tasks that all the methods share. `played`:
+    the kind of action, where a study has several."""
 
     tasks: list[str]
     matrices: dict[str, Array]
     notes: list[str]
+    played: str = ""
 
 
-def shared_scores(study: Study) -> Scores:
-    """The mean score of each seed (0 random, 100 expert) on the tasks that every method with scores has.
+def shared_scores(study: Study, action: str | None = None) -> Scores:
+    """Gather the mean score of each seed (0 random, 100 expert) on the tasks that every method with scores has; of one kind
+    of action, where several were played, since those of the same policies are no datasets of their own.
 
     A method with more seeds on some tasks than on others counts as many as it has everywhere, lowest seeds first.
     """
+    played = [name for name, task in study.tasks.items() if action in (None, task.action)]
+    several = len({task.action for task in study.tasks.values()}) > 1
     scored = {place: [r.mean_score for r in results] for place, results in study.cells.items()}
     scored = {place: scores for place, scores in scored.items() if np.isfinite(scores).all()}
-    methods = [method for method in study.methods if any((task, method) in scored for task in study.tasks)]
-    every = [task for task in study.tasks if any((task, method) in scored for method in methods)]
+    methods = [method for method in study.methods if any((task, method) in scored for task in played)]
+    every = [task for task in played if any((task, method) in scored for method in methods)]
     if any((task, REFERENCE) not in scored for task in every):  # where BC alone was run, say
         methods = [method for method in methods if method != REFERENCE]
     tasks = [task for task in every if all((task, method) in scored for method in methods)]
@@ -62,7 +68,7 @@ def shared_scores(study: Study) -> Scores:
             notes.append(f"Aggregates count {seeds} seeds of {method}, {most} fewer than some of its datasets have.")
     if left_out := [task for task in every if task not in tasks]:
         notes.append(f"Aggregates leave out what not every method was run on: {', '.join(left_out)}.")
-    return Scores(tasks, matrices, notes)
+    return Scores(tasks, matrices, notes, ACTION_NAMES[action] if action and several else "")
 
 
 def aggregates(scores: Scores) -> dict[str, dict[str, Estimate]]:

@@ -105,7 +105,10 @@ def aggregate_table(
             f"P(better than {baseline}): the probability that one seed of the method scores higher than one of {baseline} on "
             "the same dataset, averaged over datasets; ties count half."
         )
-    return Table("aggregates", "Aggregates over datasets", columns, rows, notes=notes + scores.notes)
+    name, title = "aggregates", "Aggregates over datasets"
+    if scores.played:
+        name, title = f"{name}-{scores.played.replace(' ', '-')}", f"{title}, {scores.played}"
+    return Table(name, title, columns, rows, notes=notes + scores.notes)
 
 
 def difference_table(study: Study) -> Table | None:

@@ -60,23 +60,32 @@ def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """The tables of results, and the figures of their aggregates."""
     drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
     found = [table for table in drawn if table]
-    scores = statistics.shared_scores(study)
-    if not scores.matrices:
-        study.notes.extend(scores.notes)
-        return found, []
+    pictures: list[figures.Picture] = []
+    for action in sorted({task.action for task in study.tasks.values()}):  # the mean action's before sampled ones'
+        scores = statistics.shared_scores(study, action)
+        if scores.matrices:
+            table, drawn_of = _aggregates(study, scores)
+            found.append(table)
+            pictures += drawn_of
+        else:
+            study.notes.extend(scores.notes)
+    return found, pictures
+
+
+def _aggregates(study: Study, scores: statistics.Scores) -> tuple[tables.Table, list[figures.Picture]]:
+    """The table and the figures of one kind of action."""
     baseline = study.baseline()
     baseline = baseline if baseline in scores.matrices else None
     estimates = statistics.aggregates(scores)
     better = statistics.improvement(scores, baseline) if baseline else {}
-    found.append(tables.aggregate_table(scores, estimates, better, baseline, statistics.REPETITIONS))
     values = np.concatenate([matrix.ravel() for matrix in scores.matrices.values()])
     thresholds = np.linspace(min(0.0, values.min()), max(100.0, values.max()), 201)
     with figures.style():
         pictures = [
-            figures.aggregate_intervals(study, estimates, better, baseline),
-            figures.performance_profiles(study, thresholds, statistics.profiles(scores, thresholds)),
+            figures.aggregate_intervals(study, scores, estimates, better, baseline),
+            figures.performance_profiles(study, scores, thresholds, statistics.profiles(scores, thresholds)),
         ]
-    return found, pictures
+    return tables.aggregate_table(scores, estimates, better, baseline, statistics.REPETITIONS), pictures
 
 
 def _write(

@@ -11,7 +11,7 @@ import numpy as np
 from iwbc import __version__
 from iwbc.runs.charts import Array, Chart, figures
 from iwbc.runs.read import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
-from iwbc.runs.summary import ACTION_NAMES
+from iwbc.settings import ACTION_NAMES
 from iwbc.system.files import write_bytes
 
 Columns = Mapping[str, Array]

@@ -14,7 +14,7 @@ from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.evaluation import Evaluation, interval
 from iwbc.runs.folder import versions
-from iwbc.settings import SUMMARY_FORMAT, Config
+from iwbc.settings import ACTION_NAMES, SUMMARY_FORMAT, Config
 
 
 def dataset_summary(curated: Curated) -> dict[str, Any]:
@@ -124,9 +124,6 @@ def show(summary: dict[str, Any], console: Console) -> None:
     console.print(results_table(rows, summary["environment"]["id"], summary["seeds"], scores))
 
 
-ACTION_NAMES = {"mean": "mean action", "sample": "sampled actions"}
-
-
 def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
     """A table of `totals`, one named row each."""
     first = next(iter(rows.values()))
@@ -138,7 +135,7 @@ def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], s
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
     note += f"\nin brackets: 95 % bootstrap interval of the mean over {first['interval_over']}"
     table = Table(title=env, caption=note, caption_justify="left")
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", overflow="fold")  # what gives way in a narrow terminal: numbers stay whole
     shown = {"return": 1.0, "score": 1.0, "success": 100.0}
     if first["success_rate"] is None:
         del shown["success"]

@@ -27,6 +27,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
+from iwbc.settings import ACTION_NAMES
 from iwbc.system.files import temporary_prefix, write_json
 
 
@@ -170,8 +171,8 @@ def summarise() -> bool:
     from rich.table import Table
 
     assert sweep.folder is not None
-    folder, best = sweep.folder, _best(jobs)
-    notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(best)
+    folder, winners = sweep.folder, best(jobs)
+    notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
     table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
     table.add_column("job", no_wrap=True)
     table.add_column("settings", overflow="fold")
@@ -181,7 +182,7 @@ def summarise() -> bool:
     for job in sorted(jobs, key=lambda job: int(job["job"])):
         settings = " ".join(setting for setting in job["overrides"] if setting not in common)
         name = os.path.relpath(job["folder"], folder) if job["folder"] else ""
-        is_best = job["job"] in best
+        is_best = job["job"] in winners
         number = f"{job['job']} *" if is_best else str(job["job"])
         table.add_row(number, *map(escape, (settings, name, _result(job))), style="bold" if is_best else None)
     Console().print(table)
@@ -198,10 +199,16 @@ def _result(job: dict[str, str]) -> str:
 
 
 def result(summary: dict[str, Any]) -> str:
-    """The last policy's return, score and success rate, each with its interval, on one line."""
-    final = summary["totals"].get("final")
-    if final is None:
+    """Say the last policy's return, score and success rate, each with its interval, on one line, for each kind of action."""
+    finals = [total for phase, total in summary["totals"].items() if phase.startswith("final")]
+    if not finals:
         return "finished, not evaluated"
+    if len(finals) == 1:
+        return _measures(finals[0])
+    return "; ".join(f"{ACTION_NAMES[final['action']]}: {_measures(final)}" for final in finals)
+
+
+def _measures(final: dict[str, Any]) -> str:
     found = []
     for name in ("return", "score"):
         if final[f"{name}_mean"] is not None:
@@ -218,15 +225,16 @@ def _summary(folder: str) -> dict[str, Any]:
     return found
 
 
-def _best(jobs: list[dict[str, Any]]) -> set[int]:
-    """The jobs that did best on each dataset that several finished on."""
+def best(jobs: list[dict[str, Any]]) -> set[int]:
+    """Find the job that did best on each dataset that several finished on; none where several did as well."""
     by_dataset: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for job in jobs:
         if job["status"] == "finished":
             summary = _summary(job["folder"])
             if (value := objective(summary)) is not None:
                 by_dataset[summary["dataset"]["id"]].append((value, job["job"]))
-    return {max(found)[1] for found in by_dataset.values() if len(found) > 1}
+    ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]
+    return {first[1] for first, second, *_ in ranked if first[0] > second[0]}
 
 
 def job_key(*, _root_: DictConfig) -> str:
