@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt requirements.lock
 	@touch $@
 
 train: $(STAMP)
-	$(BIN)/python -m iwbc.train env=hopper $(ARGS)
+	$(BIN)/python -m iwbc.train env=hopper seeds=[0,1,2] $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -80,6 +80,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
     except (UserError, ValueError) as error:
         checks.append(Check("episodes", False, str(error)))
     checks += [check for name, evaluation in recorded.items() for check in _numbers(name, evaluation, summary)]
+    checks += _gains(recorded, summary)
     checks += _data(config, summary)
     if replay:
         finals = {name: evaluation for name, evaluation in recorded.items() if name.startswith("final")}
@@ -140,6 +141,18 @@ def _numbers(name: str, evaluation: Evaluation, summary: dict[str, Any]) -> Iter
         wrong += [f"{key} of seed {seed}" for key, value in of_seed(evaluation, row).items() if not _close(value, own.get(key))]
     mean = f"return {anew['return_mean']:.6g}" + ("" if anew["score_mean"] is None else f", score {anew['score_mean']:.6g}")
     yield Check(f"{name}: results", not wrong, ", ".join(wrong) or f"{mean}, from {evaluation.returns.size} returns")
+
+
+def _gains(recorded: dict[str, Evaluation], summary: dict[str, Any]) -> Iterator[Check]:
+    """The gains over the reference, computed again from the returns."""
+    from iwbc.runs.summary import gains
+
+    if "gains" not in summary:
+        return  # a version before 0.3 wrote it
+    for name, gain in gains(recorded).items():
+        written = summary["gains"].get(name) or {}
+        wrong = sorted(key for key, value in gain.items() if not _close(value, written.get(key)))
+        yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain['mean']:+.6g} of {gain['of']}")
 
 
 def _close(one: Any, other: Any) -> bool:

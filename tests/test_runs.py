@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,11 +23,12 @@ from setups import BRIEF, Outcome, column, compose, rarely, read_csv, train
 from iwbc.data import minari_source
 from iwbc.data.curation import curate
 from iwbc.data.trajectories import Trajectories
-from iwbc.environments.scores import d4rl_scores
+from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
+from iwbc.evaluation import Evaluation
 from iwbc.runs.folder import RunFolder
-from iwbc.runs.summary import results_table
+from iwbc.runs.summary import gains, results_table, verdict
 from iwbc.settings import ACTION_NAMES
 from iwbc.training.trained import load_policy
 
@@ -407,3 +409,48 @@ def test_a_sweep_goes_on_after_a_failed_job_and_runs_only_what_is_missing(
     assert second.out.count("is finished already") == 2
     assert [(folder / "summary.json").stat().st_mtime_ns for folder in finished] == before
     assert sorted((tmp_path / "multirun").glob("hopper-bc-*")) == folders
+
+
+# --- the verdict on a run ------------------------------------------------------------------------------------------------
+
+
+def played(returns: list[list[float]], scores: ReferenceScores | None = None, **more: Any) -> Evaluation:
+    array = np.array(returns)
+    return Evaluation(tuple(range(len(array))), array, np.ones(array.shape, int), scores, **more)
+
+
+def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
+    unit = ReferenceScores(0.0, 200.0, "here")
+    before, after = played([[1.0, 2.0], [3.0, 4.0]], unit), played([[3.0, 4.0], [5.0, 6.0]], unit)
+    # 2 of return in every episode, hence 1 of score; an interval of no width, as the differences do not vary.
+    gain = gains({"reference": before, "final": after})["final"]
+    assert (gain["of"], gain["mean"], gain["interval"]) == ("scores", pytest.approx(1.0), pytest.approx((1.0, 1.0)))
+    assert gains({"reference_sampled": before, "final_sampled": after}).keys() == {"final_sampled"}
+    assert gains({"final": after}) == {}
+    assert gains({"reference": played([[1.0]], unit), "final": after}) == {}  # a seed has diverged
+    labels = [np.array([[False, True]]), np.array([[True, True]])]
+    one, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
+    assert gains({"reference": one, "final": other})["final"]["of"] == "successes"
+    assert gains({"reference": one, "final": other})["final"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("interval", "seeds", "says"),
+    [
+        ((1.0, 3.0), 3, "M does better than the reference that it started from: +2.0 [+1.0, +3.0] of score over 3 seeds."),
+        ((-3.0, 5.0), 2, "M cannot be told from the reference that it started from: +2.0 [-3.0, +5.0] of score over 2 seeds."),
+        (
+            (-3.0, -1.0),
+            1,
+            "M does worse than the reference that it started from: +2.0 [-3.0, -1.0] of score for this seed alone; ",
+        ),
+    ],
+)
+def test_the_verdict_says_how_sure_it_is(interval: tuple[float, float], seeds: int, says: str) -> None:
+    assert verdict("M", {"of": "scores", "mean": 2.0, "interval": interval}, seeds).startswith(says)
+
+
+def test_a_run_ends_with_its_verdict(run: tuple[Path, Outcome]) -> None:
+    folder, outcome = run
+    summary = json.loads((folder / "summary.json").read_text())
+    assert verdict(summary["method"], summary["gains"]["final"], 2) in outcome.out

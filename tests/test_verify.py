@@ -64,7 +64,8 @@ def test_a_run_is_what_it_says(run: Path) -> None:
     files = {"config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"}
     replays = {"final: replay", "final_sampled: replay"}
     phases = {f"{phase}: results" for phase in ("reference", "reference_sampled", "final", "final_sampled")}
-    assert set(checks) == files | replays | phases | {"data", "curation"}
+    gains = {"final: gain", "final_sampled: gain"}
+    assert set(checks) == files | replays | phases | gains | {"data", "curation"}
     assert all(check.same for check in checks.values()), checks
     assert checks["final: replay"].seen == "all 6 episodes have the same return and length"
 
@@ -102,12 +103,13 @@ def in_summary(change: Callable[[dict], object]) -> Callable[[Path], None]:  # t
 
 
 CHANGES = {
-    "a return": (change_return, {"evaluations.csv", "final: results", "final: replay"}),
+    "a return": (change_return, {"evaluations.csv", "final: results", "final: gain", "final: replay"}),
     "a setting": (change_config, {"config.yaml"}),
     "a parameter": (change_policy, {"policy.safetensors", "final: replay", "final_sampled: replay"}),
     "an episode": (drop_episode, {"evaluations.csv", "episodes"}),
     "a mean": (in_summary(lambda s: s["totals"]["reference"].update(return_mean=0.0)), {"reference: results"}),
     "an interval": (in_summary(lambda s: s["totals"]["final"].update(return_interval=[0.0, 1.0])), {"final: results"}),
+    "a gain": (in_summary(lambda s: s["gains"]["final"].update(mean=1e9)), {"final: gain"}),
     "a seed's spread": (in_summary(lambda s: s["results"][0]["final"].update(return_std=0.0)), {"final: results"}),
     "the data": (in_summary(lambda s: s["dataset"].update(content_hash="0" * 64)), {"data"}),
     "the curation": (in_summary(lambda s: s["dataset"].update(kept_steps=1)), {"curation"}),

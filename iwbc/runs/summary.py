@@ -69,6 +69,7 @@ def summary_of(
             {"seed": seed, **{phase: of_seed(one, row) for phase, one in evaluations.items()}} for row, seed in enumerate(seeds)
         ],
         "totals": {phase: totals(one) for phase, one in evaluations.items()},
+        "gains": gains(evaluations),
         "normalisation": {"random": scores.random, "expert": scores.expert, "source": scores.source} if scores else None,
         "steps_per_second": config.algo.steps / seconds["training"],
         "seed_steps_per_second": seed_steps / seconds["training"],
@@ -105,6 +106,20 @@ def totals(evaluation: Evaluation) -> dict[str, Any]:
     return found
 
 
+def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """Compare the last policy with the reference that it started from, for each kind of action that both played: the mean
+    difference of scores (else of successes, else of returns) in episodes of the same seeds, and its 95 % interval."""
+    compared = {}
+    for phase, final in evaluations.items():
+        reference = evaluations.get(phase.replace("final", "reference"))
+        if reference is None or reference is final or reference.seeds != final.seeds:
+            continue
+        measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
+        difference = getattr(final, measure) - getattr(reference, measure).astype(float)
+        compared[phase] = {"of": measure, "mean": float(difference.mean()), "interval": interval(difference)}
+    return compared
+
+
 # What the mean of each measure is called in summary.json.
 _MEANS = {"return": "return_mean", "score": "score_mean", "success": "success_rate"}
 
@@ -122,6 +137,19 @@ def show(summary: dict[str, Any], console: Console) -> None:
         rows[f"{name}, {ACTION_NAMES[total['action']]}" if both else name] = total
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     console.print(results_table(rows, summary["environment"]["id"], summary["seeds"], scores))
+    for phase, gain in summary.get("gains", {}).items():  # runs of before version 0.3 have none
+        played = f", {ACTION_NAMES[summary['totals'][phase]['action']]}" if both else ""
+        console.print(verdict(summary["method"] + played, gain, len(summary["seeds"])), markup=False, soft_wrap=True)
+
+
+def verdict(name: str, gain: Mapping[str, Any], seeds: int) -> str:
+    """Say in a sentence how the last policy compares with its reference, and how sure that is."""
+    low, high = gain["interval"]
+    says = "does better than" if low > 0 else "does worse than" if high < 0 else "cannot be told from"
+    by, unit = (100.0, " points of success") if gain["of"] == "successes" else (1.0, f" of {gain['of'][:-1]}")
+    numbers = f"{by * gain['mean']:+.1f} [{by * low:+.1f}, {by * high:+.1f}]{unit}"
+    sure = f"over {seeds} seeds" if seeds > 1 else "for this seed alone; seeds=[0,1,2] tells more"
+    return f"{name} {says} the reference that it started from: {numbers} {sure}."
 
 
 def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
