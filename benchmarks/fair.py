@@ -169,14 +169,14 @@ FAMILIES = {
     "locomotion-levels": _same_curation(QUALITY, "auto"),
     "estimates-chance": Family(
         CHANCE.tasks,
-        f"{CHANCE.common} reference.schedule=cosine",
+        CHANCE.common,
         _estimates("curation=success", "10"),
         tuning="",
         table=CHANCE.table,
     ),
     "estimates-locomotion": Family(
         LOCOMOTION.tasks,
-        f"{LOCOMOTION.common} reference.schedule=cosine",
+        LOCOMOTION.common,
         _estimates(QUALITY, "1"),
         tuning="",
         table=LOCOMOTION.table,

@@ -447,7 +447,6 @@ class Reference(Recipe):
 
     steps: int = positive(10_000)
     lr: float = positive(1e-3)
-    schedule: str = setting("constant", choices=("constant", "cosine"))
     warmup_steps: int = not_negative(0)
     start: str = setting("scratch", lambda value: value == "scratch", "the reference starts from scratch")
     averaging: str = setting("transition", choices=("trajectory", "transition"))

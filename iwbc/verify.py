@@ -148,7 +148,7 @@ def _gains(recorded: dict[str, Evaluation], summary: dict[str, Any]) -> Iterator
     from iwbc.runs.summary import gains
 
     if "gains" not in summary:
-        return  # a version before 0.3 wrote it
+        return  # an earlier version wrote it
     for name, gain in gains(recorded).items():
         written = summary["gains"].get(name) or {}
         wrong = sorted(key for key, value in gain.items() if not _close(value, written.get(key)))

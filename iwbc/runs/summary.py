@@ -137,7 +137,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         rows[f"{name}, {ACTION_NAMES[total['action']]}" if both else name] = total
     scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
     console.print(results_table(rows, summary["environment"]["id"], summary["seeds"], scores))
-    for phase, gain in summary.get("gains", {}).items():  # runs of before version 0.3 have none
+    for phase, gain in summary.get("gains", {}).items():  # an earlier version wrote none
         played = f", {ACTION_NAMES[summary['totals'][phase]['action']]}" if both else ""
         console.print(verdict(summary["method"] + played, gain, len(summary["seeds"])), markup=False, soft_wrap=True)
 
