@@ -621,6 +621,8 @@ class Config(Settings):
         self.require(bool(seeds) and min(seeds) >= 0, group, key, "needs at least one seed, none negative")
         self.require(len(set(seeds)) == len(seeds), group, "seeds", "names a seed twice")
         self.require_used(self.seeds is None, group, "seed", "seeds=null")
+        if isinstance(self.algo, RWR) and not isinstance(self.curation, ReturnWeighted):
+            raise UserError("algo=rwr: needs curation=return_weighted, which is what makes it RWR (+method=rwr sets both)")
         fits = self.reference.dataset_id is None or isinstance(self.dataset, Minari)
         self.reference.require(fits, "reference", "dataset_id", "needs dataset=minari beside it")
 
@@ -640,7 +642,7 @@ class Config(Settings):
             case ReturnWeighted():
                 kept = "" if isinstance(self.algo, RWR) else " return-weighted"
             case All():  # of methods whose name promises a choice it is told that there is none
-                kept = " all" if isinstance(self.algo, FilteredBC | RWR) else ""
+                kept = " all" if isinstance(self.algo, FilteredBC) else ""
             case TrajectoryWeights(path=path):
                 kept = f" weights ({PurePath(path).stem})"
             case _:

@@ -1,7 +1,7 @@
 """Train a policy on mixed-quality demonstrations, by (importance-weighted) behaviour cloning.
 
     python -m iwbc.train [group=choice …] [group.setting=value …]     one run
-    python -m iwbc.train -m env=hopper,walker2d algo=bc,iw_bc         a sweep: a run for every combination
+    python -m iwbc.train -m env=hopper,walker2d algo=bc,filtered_bc   a sweep: a run for every combination
     python -m iwbc.train resume=FOLDER                                continue a run that was interrupted; what is played and
                                                                       logged may change: env.… eval.… logger.…
 
@@ -43,7 +43,7 @@ Examples
   python -m iwbc.train env=walker2d algo=filtered_bc curation=top_fraction curation.fraction=0.2
   python -m iwbc.train env=hopper seeds=[0,1,2,3,4]
   python -m iwbc.train dataset=minari dataset.id=mujoco/hopper/medium-v0
-  python -m iwbc.train -m env=hopper,walker2d algo=bc,filtered_bc,iw_bc
+  python -m iwbc.train -m env=hopper,walker2d algo=filtered_bc,iw_bc
   python -m iwbc.train resume=outputs/2026-01-31/12-00-00-000000-hopper-iw_bc
 """
 

@@ -16,12 +16,13 @@ from iwbc.config import composed, config_folder, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs.folder import RunFolder
-from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, Recipe, drop_gone, to_plain
+from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, to_plain
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +
 CHOICES = [f"{group}={name}" for group, name in FILES if group not in PRESETS]
 MANDATORY = {
+    "algo=rwr": ["curation=return_weighted"],
     "dataset=minari": ["dataset.id=some/data-v0"],
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
     "curation=threshold": ["curation.minimum=10"],
@@ -89,11 +90,34 @@ def test_an_experiment_leaves_room_for_overrides() -> None:
     assert config.env.id == "Walker2d-v5"
 
 
-def test_a_choice_of_algo_brings_its_curation_and_an_override_wins() -> None:
-    curations = {"bc": "all", "filtered_bc": "top_fraction", "iw_bc": "quality_levels", "rwr": "return_weighted", "awr": "all"}
-    for algo, curation in curations.items():
-        assert compose(f"algo={algo}").curation.name == curation
-        assert compose(f"algo={algo}", "curation=success").curation.name == "success"
+def test_a_choice_of_algo_changes_the_algorithm_alone() -> None:
+    # Two runs of a sweep over algo= then differ in nothing else.
+    usual = compose()
+    for algo, kind in ALGORITHMS.items():
+        if algo != "rwr":
+            assert compose(f"algo={algo}") == dataclasses.replace(usual, algo=kind())
+            assert compose("curation=success", f"algo={algo}").curation.name == "success"
+    rwr = compose("algo=rwr", "curation=return_weighted")
+    assert rwr == dataclasses.replace(compose("curation=return_weighted"), algo=RWR())
+    assert rwr == compose("+method=rwr")
+
+
+def test_a_method_says_in_its_name_what_it_pairs() -> None:
+    pairs = {
+        "bc_all": "BC",
+        "filtered_bc_top10": "filtered BC 10 %",
+        "sft_q": "SFT(Q)",
+        "iw_bc_top10": "iw-BC 10 %",
+        "iw_bc_top10_auto": "iw-BC 10 % auto",
+        "iw_bc_q": "iw-BC(Q)",
+        "iw_bc_q_step": "iw-BC(Q) step",
+        "iw_bc_return_weighted": "iw-BC return-weighted",
+        "rwr": "RWR",
+        "awr_all": "AWR",
+    }
+    assert {name for group, name in FILES if group == "method"} == set(pairs)
+    assert {name: compose(f"+method={name}").method for name in pairs} == pairs
+    assert compose("+method=bc_all").averaging == compose("+method=awr_all").averaging == "transition"
 
 
 def test_seeds() -> None:
@@ -111,18 +135,19 @@ def test_a_flag_means_what_it_says(text: str, value: bool | str) -> None:
 
 def test_method_names() -> None:
     names = {
-        "algo=bc": "BC",
-        "algo=filtered_bc": "filtered BC 10 %",
-        "algo=filtered_bc curation=quality_levels": "SFT(Q)",
+        "algo=bc": "BC(Q)",
+        "algo=bc curation=all": "BC",
+        "algo=filtered_bc": "SFT(Q)",
+        "algo=filtered_bc curation=top_fraction": "filtered BC 10 %",
         "algo=filtered_bc curation=success": "filtered BC success",
         "algo=filtered_bc curation=all": "filtered BC all",
         "algo=filtered_bc curation=weights curation.path=chosen/human.csv": "filtered BC weights (human)",
         "algo=iw_bc curation=weights curation.path=human.csv": "iw-BC weights (human)",
         "algo=iw_bc": "iw-BC(Q)",
         "algo=iw_bc algo.level=step": "iw-BC(Q) step",
-        "algo=rwr": "RWR",
-        "algo=rwr curation=all": "RWR all",
-        "algo=awr": "AWR",
+        "algo=rwr curation=return_weighted": "RWR",
+        "algo=awr curation=all": "AWR",
+        "algo=awr": "AWR(Q)",
     }
     assert {arguments: compose(*arguments.split()).method for arguments in names} == names
 
@@ -132,6 +157,7 @@ def test_method_names() -> None:
 REFUSED = {
     # Misspelt groups, choices and keys.
     "env=hoper": "Could not find 'env/hoper'",
+    "algo=rwr": "algo=rwr: needs curation=return_weighted, which is what makes it RWR (+method=rwr sets both)",
     "algo=foo": "Available options in 'algo': awr bc filtered_bc iw_bc rwr",
     "algos=bc": "did you mean algo",
     "algo.stepz=3": "did you mean algo.steps",
@@ -439,7 +465,7 @@ def test_an_argument_of_a_policy_of_one_s_own_may_have_the_name_of_a_setting_tha
 
 def test_there_is_one_default_under_one_name() -> None:
     for name, kind in ALGORITHMS.items():
-        assert compose(f"algo={name}").algo == kind()
+        assert compose(f"algo={name}", *MANDATORY.get(f"algo={name}", [])).algo == kind()
     for group, method in FILES:
         if group == "method":
             config = compose(f"+method={method}")
@@ -447,7 +473,6 @@ def test_there_is_one_default_under_one_name() -> None:
             kind: type[Recipe] = type(config.algo)
             assert config.algo == kind(**given_by(method))
             assert config.curation == CURATIONS[config.curation.name]()
-            assert config.averaging == compose(f"algo={config.algo.name}").averaging
 
 
 def given_by(method: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ def equal_returns(datasets: Path) -> str:
 def test_a_table_says_that_a_curation_has_kept_everything(datasets: Path, tmp_path: Path) -> None:
     name, folder = equal_returns(datasets), tmp_path / "run"
     command = [one for one in QUICK if not one.startswith(("dataset.id", "curation"))]
-    command += [f"dataset.id={name}", "algo=filtered_bc", f"hydra.run.dir={folder}"]
+    command += [f"dataset.id={name}", "+method=filtered_bc_top10", f"hydra.run.dir={folder}"]
     outcome = train(*command)
     assert outcome.code == 0
     says = "keeps all 20 trajectories, each with the same weight, as curation=all does (their returns are all 20)"

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,20 @@ def test_other_settings_on_one_dataset_are_other_columns_named_by_them(tmp_path:
     assert (
         "iw-BC(Q) was run with different settings (algo.kappa) on the same data: each has a column of its own." in study.notes
     )
+
+
+def test_what_methods_differ_in_beside_their_names_is_noted(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", FILTERED, settings={"batch_size": 256, "schedule": "cosine"})
+    make_run(tmp_path / "b", "iw-BC(Q)", settings={"batch_size": 64, "schedule": "cosine"})
+    # Another dataset alone has another number of steps, in both methods alike.
+    for method in (FILTERED, "iw-BC(Q)"):
+        make_run(tmp_path / method, method, dataset="iwbc/hopper/expert-v0", steps=10, settings={"batch_size": 64})
+    notes = [note for note in study_of(tmp_path).notes if "more than their names say" in note]
+    assert notes == []  # filtered BC itself had several batch sizes, which another note tells
+    for name in (FILTERED, "iw-BC(Q)"):
+        shutil.rmtree(tmp_path / name)
+    notes = [note for note in study_of(tmp_path).notes if "more than their names say" in note]
+    assert notes == ["Methods differ in more than their names say: algo.batch_size is 64 in iw-BC(Q); 256 in filtered BC 10 %."]
 
 
 def test_many_other_settings_go_by_a_letter_and_a_table(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_numbers_stay_whole_in_a_terminal_of_80_columns() -> None:
 
 @pytest.mark.parametrize("algo", ["bc", "filtered_bc", "rwr", "awr"])
 def test_every_algorithm_runs(algo: str, hopper: Trajectories, tmp_path: Path) -> None:
-    extra = ["algo.value_hidden=[16]", "algo.refresh_every=20"] if algo == "awr" else []
+    extra = {"awr": ["algo.value_hidden=[16]", "algo.refresh_every=20"], "rwr": ["curation=return_weighted"]}.get(algo, [])
     outcome = train(*BRIEF, f"algo={algo}", *extra, "eval.episodes=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -77,6 +77,7 @@ def arrange(runs: Sequence[Run]) -> Study:
     study = Study()
     task_names = _task_names({run.task for run in runs})
     methods = {id(run): name for run, name in _method_names(runs, study)}
+    study.notes += _untold_differences(runs, methods)
     study.methods = sorted(set(methods.values()), key=_method_order)
     study.tasks = dict(sorted(((name, task) for task, name in task_names.items()), key=lambda item: _task_order(item[0])))
     for run in runs:
@@ -190,6 +191,35 @@ def _method_names(runs: Sequence[Run], study: Study) -> list[tuple[Run, str]]:
                 listed = "; ".join(f"{value} on {', '.join(sorted(datasets[value]))}" for value in few)
                 notes.append(f"{column} was not run with the same {key} on every dataset: {listed}; {most} elsewhere.")
     return named
+
+
+# What every algorithm has, beside the curation and the settings of its own, of which the names of methods tell.
+_SHARED = re.compile(r"averaging|held_out|policy\..*|reference\..*|algo\.(steps|lr|schedule|warmup_steps|batch_size|start)")
+
+
+def _untold_differences(runs: Sequence[Run], methods: Mapping[int, str]) -> list[str]:
+    """Note the settings in which methods on the same data differ although neither their names nor columns of their own say so:
+    what a table then compares is not the algorithm or the curation alone."""
+    values: dict[str, dict[tuple[Task, str], set[str]]] = {}  # of each setting, by task and method
+    for run in runs:
+        for key, value in _settings(run.config).items():
+            if _SHARED.fullmatch(key):
+                values.setdefault(key, {}).setdefault((run.task, methods[id(run)]), set()).add(_text(value))
+    differing = []
+    for key, by_place in sorted(values.items()):
+        if any(f"{_short(key, values)}=" in name or len(texts) > 1 for (_, name), texts in by_place.items()):
+            continue  # its column is named after it, or another note tells of it
+        by_task: dict[Task, set[str]] = {}
+        names: dict[str, set[str]] = {}
+        for (task, name), (text,) in by_place.items():
+            by_task.setdefault(task, set()).add(text)
+            names.setdefault(text, set()).add(name)
+        if max(map(len, by_task.values())) > 1:
+            listed = "; ".join(
+                f"{text} in {', '.join(sorted(names[text], key=_method_order))}" for text in sorted(names, key=_natural)
+            )
+            differing.append(f"{key} is {listed}")
+    return [f"Methods differ in more than their names say: {one}." for one in differing]
 
 
 def _letter(number: int) -> str:
