@@ -1,7 +1,7 @@
 """What is broken or hostile, through the real commands: it ends in one clear line, runs no code of a file and harms nothing.
 
 What one reader or check refuses is tested beside it; here is what only shows in a command. With `--long 2`, what needs a
-process of its own is tried, too, and every value of every setting.
+process of its own is tried, too.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import pickle
 import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,14 +23,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import yaml
-from _pytest.mark import ParameterSet
 from helpers import few_steps
 from pendulum import ID, QUICK, make_pendulum
 from setups import Outcome, command, finish, python, train
 
 import iwbc
-from iwbc import settings
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.runs.recorder import Recorder
 
@@ -134,42 +130,6 @@ def attempt(case: Case, place: Place, call: Callable[..., Outcome] = called) -> 
     if Path("new").is_dir() and not any(Path("new").iterdir()):
         problems.append("left an empty folder")
     return problems
-
-
-# --- settings of a run ---------------------------------------------------------------------------------------------------
-
-VALUES = (0, -1, math.nan, math.inf, 10**23, "word", [1], {"a": 1}, True)
-
-
-def numbers() -> Iterator[ParameterSet]:
-    """Every setting that is a number or a list of them, with every value, in a run that is resumed; most of them are long."""
-    base = settings.Config(dataset=settings.Minari(ID), curation=settings.All(), device="cuda:99")
-    groups: list[tuple[str, settings.Settings]] = [("", base)]
-    groups += [(name, getattr(base, name)) for name in ("eval", "reference", "env")]
-    groups += [("algo", kind()) for kind in settings.ALGORITHMS.values()]
-    groups += [("policy", kind()) for kind in settings.POLICIES.values()]
-    groups += [("dataset", settings.Generated()), ("dataset", settings.Demonstrations())]
-    needs: dict[str, tuple[Any, ...]] = {"threshold": (1.0,), "weights": ("weights.csv",)}
-    groups += [("curation", kind(*needs.get(name, ()))) for name, kind in settings.CURATIONS.items()]
-    whole = [(group, part, field) for group, part in groups for field in fields(part)]  # type: ignore[arg-type]
-    numeric = [row for row in whole if any(word in str(row[2].type) for word in ("int", "float"))]
-    for i, (group, part, field, value) in enumerate((*row, value) for row in numeric for value in VALUES):
-        config = replace(base, **({group: part} if group else {}))  # type: ignore[arg-type]
-        marks = pytest.mark.long if i % 50 else ()
-        yield pytest.param(config, group, field.name, value, marks=marks, id=f"{type(part).__name__}.{field.name}={value}")
-
-
-@pytest.mark.parametrize(("config", "group", "name", "value"), list(numbers()))
-def test_a_number_in_a_saved_run(config: settings.Config, group: str, name: str, value: object, place: Place) -> None:
-    def make(place: Place) -> tuple[str, ...]:
-        plain = settings.to_plain(config)
-        (plain[group] if group else plain)[name] = value
-        Path("cut/config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-        return "train", "resume=cut"
-
-    # What may be is stopped by the device, which comes after all checks of settings.
-    key = f"{group}.{name}" if group else name
-    assert attempt(Case(name, make, f"{key}|{name}=|not all settings are there|cuda:99"), place) == []
 
 
 # --- files of a run ------------------------------------------------------------------------------------------------------
@@ -363,7 +323,7 @@ def test_what_is_wrong_is_seen(place: Place) -> None:
     assert any(text.startswith("2 lines") for text in attempt(Case("", line()), place, lambda: Outcome(2, "", "a\nb\n")))
 
 
-# --- processes of their own: memory, disks, workers ----------------------------------------------------------------------
+# --- processes of their own: memory, disks ------------------------------------------------------------------------------
 
 
 def alone(name: str, *arguments: str) -> Outcome:
@@ -473,45 +433,3 @@ def test_a_disk_too_small_for_a_dataset(call: Callable[..., Outcome], place: Pla
     small_disk("60m")
     place.patch.setenv("MINARI_DATASETS_PATH", str(place.root / "disk"))
     assert attempt(Case("", convert(**WIDE), "No space left"), place, call) == []
-
-
-MODULE = """
-import os
-import gymnasium as gym
-import numpy as np
-
-class Broken(gym.Env):
-    observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (3,)), gym.spaces.Box(-2.0, 2.0, (1,))
-
-    def __init__(self, how):
-        self.how = how
-        if how == "init":
-            raise RuntimeError("no licence")
-        if how == "exit":
-            raise SystemExit(3)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.zeros(3, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        if self.how == "step":
-            raise ValueError("stuck")
-        if self.how == "kill":
-            os.kill(os.getpid(), 9)
-        return np.full(3, np.nan if self.how == "hole" else 0.5, np.float32), 1.0, self.steps > 9, False, {}
-
-gym.register("Broken-v0", Broken)
-"""
-SAYS = {"step": "stuck", "init": "no licence", "hole": "NaN", "exit": "Broken-v0", "kill": "was killed"}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("how", SAYS)
-def test_an_environment_that_goes_wrong_in_a_worker(how: str, place: Place) -> None:
-    Path("broken_env.py").write_text(MODULE)
-    arguments = [word for word in RUN if not word.startswith(("env.", "threads", "eval.episodes"))]
-    imports = ("env.imports=[broken_env]", "env.id=Broken-v0", f"env.kwargs={{how: {how}}}", "threads=2", "eval.episodes=2")
-    assert attempt(Case(how, line("train", *arguments, *imports), SAYS[how]), place, alone) == []
