@@ -38,7 +38,7 @@ class Failing(gym.Env):
     """Three steps; goes wrong, as `how` says, in the episodes of a process from number `healthy` on."""
 
     observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (2,)), gym.spaces.Box(-1.0, 1.0, (1,))
-    metadata = {{}}
+    metadata = {{"render_modes": []}}
     episodes = 0
 
     def __init__(self, how="fine", healthy=0):

@@ -379,7 +379,7 @@ def filled(name: str, *arguments: str) -> Outcome:
 
 @pytest.fixture
 def small_disk(place: Place) -> Iterator[Callable[[str], None]]:
-    """A function that puts a disk of so many bytes in the place of the folders `new` and datasets."""
+    """Give a function that mounts a disk of a size, for `new` or datasets."""
     disk = place.root / "disk"
 
     def mount(size: str) -> None:
