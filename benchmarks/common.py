@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from iwbc.errors import UserError
 from iwbc.system.processes import cores
 
@@ -69,15 +67,3 @@ def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]
     if unknown := [word for word in words if word not in choices]:
         raise UserError(f"{unknown[0]}: not a {what}; there are {', '.join(choices)}")
     return list(words or choices)
-
-
-def few_steps(**changes: Any) -> dict[str, Any]:
-    """Good arrays of 40 steps in 4 episodes, of a pendulum's sizes, changed."""
-    found: dict[str, Any] = {
-        "observations": np.zeros((40, 3), np.float32) + np.arange(40, dtype=np.float32)[:, None],
-        "actions": np.linspace(-0.9, 0.9, 40, dtype=np.float32)[:, None],
-        "rewards": np.arange(40, dtype=np.float32),
-        "terminations": np.zeros(40, bool),
-        "truncations": np.arange(40) % 10 == 9,
-    }
-    return {name: value for name, value in (found | changes).items() if value is not None}

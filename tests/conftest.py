@@ -19,6 +19,7 @@ ROBUSTNESS = Path(__file__).parent / "robustness"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files, and the tests of each, in random order")
+    parser.addoption("--long", type=int, default=1, metavar="N", help="N times the fuzzing and the soak, and tests marked long")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,6 +27,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if ROBUSTNESS in item.path.parents:
             item.add_marker("robustness")
+    if config.getoption("--long") == 1:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     if (seed := config.getoption("--shuffle")) is not None:
         draw = random.Random(seed)  # every worker of pytest-xdist draws the same order
         places = {path: draw.random() for path in dict.fromkeys(item.path for item in items)}

@@ -86,6 +86,18 @@ def seven_steps(**changes: Any) -> dict[str, Any]:
     return arrays | changes
 
 
+def few_steps(**changes: Any) -> dict[str, Any]:
+    """Give arrays of 40 steps in 4 episodes, of a pendulum's sizes, changed."""
+    arrays: dict[str, Any] = {
+        "observations": np.zeros((40, 3), np.float32) + np.arange(40, dtype=np.float32)[:, None],
+        "actions": np.linspace(-0.9, 0.9, 40, dtype=np.float32)[:, None],
+        "rewards": np.arange(40, dtype=np.float32),
+        "terminations": np.zeros(40, bool),
+        "truncations": np.arange(40) % 10 == 9,
+    }
+    return arrays | changes
+
+
 def everything(folder: Path) -> list[str]:
     """All that lies in a folder, however deep."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -416,7 +416,7 @@ def test_a_file_is_read_by_what_it_holds(kind: str, name: str, datasets: Path, t
 
 
 @pytest.mark.parametrize("name", ["demo.npz", "demo.h5", "demo.pkl", "demo.csv", "demo", "folder", "missing.npz"])
-@pytest.mark.parametrize("content", [b"\x80\x04K\x01.", b"a,b\n1,2\n", b""])
+@pytest.mark.parametrize("content", [b"\x80\x04K\x01.", b"a,b\n1,2\n", b"\x89HDF\r\n\x1a\n", b""])
 def test_other_files_are_one_line(name: str, content: bytes, datasets: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     if name not in ("folder", "missing.npz"):

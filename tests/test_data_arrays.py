@@ -419,6 +419,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "more truncations": ({"truncations": np.zeros(9, bool)}, r"truncations: the array's shape is \(9,\)"),
     "scalar reward": ({"rewards": 1.0}, r"rewards: the array's shape is \(\)"),
     "reward vectors": ({"rewards": np.zeros((7, 2))}, "rewards: must be one number per step"),
+    "observations of nothing": ({"observations": np.zeros((7, 0))}, "observations"),
     "flat observations": ({"observations": np.zeros(7)}, "observations: must be vectors, one row per step"),
     "images": ({"observations": np.zeros((7, 8, 8))}, "observations: must be vectors, one row per step"),
     "discrete actions": ({"actions": np.arange(7)}, r"actions: discrete actions \(int64\) are not supported"),

@@ -503,6 +503,11 @@ def replace_with_zero_steps(file: h5py.File) -> None:
         file["episode_1"][name] = array
 
 
+def replace_with_words(file: h5py.File) -> None:
+    del file["episode_1/rewards"]
+    file["episode_1/rewards"] = [b"a"]
+
+
 def claim(steps: int, *names: str) -> Callable[[h5py.File], None]:
     """Fields of an episode that say that they are so long, of which nothing is written."""
 
@@ -551,6 +556,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         alter(observation_space='{"type": "Box", "dtype": "float3,,2", "shape": [3], "low": [0], "high": [1]}'),
         "cannot be opened",
     ),
+    "as many episodes as a word": (alter(total_episodes="many"), ""),
+    "environment cut": (alter(env_spec="{"), "damaged environment"),
+    "scores in words": (alter(ref_min_score="low", ref_max_score="high"), "ref_min_score"),
+    "rewards in words": (edit(replace_with_words), "episode 1"),
     "too many episodes": (alter(total_episodes=9), "episode 3: cannot be read"),
     "no action space": (rewrite("metadata.json", lambda text: text.replace(b"action_space", b"space")), "no action_space"),
 }

@@ -477,6 +477,8 @@ class Broken(gym.Env[Any, Any]):
     def __init__(self, how: str) -> None:
         if how == "making":
             raise RuntimeError("no licence")
+        if how == "exit":
+            raise SystemExit(3)
         self.how = how
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -494,13 +496,15 @@ class Broken(gym.Env[Any, Any]):
         if second and how == "four":
             return np.zeros(1), 0.0, True, {}
         observation = np.zeros(2 if second and how == "shape" else 1)
-        reward = np.nan if second and how == "reward" else [1.0, 2.0] if second and how == "rewards" else 1.0
+        reward = REWARDS.get(how, 1.0) if second else 1.0
         over = second and how != "never"
         return observation + (np.inf if second and how == "observation" else 0.0), reward, False, over, {}
 
 
+REWARDS = {"reward": np.nan, "infinite": np.inf, "rewards": [1.0, 2.0], "word": "high", "none": None}
 BROKEN = {
     "making": "cannot be made (no licence)",
+    "exit": "cannot be made",
     "reset": "its reset raised RuntimeError: no room",
     "step": "its step raised ValueError: the arm is stuck",
     "four": "its step raised ValueError",
@@ -509,6 +513,9 @@ BROKEN = {
     "first NaN": "its observation holds NaN or infinity",
     "observation": "its observation holds NaN or infinity",
     "reward": "its reward is nan, not a finite number",
+    "infinite": "its reward is inf, not a finite number",
+    "word": "its step raised ValueError: could not convert string to float",
+    "none": "its reward is None, not a finite number",
     "rewards": "its reward is [1.0, 2.0], not a finite number",
     "never": "an episode has not ended after 1,000 steps; give it a time limit with env.max_episode_steps",
 }

@@ -258,7 +258,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
     read_tensors(path)
     said = good.replace(rb"\"step\": \"30\"", rb"\"step\": \"31\"")
     assert said != good
-    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), said, b"", b"x" * 100):
+    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), said, b"", b"x" * 100, b"\xff" * 8 + b"{}"):
         path.write_bytes(bad)
         with pytest.raises(ValueError):
             read_tensors(path)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,6 @@ from setups import BRIEF, column, compose, finish, python, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from benchmarks.hostile import wandb_server
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.runs.loggers import check_key
@@ -125,23 +129,80 @@ def test_online_without_a_key_is_refused_and_with_one_is_not(tmp_path: Path, mon
     check_key(Logger("wandb", "online"))
 
 
+@contextlib.contextmanager
+def wandb_server(how: str) -> Iterator[str]:
+    """Give the address of something in the place of W&B's server.
+
+    unreachable: nothing is there; hanging: it never says a word. It lets a run begin, and from then on — dying: hangs up; mute:
+    says no more; failing: has errors alone.
+    """
+    if how in ("unreachable", "hanging"):
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            if how == "hanging":
+                listening.listen(100)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        return
+    over, begun = threading.Event(), threading.Event()
+    names = {"name": "iwbc", "entity": {"id": "1", "name": "somebody"}}
+    run = {
+        "upsertBucket": {
+            "bucket": {"id": "1", "name": "run", "config": "{}", "project": {"id": "1", **names}},
+            "inserted": True,
+        }
+    }
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if begun.is_set() and how == "mute":
+                over.wait()
+            if begun.is_set() and how != "failing":
+                self.close_connection = True
+                return
+            first = b"mutation UpsertBucket" in asked
+            answer = json.dumps({"data": run if first else {}}).encode()
+            self.send_response(500 if begun.is_set() else 200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+            if first:
+                begun.set()
+
+        do_GET = do_POST
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        over.set()
+        server.shutdown()
+
+
+LATE = ("dying", "mute", "failing")
+LONG = [pytest.param(server, marks=pytest.mark.long) for server in ("mute", "failing")]
+
+
 @pytest.mark.robustness
-@pytest.mark.parametrize("server", ["unreachable", "hanging", "dying"])
+@pytest.mark.parametrize("server", ["unreachable", "hanging", "dying", *LONG])
 def test_online_with_a_server_that_fails_is_one_line_and_a_whole_run(server: str, hopper: Trajectories, tmp_path: Path) -> None:
     """At the beginning the run goes on offline; later its figures are kept on disk."""
     (tmp_path / "home").mkdir()
-    seeds = [0] if server == "dying" else [0, 1]
+    seeds = [0] if server in LATE else [0, 1]
     arguments = ["logger=wandb", "logger.mode=online", "algo=bc", f"seeds={seeds}".replace(" ", ""), "hydra.run.dir=run"]
-    patience = 20.0 if server == "dying" else 2.0  # before it dies, it answers, however slowly
+    patience = 20.0 if server in LATE else 2.0  # before it fails, it answers, however slowly
     code = f"import iwbc.runs.loggers; iwbc.runs.loggers._PATIENCE = {patience}; from iwbc.train import main; main()"
     with wandb_server(server) as address:
         outside = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path / "home")}
         outcome = finish(python("-c", code, *BRIEF, *arguments, cwd=tmp_path, **outside))
     assert outcome.code == 0, outcome.err
     assert len(outcome.err.splitlines()) == 1, outcome.err
-    assert ("logger=wandb: W&B failed" if server == "dying" else "logger.mode=online: W&B cannot be used") in outcome.err
+    assert ("logger=wandb: W&B failed" if server in LATE else "logger.mode=online: W&B cannot be used") in outcome.err
     assert (tmp_path / "run" / "summary.json").exists()
-    begins = "run" if server == "dying" else "offline-run"
+    begins = "run" if server in LATE else "offline-run"
     files = sorted((tmp_path / "run" / "wandb").glob(f"{begins}-*/run-*.wandb"))
     assert len(files) == len(seeds)
     for file in files:

@@ -38,13 +38,15 @@ class Failing(gym.Env):
     """Three steps; goes wrong, as `how` says, in the episodes of a process from number `healthy` on."""
 
     observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (2,)), gym.spaces.Box(-1.0, 1.0, (1,))
-    metadata = {{}}
+    metadata = {{"render_modes": []}}
     episodes = 0
 
     def __init__(self, how="fine", healthy=0):
         self.how, self.healthy = how, healthy
         if how == "making":
             raise RuntimeError("no licence")
+        if how == "exit":
+            raise SystemExit(3)
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -150,6 +152,19 @@ def test_a_process_that_an_environment_aborts_loses_nothing(
     assert "Continuing after step" in resumed.out
     assert "No evaluation was made." in resumed.out
     assert same(folder, undisturbed, "policy.safetensors", "metrics.csv", "weights.csv")
+
+
+IN_A_WORKER = {"step": "stuck", "making": "no licence", "reward": "nan", "exit": ENV, "abort in step": "was killed (SIGABRT)"}
+
+
+@pytest.mark.long
+@pytest.mark.robustness
+@pytest.mark.parametrize("how", IN_A_WORKER)
+def test_an_environment_that_goes_wrong_in_a_worker_is_one_line(how: str, environment: Path, tmp_path: Path) -> None:
+    arguments = [*BRIEF, "env.imports=[failing_environment]", f"env.kwargs={{how: {how}}}", "threads=2", "hydra.run.dir=run"]
+    outcome = finish(python("-m", "iwbc.train", *arguments, cwd=tmp_path, PYTHONPATH=str(environment)))
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert IN_A_WORKER[how] in outcome.err
 
 
 def test_without_episodes_the_environment_is_not_made(tmp_path: Path) -> None:

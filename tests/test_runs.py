@@ -31,6 +31,7 @@ from iwbc.runs.folder import RunFolder
 from iwbc.runs.summary import gains, results_table, verdict
 from iwbc.settings import ACTION_NAMES
 from iwbc.training.trained import load_policy
+from iwbc.verify import verify
 
 ARGUMENTS = (*BRIEF, "seeds=[0,1]", "eval.every=20", "eval.periodic_episodes=2")
 
@@ -326,6 +327,7 @@ BROKEN_SUMMARIES = {
     "no totals": lambda good: {key: value for key, value in good.items() if key != "totals"},
     "a total that is a list": lambda good: good | {"totals": {"final": []}},
     "a mean that is a word": lambda good: good | {"totals": {"final": good["totals"]["final"] | {"return_mean": "high"}}},
+    "an environment that is a word": lambda good: good | {"environment": "Pendulum-v1"},
     "an environment without an id": lambda good: good | {"environment": {"kwargs": {}}},
     "a normalisation without an expert": lambda good: good | {"normalisation": {"random": 0.0}},
     "seeds that are words": lambda good: good | {"seeds": ["a"]},
@@ -342,8 +344,9 @@ def test_a_damaged_summary_is_one_line_for_every_command(how: str, folder: Path,
     outcome = train(f"resume={copy}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
     assert "summary.json: damaged" in outcome.err
-    with pytest.raises(UserError, match=r"summary\.json: damaged"):
-        evaluate([f"run={copy}"])
+    for command in (lambda: evaluate([f"run={copy}"]), lambda: verify(copy)):
+        with pytest.raises(UserError, match=r"summary\.json: damaged"):
+            command()
 
 
 def test_without_final_episodes_nothing_is_played(hopper: Trajectories, tmp_path: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from _pytest.mark import ParameterSet
+from setups import train
 
 from iwbc import settings
 from iwbc.errors import UserError
@@ -45,6 +51,37 @@ def test_every_value_is_valid_or_refused_in_one_line_that_names_the_key(kind: ty
         except UserError as error:
             assert "\n" not in str(error)
             assert str(error).startswith(("group.", "group: ", *(f"{one.name}." for one in fields(kind))))
+
+
+def numbers() -> Iterator[ParameterSet]:
+    """Give each number of a saved run, in every choice of a group, each of some values."""
+    base = settings.Config(dataset=settings.Minari("some/data-v0"), curation=settings.All(), device="cuda:99")
+    parts: list[tuple[str, Settings]] = [("", base), *((name, getattr(base, name)) for name in ("eval", "reference", "env"))]
+    for group in ("algo", "policy", "dataset", "curation"):
+        kinds = {"algo": settings.ALGORITHMS, "policy": settings.POLICIES, "dataset": settings.DATASETS}
+        parts += [(group, kind(**valid(kind))) for kind in kinds.get(group, settings.CURATIONS).values()]
+    names = [(group, part, one.name) for group, part in parts for one in fields(part) if re.search("int|float", str(one.type))]
+    values = (0, -1, math.nan, math.inf, 10**23, "word", [1], {"a": 1}, True)
+    for i, (row, value) in enumerate((row, value) for row in names for value in values):
+        marks = [pytest.mark.robustness, *([pytest.mark.long] if i % 50 else [])]
+        yield pytest.param(base, *row, value, marks=marks, id=f"{type(row[1]).__name__}.{row[2]}={value}")
+
+
+@pytest.mark.parametrize(("base", "group", "part", "name", "value"), list(numbers()))
+def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
+    base: settings.Config, group: str, part: Settings, name: str, value: Any, tmp_path: Path
+) -> None:
+    plain = settings.to_plain(replace(base, **{group: part}) if group else base)
+    (plain[group] if group else plain)[name] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    written = path.read_bytes()
+    outcome = train(f"resume={tmp_path}")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
+    # What may be is stopped by the device, which comes after all checks of settings.
+    words = (f"{group}.{name}" if group else name, f"{name}=", "not all settings are there", "cuda:99")
+    assert any(word in outcome.err for word in words), outcome.err
+    assert ([one.name for one in tmp_path.iterdir()], path.read_bytes()) == (["config.yaml"], written)
 
 
 @pytest.mark.parametrize(
