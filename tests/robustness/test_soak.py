@@ -81,7 +81,7 @@ STORIES = (
     training("awr", "algo=awr", "algo.refresh_every=70", "seeds=[0,1]", "threads=2", phases=SCRATCH),
     training("bc", "algo=bc", "threads=1", phases=SCRATCH),
     training("filtered_bc", "algo=filtered_bc", "eval.action=both", "threads=2"),
-    training("rwr", "algo=rwr", "seeds=[3,1]", "threads=2"),
+    training("rwr", "+method=rwr", "seeds=[3,1]", "threads=2"),
     training("squashed", "policy=squashed", "policy.normalise_observations=true", "threads=1"),
     training("mixture", "policy=mixture", "algo=iw_bc", "seeds=[0,1]", "threads=2", "algo.steps=400", "reference.steps=300"),
     training("flow", "policy=flow", "algo=iw_bc", "threads=1", "algo.steps=400", "reference.steps=300"),
