@@ -36,7 +36,7 @@ from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Learner, Trainer
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
-OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "rwr", "awr")}
+OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "awr")} | {"rwr": ["+method=rwr"]}
 IW_BC = {
     f"iw_bc-{level}-{proposal}-{estimator}": [
         "algo=iw_bc",

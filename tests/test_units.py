@@ -447,7 +447,15 @@ def test_info_says_them() -> None:
 def test_a_run_says_them_first(setting: list[str], says: bool, datasets: Path, tmp_path: Path) -> None:
     ends = np.arange(len(Z)) % 50 == 49
     iwbc.from_arrays(1000 * Z + 500, U, np.zeros(len(Z)), 0 * ends, ends, id="mine/mm-v0", action_low=-100.0, action_high=100.0)
-    settings = ["dataset=minari", "dataset.id=mine/mm-v0", "env=from_dataset", "policy.hidden=[8]", "algo=bc", "algo.steps=2"]
+    settings = [
+        "dataset=minari",
+        "dataset.id=mine/mm-v0",
+        "env=from_dataset",
+        "policy.hidden=[8]",
+        "algo=bc",
+        "curation=all",
+        "algo.steps=2",
+    ]
     outcome = train(*settings, *setting, "threads=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
