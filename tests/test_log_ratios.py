@@ -151,7 +151,8 @@ def test_it_corrects_the_lag_of_its_table() -> None:
 def test_its_ranking_is_that_of_the_exact_weights_on_real_data() -> None:
     # 600 minibatches of 256 show each of the 8,000 kept steps about twenty times.
     hopper = minari_source.load(generate.ensure("Hopper-v5", "random", 8_000))
-    overrides = ["curation=all", "policy.hidden=[32,32]", "reference.steps=300", "algo.steps=600", "algo.warmup_steps=50"]
+    overrides = ["curation=all", "policy.hidden=[32,32]", "reference.steps=300", "reference.schedule=constant"]
+    overrides += ["algo.steps=600", "algo.warmup_steps=50"]
     config = compose("algo=iw_bc", *overrides)
     curated = curated_of(config, hopper)
     references = reference_policy(hopper, config.policy, config.reference, [0, 1, 2], "cpu", Console(quiet=True))

@@ -88,7 +88,7 @@ while not (folder / "over").exists():
 """
 # The command, which otherwise ends a worker that has not started within five seconds.
 PATIENT = f"""
-from iwbc import processes
+from iwbc.system import processes
 from iwbc.system.arguments import run
 from iwbc.data.generate import main
 
