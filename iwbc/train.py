@@ -11,8 +11,9 @@ Groups (group=choice, the first is the default)
   dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
              demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
-  algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories
-             bc: BC of all of them               rwr: weighted by return       awr: weighted by advantage
+  algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories, from the reference
+             bc: the same from scratch           awr: weighted by advantage
+             rwr: weighted by return, with curation=return_weighted
   curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
              top_fraction, threshold, success: the best, from a return on, the successful ones
              return_weighted: all of them, by the exponential of the return        all: all alike
@@ -22,8 +23,8 @@ Groups (group=choice, the first is the default)
   eval       default: 100 episodes at the end, and 10 every 1,000 gradient steps
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
   +experiment   published, kitchen: the authors' settings
-  +method    bc, filtered_bc, sft_q, iw_bc, iw_bc_auto, iw_bc_q, iw_bc_q_step, iw_rwr, rwr, awr: an algorithm with its
-             curation
+  +method    an algorithm with a curation: bc_all, filtered_bc_top10, sft_q, iw_bc_top10, iw_bc_top10_auto, iw_bc_q,
+             iw_bc_q_step, iw_bc_return_weighted, rwr, awr_all
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              processes: all at once, here       slurm, ray_cores: on a cluster
 

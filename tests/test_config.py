@@ -526,6 +526,8 @@ def test_help_names_the_groups_and_needs_no_torch(tmp_path: Path) -> None:
         group, name = choice.split("=")
         block = outcome.out.split(f"\n  {group} ")[1].split("\n\n")[0]
         assert re.search(rf"\b{name}\b", block), choice
+    methods = outcome.out.split("\n  +method ")[1].split("\n  hydra/launcher")[0]
+    assert set(re.findall(r"\b[a-z]\w*_\w+|\brwr\b", methods)) == {name for group, name in FILES if group == "method"}
     assert "resume=" in outcome.out
     assert list((tmp_path / "work").iterdir()) == []
 

@@ -330,6 +330,9 @@ BROKEN_SUMMARIES = {
     "an environment that is a word": lambda good: good | {"environment": "Pendulum-v1"},
     "an environment without an id": lambda good: good | {"environment": {"kwargs": {}}},
     "a normalisation without an expert": lambda good: good | {"normalisation": {"random": 0.0}},
+    "gains that are a number": lambda good: good | {"gains": 5},
+    "a gain without an interval": lambda good: good | {"gains": {"final": {"of": "scores", "mean": 1.0}}},
+    "a gain of what was not played": lambda good: good | {"gains": {"other": good["gains"]["final"]}},
     "seeds that are words": lambda good: good | {"seeds": ["a"]},
     "a dataset that is a name": lambda good: good | {"dataset": "hopper"},
 }

@@ -250,6 +250,9 @@ def _check_summary(found: dict[str, Any]) -> None:
             if (mean, bounds) != (None, None):
                 float(mean), *map(float, bounds)
         str(total["action"]), int(total["episodes"]), str(total["interval_over"])
+    for phase, gain in found.get("gains", {}).items():  # an earlier version wrote none
+        (low, high), _ = gain["interval"], found["totals"][phase]
+        str(gain["of"]), float(gain["mean"]), float(low), float(high)
     [int(seed) for seed in found["seeds"]]
     if not isinstance(found["method"], str) or not found["dataset"]["id"]:
         raise TypeError("method and dataset.id are names")
