@@ -38,8 +38,12 @@ from iwbc.system.files import config_folder
 def compose(*overrides: str) -> Config:
     """The configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a value
     that cannot be, and Hydra's exceptions for what it does not know."""
+    return validate(_composed(overrides))
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-        return validate(hydra.compose("train", list(overrides)))
+        return hydra.compose("train", list(overrides))
 
 
 # Settings that hold paths, which may hold what Hydra's grammar has other uses for.
@@ -96,8 +100,7 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
             raise UserError(f"{one.input_line}: {_ONLY_CHANGEABLE}")
     plain = OmegaConf.create(to_plain(config))
     if choices := [one for one in parsed if one.key_or_group in CHANGEABLE]:
-        with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
-            chosen = hydra.compose("train", [str(one.input_line) for one in choices])
+        chosen = _composed([str(one.input_line) for one in choices])
         for one in choices:
             plain[one.key_or_group] = chosen[one.key_or_group]
     OmegaConf.set_struct(plain, True)

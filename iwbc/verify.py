@@ -1,4 +1,4 @@
-"""Whether a run's numbers are what its files say:  python -m iwbc.verify FOLDER [replay=true] [policy=package.module.Name]
+"""Check that a run's numbers are what its files say:  python -m iwbc.verify FOLDER [replay=true] [policy=package.module.Name]
 [imports=module,module]
 
 Recomputes every mean, score, success rate and interval of summary.json from the returns in evaluations.csv, compares the files

@@ -11,14 +11,17 @@ import graphlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from iwbc import cli
+
 PACKAGE = Path(__file__).parents[1] / "iwbc"
 PICTURE = PACKAGE.parent / "docs" / "figures" / "rooms.svg"
-COMMANDS = ("train", "tune", "evaluate", "verify", "record", "export", "info", "__main__")
+# The commands that are files of the package's root; the others lie in rooms.
+COMMANDS = {module.removeprefix("iwbc.") for module, _ in cli.COMMANDS.values() if module.count(".") == 1} | {"__main__"}
 WIDTH, HEIGHT, ACROSS, DOWN = 110, 30, 130, 64  # of a box, and from one to the next, in pixels
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package, by its full name."""
+    """Find every module of the package, by its full name."""
     names = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -27,7 +30,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
-    """The modules of the package that a file imports, at its top or within functions."""
+    """Collect the modules of the package that a file imports, at its top or within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -38,19 +41,19 @@ def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
 
 
 def module_graph() -> dict[str, set[str]]:
-    """The modules that each module imports, but for the package itself, which all of them could."""
+    """Collect the modules that each module imports, but for the package itself, which all of them could."""
     known = modules()
     return {name: imports(path, known) - {name, "iwbc"} for name, path in known.items() if name != "iwbc"}
 
 
 def room(module: str) -> str:
-    """The folder or the file of the package's root in which a module lies; the commands are one."""
+    """Name the folder or the file of the package's root in which a module lies; the commands are one."""
     name = module.split(".")[1]
     return "commands" if name in COMMANDS else name
 
 
 def room_graph(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The rooms that each room imports."""
+    """Collect the rooms that each room imports."""
     rooms: dict[str, set[str]] = {}
     for module, others in graph.items():
         rooms.setdefault(room(module), set()).update(room(other) for other in others)
@@ -58,7 +61,7 @@ def room_graph(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def drawn(rooms: Mapping[str, set[str]]) -> str:
-    """The picture: each room one floor above the highest that it imports."""
+    """Draw the picture as SVG: each room one floor above the highest that it imports."""
     floors: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(rooms).static_order():
         floors[name] = 1 + max((floors[other] for other in rooms[name]), default=-1)

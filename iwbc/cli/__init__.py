@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
     "tune": ("iwbc.tune", "Search for the settings with the best score."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
-    "verify": ("iwbc.verify", "Whether a run's numbers are what its files say."),
+    "verify": ("iwbc.verify", "Check that a run's numbers are what its files say."),
     "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
     "export": ("iwbc.export", "A run's policy as ONNX, TorchScript or a model of the Hugging Face Hub."),
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),

@@ -1,4 +1,4 @@
-"""What the shell may complete a word of a command with."""
+"""Completion of the words of a command in the shell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import get_type_hints
 
 
 def options(module: str, typed: str) -> list[str]:
-    """For a command with Options: key=, then what the key may be; paths where it takes files and folders."""
+    """Complete a word of a command with Options: key=, then what the key may be; paths where it takes files and folders."""
     from iwbc.system.arguments import option_names
 
     kind = importlib.import_module(module).Options
@@ -26,7 +26,7 @@ def options(module: str, typed: str) -> list[str]:
 
 
 def settings(words: Sequence[str], typed: str) -> list[str]:
-    """For a command with a run's settings: what Hydra would complete, after the settings before."""
+    """Complete a setting of a run as Hydra would, after the settings before it."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin

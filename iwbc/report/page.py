@@ -45,9 +45,7 @@ def lead(results: Sequence[Table]) -> str:
     """Say the result in a sentence for each kind of action: the method with the highest IQM, and how sure it is to be better
     than the baseline."""
     aggregates = [table for table in results if table.name.startswith("aggregates")]
-    if len(aggregates) == 1:
-        return _lead(aggregates[0])
-    return " ".join(f"{table.caption.partition(', ')[2].capitalize()}: {_lead(table)}" for table in aggregates)
+    return " ".join(f"{table.played.capitalize()}: {_lead(table)}" if table.played else _lead(table) for table in aggregates)
 
 
 def _lead(table: Table) -> str:

@@ -35,8 +35,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """What aggregates are made of: `matrices[method]` [seeds, tasks], over the tasks that all the methods share. `played`:
-    the kind of action, where a study has several."""
+    """Scores that aggregates are made of: `matrices[method]` [seeds, tasks], over the tasks that all the methods share.
+    `played`: the kind of action, where a study has several."""
 
     tasks: list[str]
     matrices: dict[str, Array]

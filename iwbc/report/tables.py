@@ -25,7 +25,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption; `notes` say all that is needed to read it; `footer` rows stay at the bottom."""
+    """A table with its caption; `notes` say all that is needed to read it; `footer` rows stay at the bottom. `played`: the kind
+    of action that it is of, where a study has several."""
 
     name: str
     caption: str
@@ -33,6 +34,7 @@ class Table:
     rows: list[list[Cell]]
     footer: list[list[Cell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    played: str = ""
 
     @property
     def numeric(self) -> list[bool]:
@@ -108,7 +110,7 @@ def aggregate_table(
     name, title = "aggregates", "Aggregates over datasets"
     if scores.played:
         name, title = f"{name}-{scores.played.replace(' ', '-')}", f"{title}, {scores.played}"
-    return Table(name, title, columns, rows, notes=notes + scores.notes)
+    return Table(name, title, columns, rows, notes=notes + scores.notes, played=scores.played)
 
 
 def difference_table(study: Study) -> Table | None:

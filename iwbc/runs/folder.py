@@ -1,4 +1,4 @@
-"""What a run folder holds, written atomically and read back.
+"""The files of a run folder, written atomically and read back.
 
 config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed

@@ -38,8 +38,8 @@ class Episode(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is scored on: a dataset, the environment its policy is evaluated in (`made_with` is what else is known of
-    it), which action is played, and how returns become scores."""
+    """The task that a run is scored on: a dataset, the environment its policy is evaluated in (`made_with` is what else is
+    known of it), which action is played, and how returns become scores."""
 
     dataset: str
     content_hash: str

@@ -155,9 +155,8 @@ def verdict(name: str, gain: Mapping[str, Any], seeds: int) -> str:
 def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
     """A table of `totals`, one named row each."""
     first = next(iter(rows.values()))
-    actions = " and ".join(
-        ACTION_NAMES[action] for action in ("mean", "sample") if action in {r["action"] for r in rows.values()}
-    )
+    played = {row["action"] for row in rows.values()}
+    actions = " and ".join(name for action, name in ACTION_NAMES.items() if action in played)
     note = f"{first['episodes']} episodes for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
     if scores is not None:
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"

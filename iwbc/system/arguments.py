@@ -1,4 +1,4 @@
-"""What the commands without Hydra share: `key=value` arguments, errors in one line, and exit codes.
+"""Command lines without Hydra: `key=value` arguments, errors in one line, and exit codes.
 
 A command's options are the fields of its module's Options, with types, defaults and rules like those of a run's settings. What
 stands alone among its arguments, such as a folder, is the first field's, where that is a path or a list of what stands alone.
