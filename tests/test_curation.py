@@ -245,7 +245,7 @@ def test_a_curation_that_chooses_nothing_says_so(chosen: settings.Settings, retu
     assert len(said) == 1
     assert said[0].startswith(f"keeps all {len(returns)} trajectories, each with the same weight, as curation=all does")
     assert ("are all 0.3" if returns is EQUAL else f"reach from {min(returns):g} to {max(returns):g}") in said[0]
-    assert curation.keeps_all(curated, chosen)
+    assert curation.keeps_all(curated.curation_weights, chosen)
 
 
 def test_labels_that_are_all_successes_choose_nothing() -> None:
@@ -270,7 +270,7 @@ def test_labels_that_are_all_successes_choose_nothing() -> None:
 def test_a_curation_that_chooses_as_it_should_says_nothing(chosen: settings.Settings, returns: list[float]) -> None:
     said, curated = remarks(chosen, returns)
     assert said == []
-    assert not curation.keeps_all(curated, chosen)
+    assert not curation.keeps_all(curated.curation_weights, chosen)
 
 
 @pytest.mark.parametrize(

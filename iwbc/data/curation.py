@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,15 +65,39 @@ def return_weighted(returns: Weights, temperature: float) -> Weights:
     return np.exp((returns - returns.max()) / spread)
 
 
-def curate(trajectories: Trajectories, curation: Settings, averaging: str = "trajectory") -> Curated:
-    """The trajectories that a curation keeps, such as settings.QualityLevels(), each with its weight R_i.
+@dataclass(frozen=True)
+class Scores:
+    """What a curation judges by, of every trajectory of control or row of language: [n] each.
 
-    averaging: log-likelihoods over steps, then over trajectories ("trajectory"), or over all steps alike ("transition").
+    rounding: how much of a return may be lost to float32. last_rewards: None where the return is the last reward.
+    """
+
+    name: str  # of the dataset, in messages
+    returns: Weights
+    successes: npt.NDArray[np.bool_] | None = None
+    rounding: Weights | float = 0.0
+    last_rewards: npt.NDArray[np.float32] | None = None
+    noun: str = "trajectories"
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> Scores:
+        """Collect the scores of packed trajectories."""
+        last = trajectories.rewards[trajectories.offsets[1:] - 1]
+        rounding = trajectories.return_rounding
+        return cls(trajectories.info.id, trajectories.returns, trajectories.successes, rounding, last)
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+
+def weights_of(scores: Scores, curation: Settings) -> Weights:
+    """Compute R_i, [n], of a curation, such as settings.QualityLevels(); 0 drops.
+
     Raises UserError where nothing is kept, success labels are asked for and missing, or a file of weights does not fit. Gives
     a DataWarning where the choice is likely not what was meant.
     """
     curation.check("curation")
-    returns, rounding = trajectories.returns, trajectories.return_rounding
+    returns, rounding = scores.returns, scores.rounding
     match curation:
         case settings.All():
             weights = all_trajectories(returns)
@@ -83,30 +108,38 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
         case settings.Threshold(minimum=minimum):
             weights = threshold(returns, minimum, rounding)
         case settings.Success(success_from="last_reward", minimum=minimum):
-            weights = success_by_last_reward(trajectories.rewards[trajectories.offsets[1:] - 1], minimum)
+            last = returns.astype(np.float32) if scores.last_rewards is None else scores.last_rewards
+            weights = success_by_last_reward(last, minimum)
         case settings.Success():
-            if trajectories.successes is None:
+            if scores.successes is None:
                 raise UserError(
-                    f"curation=success: dataset {trajectories.info.id} has no success labels "
+                    f"curation=success: dataset {scores.name} has no success labels "
                     "(`success` or `is_success` in its infos); label by the last reward with "
                     "curation.success_from=last_reward, or choose another curation, such as top_fraction"
                 )
-            weights = success(trajectories.successes)
+            weights = success(scores.successes)
         case settings.ReturnWeighted(temperature=temperature):
             weights = return_weighted(returns, temperature)
         case settings.TrajectoryWeights(path=path, sha256=sha256):
-            weights = read_column(Path(path).expanduser(), "weight", len(trajectories), sha256)
+            weights = read_column(Path(path).expanduser(), "weight", len(scores), sha256)
         case _:
             raise TypeError(f"not a curation: {curation!r}")
     if not weights.any():
         raise UserError(
-            f"curation: keeps none of the {len(trajectories)} trajectories of {trajectories.info.id} "
+            f"curation: keeps none of the {len(scores)} {scores.noun} of {scores.name} "
             f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
         )
-    curated = Curated(trajectories, weights, averaging)
-    for remark in _remarks(curated, curation):
-        warn(f"curation={getattr(curation, 'name', '')}, dataset {trajectories.info.id}: {remark}")
-    return curated
+    for remark in _remarks(scores, weights, curation):
+        warn(f"curation={getattr(curation, 'name', '')}, dataset {scores.name}: {remark}")
+    return weights
+
+
+def curate(trajectories: Trajectories, curation: Settings, averaging: str = "trajectory") -> Curated:
+    """Keep the trajectories that a curation chooses, each with its weight R_i (`weights_of`, which says what is raised).
+
+    averaging: log-likelihoods over steps, then over trajectories ("trajectory"), or over all steps alike ("transition").
+    """
+    return Curated(trajectories, weights_of(Scores.of(trajectories), curation), averaging)
 
 
 def pinned(curation: Settings) -> Settings:
@@ -119,31 +152,31 @@ def pinned(curation: Settings) -> Settings:
     return curation
 
 
-def keeps_all(curated: Curated, curation: Settings) -> bool:
+def keeps_all(weights: Weights, curation: Settings) -> bool:
     """Tell whether a curation that is to choose has given every trajectory the same weight."""
     match curation:
         case settings.All() | settings.TopFraction(fraction=1.0):
             return False
         case settings.QualityLevels(percentiles=percentiles) if not any(percentiles):
             return False
-    return bool((curated.curation_weights == curated.curation_weights[0]).all())
+    return bool((weights == weights[0]).all())
 
 
-def _remarks(curated: Curated, curation: Settings) -> Iterator[str]:
+def _remarks(scores: Scores, weights: Weights, curation: Settings) -> Iterator[str]:
     """List what its user should look at in a choice."""
-    data, kept = curated.trajectories, curated.kept
-    returns, successes = data.returns, data.successes
+    kept, noun = np.flatnonzero(weights), scores.noun
+    returns, successes = scores.returns, scores.successes
     if len(kept) == 1 and not isinstance(curation, settings.All):
-        yield f"keeps 1 of {len(data)} trajectories (return {returns[kept[0]]:g}), which a policy learns by heart"
-    elif keeps_all(curated, curation):
+        yield f"keeps 1 of {len(scores)} {noun} (return {returns[kept[0]]:g}), which a policy learns by heart"
+    elif keeps_all(weights, curation):
         span = f"are all {returns[0]:g}" if np.ptp(returns) == 0.0 else f"reach from {returns.min():g} to {returns.max():g}"
-        yield f"keeps all {len(data)} trajectories, each with the same weight, as curation=all does (their returns {span})"
+        yield f"keeps all {len(scores)} {noun}, each with the same weight, as curation=all does (their returns {span})"
     by_return = (settings.TopFraction, settings.QualityLevels, settings.Threshold, settings.ReturnWeighted)
     if isinstance(curation, by_return) and successes is not None and successes.any() and not successes.all():
         failures = int((~successes[kept]).sum())
         if failures and returns[~successes].max() >= returns[successes].min():
             yield (
-                f"{failures:,} of the {len(kept):,} trajectories that it keeps are labelled failures; curation=success goes by "
+                f"{failures:,} of the {len(kept):,} {noun} that it keeps are labelled failures; curation=success goes by "
                 "the labels"
             )
 

@@ -32,7 +32,7 @@ def dataset_summary(curated: Curated) -> dict[str, Any]:
 
 def method_name(config: Config, curated: Curated) -> str:
     """A run's method as tables name it, which says where a curation that was to choose has kept everything alike."""
-    return config.method + (" (keeps all)" if keeps_all(curated, config.curation) else "")
+    return config.method + (" (keeps all)" if keeps_all(curated.curation_weights, config.curation) else "")
 
 
 def phase_name(phase: str, action: str, chosen: str) -> str:
