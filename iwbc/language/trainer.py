@@ -1,0 +1,450 @@
+"""Importance-weighted SFT in TRL's SFTTrainer: the loss of every completion is multiplied by its weight, the rest is TRL's.
+
+    trainer = WeightedSFTTrainer(model=…, args=WeightedSFTConfig(output_dir=…), train_dataset=rows, peft_config=…)
+
+The rows are SFTTrainer's, prompt and completion, or messages with assistant_only_loss, with two columns more where there are:
+`weight`, the curation weight R_i (0 drops a row), and `reference_logp`, log π_ref of the completion: a number, or a list with
+one for each token. Without that column π_ref is the model as it stands when the trainer is made.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, broadcast_object_list
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from iwbc.errors import UserError, warn
+from iwbc.language import reference
+from iwbc.language.settings import IWSFT
+from iwbc.language.weights import SequenceWeights
+from iwbc.system.files import PLAIN_DAMAGE, read_tensors, write_tensors
+
+# Of κ times the difference of log-likelihoods that ought to be equal: beyond it weights are mostly noise.
+_NOISE_FLOOR = 0.5
+# The share of rows that may be longer than max_length before that is an error.
+_TOO_LONG = 0.01
+STATE = "iwbc_weights.safetensors"  # in a checkpoint, written last
+
+
+@dataclass
+class WeightedSFTConfig(IWSFT, SFTConfig):  # type: ignore[misc]
+    """TRL's SFTConfig with the settings of the weights (settings.IWSFT). kappa=0 is SFT, and then loss_type=dft may be DFT.
+
+    curation_as: rows are drawn in proportion to their `weight` (`sampler`), or their loss is multiplied by it (`loss`).
+    too_long: `refuse` a dataset of which more than one row in a hundred is longer than max_length, or `drop` such rows; no
+    row is ever cut, as a cut completion has another ratio.
+    """
+
+    curation_as: str = "sampler"
+    too_long: str = "refuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.weighting.check()
+        for name, choices in {"curation_as": ("sampler", "loss"), "too_long": ("refuse", "drop")}.items():
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
+        for name in ("packing", "padding_free"):
+            if getattr(self, name) and self.weighted:
+                raise UserError(f"{name}=True: a weight needs to know where its completion ends; set {name}=False")
+        if self.loss_type == "dft" and self.weighted:
+            raise UserError("loss_type=dft: has weights itself; set kappa=0")
+
+    @property
+    def weighted(self) -> bool:
+        """Tell whether any weight can differ from 1."""
+        return self.kappa != 0 or not self.weighting.tempered
+
+    @property
+    def weighting(self) -> IWSFT:
+        """The settings of the weights alone."""
+        return IWSFT(**{one.name: getattr(self, one.name) for one in fields(IWSFT)})
+
+
+class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose loss is (1/tokens) Σ_b w_b Σ_t −log π_θ, w_b = importance weight, rows drawn by curation weight.
+
+    Raises UserError for rows and settings with which the weights would be wrong, and where they are found to be while
+    training.
+    """
+
+    args: WeightedSFTConfig
+    model: Any  # a PreTrainedModel, or PEFT's around one
+    data_collator: Any
+
+    def __init__(self, model: Any, args: WeightedSFTConfig | None = None, *others: Any, **named: Any) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
+            args = WeightedSFTConfig(f"{name.split('/')[-1]}-iw-SFT")
+        if not isinstance(args, WeightedSFTConfig):
+            raise UserError(f"args: must be a WeightedSFTConfig, not {type(args).__name__}")
+        self._rows: Dataset | None = None
+        self._nll: list[Tensor] = []
+        self._signature_columns: list[str] | None = None
+        super().__init__(model, args, *others, **named)
+        if self._rows is None:
+            raise UserError("train_dataset: needs a datasets.Dataset with prompt and completion, not a stream, nor images")
+        self.train_dataset = rows = self._rows
+        self.data_collator = _WithRow(self.data_collator)
+        device = self.accelerator.device
+        lengths = torch.tensor([sum(label != -100 for label in labels[1:]) for labels in rows["labels"]])
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        self._curation: Tensor = torch.tensor(rows["weight"], dtype=torch.float64, device=device)
+        self.importance: SequenceWeights | None = None
+        if args.weighted:
+            self._without_dropout()
+            self._computes_reference = "reference_logp" not in rows.column_names
+            self._reference_sums, self._reference = self._log_reference(rows, lengths, offsets)
+            self.importance = SequenceWeights(args.weighting, self._curation, lengths.to(device))
+            self._proposal: _Proposal = _Proposal(args.weighting, self)
+            self.add_callback(_AfterStep(self))
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
+        """Tokenise as TRL does, but never cut a row: one that is too long is dropped, and counted."""
+        if others[-1] != "train" or not isinstance(dataset, Dataset) or packing or args.padding_free:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, *others)
+        dataset = _checked(dataset, args)
+        uncut = copy.copy(args)
+        uncut.max_length = None
+        dataset = super()._prepare_dataset(dataset, processing_class, uncut, packing, *others)
+        keep = [
+            (args.max_length is None or len(tokens) <= args.max_length) and any(label != -100 for label in labels[1:])
+            for tokens, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
+        ]
+        if dropped := len(keep) - sum(keep):
+            what = f"{dropped:,} of {len(keep):,} rows are longer than max_length={args.max_length} or have an empty completion"
+            if (args.too_long != "drop" and dropped > _TOO_LONG * len(keep)) or not any(keep):
+                raise UserError(f"train_dataset: {what}; set a larger max_length, or too_long=drop to train without them")
+            warn(f"train_dataset: {what}, and are dropped")
+            dataset = dataset.select([row for row, kept in enumerate(keep) if kept])
+        if "weight" not in dataset.column_names:
+            dataset = dataset.add_column("weight", [1.0] * len(dataset))
+        if "row" in dataset.column_names:
+            dataset = dataset.remove_columns("row")
+        self._rows = dataset.add_column("row", list(range(len(dataset))))
+        return self._rows
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        assert self._signature_columns is not None
+        if "row" not in self._signature_columns:
+            self._signature_columns.append("row")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        weights = self._curation.cpu()
+        if self.args.curation_as == "loss" or bool((weights == weights[0]).all()):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _InProportion(weights, seed)
+
+    def _without_dropout(self) -> None:
+        """Set dropout to 0: it would make noise of the ratios."""
+        some = [each for each in self.model.modules() if isinstance(each, nn.Dropout) and each.p > 0.0]
+        rates = {name: rate for name, rate in vars(self.model.config).items() if "dropout" in name and _above_zero(rate)}
+        if not some and not rates:
+            return
+        for dropout in some:
+            dropout.p = 0.0
+        for module in self.model.modules():  # attention keeps its rate as a number
+            for name in [name for name, rate in vars(module).items() if "dropout" in name and _above_zero(rate)]:
+                setattr(module, name, 0.0)
+        for name in rates:
+            setattr(self.model.config, name, 0.0)
+        warn("the model's dropout is set to 0: with it the ratios of log-likelihoods would be noise")
+
+    # --- reference ---------------------------------------------------------------------------------------------------
+
+    def _log_reference(self, rows: Dataset, lengths: Tensor, offsets: Tensor) -> tuple[Tensor, reference.TokenLogProbs | None]:
+        """Return log π_ref of every completion, [N], and of its tokens where they are known."""
+        device = self.accelerator.device
+        if self._computes_reference:
+            values = self._computed_reference(rows, lengths, offsets)
+        elif isinstance(rows["reference_logp"][0], float | int):
+            if self.args.level in ("clipped_product", "token"):
+                raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
+            return torch.tensor(rows["reference_logp"], dtype=torch.float64, device=device), None
+        else:
+            for row, (given, length) in enumerate(zip(rows["reference_logp"], lengths.tolist(), strict=True)):
+                if len(given) != length:
+                    raise UserError(f"reference_logp: row {row} has {len(given)} numbers for {length} tokens of the completion")
+            values = torch.tensor([value for row in rows["reference_logp"] for value in row])
+        if not bool(torch.isfinite(values).all()):
+            raise UserError("reference: log π_ref of some tokens is not finite")
+        tokens = reference.TokenLogProbs(values.to(device), offsets.to(device))
+        sums = torch.zeros(len(lengths), dtype=torch.float64)
+        sums.index_add_(0, torch.repeat_interleave(torch.arange(len(lengths)), lengths), values.double())
+        return sums.to(device), tokens
+
+    def _computed_reference(self, rows: Dataset, lengths: Tensor, offsets: Tensor) -> Tensor:
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UserError(
+                "reference: cannot be computed by a model that is split among processes; give the rows a column reference_logp, "
+                "which `iwbc language reference` writes"
+            )
+        columns = [{name: rows[i][name] for name in ("input_ids", "labels", "row")} for i in range(len(rows))]
+
+        def forward(batch: dict[str, Any]) -> Tensor:
+            batch = self._prepare_inputs({name: value for name, value in batch.items() if name != "row"})
+            with self.compute_loss_context_manager():
+                return self.model(**batch, use_cache=False, fused_lm_head=True).log_probs
+
+        def compute() -> Tensor:
+            training = self.model.training
+            self.model.to(self.accelerator.device).eval()
+            share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+            size = self.args.per_device_train_batch_size
+            with torch.no_grad():
+                values = reference.token_log_probs(forward, columns, self.data_collator, offsets, size, share)
+            self.model.train(training)
+            return self.accelerator.reduce(values.to(self.accelerator.device), "sum").cpu()
+
+        kind = f"{self.accelerator.mixed_precision} {self.accelerator.device.type}"
+        key = reference.key_of(self.model, zip(rows["input_ids"], rows["labels"], strict=True), kind)
+        # One process says what the cache holds: others might look before or after it is written.
+        held = [reference.read(key, int(offsets[-1])) if self.accelerator.is_main_process else None]
+        values: Tensor | None = broadcast_object_list(held)[0]
+        if values is None:
+            values = compute()
+            if self.accelerator.is_main_process:
+                reference.write(key, values)
+        return values
+
+    # --- loss --------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute TRL's loss with log π_θ of every token multiplied by its weight."""
+        rows = inputs.pop("row", None)
+        if rows is None or not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        weigh = self._weighed(inputs, rows)
+        return super().compute_loss(_Weighed(model, weigh), inputs, return_outputs, num_items_in_batch)
+
+    def _weighed(self, inputs: dict[str, Any], rows: Tensor) -> Callable[[Any], Any]:
+        labels = inputs["labels"]
+        importance = self.importance
+        proposal_log_prob = self._proposal.log_probs(inputs) if importance is not None else None
+
+        def weigh(outputs: Any) -> Any:
+            log_prob = outputs.log_probs.detach()
+            self._nll.append(-log_prob.sum() / outputs.label_mask.sum().clamp(min=1))
+            if importance is not None:
+                q = log_prob if proposal_log_prob is None else proposal_log_prob
+                mask = (labels[:, 1:] != -100).to(log_prob.dtype)
+                weights, statistic = importance.of(self._log_ratio(q, rows, mask), mask)
+                self._check_start(statistic, log_prob, rows)
+                drift = (log_prob - q).double().sum(-1)
+                importance.observe(rows, statistic, drift)
+                outputs.log_probs = outputs.log_probs * weights.to(log_prob.dtype)
+            if self.args.curation_as == "loss":
+                curation = self._curation[rows] / self._curation.mean()
+                outputs.log_probs = outputs.log_probs * curation[:, None].to(log_prob.dtype)
+            return outputs
+
+        return weigh
+
+    def _log_ratio(self, log_prob: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+        """Compute ρ = log π_q − log π_ref of every token, [B, T]; where π_ref is known of completions alone, it is spread."""
+        log_prob = log_prob.double()
+        if self._reference is not None:
+            return (log_prob - self._reference.of(rows, mask)) * mask
+        return (log_prob - (self._reference_sums[rows] / mask.sum(-1).clamp(min=1))[:, None]) * mask
+
+    def _check_start(self, statistic: Tensor, log_prob: Tensor, rows: Tensor) -> None:
+        """Refuse to train where the first step's policy is not the reference: its weights would be noise."""
+        if self.state.global_step > 0 or self.args.level == "token":
+            return
+        assert self.importance is not None
+        kappa = self.importance.kappa if self.args.weighting.tempered else 1.0
+        largest = kappa * float(statistic.abs().max())
+        if largest <= _NOISE_FLOOR:
+            return
+        what = f"before the first step the log of a weight is {largest:.2g} already, and should be 0: "
+        if self._computes_reference:
+            raise UserError(
+                f"reference: {what}log-likelihoods differ between batches by that much; train in float32, or set a smaller kappa"
+            )
+        warn(f"reference_logp: {what}the model does not begin at the reference of that column, or computes otherwise")
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def after_step(self) -> None:
+        """Learn from what a gradient step showed, in all processes alike."""
+        assert self.importance is not None
+        notes = self.importance.take_notes()
+        if notes is not None:
+            rows, statistic, drift = notes
+            if self.accelerator.num_processes > 1:
+                rows, statistic, drift = (
+                    self.accelerator.gather(self.accelerator.pad_across_processes(values, pad_index=index))
+                    for values, index in ((rows, -1), (statistic, 0.0), (drift, 0.0))
+                )
+                there = rows >= 0
+                rows, statistic, drift = rows[there], statistic[there], drift[there]
+            self.importance.learn(rows, statistic, drift)
+        self.importance.refresh(self.state.global_step)
+        self._proposal.follow(self.state.global_step)
+        if self.state.global_step % self.args.refresh_every == 0 and (trouble := self.importance.trouble()):
+            raise UserError(f"diverged at step {self.state.global_step:,}: {trouble}")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the negative log-likelihood without weights beside TRL's loss, which has them, and what the weights are."""
+        if self._nll:
+            logs["nll"], self._nll = float(torch.stack(self._nll).mean()), []
+        if self.importance is not None and self.model.training:
+            logs.update(self.importance.metrics())
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            write_tensors(folder / STATE, self._weights_state(), {"rows": str(len(self._curation))})
+
+    def _weights_state(self) -> dict[str, Tensor]:
+        if self.importance is None:
+            return {}
+        return {**self.importance.state(), **self._proposal.state()}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.importance is None:
+            return
+        path = Path(checkpoint) / STATE
+        try:
+            state, metadata = read_tensors(path)
+            if int(metadata["rows"]) != len(self._curation):
+                raise UserError(f"{path}: is of {metadata['rows']} rows, and the dataset has {len(self._curation)}")
+            self.importance.load(state)
+            self._proposal.load(state)
+        except PLAIN_DAMAGE as error:
+            raise UserError(f"{path}: cannot be continued from ({error}); resume from another checkpoint") from None
+
+
+class _Proposal:
+    """π_q: the policy itself, or parameters that follow the trained ones: their moving average, or a copy of them."""
+
+    def __init__(self, settings: IWSFT, trainer: WeightedSFTTrainer) -> None:
+        self._settings, self._trainer = settings, trainer
+        self._parameters: dict[str, Tensor] = {}
+        if settings.proposal == "policy":
+            return
+        if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UserError(f"proposal={settings.proposal}: the model is split among processes; set proposal=policy")
+        self._parameters = {name: value.detach().float().clone() for name, value in self._trained()}
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, value) for name, value in self._trainer.model.named_parameters() if value.requires_grad)
+
+    def follow(self, step: int) -> None:
+        """θ_q ← α θ_q + (1 − α) θ; or θ_q ← θ every so many steps."""
+        settings = self._settings
+        if not self._parameters or (settings.proposal == "copy" and step % settings.copy_every):
+            return
+        rate = 1.0 - settings.decay if settings.proposal == "ema" else 1.0
+        for name, value in self._trained():
+            self._parameters[name] = self._parameters[name].to(value.device).lerp_(value.detach().float(), rate)
+
+    def log_probs(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Compute log π_q of the completions' tokens, [B, T]; None where π_q is the policy."""
+        if not self._parameters:
+            return None
+        trainer = self._trainer
+        dtypes = {name: value.dtype for name, value in self._trained()}
+        parameters = {name: value.to(dtypes[name]) for name, value in self._parameters.items()}
+        options = {**inputs, "use_cache": False, "fused_lm_head": True}
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            return functional_call(trainer.model, parameters, kwargs=options).log_probs
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"proposal.{name}": value for name, value in self._parameters.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._parameters = {name: state[f"proposal.{name}"].clone() for name in self._parameters}
+
+
+class _Weighed:
+    """A model whose outputs are weighed before TRL makes a loss of them."""
+
+    def __init__(self, model: Any, weigh: Callable[[Any], Any]) -> None:
+        self._model, self._weigh = model, weigh
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._weigh(self._model(**inputs))
+
+
+class _WithRow:
+    """A collator that lets the rows' numbers pass beside what it collates."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self._collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._collate([{key: value for key, value in one.items() if key != "row"} for one in examples])
+        if "row" in examples[0]:
+            batch["row"] = torch.tensor([one["row"] for one in examples])
+        return batch
+
+
+class _InProportion(Sampler[int]):
+    """Rows drawn in proportion to their weights, with replacement: as many in an epoch as there are rows."""
+
+    def __init__(self, weights: Tensor, seed: int) -> None:
+        self._weights, self._seed, self._epoch = weights, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        yield from torch.multinomial(self._weights, len(self), replacement=True, generator=generator).tolist()
+
+
+class _AfterStep(TrainerCallback):  # type: ignore[misc]
+    """Calls `after_step` after every gradient step, and before anything is logged or saved."""
+
+    def __init__(self, trainer: WeightedSFTTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, *others: Any, **named: Any) -> None:
+        self._trainer.after_step()
+
+
+def _above_zero(rate: object) -> bool:
+    return isinstance(rate, float) and rate > 0.0
+
+
+def _checked(dataset: Dataset, args: WeightedSFTConfig) -> Dataset:
+    """Drop rows whose curation weight is 0. Raises UserError for rows whose completion is not told from the prompt."""
+    columns = dataset.column_names
+    told = {"prompt", "completion"} <= set(columns) or "labels" in columns or "completion_mask" in columns
+    if not told and not ("messages" in columns and args.assistant_only_loss):
+        raise UserError(
+            "train_dataset: needs the columns prompt and completion, or messages and assistant_only_loss=True; it has "
+            f"{', '.join(columns)}"
+        )
+    if args.completion_only_loss is False:
+        raise UserError("completion_only_loss=False: a weight is a ratio of completions; leave it out")
+    if "weight" in columns:
+        weights = torch.tensor(dataset["weight"], dtype=torch.float64)
+        if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
+            raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
+        dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
+    return dataset

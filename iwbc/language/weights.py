@@ -1,0 +1,140 @@
+"""The importance weights of completions, from a table of each row's log ratio when it was last seen.
+
+A minibatch holds whole completions, so its own weights are exact. κ, the normaliser and the figures that tell whether the
+weights can be trusted are of all curated rows, and come from the table.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iwbc.algorithms.temperature import largest_kappa, pareto_shape
+from iwbc.language.settings import IWSFT
+from iwbc.objectives import (
+    clip_log_ratio,
+    clipped_product_weights,
+    effective_sample_size,
+    proposal_bound,
+    tempered_weights,
+)
+
+
+class SequenceWeights:
+    """w of completions: `of` gives a batch its weights, `observe` notes what it showed, `refresh` learns from the notes."""
+
+    def __init__(self, settings: IWSFT, curation: Tensor, lengths: Tensor) -> None:
+        """curation: R_i, [N]. lengths: tokens of each completion, [N]."""
+        self._settings = settings
+        self._curation = curation.double()
+        # Exact importance sampling: κ = 1 for a sum, and the length for a mean.
+        self._ceiling = float(lengths.double().mean()) if settings.level == "mean" else 1.0
+        self.kappa = self._ceiling if isinstance(settings.kappa, str) else float(settings.kappa)
+        self.normaliser = 1.0
+        # Of each row, when last seen: what its weight is made of, and log π_θ − log π_q of the whole completion.
+        start = 1.0 if settings.level == "token" else 0.0
+        self.table = torch.full((len(curation),), start, dtype=torch.float64, device=curation.device)
+        self.drift = torch.zeros_like(self.table)
+        self._notes: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def of(self, log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the weights of a batch, [B, 1], or [B, T] where each token has its own, and what they are made of, [B].
+
+        log_ratio: ρ, [B, T], without gradient. mask: 1 for the completions' tokens, [B, T].
+        """
+        settings = self._settings
+        log_ratio = log_ratio.double() * mask
+        count = mask.sum(-1).clamp(min=1)
+        if settings.level == "token":
+            weights = tempered_weights(log_ratio, self.kappa, *settings.step_ratio_bounds)
+            statistic = (weights * mask).sum(-1) / count
+            return weights / self.normaliser, statistic
+        if settings.level == "clipped_product":
+            log_ratio = clip_log_ratio(log_ratio, *settings.step_ratio_bounds)
+        statistic = log_ratio.sum(-1) / (count if settings.level == "mean" else 1)
+        return self._of_statistic(statistic)[:, None] / self.normaliser, statistic
+
+    def _of_statistic(self, statistic: Tensor) -> Tensor:
+        """Compute a row's weight, or the mean one of its tokens."""
+        settings = self._settings
+        if settings.level == "token":
+            return statistic
+        if settings.level == "clipped_product":
+            return clipped_product_weights(statistic, settings.minimum, settings.maximum)
+        return tempered_weights(statistic, self.kappa, settings.minimum, settings.maximum)
+
+    def observe(self, rows: Tensor, statistic: Tensor, drift: Tensor) -> None:
+        """Note a batch's rows, what their weights are made of, and log π_θ − log π_q; [B] each."""
+        self._notes.append((rows, statistic, drift))
+
+    def take_notes(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Hand over the notes, so that they can be exchanged between processes."""
+        notes, self._notes = self._notes, []
+        if not notes:
+            return None
+        rows, statistic, drift = (torch.cat(parts) for parts in zip(*notes, strict=True))
+        return rows, statistic, drift
+
+    def learn(self, rows: Tensor, statistic: Tensor, drift: Tensor) -> None:
+        """Write notes into the table; a row that is there twice has one value, as the policy was the same."""
+        self.table[rows] = statistic
+        self.drift[rows] = drift
+
+    def refresh(self, step: int) -> None:
+        """Compute κ and the normaliser of all rows again, every so many gradient steps."""
+        settings = self._settings
+        if step % settings.refresh_every:
+            return
+        if settings.kappa == "auto" and settings.tempered:
+            bounds = self._ceiling, settings.ess_share, settings.ess_count
+            self.kappa = largest_kappa(self.table, self._curation, *bounds)
+        if settings.self_normalise:
+            weights = self._of_statistic(self.table)
+            mean = (weights * self._curation).sum() / self._curation.sum()
+            self.normaliser = max(float(mean), torch.finfo(torch.float64).tiny)
+
+    def trouble(self) -> str | None:
+        """Say why the weights cannot go on, if they cannot."""
+        settings, weights = self._settings, self._of_statistic(self.table)
+        share = float(effective_sample_size(weights * self._curation) / effective_sample_size(self._curation))
+        if not share >= settings.ess_floor:
+            return (
+                f"the effective sample size of the weights is {share:.2g} of the curated rows', below "
+                f"ess_floor={settings.ess_floor:g}; a smaller kappa, or kappa=auto, trusts them less"
+            )
+        bounded = settings.level != "token" and settings.kappa != 0
+        if bounded and bool((weights >= settings.maximum).all() | ((weights <= settings.minimum).all())):
+            return (
+                "all weights are at their bound: the policy is far from the reference everywhere; try a smaller learning rate"
+            )
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Tell, of all rows: ESS as a share of the curated rows', k̂ of the tail, κ, quantiles, and the proposal's bound."""
+        settings, weights = self._settings, self._of_statistic(self.table)
+        curated = weights * self._curation
+        at_bound = (weights >= settings.maximum) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
+        reward = self._curation * len(self._curation) / self._curation.sum()
+        figures = {
+            "ess_share": float(effective_sample_size(curated) / effective_sample_size(self._curation)),
+            "pareto_shape": float(pareto_shape(curated)),
+            "weight_mean": self.normaliser,
+            "weight_min": float(weights.amin()),
+            "weight_median": float(weights.median()),
+            "weight_max": float(weights.amax()),
+            "weights_at_bound": float(at_bound.double().mean()),
+            "proposal_bound": float(proposal_bound(reward, weights, self.drift)),
+        }
+        return figures | ({"kappa": self.kappa} if settings.tempered else {})
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, but for the notes: between two gradient steps there are none."""
+        numbers = {"kappa": self.kappa, "normaliser": self.normaliser}
+        plain = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+        return {"table": self.table, "drift": self.drift, **plain}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state()`."""
+        self.table.copy_(state["table"])
+        self.drift.copy_(state["drift"])
+        self.kappa, self.normaliser = float(state["kappa"]), float(state["normaliser"])
