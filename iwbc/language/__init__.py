@@ -1,0 +1,1 @@
+"""Language models: importance-weighted SFT on tasks whose answers can be verified."""
