@@ -222,9 +222,10 @@ class _Judge:
             result = self._judge(prompt, text, answer)
             if isinstance(result, Verdict):
                 return result, ""
-            if not isinstance(result, bool | int | float) or not math.isfinite(result):
+            reward = math.nan if isinstance(result, str) else float(result)  # of NumPy's and PyTorch's numbers, too
+            if not math.isfinite(reward):
                 raise TypeError(f"it returned {result!r:.40}, neither true or false nor a finite number")
-            return Verdict(bool(result >= 1), text.strip() or None, reward=float(result)), ""
+            return Verdict(reward >= 1, text.strip() or None, reward=reward), ""
         except (Exception, SystemExit) as error:
             return Verdict(False, None, RAISED), f"{type(error).__name__}: {error}"
 
