@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", type=int, default=1, metavar="N", help="N times the fuzzing and the soak, and tests marked long")
 
 
+def pytest_configure() -> None:
+    # Before any test module is imported, as the library for the Hub reads it once.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
@@ -51,7 +56,7 @@ def ctrl_c() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Datasets and caches of the tests go to temporary folders; nothing reaches for the network.
+    """Datasets and caches of the tests go to temporary folders.
 
     The datasets are shared by all of pytest-xdist's workers, so that each is generated once.
     """
@@ -61,7 +66,6 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(datasets))
         patch.setenv("IWBC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
 
@@ -51,14 +51,11 @@ def _path(key: str) -> Path:
     return cache_folder() / "references" / f"language-{key}.safetensors"
 
 
-def key_of(model: nn.Module, rows: Iterator[tuple[Sequence[int], Sequence[int]]], kind: str) -> str:
-    """Compute the name of a cache entry: the hash of the model's parameters and of the tokens and labels of every row."""
-    digest = hashlib.sha256(f"{_FORMAT} {kind} {type(model).__name__}".encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for tokens, labels in rows:
-        digest.update(repr((list(tokens), list(labels))).encode())
+def key_of(model: str, rows: Iterable[Mapping[str, Any]], kind: str) -> str:
+    """Compute the name of a cache entry from the digest of a model, the tokens and labels of every row, and the precision."""
+    digest = hashlib.sha256(f"{_FORMAT} {kind} {model}".encode())
+    for row in rows:
+        digest.update(repr((list(row["input_ids"]), list(row["labels"]))).encode())
     return digest.hexdigest()
 
 

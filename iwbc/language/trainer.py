@@ -26,6 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 from iwbc.errors import UserError, warn
 from iwbc.language import reference
+from iwbc.language.models import digest, without_dropout
 from iwbc.language.settings import IWSFT
 from iwbc.language.weights import SequenceWeights
 from iwbc.system.files import PLAIN_DAMAGE, read_tensors, write_tensors
@@ -82,6 +83,11 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     args: WeightedSFTConfig
     model: Any  # a PreTrainedModel, or PEFT's around one
     data_collator: Any
+    _signature_columns: Any
+    _computes_reference: bool
+    _reference_sums: Tensor  # log π_ref of completions, [N]
+    _reference: reference.TokenLogProbs | None
+    _curation: Tensor  # R_i, [N]
 
     def __init__(self, model: Any, args: WeightedSFTConfig | None = None, *others: Any, **named: Any) -> None:
         if args is None:
@@ -91,7 +97,6 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             raise UserError(f"args: must be a WeightedSFTConfig, not {type(args).__name__}")
         self._rows: Dataset | None = None
         self._nll: list[Tensor] = []
-        self._signature_columns: list[str] | None = None
         super().__init__(model, args, *others, **named)
         if self._rows is None:
             raise UserError("train_dataset: needs a datasets.Dataset with prompt and completion, not a stream, nor images")
@@ -100,7 +105,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         device = self.accelerator.device
         lengths = torch.tensor([sum(label != -100 for label in labels[1:]) for labels in rows["labels"]])
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        self._curation: Tensor = torch.tensor(rows["weight"], dtype=torch.float64, device=device)
+        self._curation = torch.tensor(rows["weight"], dtype=torch.float64, device=device)
         self.importance: SequenceWeights | None = None
         if args.weighted:
             self._without_dropout()
@@ -139,7 +144,6 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        assert self._signature_columns is not None
         if "row" not in self._signature_columns:
             self._signature_columns.append("row")
 
@@ -152,18 +156,12 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _without_dropout(self) -> None:
         """Set dropout to 0: it would make noise of the ratios."""
-        some = [each for each in self.model.modules() if isinstance(each, nn.Dropout) and each.p > 0.0]
-        rates = {name: rate for name, rate in vars(self.model.config).items() if "dropout" in name and _above_zero(rate)}
-        if not some and not rates:
-            return
-        for dropout in some:
-            dropout.p = 0.0
-        for module in self.model.modules():  # attention keeps its rate as a number
-            for name in [name for name, rate in vars(module).items() if "dropout" in name and _above_zero(rate)]:
-                setattr(module, name, 0.0)
-        for name in rates:
-            setattr(self.model.config, name, 0.0)
-        warn("the model's dropout is set to 0: with it the ratios of log-likelihoods would be noise")
+        without_dropout(self.model.config, "model")
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "attention_dropout", None), float):  # attention keeps its rate as a number
+                module.attention_dropout = 0.0
 
     # --- reference ---------------------------------------------------------------------------------------------------
 
@@ -191,8 +189,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def _computed_reference(self, rows: Dataset, lengths: Tensor, offsets: Tensor) -> Tensor:
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError(
-                "reference: cannot be computed by a model that is split among processes; give the rows a column reference_logp, "
-                "which `iwbc language reference` writes"
+                "reference: cannot be computed by a model that is split among processes; give the rows the column "
+                "reference_logp, computed where the model is whole"
             )
         columns = [{name: rows[i][name] for name in ("input_ids", "labels", "row")} for i in range(len(rows))]
 
@@ -212,7 +210,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             return self.accelerator.reduce(values.to(self.accelerator.device), "sum").cpu()
 
         kind = f"{self.accelerator.mixed_precision} {self.accelerator.device.type}"
-        key = reference.key_of(self.model, zip(rows["input_ids"], rows["labels"], strict=True), kind)
+        key = reference.key_of(digest(self.model), columns, kind)
         # One process says what the cache holds: others might look before or after it is written.
         held = [reference.read(key, int(offsets[-1])) if self.accelerator.is_main_process else None]
         values: Tensor | None = broadcast_object_list(held)[0]
@@ -276,7 +274,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         what = f"before the first step the log of a weight is {largest:.2g} already, and should be 0: "
         if self._computes_reference:
             raise UserError(
-                f"reference: {what}log-likelihoods differ between batches by that much; train in float32, or set a smaller kappa"
+                f"reference: {what}log-likelihoods differ between batches by that; train in float32, or set a smaller kappa"
             )
         warn(f"reference_logp: {what}the model does not begin at the reference of that column, or computes otherwise")
 
@@ -425,10 +423,6 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, *others: Any, **named: Any) -> None:
         self._trainer.after_step()
-
-
-def _above_zero(rate: object) -> bool:
-    return isinstance(rate, float) and rate > 0.0
 
 
 def _checked(dataset: Dataset, args: WeightedSFTConfig) -> Dataset:

@@ -141,14 +141,23 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
-def parse_json(text: str) -> Any:
-    """The values of a JSON text. Raises ValueError where it is damaged, or nested too deeply."""
+def parse_json(text: str, unique: bool = False) -> Any:
+    """Parse a JSON text. Raises ValueError where it is damaged, nested too deeply, or, with `unique`, an object has a key
+    twice."""
     depth = 0
     for token in _JSON_BRACKETS.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
         if depth > _DEEPEST:
             raise ValueError("it is nested too deeply")
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_unique if unique else None)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} is there twice")
+    return values
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -171,6 +171,13 @@ class Remote:
             self._connection.send((method, [_exported(argument) for argument in arguments]))
         return self._receive
 
+    def call(self, seconds: float, method: str, *arguments: Any) -> Any:
+        """Call a method. Raises TimeoutError where the result takes longer; close the process then."""
+        receive = self.begin(method, *arguments)
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        return receive()
+
     def wait_for_start(self) -> None:
         """Wait until the object is made. Raises what making it raised."""
         if not self._started.is_set():

@@ -1,0 +1,159 @@
+"""Models and tokenizers of the library transformers, loaded without running code of their makers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iwbc.errors import UserError, extra, warn
+from iwbc.system.files import digest_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+# What a message in the chain of causes says, and what to do. The library raises OSError for nearly all of it.
+_CAUSES = (
+    ("gated repo", "is gated; ask for access on its page, then log in: hf auth login"),
+    ("401 client error", "needs a login: hf auth login"),
+    ("not a valid model identifier", "is no model of the Hub, nor a folder here; correct the name, or log in: hf auth login"),
+    ("repository not found", "is no model of the Hub, nor a folder here; correct the name, or log in: hf auth login"),
+    ("repo id must", "is no folder here, and no name of a model of the Hub"),
+    ("outgoing traffic has been disabled", "is not in the cache of the Hub, which is offline; connect, or give a folder"),
+    ("couldn't connect", "cannot be fetched from the Hub; connect to the network, or give a folder"),
+    ("offline mode", "is not in the cache of the Hub, which is offline; connect, or give a folder"),
+    ("trust_remote_code", "needs code of its own, which is not run; choose a model that transformers knows"),
+    ("contains custom code", "needs code of its own, which is not run; choose a model that transformers knows"),
+    ("no file named model.safetensors", "has no model.safetensors; a model pickled in .bin is not loaded, convert it"),
+    ("not enough memory", "does not fit into memory; choose a smaller one, or dtype=bfloat16"),
+    ("out of memory", "does not fit into memory; choose a smaller one, or dtype=bfloat16"),
+    ("ignore_mismatched_sizes", "is damaged: the sizes of its weights are not those of its config.json; get it again"),
+    ("safetensorerror", "is damaged: its weights cannot be read; get it again"),
+    ("gguf", "cannot be read as GGUF; install the package gguf, and name a file of the folder"),
+)
+
+
+def load(
+    model: str,
+    tokenizer: str | None = None,
+    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    gguf: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, in evaluation mode and without dropout, and its tokenizer (default: the model's).
+
+    `model` is a folder or a name on the Hub, `gguf` the file of a folder that holds quantised weights, `device` the GPU, where
+    there is one, unless it is named. Raises UserError, one line, for whatever cannot be loaded.
+    """
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError:
+        raise UserError(f"model={model}: {extra('language')}") from None
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
+        raise UserError(f"model={model}: no such folder")
+    name = str(folder) if folder.is_dir() else model
+    source: dict[str, Any] = {"trust_remote_code": False} | ({"gguf_file": gguf} if gguf else {})
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with quietly():
+        try:
+            config = AutoConfig.from_pretrained(name, **source)
+            without_dropout(config, f"model={model}")
+            safe = gguf is None or None  # of GGUF there is one kind only
+            read: Any = AutoModelForCausalLM.from_pretrained
+            loaded, report = read(name, config=config, dtype=dtype, use_safetensors=safe, output_loading_info=True, **source)
+            loaded.to(place)
+        except Exception as error:  # libraries raise whatever reading raised
+            raise UserError(f"model={model}: {_said(error)}") from None
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(f"model={model}: is damaged: its file has no {missing[0]}, one of {len(missing)}; get it again")
+        of_model = load_tokenizer(tokenizer or name, **source)
+    if len(of_model) > (size := loaded.get_input_embeddings().num_embeddings):
+        raise UserError(f"tokenizer={tokenizer or name}: has {len(of_model):,} tokens, the model {size:,}; choose the model's")
+    return loaded.eval(), of_model
+
+
+def load_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that knows an end of text, which pads where it has no padding. Raises UserError for another."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **source)
+    except Exception as error:
+        raise UserError(f"tokenizer={name}: {_said(error)}") from None
+    if not tokenizer.vocab_size:
+        raise UserError(f"tokenizer={name}: has no vocabulary; name the folder or model of another with tokenizer=…")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer={name}: has no end of text (eos_token), without which completions do not end; set one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Silence the libraries' bars and reports, whose news come as one line."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    level, hub_level, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    hub.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        hub.set_verbosity(hub_level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def without_dropout(config: Any, name: str) -> None:
+    """Set every dropout of a model's or adapter's configuration to 0, with one warning."""
+    places = [
+        (part, key)
+        for part in _parts(config)
+        for key, value in vars(part).items()
+        if ("dropout" in key or key.endswith("pdrop")) and not key.startswith(("summary", "classifier"))
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    ]
+    for part, key in places:
+        setattr(part, key, 0.0)
+    if places:
+        keys = ", ".join(dict.fromkeys(key for _, key in places))
+        warn(f"{name}: {keys} set to 0, as noise in likelihoods would be noise in the weights")
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """Yield a configuration and those inside it, such as that of a model's text part."""
+    yield config
+    for value in list(vars(config).values()):
+        if hasattr(value, "to_dict") and hasattr(value, "__dict__"):
+            yield from _parts(value)
+
+
+def digest(model: torch.nn.Module) -> str:
+    """Compute the SHA-256 of the names, shapes, types and bytes of a model's parameters."""
+    return digest_of(dict(model.named_parameters()), {})
+
+
+def _said(error: BaseException) -> str:
+    """Say in a line why something could not be loaded, and what to do."""
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 10:
+        chain.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(chain).lower()
+    for words, meaning in _CAUSES:
+        if words in text:
+            return meaning
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; choose a smaller one, or dtype=bfloat16"
+    first = str(error).strip().split("\n")[0]
+    return f"cannot be loaded, damaged or of an unknown kind ({type(error).__name__}: {first[:200]})"
