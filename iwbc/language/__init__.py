@@ -1,4 +1,4 @@
-"""Language models: importance-weighted SFT on rows of prompt, completion and score. TRL is imported when its trainer is used."""
+"""Language models: importance-weighted SFT on rows of prompt, completion and score. TRL is imported with its trainer."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from iwbc.language import reference
 from iwbc.language.models import digest, without_dropout
 from iwbc.language.settings import IWSFT
 from iwbc.language.weights import SequenceWeights
-from iwbc.system.files import PLAIN_DAMAGE, read_tensors, write_tensors
+from iwbc.system.files import PLAIN_DAMAGE, digest_of, read_tensors, write_tensors
 
 # Of κ times the difference of log-likelihoods that ought to be equal: beyond it weights are mostly noise.
 _NOISE_FLOOR = 0.5
@@ -158,7 +158,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """Set dropout to 0: it would make noise of the ratios."""
         without_dropout(self.model.config, "model")
         for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout) and module.p > 0.0:
+                warn("model: dropout is set to 0, as noise in likelihoods would be noise in the weights")
                 module.p = 0.0
             elif isinstance(getattr(module, "attention_dropout", None), float):  # attention keeps its rate as a number
                 module.attention_dropout = 0.0
@@ -173,14 +174,15 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         elif isinstance(rows["reference_logp"][0], float | int):
             if self.args.level in ("clipped_product", "token"):
                 raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
-            return torch.tensor(rows["reference_logp"], dtype=torch.float64, device=device), None
+            sums = torch.tensor(rows["reference_logp"], dtype=torch.float64, device=device)
+            _check_finite(sums)
+            return sums, None
         else:
             for row, (given, length) in enumerate(zip(rows["reference_logp"], lengths.tolist(), strict=True)):
                 if len(given) != length:
                     raise UserError(f"reference_logp: row {row} has {len(given)} numbers for {length} tokens of the completion")
             values = torch.tensor([value for row in rows["reference_logp"] for value in row])
-        if not bool(torch.isfinite(values).all()):
-            raise UserError("reference: log π_ref of some tokens is not finite")
+        _check_finite(values)
         tokens = reference.TokenLogProbs(values.to(device), offsets.to(device))
         sums = torch.zeros(len(lengths), dtype=torch.float64)
         sums.index_add_(0, torch.repeat_interleave(torch.arange(len(lengths)), lengths), values.double())
@@ -311,12 +313,15 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            write_tensors(folder / STATE, self._weights_state(), {"rows": str(len(self._curation))})
+            write_tensors(folder / STATE, self._weights_state(), {"reference": self._reference_digest()})
 
     def _weights_state(self) -> dict[str, Tensor]:
         if self.importance is None:
             return {}
         return {**self.importance.state(), **self._proposal.state()}
+
+    def _reference_digest(self) -> str:
+        return digest_of({} if self.importance is None else {"sums": self._reference_sums, "weight": self._curation}, {})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -325,8 +330,10 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         path = Path(checkpoint) / STATE
         try:
             state, metadata = read_tensors(path)
-            if int(metadata["rows"]) != len(self._curation):
-                raise UserError(f"{path}: is of {metadata['rows']} rows, and the dataset has {len(self._curation)}")
+            if metadata["reference"] != self._reference_digest():
+                raise UserError(
+                    f"{path}: is of other rows, or another reference, than these; resume with the model of the start"
+                )
             self.importance.load(state)
             self._proposal.load(state)
         except PLAIN_DAMAGE as error:
@@ -423,6 +430,11 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, *others: Any, **named: Any) -> None:
         self._trainer.after_step()
+
+
+def _check_finite(log_probs: Tensor) -> None:
+    if not bool(torch.isfinite(log_probs).all()):
+        raise UserError("reference: log π_ref of some tokens is not finite")
 
 
 def _checked(dataset: Dataset, args: WeightedSFTConfig) -> Dataset:
