@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,13 @@ def compose(*overrides: str) -> Config:
     return validate(_composed(overrides))
 
 
+def hydra_on_conf() -> AbstractContextManager[None]:
+    """Let Hydra compose the files of conf/, which begin with the defaults that this module registers."""
+    return hydra.initialize_config_dir(config_folder(), version_base="1.3")
+
+
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra_on_conf():
         return hydra.compose("train", list(overrides))
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from iwbc.data.trajectories import Trajectories
+    from iwbc.environments.spec import EnvironmentSpec
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 98, 100)
 _BINS = 16
@@ -186,7 +187,7 @@ def _range(low: Sequence[float], high: Sequence[float]) -> str:
     return ", ".join(f"{one:g} … {other:g}" for one, other in zip(low, high, strict=True))
 
 
-def _environment(environment: Any) -> str:
+def _environment(environment: EnvironmentSpec) -> str:
     others = dict(environment.kwargs)
     if environment.max_episode_steps is not None:
         others["max_episode_steps"] = environment.max_episode_steps

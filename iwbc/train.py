@@ -66,10 +66,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwbc.config import changed, config_folder, quoted, validate
+from iwbc.config import changed, hydra_on_conf, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.runs import sweeps
 from iwbc.settings import Config, Env, OwnPolicy
+from iwbc.system.files import config_folder
 
 
 def main() -> None:
@@ -161,7 +162,7 @@ def _explain(error: Exception) -> str:
     if not message.startswith("Could not override '"):
         return message
     key = message.split("'")[1]
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra_on_conf():
         keys = _keys(hydra.compose("train"))
     group, _, name = key.rpartition(".")
     same = [one for one in keys if one.split(".")[-1] == name]

@@ -23,14 +23,13 @@ from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.algorithms.weights import ExactWeights, Proposal
-from iwbc.config import config_folder
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import AWR, BC, IWBC, Config
-from iwbc.system.files import write_tensors
+from iwbc.system.files import config_folder, write_tensors
 from iwbc.training.fit import fit
 from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Learner, Trainer

@@ -12,11 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 from setups import compose, every, finish, python, rarely, train
 
-from iwbc.config import composed, config_folder, quoted, validate
+from iwbc.config import composed, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs.folder import RunFolder
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, to_plain
+from iwbc.system.files import config_folder
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +

@@ -170,7 +170,8 @@ class ActionBounds:
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """The actions [T, act] moved to the nearest ones inside the bounds."""
-        return np.clip(actions, self.low, self.high)
+        clipped: npt.NDArray[np.floating] = np.clip(actions, self.low, self.high)
+        return clipped
 
     def check(self) -> None:
         """Raise UserError if any watched action lay outside."""

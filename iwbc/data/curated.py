@@ -66,7 +66,8 @@ class Curated:
     def probabilities(self) -> npt.NDArray[np.float64]:
         """The share of each kept trajectory in the objective: R_i, times T_i when averaging over transitions, [K]."""
         mass = self.curation_weights[self.kept] * (self.lengths if self.averaging == "transition" else 1.0)
-        return mass / mass.sum()
+        probabilities: npt.NDArray[np.float64] = mass / mass.sum()
+        return probabilities
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

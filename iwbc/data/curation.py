@@ -37,7 +37,8 @@ def top_fraction(returns: Weights, fraction: float, rounding: Weights | float = 
 def quality_levels(returns: Weights, percentiles: Sequence[float], rounding: Weights | float = 0.0) -> Weights:
     """R = Σ_c 1[G ≥ c]: how many of the levels a trajectory passes, whatever the order they are given in (the paper's Q)."""
     levels = np.percentile(returns, np.asarray(percentiles, np.float64))
-    return ((returns + rounding)[:, None] >= levels[None, :]).sum(1).astype(np.float64)
+    passed: Weights = ((returns + rounding)[:, None] >= levels[None, :]).sum(1, dtype=np.float64)
+    return passed
 
 
 def threshold(returns: Weights, minimum: float, rounding: Weights | float = 0.0) -> Weights:
@@ -61,7 +62,8 @@ def return_weighted(returns: Weights, temperature: float) -> Weights:
     spread = temperature * returns.std()
     if spread == 0.0:
         return np.ones(len(returns))
-    return np.exp((returns - returns.max()) / spread)
+    weights: Weights = np.exp((returns - returns.max()) / spread)
+    return weights
 
 
 def curate(trajectories: Trajectories, curation: Settings, averaging: str = "trajectory") -> Curated:

@@ -61,6 +61,6 @@ def _chunks_missing(field: Any, how: Any) -> int:
 
     if how.get_layout() != h5d.CHUNKED:
         return 0
-    return (
-        math.prod(-(-size // chunk) for size, chunk in zip(field.shape, how.get_chunk(), strict=True)) - field.get_num_chunks()
-    )
+    chunks: int = math.prod(-(-size // chunk) for size, chunk in zip(field.shape, how.get_chunk(), strict=True))
+    written: int = field.get_num_chunks()
+    return chunks - written

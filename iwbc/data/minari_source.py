@@ -176,7 +176,7 @@ def _notes(metadata: dict[str, Any]) -> list[str]:
     )
 
 
-def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
+def _only(dataset_id: str, space: gym.Space[Any], keys: Sequence[str]) -> gym.Space[Any]:
     """The Dict space of some of a Dict's keys."""
     there = list(space.spaces) if isinstance(space, gym.spaces.Dict) else []
     if missing := [key for key in keys if key not in there]:
@@ -217,7 +217,7 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
 
 
 def _episodes(
-    dataset_id: str, dataset: Any, space: gym.Space, parts: Sequence[Part] | None, unfinished: str
+    dataset_id: str, dataset: Any, space: gym.Space[Any], parts: Sequence[Part] | None, unfinished: str
 ) -> Iterator[Episode]:
     index = 0
     try:
@@ -245,7 +245,7 @@ def _episodes(
         ) from None
 
 
-def _in_turns(dataset: Any, space: gym.Space) -> Iterator[Any]:
+def _in_turns(dataset: Any, space: gym.Space[Any]) -> Iterator[Any]:
     """All episodes, with those observations alone that are in `space`; the files opened anew every so often: HDF5 keeps what it
     knows of each episode as long as they are open, which would come to more memory than the data."""
     read = _read_hdf5 if dataset.storage.metadata["data_format"] == "hdf5" else _read_arrow
@@ -253,7 +253,7 @@ def _in_turns(dataset: Any, space: gym.Space) -> Iterator[Any]:
         yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)), space)
 
 
-def _read_arrow(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+def _read_arrow(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
     from minari.dataset.episode_data import EpisodeData
 
     data = dataset.storage.data_path
@@ -275,7 +275,7 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
     """As Minari's own, at half the time, and only what is asked for: the file's layout is part of Minari's standard."""
     import h5py
     from h5py import h5d, h5s
@@ -289,7 +289,7 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
-    def structured(group: Any, name: str, space: gym.Space) -> Any:
+    def structured(group: Any, name: str, space: gym.Space[Any]) -> Any:
         if isinstance(space, gym.spaces.Dict):
             below = _group(group, name)
             return {key: structured(below, key, part) for key, part in space.spaces.items()}

@@ -260,10 +260,10 @@ def _buffer(episode: Episode) -> Any:
     success = None if episode.success is None else {"success": np.full(steps + 1, episode.success)}
     observations = np.concatenate([episode.observations, episode.final_observation[None]])
     return EpisodeBuffer(
-        observations=observations.astype(_floating(observations), copy=False),  # type: ignore[arg-type]
-        actions=episode.actions.astype(_floating(episode.actions), copy=False),  # type: ignore[arg-type]
-        rewards=episode.rewards,  # type: ignore[arg-type]
-        terminations=ends[0],  # type: ignore[arg-type]
-        truncations=ends[1],  # type: ignore[arg-type]
+        observations=observations.astype(_floating(observations), copy=False),
+        actions=episode.actions.astype(_floating(episode.actions), copy=False),
+        rewards=episode.rewards,
+        terminations=ends[0],
+        truncations=ends[1],
         infos=success,
     )

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -141,11 +141,12 @@ class Trajectories:
 
         key = str(device)
         if key not in self._on_devices:
-            self._on_devices[key] = tuple(torch.from_numpy(one).to(device) for one in (self.observations, self.actions))
+            observations, actions = torch.from_numpy(self.observations), torch.from_numpy(self.actions)
+            self._on_devices[key] = observations.to(device), actions.to(device)
         return self._on_devices[key]
 
     @cached_property
-    def _on_devices(self) -> dict[str, Any]:
+    def _on_devices(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {}
 
     @property

@@ -47,7 +47,8 @@ def _onednn() -> Any:
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """activation(inputs · weightᵀ + bias), [B, in] and [out, in] → [B, out]."""
-    return _onednn()(inputs, weight, bias, activation, [], "")
+    output: Tensor = _onednn()(inputs, weight, bias, activation, [], "")
+    return output
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:

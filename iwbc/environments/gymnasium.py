@@ -171,8 +171,8 @@ class LocalEnvironments:
         """Raises UserError where the environment is not installed, its observations cannot be flattened, or its actions are not
         a vector."""
         spec = EnvironmentSpec.of(environment)
-        self.id, self._where, self._make = spec.id, f"environment {spec.id}", lambda: make_env(spec)
-        self._envs = [self._make()]
+        self.id, self._where = spec.id, f"environment {spec.id}"
+        self._spec, self._envs = spec, [make_env(spec)]
         self._parts, actions = observation_parts(self._envs[0], spec.id), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or actions.dtype.kind != "f":
             raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
@@ -199,7 +199,7 @@ class LocalEnvironments:
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         while len(self._envs) < len(seeds):
-            self._envs.append(self._make())
+            self._envs.append(make_env(self._spec))
         with self._named("reset"):
             return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
 

@@ -64,7 +64,8 @@ class CouplingFlow(Policy):
             units = (units - shift) * torch.exp(-log_stretch)
             log_slope = log_slope + log_stretch
         normal = self.base.distribution(observations)
-        return (normal.log_prob(units) - log_slope).sum(-1) - self.units.log_scale
+        log_prob: Tensor = normal.log_prob(units) - log_slope
+        return log_prob.sum(-1) - self.units.log_scale
 
     def _through(self, observations: Tensor, units: Tensor) -> Tensor:
         for k in range(len(self.couplings)):

@@ -45,9 +45,11 @@ class GaussianMLP(Policy):
         """Squashed: log N(atanh a) − Σ log(1 − a²)."""
         normal, units = self.distribution(observations), self.units.to_units(actions)
         if self.kind == "tanh_mean":
-            return normal.log_prob(units).sum(-1) - self.units.log_scale
+            log_prob: Tensor = normal.log_prob(units)
+            return log_prob.sum(-1) - self.units.log_scale
         before, log_slope = unsquash(units)
-        return (normal.log_prob(before) - log_slope).sum(-1) - self.units.log_scale
+        log_prob = normal.log_prob(before) - log_slope
+        return log_prob.sum(-1) - self.units.log_scale
 
     def mean_action(self, observations: Tensor) -> Tensor:
         """The Normal's mean (squashed: its tanh)."""

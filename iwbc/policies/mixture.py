@@ -49,9 +49,11 @@ class GaussianMixture(Policy):
         """log Σ_k p_k N_k(a); squashed: of atanh a, less Σ log(1 − a²)."""
         mixture, units = self.distribution(observations), self.units.to_units(actions)
         if self.kind == "tanh_mean":
-            return mixture.log_prob(units) - self.units.log_scale
+            log_prob: Tensor = mixture.log_prob(units)
+            return log_prob - self.units.log_scale
         before, log_slope = unsquash(units)
-        return mixture.log_prob(before) - log_slope.sum(-1) - self.units.log_scale
+        log_prob = mixture.log_prob(before)
+        return log_prob - log_slope.sum(-1) - self.units.log_scale
 
     def mean_action(self, observations: Tensor) -> Tensor:
         """The mean of the likeliest component: the mean of all may lie where no component does."""

@@ -106,7 +106,7 @@ class _FreshProcess(SpawnProcess):
 
 
 class _FreshContext(SpawnContext):
-    Process = _FreshProcess  # type: ignore[assignment]
+    Process = _FreshProcess
 
 
 _FRESH = _FreshContext()

@@ -25,8 +25,8 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
-from iwbc.settings import Reference, to_plain
+from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_spec
+from iwbc.settings import GaussianPolicy, Reference, to_plain
 from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.fit import Observer, fit
