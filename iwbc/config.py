@@ -101,20 +101,24 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
     if not overrides:
         return config
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    for one in parsed:
-        if one.key_or_group.split(".")[0] not in CHANGEABLE or one.is_sweep_override() or one.package is not None:
-            raise UserError(f"{one.input_line}: {_ONLY_CHANGEABLE}")
+    for override in parsed:
+        if (
+            override.key_or_group.split(".")[0] not in CHANGEABLE
+            or override.is_sweep_override()
+            or override.package is not None
+        ):
+            raise UserError(f"{override.input_line}: {_ONLY_CHANGEABLE}")
     plain = OmegaConf.create(to_plain(config))
-    if choices := [one for one in parsed if one.key_or_group in CHANGEABLE]:
-        chosen = _composed([str(one.input_line) for one in choices])
-        for one in choices:
-            plain[one.key_or_group] = chosen[one.key_or_group]
+    if choices := [override for override in parsed if override.key_or_group in CHANGEABLE]:
+        chosen = _composed([str(override.input_line) for override in choices])
+        for override in choices:
+            plain[override.key_or_group] = chosen[override.key_or_group]
     OmegaConf.set_struct(plain, True)
-    ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in choices], plain)
-    found = validate(plain)
-    if training_part(found) != training_part(config):
+    ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if override not in choices], plain)
+    result = validate(plain)
+    if training_part(result) != training_part(config):
         raise UserError(f"{' '.join(overrides)}: the data was made for env.id={config.env.id}; {_ONLY_CHANGEABLE}")
-    return found
+    return result
 
 
 _ONLY_CHANGEABLE = (
@@ -132,12 +136,12 @@ def validate(composed: DictConfig) -> Config:
             "curation": _kind(plain, "curation", "name", CURATIONS),
             "algo": _kind(plain, "algo", "name", ALGORITHMS),
         }
-        own = _own_policy(plain)
-        if own is None:
+        custom = _own_policy(plain)
+        if custom is None:
             kinds["policy"] = _kind(plain, "policy", "family", POLICIES)
         parts: dict[str, Any] = {name: _typed(kind, plain.pop(name), name) for name, kind in kinds.items()}
-        if own is not None:
-            parts["policy"] = own
+        if custom is not None:
+            parts["policy"] = custom
         config = _typed(Config, plain | dict.fromkeys(parts), "")
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error)) from None
@@ -182,7 +186,7 @@ def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
     for name, value in values.items():
         key, node = f"{group}.{name}".removeprefix("."), schema._get_node(name) if name in schema else None
         if OmegaConf.is_list(node):
-            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value)):
+            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value)):
                 raise UserError(f"{key}: must be a list, such as [0,1]")
         elif isinstance(value, dict) and is_dataclass(OmegaConf.get_type(node)):  # not env.kwargs, which may hold anything
             _check_lists(node, value, key)
@@ -197,11 +201,11 @@ def _one_line(error: Exception) -> str:
 
 def _defaults(kind: type[Settings]) -> dict[str, Any]:
     """A class's defaults as plain values; what must be given is ???."""
-    found: dict[str, Any] = {}
-    for one in fields(kind):  # type: ignore[arg-type]
-        value = one.default_factory() if one.default_factory is not MISSING else one.default
-        found[one.name] = "???" if value is MISSING else asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
-    return found
+    defaults: dict[str, Any] = {}
+    for setting in fields(kind):  # type: ignore[arg-type]
+        value = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+        defaults[setting.name] = "???" if value is MISSING else asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
+    return defaults
 
 
 def _register() -> None:

@@ -130,10 +130,10 @@ class Evaluator:
         """Name both ranges of actions in the first dimension in which they differ."""
         first = int(np.argmax(differ))
         where = "" if differ.all() else f" in dimension {first}"
-        own, others = (
+        accepted, declared = (
             f"{low[first]:.7g} … {high[first]:.7g}" for low, high in ((self.action_space.low, self.action_space.high), bounds)
         )
-        return f"env {self.env_id}: takes actions of {own}{where}, {whose} has actions of {others}"
+        return f"env {self.env_id}: takes actions of {accepted}{where}, {whose} has actions of {declared}"
 
     def evaluate(
         self,
@@ -189,10 +189,10 @@ class Evaluator:
 def _above(data: npt.NDArray[np.floating], environment: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """Compare bounds [act]: 1 where the data's lies above the environment's, -1 where below, 0 where they are the same number
     but for rounding or where one of them is infinite."""
-    one, other = data, environment.astype(np.float64)
+    declared = environment.astype(np.float64)
     rounding = max(1e-6, float(np.finfo(environment.dtype).eps))
-    comparable = np.isfinite(one) & np.isfinite(other) & ~np.isclose(one, other, rtol=rounding, atol=0.0)
-    return np.where(comparable, np.where(one > other, 1, -1), 0)
+    comparable = np.isfinite(data) & np.isfinite(declared) & ~np.isclose(data, declared, rtol=rounding, atol=0.0)
+    return np.where(comparable, np.where(data > declared, 1, -1), 0)
 
 
 def check_samples(module: Any) -> None:

@@ -42,8 +42,8 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     settings = [argument for argument in arguments if _is_setting(argument)]
-    given = parse([argument for argument in arguments if argument not in settings], Options)
-    names, out = given.datasets, given.out
+    options = parse([argument for argument in arguments if argument not in settings], Options)
+    names, out = options.datasets, options.out
     if out is not None and out.suffix not in _SUFFIXES:
         raise UserError(f"out={out}: give a file that ends in {', '.join(_SUFFIXES)}")
     if len(names) > 1 or not (names or settings):
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         config = composed(settings)
         if any(setting.startswith("curation") for setting in settings):
             asked = config.curation
-            curations[" ".join(one for one in settings if one.startswith("curation"))] = asked
+            curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
         policy = config.policy if isinstance(config.policy, GaussianPolicy) else policy
     if names:
         trajectories = by_name(names[0])
@@ -116,9 +116,9 @@ def by_name(name: str) -> Trajectories:
 
 def usual_curations() -> dict[str, Settings]:
     """What is listed of every dataset, by the settings that choose it."""
-    found: dict[str, Settings] = {"all": All()}
-    found |= {f"top_fraction {100 * share:g} %": TopFraction(share) for share in (0.01, 0.05, 0.1, 0.2)}
-    return found | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
+    curations: dict[str, Settings] = {"all": All()}
+    curations |= {f"top_fraction {100 * share:g} %": TopFraction(share) for share in (0.01, 0.05, 0.1, 0.2)}
+    return curations | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
 
 
 def show(
@@ -184,7 +184,7 @@ def show(
 def _range(low: Sequence[float], high: Sequence[float]) -> str:
     if len(set(low)) == len(set(high)) == 1:
         return f"{low[0]:g} … {high[0]:g}"
-    return ", ".join(f"{one:g} … {other:g}" for one, other in zip(low, high, strict=True))
+    return ", ".join(f"{bottom:g} … {top:g}" for bottom, top in zip(low, high, strict=True))
 
 
 def _environment(environment: EnvironmentSpec) -> str:
@@ -218,7 +218,7 @@ def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) 
             left.axvline(lowest, color=f"C{i}", linewidth=1, label=f"{name}: from {lowest:,.1f}")
     left.set(xlabel="return", ylabel="trajectories", yscale="log")
     left.legend(fontsize="x-small", frameon=False)
-    colours = "tab:blue" if successes is None else ["tab:green" if one else "tab:red" for one in successes]
+    colours = "tab:blue" if successes is None else ["tab:green" if success else "tab:red" for success in successes]
     right.scatter(returns, trajectories.lengths, s=5, alpha=0.5, c=colours, linewidths=0)
     right.set(xlabel="return", ylabel="steps" if successes is None else "steps (green: success)")
     figure.suptitle(f"{trajectories.info.id}: {len(trajectories):,} trajectories", fontsize="medium")

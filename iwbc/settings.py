@@ -67,7 +67,7 @@ def bound() -> Any:
 
     def fits(value: Any) -> bool:
         numbers = value if isinstance(value, list | tuple) else [value]
-        return value is None or all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+        return value is None or all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
 
     return setting(None, fits, "must be a number, or a list of one for each dimension")
 
@@ -80,18 +80,18 @@ def _is(value: Any, hint: Any) -> bool:
     """Check a value against a field's type: int counts as float, and bool as neither."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind is types.UnionType:
-        return any(_is(value, one) for one in arguments)
+        return any(_is(value, part) for part in arguments)
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if kind is list:
-        return isinstance(value, list | tuple) and all(_is(one, arguments[0]) for one in value)
+        return isinstance(value, list | tuple) and all(_is(entry, arguments[0]) for entry in value)
     return hint is Any or isinstance(value, kind)
 
 
 def _name(hint: Any) -> str:
     """Name a field's type in the words of an error."""
     if get_origin(hint) is types.UnionType:
-        return " or ".join(_name(one) for one in get_args(hint) if one is not types.NoneType)
+        return " or ".join(_name(part) for part in get_args(hint) if part is not types.NoneType)
     return _NAMES.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -102,13 +102,13 @@ class Settings:
         """Raise UserError for the first value that cannot be; `group` is where these settings are in the configuration."""
         assert is_dataclass(self)
         hints = _hints(type(self))
-        for one in fields(self):
-            value, rule = getattr(self, one.name), one.metadata.get("rule")
-            self.require(_is(value, hints[one.name]), group, one.name, f"must be {_name(hints[one.name])}")
+        for entry in fields(self):
+            value, rule = getattr(self, entry.name), entry.metadata.get("rule")
+            self.require(_is(value, hints[entry.name]), group, entry.name, f"must be {_name(hints[entry.name])}")
             if isinstance(value, Settings):
-                value.check(one.name)
+                value.check(entry.name)
             elif rule is not None:
-                self.require(rule(value), group, one.name, one.metadata["says"])
+                self.require(rule(value), group, entry.name, entry.metadata["says"])
         self.check_together(group)
 
     def check_together(self, group: str) -> None:
@@ -122,8 +122,8 @@ class Settings:
     def require_used(self, used: bool, group: str, name: str, needs: str) -> None:
         """Raise UserError where a setting was set, so that it is not its default, and would change nothing."""
         assert is_dataclass(self)
-        own = next(one for one in fields(self) if one.name == name)
-        default = own.default if own.default_factory is MISSING else own.default_factory()
+        entry = next(entry for entry in fields(self) if entry.name == name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
         self.require(used or getattr(self, name) == default, group, name, f"would change nothing; it needs {needs}")
 
 
@@ -653,12 +653,12 @@ class Config(Settings):
 
 
 # The choices of each group, by the name that stands in a configuration.
-DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Demonstrations, Minari, D4RL)}
+DATASETS: dict[str, type[Settings]] = {kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
-    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
+    kind.name: kind for kind in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
 }
-ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
-POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}
+ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR)}
+POLICIES: dict[str, type[GaussianPolicy]] = {kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy)}
 
 
 # Groups that may change while a run is under way: what is trained does not depend on them.

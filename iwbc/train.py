@@ -165,18 +165,18 @@ def _explain(error: Exception) -> str:
     with hydra_on_conf():
         keys = _keys(hydra.compose("train"))
     group, _, name = key.rpartition(".")
-    same = [one for one in keys if one.split(".")[-1] == name]
-    usual = [one for one in keys if one == f"{group}.{_USUAL_NAMES.get(name)}"]
+    same = [setting for setting in keys if setting.split(".")[-1] == name]
+    usual = [setting for setting in keys if setting == f"{group}.{_USUAL_NAMES.get(name)}"]
     near = usual or same or difflib.get_close_matches(key, keys, n=3)
     return f"{key}: no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "; --cfg job lists them all")
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    found = []
+    keys = []
     for key in map(str, config):
         name = f"{prefix}{key}"
-        found += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
-    return found
+        keys += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
+    return keys
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -204,18 +204,20 @@ def _job(composed: DictConfig) -> float | None:
 def _resume(arguments: list[str]) -> None:
     from iwbc.runs.folder import RunFolder
 
-    folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
+    folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
     held = RunFolder(folder).config()
-    targets = [argument for argument in given if argument.startswith("policy._target_=")]
-    trusted = [argument for argument in given if argument in _imports(held)]
-    changes = [argument for argument in given if argument not in (*targets, *trusted)]
+    targets = [argument for argument in settings if argument.startswith("policy._target_=")]
+    trusted = [argument for argument in settings if argument in _imports(held)]
+    changes = [argument for argument in settings if argument not in (*targets, *trusted)]
     config = changed(held, changes)
     # The folder may be somebody else's: what it names is imported only where the user names it too.
-    named = set(held.env.needed_imports if any(one.startswith("env.imports=") for one in trusted) else ())
-    named |= set(config.env.imports if any(one.startswith("env.imports=") for one in changes) else ())
-    named |= set(Env(id=config.env.id).needed_imports if any(one.startswith("env.id=") for one in changes) else ())
+    named = set(held.env.needed_imports if any(setting.startswith("env.imports=") for setting in trusted) else ())
+    named |= set(config.env.imports if any(setting.startswith("env.imports=") for setting in changes) else ())
+    named |= set(Env(id=config.env.id).needed_imports if any(setting.startswith("env.id=") for setting in changes) else ())
     needed = _imports(config)
-    if not set(config.env.needed_imports) <= named or targets != [one for one in needed if one.startswith("policy._target_=")]:
+    if not set(config.env.needed_imports) <= named or targets != [
+        setting for setting in needed if setting.startswith("policy._target_=")
+    ]:
         what = f"imports modules of its own; to trust them, add {' '.join(needed)}" if needed else "imports nothing of its own"
         raise UserError(f"resume={folder}: this run {what}")
     _run(config, folder, resumed=True)
@@ -223,10 +225,10 @@ def _resume(arguments: list[str]) -> None:
 
 def _imports(config: Config) -> list[str]:
     """What a run imports of the user's own, as the settings that name it."""
-    found = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
+    settings = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
     if imports := config.env.needed_imports:
-        found.append(f"env.imports=[{','.join(imports)}]")
-    return found
+        settings.append(f"env.imports=[{','.join(imports)}]")
+    return settings
 
 
 def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> dict[str, Any]:
@@ -253,7 +255,7 @@ def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = F
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if (diverged := summary.get("diverged")) and not in_sweep:
-        seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
+        seeds = ", ".join(f"{seed['seed']} (step {seed['step']}: {seed['why']})" for seed in diverged)
         _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 

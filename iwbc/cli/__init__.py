@@ -77,8 +77,8 @@ class _Command(click.Command):
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from iwbc.cli import completion
 
-        found = [] if self.name == "train" else completion.options(self.module, incomplete)
-        return [*found, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
+        words = [] if self.name == "train" else completion.options(self.module, incomplete)
+        return [*words, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
 
 
 class _Bash(BashComplete):

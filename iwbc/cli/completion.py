@@ -18,7 +18,7 @@ def options(module: str, typed: str) -> list[str]:
     key, equals, value = typed.partition("=")
     if not equals or key not in names:
         return [*_starting(typed, (f"{name}=" for name in names)), *_paths(typed)]
-    (choices,) = (one.metadata.get("choices", ()) for one in fields(kind) if one.name == key)
+    (choices,) = (option.metadata.get("choices", ()) for option in fields(kind) if option.name == key)
     if hints[key] is bool:
         choices = ("false", "true")
     words = _paths(value) if hints[key] in (Path, Path | None) else _starting(value, choices)

@@ -67,7 +67,7 @@ def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str])
     chosen: dict[str, str] = {}
     _check_links(path, source, [*(name for usual in NAMES.values() for name in usual), *names.values()])
     for field, usual in NAMES.items():
-        name = names.get(field) or next((one for one in usual if one in source), "none")
+        name = names.get(field) or next((candidate for candidate in usual if candidate in source), "none")
         if name == "none":
             continue
         if name not in source:
@@ -117,14 +117,14 @@ def _names_in(source: Any) -> list[str]:
         return list(source.files)
     import h5py
 
-    found: list[str] = []
+    names: list[str] = []
 
     def add(name: str | bytes, part: Any) -> None:
         if not isinstance(part, h5py.Group) or not len(part):
-            found.append(name if isinstance(name, str) else repr(name))  # bytes where it is not UTF-8
+            names.append(name if isinstance(name, str) else repr(name))  # bytes where it is not UTF-8
 
     source.visititems(add)
-    return found
+    return names
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> Any:
@@ -138,10 +138,10 @@ def _open(path: Path, files: contextlib.ExitStack) -> Any:
 
 def _either(path: Path, source: Any) -> Any:
     """Labels of both names: a success where either says so."""
-    one, other = (flags(path.name, name, _read(path, source, "successes", name)) for name in _INFOS)
-    if len(one) != len(other):
-        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(one)} and {len(other)} labels; keep one of them")
-    return one | other
+    first, second = (flags(path.name, name, _read(path, source, "successes", name)) for name in _INFOS)
+    if len(first) != len(second):
+        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(first)} and {len(second)} labels; keep one of them")
+    return first | second
 
 
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:

@@ -87,7 +87,7 @@ def from_arrays(
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
     name = "from_arrays" if id is None else id
-    given = {
+    fields = {
         "observations": observations,
         "actions": actions,
         "rewards": rewards,
@@ -97,7 +97,7 @@ def from_arrays(
         "next_observations": next_observations,
         "successes": successes,
     }
-    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in given.items() if values is not None}
+    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in fields.items() if values is not None}
     steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
     if id is None:
@@ -161,13 +161,13 @@ def describe(
     environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
     if environment is not None:
         flattened, parts, actions = _spaces(environment)
-        for field, given, wanted in (
+        for field, size, expected in (
             ("observations", observation_size, size_of(flattened)),
             ("actions", action_size, len(actions.low)),
         ):
-            if given != wanted:
+            if size != expected:
                 raise UserError(
-                    f"dataset {name}, {field}: have {given} values per step, {environment.id}'s have {wanted}; "
+                    f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
                     "name another environment with env_id=…, or none with env_id=none"
                 )
         low, high = actions.low, actions.high

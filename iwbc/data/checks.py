@@ -99,14 +99,14 @@ def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list
     ]
 
 
-def difference(one: Trajectories, other: Trajectories) -> str | None:
+def difference(first: Trajectories, second: Trajectories) -> str | None:
     """In what two datasets cannot be trained on by the same policy, or None."""
-    if (one.info.action_low, one.info.action_high) != (other.info.action_low, other.info.action_high):
+    if (first.info.action_low, first.info.action_high) != (second.info.action_low, second.info.action_high):
         return "action spaces"
-    parts = one.info.observation_parts, other.info.observation_parts
+    parts = first.info.observation_parts, second.info.observation_parts
     if None not in parts and parts[0] != parts[1]:
         return "observations; dataset.observation_keys=[…] chooses what they share"
-    widths = one.observations.shape[1], other.observations.shape[1]
+    widths = first.observations.shape[1], second.observations.shape[1]
     return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
 
 

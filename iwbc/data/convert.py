@@ -114,14 +114,14 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    if len(given.files) != 1:
-        raise UserError(f"need one file to convert, not {len(given.files)} (see --help)")
-    if given.id is None:
+    options = parse(arguments, Options)
+    if len(options.files) != 1:
+        raise UserError(f"need one file to convert, not {len(options.files)} (see --help)")
+    if options.id is None:
         raise UserError("id=… is missing (see --help)")
-    names = {field: name for field in NAMES if (name := getattr(given, field))}
-    others = {name: value for name, value in vars(given).items() if name not in ("files", *NAMES)}
-    made = convert(given.files[0].expanduser(), names=names, **others)
+    names = {field: name for field in NAMES if (name := getattr(options, field))}
+    others = {name: value for name, value in vars(options).items() if name not in ("files", *NAMES)}
+    made = convert(options.files[0].expanduser(), names=names, **others)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
 
 

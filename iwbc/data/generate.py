@@ -253,7 +253,7 @@ class _Player:
 
 
 def main(arguments: Sequence[str]) -> None:
-    dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
+    dashed = [argument.replace("_", "-") if argument.startswith("tier=") else argument for argument in arguments]
     chosen = parse(dashed, Options)
     env_id = behaviours(chosen.env).env_id
     if "-v" in chosen.env and chosen.env != env_id:

@@ -46,7 +46,7 @@ def check_links(group: Any, path: bytes) -> None:
         elif kind == h5l.TYPE_SOFT and followed < _LINKS:
             target, followed = place.links.get_val(name), followed + 1
             place = h5o.open(h5i.get_file_id(place), b"/") if target.startswith(b"/") else place
-            names = [one for one in target.split(b"/") if one and one != b"."] + names
+            names = [part for part in target.split(b"/") if part and part != b"."] + names
         elif kind == h5l.TYPE_SOFT:
             raise ValueError(f"{path.decode(errors='replace')} leads round in circles")
         else:

@@ -21,7 +21,7 @@ from pathlib import Path
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
 from iwbc.system.files import temporary_prefix
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 _TIMEOUT = 5.0  # seconds to wait for a first sign of the server
 
@@ -36,7 +36,7 @@ def download(dataset_id: str) -> None:
 
     folder, root = dataset_folder(dataset_id), dataset_folder()
     remote = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
-    with only_one(root / f".{dataset_id.replace('/', '+')}.lock"):
+    with exclusive_lock(root / f".{dataset_id.replace('/', '+')}.lock"):
         if folder.exists():
             return
         reason = _unreachable() if remote.startswith("hf://") else None
@@ -78,8 +78,8 @@ def _alternative(dataset_id: str) -> str:
 
 
 def _move(temporary: Path, root: Path, dataset_id: str) -> None:
-    found = [path.parent.parent for path in temporary.glob("**/data/metadata.json")]
-    if temporary / dataset_id not in found:
+    datasets = [path.parent.parent for path in temporary.glob("**/data/metadata.json")]
+    if temporary / dataset_id not in datasets:
         raise UserError(f"dataset {dataset_id}: the server sent no data for it")
     for path in temporary.glob("**/namespace_metadata.json"):
         target = root / path.relative_to(temporary)
@@ -87,7 +87,7 @@ def _move(temporary: Path, root: Path, dataset_id: str) -> None:
         if not target.exists():
             os.replace(path, target)
     # The one asked for comes last: once it is there, so are those that it combines.
-    for path in sorted(found, key=lambda path: path == temporary / dataset_id):
+    for path in sorted(datasets, key=lambda path: path == temporary / dataset_id):
         target = root / path.relative_to(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():

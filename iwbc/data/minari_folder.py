@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iwbc.errors import UserError
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 
 def dataset_folder(dataset_id: str | None = None) -> Path:
@@ -50,6 +50,6 @@ def make_once(dataset_id: str, make: Callable[[], None]) -> None:
     """Make a dataset unless it is there. A second process that wants it at the same time waits for the first."""
     folder = dataset_folder(dataset_id)
     if not folder.exists():
-        with only_one(dataset_folder() / f".{dataset_id.replace('/', '+')}.lock"):
+        with exclusive_lock(dataset_folder() / f".{dataset_id.replace('/', '+')}.lock"):
             if not folder.exists():
                 make()

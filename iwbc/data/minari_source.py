@@ -25,7 +25,7 @@ from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.environments.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
 from iwbc.environments.spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.system.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
+from iwbc.system.files import MALFORMED, NUMPY_DAMAGE, parse_json, read_json
 from iwbc.system.progress import tracked
 
 _EPISODES_AT_ONCE = 50
@@ -33,7 +33,7 @@ _EPISODES_AT_ONCE = 50
 _READER = 4
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
 # What h5py, pyarrow and Minari raise on files that are not as they should be.
-_DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
+_DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
 
 
 def load(
@@ -56,7 +56,7 @@ def load(
     """
     if "+" in dataset_id:
         choices = (clip_actions, unfinished, observation_keys, action_low, action_high)
-        each = [load(one, *choices) for one in dataset_id.split("+")]
+        each = [load(part, *choices) for part in dataset_id.split("+")]
         return joined(dataset_id, each, dataset_folder(dataset_id.split("+")[0]))
     folder = dataset_folder(dataset_id)
     if not folder.exists():
@@ -156,14 +156,14 @@ def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[
     if OBSERVATION_PARTS not in metadata:
         return None
     try:
-        found = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
-        if size_of(found) != size:
-            raise ValueError(f"they make {size_of(found)} values, observations have {size}")
-    except PLAIN_DAMAGE as error:
+        parts = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
+        if size_of(parts) != size:
+            raise ValueError(f"they make {size_of(parts)} values, observations have {size}")
+    except MALFORMED as error:
         raise UserError(
             f"dataset {dataset_id}: {OBSERVATION_PARTS} of its metadata.json are damaged ({_line(error)}); make it again"
         ) from None
-    return found
+    return parts
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
@@ -195,7 +195,7 @@ def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec |
         return None
     try:
         return EnvironmentSpec.of_gymnasium(text)
-    except PLAIN_DAMAGE as error:
+    except MALFORMED as error:
         raise UserError(
             f"dataset {dataset_id}: its metadata.json has a damaged environment ({_line(error)}); download or make it again"
         ) from None
@@ -206,13 +206,13 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
     if low is not None and high is not None:
         label = metadata.get("reference_scores_source", "the dataset's own metadata")
         try:
-            found = ReferenceScores(float(low), float(high), source=str(label))
-        except PLAIN_DAMAGE:
+            scores = ReferenceScores(float(low), float(high), source=str(label))
+        except MALFORMED:
             raise UserError(
                 f"dataset {dataset_id}: ref_min_score and ref_max_score of its metadata.json are {low} and {high}, not "
                 "numbers; correct or remove them"
             ) from None
-        return found
+        return scores
     return None if environment is None else d4rl_scores(environment.id)
 
 

@@ -118,7 +118,7 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
         return (
             made
             if made.infos is None
-            else dataclasses.replace(made, infos={name: list(one) for name, one in made.infos.items()})
+            else dataclasses.replace(made, infos={name: list(labels) for name, labels in made.infos.items()})
         )
 
     # After each episode Minari would walk through all files for their size.
@@ -135,9 +135,9 @@ def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] |
     if info.environment is None:
         return None, None
     env = make_env(info.environment)
-    parts, given = observation_parts(env, info.environment.id), first.observations.shape[1]
-    if size_of(parts) != given:
-        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {size_of(parts)}")
+    parts, size = observation_parts(env, info.environment.id), first.observations.shape[1]
+    if size_of(parts) != size:
+        raise UserError(f"dataset {info.id}, observations: have {size} values per step, {info.env_id}'s have {size_of(parts)}")
     return env, None if is_vector(env.observation_space) else parts
 
 

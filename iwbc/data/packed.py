@@ -27,7 +27,7 @@ from iwbc.environments.spaces import part_of_plain
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 FORMAT = 4
 _META = "packed.json"
@@ -176,16 +176,16 @@ def load_or_pack(
     Two processes that need the same cache at once build it once: the second waits for the first. Gives each of the dataset's
     notes as a DataWarning.
     """
-    found = _current(folder, fingerprint)
-    if found is None:
-        with only_one(folder.parent / f".{folder.name}.lock"):
-            found = _current(folder, fingerprint)
-            if found is None:
+    trajectories = _current(folder, fingerprint)
+    if trajectories is None:
+        with exclusive_lock(folder.parent / f".{folder.name}.lock"):
+            trajectories = _current(folder, fingerprint)
+            if trajectories is None:
                 episodes, info = build()
                 pack(episodes, info, folder, fingerprint, clip_actions)
-                found = open_packed(folder)
-    warn_of_notes(found)
-    return found
+                trajectories = open_packed(folder)
+    warn_of_notes(trajectories)
+    return trajectories
 
 
 def warn_of_notes(trajectories: Trajectories) -> None:
@@ -204,9 +204,9 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
     for other in each[1:]:
         if what := difference(each[0], other):
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
-    fingerprint = hashlib.sha256(" ".join(one.content_hash for one in each).encode()).hexdigest()
+    fingerprint = hashlib.sha256(" ".join(dataset.content_hash for dataset in each).encode()).hexdigest()
     info = dataclasses.replace(first, id=dataset_id, notes=[])  # each gives its own
-    episodes = (one[index] for one in each for index in range(len(one)))
+    episodes = (dataset[index] for dataset in each for index in range(len(dataset)))
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
 
@@ -216,8 +216,8 @@ def _current(folder: Path, fingerprint: str) -> Trajectories | None:
         meta = read_json(folder / _META)
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return None
-        found = open_packed(folder)  # a truncated array cannot be mapped
-        return found if content_hash(found) == found.content_hash else None
+        trajectories = open_packed(folder)  # a truncated array cannot be mapped
+        return trajectories if content_hash(trajectories) == trajectories.content_hash else None
     except NUMPY_DAMAGE:
         return None
 

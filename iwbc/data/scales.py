@@ -107,7 +107,7 @@ def _usual_range(arrays: tuple[npt.NDArray[np.floating], ...]) -> tuple[Values, 
     """The range of a sample of the rows without the lowest and the highest of 1,000."""
     total, random = sum(map(len, arrays)), np.random.default_rng(0)
     if total > _BLOCK:  # drawn, because every so many rows might always meet the same step of an episode
-        arrays = tuple(one[np.sort(random.integers(len(one), size=1 + _BLOCK * len(one) // total))] for one in arrays)
+        arrays = tuple(array[np.sort(random.integers(len(array), size=1 + _BLOCK * len(array) // total))] for array in arrays)
     rows = np.concatenate(arrays)
     if len(rows) < _FEW:
         return rows.min(0).astype(np.float64), rows.max(0).astype(np.float64)

@@ -35,8 +35,8 @@ def read_column(path: Path, column: str, count: int, sha256: str | None = None) 
     hash `sha256`.
     """
     content = _content(path)
-    if sha256 not in (None, found := hashlib.sha256(content).hexdigest()):
-        raise UserError(f"{path}: has changed since the run began (its SHA-256 was {sha256}, and is {found}); put the file of "
+    if sha256 not in (None, digest := hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{path}: has changed since the run began (its SHA-256 was {sha256}, and is {digest}); put the file of "
                         "then back, or train again in another folder")  # fmt: skip
 
     def fail(line: int, problem: str, name: str = "") -> NoReturn:

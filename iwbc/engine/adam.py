@@ -16,8 +16,8 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 def has_fused_operation() -> bool:
     """Whether this PyTorch has the operation behind torch.optim.Adam(fused=True), and takes it as it is called here."""
     try:
-        one = torch.zeros(1)
-        _fused([one], [one.clone()], [one.clone()], [one.clone()], one[0].clone(), 0.0)
+        number = torch.zeros(1)
+        _fused([number], [number.clone()], [number.clone()], [number.clone()], number[0].clone(), 0.0)
     except (AttributeError, TypeError, RuntimeError):
         return False
     return True

@@ -61,19 +61,19 @@ def module_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str = "") -> None:
     """Copy a `module_state` into a module, whose tensors stay where they are."""
     with torch.no_grad():
-        for name, own in module.state_dict().items():
-            own.copy_(state[prefix + name])
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(state[prefix + name])
 
 
 def adam_state(adam: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """The moments by parameter name, and the number of steps, of an optimiser of all of a module's parameters."""
-    found, steps = {}, torch.zeros(())
+    moments, steps = {}, torch.zeros(())
     for name, parameter in module.named_parameters():
-        own = adam.state.get(parameter, {})
+        state = adam.state.get(parameter, {})
         for moment in ("exp_avg", "exp_avg_sq"):
-            found[f"{prefix}{moment}.{name}"] = own.get(moment, torch.zeros_like(parameter)).detach()
-        steps = own.get("step", steps)
-    return {**found, f"{prefix}step": steps.detach()}
+            moments[f"{prefix}{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter)).detach()
+        steps = state.get("step", steps)
+    return {**moments, f"{prefix}step": steps.detach()}
 
 
 def load_adam(adam: torch.optim.Adam, module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:

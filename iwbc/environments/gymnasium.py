@@ -18,7 +18,7 @@ from iwbc.environments import tasks
 from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.system.interrupts import unheard
+from iwbc.system.interrupts import sigint_deferred
 from iwbc.system.processes import Remote
 
 
@@ -60,7 +60,7 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
         settings["render_mode"] = render_mode
     try:
         with contextlib.suppress(ImportError):
-            with unheard():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
+            with sigint_deferred():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
                 mujoco = importlib.import_module("mujoco")
             mujoco.set_mju_user_warning(_mujoco_warning)
         env = gym.make(spec.id, disable_env_checker=True, **settings)
@@ -192,10 +192,10 @@ class LocalEnvironments:
             raise UserError(
                 f"environment {self.id}: its observation has shape {wrong}, its space says ({self.observation_size},)"
             )
-        found = np.array(observations)
-        if not np.isfinite(found).all():
+        vectors = np.array(observations)
+        if not np.isfinite(vectors).all():
             raise UserError(f"environment {self.id}: its observation holds NaN or infinity")
-        return found
+        return vectors
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         while len(self._envs) < len(seeds):
@@ -211,16 +211,16 @@ class LocalEnvironments:
             observations, rewards, terminated, truncated, infos = zip(
                 *[self._envs[i].step(action) for i, action in zip(indices.tolist(), played, strict=True)], strict=True
             )
-            found = Results(
+            results = Results(
                 self._vectors(list(observations)),
                 np.array(rewards, np.float64),
                 np.array(terminated, np.bool_),
                 np.array(truncated, np.bool_),
                 np.array([reported_success(info, self._where) for info in infos], np.float32),
             )
-        if not np.isfinite(found.rewards).all() or found.rewards.ndim != 1:
+        if not np.isfinite(results.rewards).all() or results.rewards.ndim != 1:
             raise UserError(f"environment {self.id}: its reward is {rewards[0]}, not a finite number")
-        return found
+        return results
 
     @contextlib.contextmanager
     def _named(self, method: str) -> Iterator[None]:
@@ -254,19 +254,19 @@ class WorkerEnvironments:
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         workers = len(self._workers)
         shares = [list(seeds[w::workers]) for w in range(workers)]
-        found = self._ask([("reset", (share,)) if share else None for share in shares])
-        observations = np.empty((len(seeds), *found[0].shape[1:]), found[0].dtype)
+        answers = self._ask([("reset", (share,)) if share else None for share in shares])
+        observations = np.empty((len(seeds), *answers[0].shape[1:]), answers[0].dtype)
         for w in range(min(workers, len(seeds))):
-            observations[w::workers] = found[w]
+            observations[w::workers] = answers[w]
         return observations
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         workers = len(self._workers)
         masks = [indices % workers == w for w in range(workers)]
-        found = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
-        first = next(result for result in found if result is not None)
+        answers = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
+        first = next(result for result in answers if result is not None)
         merged = [np.empty((len(indices), *part.shape[1:]), part.dtype) for part in first]
-        for mask, result in zip(masks, found, strict=True):
+        for mask, result in zip(masks, answers, strict=True):
             if result is not None:
                 for whole, part in zip(merged, result, strict=True):
                     whole[mask] = part
@@ -278,7 +278,7 @@ class WorkerEnvironments:
             None if request is None else worker.begin(request[0], *request[1])
             for worker, request in zip(self._workers, requests, strict=True)
         ]
-        return [None if one is None else one() for one in pending]
+        return [None if receive is None else receive() for receive in pending]
 
     def close(self) -> None:
         for worker in self._workers:

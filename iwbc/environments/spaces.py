@@ -106,7 +106,7 @@ def parts_of(space: gym.Space[Any]) -> list[Part]:
 
 
 def _below(spaces: Sequence[tuple[str | tuple[int, int], gym.Space[Any]]]) -> list[Part]:
-    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, one in spaces for part in parts_of(one)]
+    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, space in spaces for part in parts_of(space)]
 
 
 def is_vector(space: gym.Space[Any]) -> bool:

@@ -73,9 +73,13 @@ class EnvironmentSpec:
     def to_play(self) -> EnvironmentSpec:
         """The same without what only watches: wrappers that change nothing, and render_mode, which may open a window or end
         the process where there is no display."""
-        wrappers = tuple(one for one in self.wrappers if one.name.removesuffix("V0") not in _WATCHERS.get(one.package, ()))
-        wrappers = tuple(dataclasses.replace(one, kwargs=one.kwargs and _unrendered(one.kwargs)) for one in wrappers)
-        renders = any(one.name == _RENDERS for one in wrappers)
+        wrappers = tuple(
+            wrapper for wrapper in self.wrappers if wrapper.name.removesuffix("V0") not in _WATCHERS.get(wrapper.package, ())
+        )
+        wrappers = tuple(
+            dataclasses.replace(wrapper, kwargs=wrapper.kwargs and _unrendered(wrapper.kwargs)) for wrapper in wrappers
+        )
+        renders = any(wrapper.name == _RENDERS for wrapper in wrappers)
         return dataclasses.replace(self, kwargs=self.kwargs if renders else _unrendered(self.kwargs), wrappers=wrappers)
 
     def to_plain(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class EnvironmentSpec:
     @staticmethod
     def of_plain(plain: Mapping[str, Any]) -> EnvironmentSpec:
         """From `to_plain`'s values. Raises KeyError or TypeError where they are none."""
-        wrappers = tuple(Wrapper(**one) for one in plain["wrappers"])
+        wrappers = tuple(Wrapper(**wrapper) for wrapper in plain["wrappers"])
         return EnvironmentSpec(**{**plain, "wrappers": wrappers, "imports": tuple(plain["imports"])})
 
     @staticmethod
@@ -93,9 +97,11 @@ class EnvironmentSpec:
         """From the JSON of Gymnasium's EnvSpec. Raises ValueError, KeyError, TypeError or AttributeError where it is none."""
         fields = parse_json(text)
         wrappers = []
-        for one in fields.get("additional_wrappers") or ():
-            kwargs = one.get("kwargs")
-            wrappers.append(Wrapper(str(one["name"]), None if kwargs is None else dict(kwargs), _top(one["entry_point"]) or ""))
+        for wrapper in fields.get("additional_wrappers") or ():
+            kwargs = wrapper.get("kwargs")
+            wrappers.append(
+                Wrapper(str(wrapper["name"]), None if kwargs is None else dict(kwargs), _top(wrapper["entry_point"]) or "")
+            )
         limit = fields.get("max_episode_steps")
         return EnvironmentSpec(
             str(fields["id"]),

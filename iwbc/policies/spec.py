@@ -65,9 +65,9 @@ class Spaces:
                     "predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation"
                 ) from None
             with contextlib.suppress(ValueError):  # of rows that differ in length
-                found = np.asarray(observation)
-                if found.dtype.kind in "fiub" and found.ndim in (1, 2) and found.shape[-1] == self.observation_size:
-                    return found.astype(np.float32)
+                array = np.asarray(observation)
+                if array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == self.observation_size:
+                    return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
 
 
@@ -132,23 +132,23 @@ class PolicySpec:
         if self.settings.normalise_observations == "auto" and self.observation_mean is not None:
             assert self.observation_std is not None
             names = entry_names(spaces.observation_parts, spaces.observation_size)
-            found = [
+            entries = [
                 f"{name} ({mean:.3g} ± {std:.3g})"
                 for name, mean, std in zip(names, self.observation_mean, self.observation_std, strict=True)
                 if (mean, std) != (0.0, 1.0)
             ]
             lines.append(
-                f"observations far from 0 ± 1 are standardised, {len(found)} of {spaces.observation_size}: {_listed(found)}"
+                f"observations far from 0 ± 1 are standardised, {len(entries)} of {spaces.observation_size}: {_listed(entries)}"
             )
         bounds = zip(*self.units_range, spaces.action_low, spaces.action_high, strict=True)
-        found = [
-            f"{entry} ({bottom:.3g} … {top:.3g} within {low:.3g} … {high:.3g})"
-            for entry, (bottom, top, low, high) in enumerate(bounds)
+        entries = [
+            f"{i} ({bottom:.3g} … {top:.3g} within {low:.3g} … {high:.3g})"
+            for i, (bottom, top, low, high) in enumerate(bounds)
             if (bottom, top) != (low, high)
         ]
-        if found:
-            count = f"{len(found)} of {len(spaces.action_low)}"
-            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(found)}")
+        if entries:
+            count = f"{len(entries)} of {len(spaces.action_low)}"
+            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(entries)}")
         return lines
 
     def say(self, console: Console) -> None:
@@ -181,10 +181,10 @@ class PolicySpec:
 
 
 def _numbers(plain: Any, count: int) -> tuple[float, ...]:
-    found = tuple(map(float, plain))
-    if len(found) != count or any(map(math.isnan, found)):
+    numbers = tuple(map(float, plain))
+    if len(numbers) != count or any(map(math.isnan, numbers)):
         raise ValueError(f"there are not {count} numbers for {count} entries")
-    return found
+    return numbers
 
 
 def _pair(plain: Any, count: int) -> Pair | None:
@@ -197,12 +197,12 @@ def _pair(plain: Any, count: int) -> Pair | None:
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
     """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
-    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
-    if found.observation_size < 1 or not found.action_low or len(found.action_low) != len(found.action_high):
+    spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+    if spaces.observation_size < 1 or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
         raise ValueError("its observations or actions have no size")
-    if found.observation_parts and size_of(found.observation_parts) != found.observation_size:
+    if spaces.observation_parts and size_of(spaces.observation_parts) != spaces.observation_size:
         raise ValueError("its observations are of another size than their parts")
-    return found
+    return spaces
 
 
 def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec:
@@ -230,8 +230,8 @@ def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec
 
 
 def _scales(datasets: Sequence[Trajectories], of: str) -> Scales:
-    found: Scales = getattr(datasets[0], f"{of}_scales")
-    return found if len(datasets) == 1 else scales_of(*(getattr(one, f"{of}s") for one in datasets))
+    scales: Scales = getattr(datasets[0], f"{of}_scales")
+    return scales if len(datasets) == 1 else scales_of(*(getattr(dataset, f"{of}s") for dataset in datasets))
 
 
 def _warn_of_far(
@@ -242,18 +242,18 @@ def _warn_of_far(
     names: Sequence[str],
     consequence: str,
 ) -> None:
-    found = [
+    entries = [
         f"{names[i]} ({scales.far[i]:,}, in {scales.lowest[i]:.3g} … {scales.highest[i]:.3g}; the others in "
         f"{scales.low[i]:.3g} … {scales.high[i]:.3g})"
         for i in np.flatnonzero(chosen & (scales.far > 0)).tolist()
     ]
-    if found:
-        ids = " and ".join(one.info.id for one in datasets)
-        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(found)}; {consequence}")
+    if entries:
+        ids = " and ".join(dataset.info.id for dataset in datasets)
+        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(entries)}; {consequence}")
 
 
-def _listed(found: Sequence[str]) -> str:
-    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} others" if len(found) > _SHOWN else "")
+def _listed(entries: Sequence[str]) -> str:
+    return ", ".join(entries[:_SHOWN]) + (f" and {len(entries) - _SHOWN} others" if len(entries) > _SHOWN else "")
 
 
 def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectories) -> tuple[PolicySpec | None, Spaces]:
@@ -262,28 +262,33 @@ def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectorie
 
     Raises UserError where the sizes differ, or the units of a shipped family do not hold the dataset's numbers.
     """
-    own, name = spaces_of(trajectories), trajectories.info.id
-    if (own.observation_size, len(own.action_low)) != (spaces.observation_size, len(spaces.action_low)):
+    data_spaces, name = spaces_of(trajectories), trajectories.info.id
+    if (data_spaces.observation_size, len(data_spaces.action_low)) != (spaces.observation_size, len(spaces.action_low)):
         raise UserError(
             f"reference: has {spaces.observation_size} observations and {len(spaces.action_low)} actions, dataset {name} has "
-            f"{own.observation_size} and {len(own.action_low)}"
+            f"{data_spaces.observation_size} and {len(data_spaces.action_low)}"
         )
-    if None not in (own.observation_parts, spaces.observation_parts) and own.observation_parts != spaces.observation_parts:
-        theirs, ours = (", ".join(map(str, one.observation_parts or ())) for one in (spaces, own))
+    if (
+        None not in (data_spaces.observation_parts, spaces.observation_parts)
+        and data_spaces.observation_parts != spaces.observation_parts
+    ):
+        theirs, ours = (", ".join(map(str, each.observation_parts or ())) for each in (spaces, data_spaces))
         raise UserError(f"reference: its observations are made of {theirs}; those of dataset {name}, of {ours}")
-    own = replace(own, observation_parts=own.observation_parts or spaces.observation_parts)
+    data_spaces = replace(data_spaces, observation_parts=data_spaces.observation_parts or spaces.observation_parts)
     if spec is None:
-        return None, own
+        return None, data_spaces
     _check_units(spec, trajectories)
-    return (spec if own == spec.spaces else replace(spec, spaces=own, action_range=spec.units_range)), own
+    return (
+        spec if data_spaces == spec.spaces else replace(spec, spaces=data_spaces, action_range=spec.units_range)
+    ), data_spaces
 
 
 def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
     """Raise UserError unless the units of a spec hold a dataset's numbers."""
 
-    def refuse(entry: str, known: str, given: str) -> None:
+    def refuse(entry: str, known: str, seen: str) -> None:
         raise UserError(
-            f"reference: {entry} is {known} in its units, {given} in dataset {trajectories.info.id}; train the reference on "
+            f"reference: {entry} is {known} in its units, {seen} in dataset {trajectories.info.id}; train the reference on "
             "data in the same units"
         )
 
@@ -306,14 +311,14 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
     if 2 * lost.sum() > scales.varies.sum():
         strange |= lost
     name = entry_names(spec.spaces.observation_parts, size)
-    known, given = (
-        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*one, strict=True)] for one in ((mean, std), (scales.mean, scales.std))
+    known, seen = (
+        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*scale, strict=True)] for scale in ((mean, std), (scales.mean, scales.std))
     )
     for i in np.flatnonzero(strange).tolist():
-        refuse(f"observation {name[i]}", known[i], given[i])
+        refuse(f"observation {name[i]}", known[i], seen[i])
     if (lost & standardised).any():
-        found = [f"{name[i]} ({given[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
-        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(found)}")
+        entries = [f"{name[i]} ({seen[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
+        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(entries)}")
 
 
 # What `fit` takes for a policy: settings or the spec of a shipped family, the user's own by name, or what makes a module.
@@ -344,10 +349,10 @@ def imported(target: str) -> Callable[..., nn.Module]:
     """What package.module.Name names. Raises UserError where it cannot be imported."""
     module, _, name = target.rpartition(".")
     try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
+        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"policy._target_={target}: cannot be imported ({error}); is its folder in PYTHONPATH?") from None
-    return found
+    return factory
 
 
 def _checked(factory: Callable[[], nn.Module], name: str) -> Callable[[], nn.Module]:

@@ -33,7 +33,7 @@ def at_least(minimum: int, default: int | None) -> Any:
 def option_names(kind: type[Settings]) -> list[str]:
     """The fields that are written key=value: all but a list of what stands alone."""
     hints = get_type_hints(kind)
-    names = [one.name for one in fields(kind) if one.init]  # type: ignore[arg-type]
+    names = [option.name for option in fields(kind) if option.init]  # type: ignore[arg-type]
     return names[get_origin(hints[names[0]]) is list :]
 
 
@@ -50,7 +50,9 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
             takes = first not in names or hints[first] is Path
             if argument.startswith("-") or not takes or (equals and not Path(argument).expanduser().exists()):
                 missing = "no such file, and " if takes and "/" in argument else ""
-                raise UserError(f"{argument}: {missing}not an option; the options are {', '.join(f'{one}=…' for one in names)}")
+                raise UserError(
+                    f"{argument}: {missing}not an option; the options are {', '.join(f'{option}=…' for option in names)}"
+                )
             key, text = first, argument
         if key not in names:
             values[key].append(get_args(hints[key])[0](text))
@@ -58,9 +60,9 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
             raise UserError(f"{argument}: {key} is given twice")
         else:
             values[key] = _read(key, text, hints[key])
-    for one in fields(kind):  # type: ignore[arg-type]
-        if one.name not in values and one.default is one.default_factory is MISSING:
-            raise UserError(f"{one.name}=… is missing (see --help)")
+    for option in fields(kind):  # type: ignore[arg-type]
+        if option.name not in values and option.default is option.default_factory is MISSING:
+            raise UserError(f"{option.name}=… is missing (see --help)")
     options = kind(**values)
     options.check()
     return options

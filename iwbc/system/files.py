@@ -31,7 +31,7 @@ NUMPY_DAMAGE = (
 )
 # What reading and using plain values raises that are not what they should be: a number without end has no whole part, and what
 # is nested too deeply cannot be read.
-PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 # How deeply values in files may be nested: more than any need, and far from Python's limit of recursion, near which whatever
 # happens to run (a finalizer, by the garbage collector) fails, too.
 _DEEPEST = 100
@@ -66,8 +66,8 @@ def kind_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """$IWBC_CACHE, or else iwbc/ in the user's cache folder."""
-    if own := os.environ.get("IWBC_CACHE"):
-        return Path(own)
+    if folder := os.environ.get("IWBC_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
 
 

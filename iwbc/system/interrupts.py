@@ -12,7 +12,7 @@ from typing import Any
 _REQUESTS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
-def _heard_here() -> bool:
+def _handled_here() -> bool:
     """Whether signals are this thread's to handle, and no program's around Python."""
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not None
 
@@ -20,7 +20,7 @@ def _heard_here() -> bool:
 @contextlib.contextmanager
 def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM set the event, so that training stops between steps; a second one raises `at_once`."""
-    if not _heard_here():
+    if not _handled_here():
         yield
         return
 
@@ -38,9 +38,9 @@ def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = Keyb
 
 
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
+def sigint_deferred() -> Iterator[None]:
     """Within, Ctrl-C waits. A process that is begun here hears no request to stop, until it unblocks them."""
-    if not (_heard_here() and hasattr(signal, "pthread_sigmask")):
+    if not (_handled_here() and hasattr(signal, "pthread_sigmask")):
         yield
         return
     waiting: list[int] = []

@@ -12,7 +12,7 @@ from iwbc.errors import UserError
 
 
 @contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; other processes wait. Raises UserError where it cannot be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from iwbc.errors import UserError
-from iwbc.system.interrupts import ignore_requests, unheard
+from iwbc.system.interrupts import ignore_requests, sigint_deferred
 
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 _STARTING = 5.0  # seconds that a process which starts is given before it is ended
@@ -158,7 +158,7 @@ class Remote:
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         if context == "spawn":
             resource_tracker.ensure_running()  # not by `start`, within which it would let requests to stop through again
-        with unheard():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
+        with sigint_deferred():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
             there.close()
             self._started, self._process = threading.Event(), process
@@ -220,8 +220,8 @@ def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence
         value = make(*arguments)
         connection.send((False, None))
         while True:
-            method, given = connection.recv()
-            connection.send((False, _exported(getattr(value, method)(*map(_imported, given)))))
+            method, values = connection.recv()
+            connection.send((False, _exported(getattr(value, method)(*map(_imported, values)))))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
@@ -238,12 +238,12 @@ class _Sent:
 
 def _exported(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _exported(one) for name, one in value.items()}
+        return {name: _exported(item) for name, item in value.items()}
     is_tensor = "torch" in sys.modules and isinstance(value, _torch().Tensor)
     return _Sent(value.detach().numpy()) if is_tensor else value
 
 
 def _imported(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _imported(one) for name, one in value.items()}
+        return {name: _imported(item) for name, item in value.items()}
     return _torch().from_numpy(value.array) if isinstance(value, _Sent) else value
