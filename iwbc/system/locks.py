@@ -23,6 +23,6 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Unlinked while held: whoever waits finds its inode gone and starts over with a new file.
+        # Unlinked while held: a process that waits sees that the inode is gone and starts over with a new file.
         path.unlink(missing_ok=True)
         lock.release()
