@@ -11,7 +11,7 @@ from iwbc.policies.gaussian import GaussianMLP
 
 
 class GaussianOptimizer:
-    """By written-out gradients and one fused operation."""
+    """Optimiser by written-out gradients and one fused operation."""
 
     by_autograd = False
 

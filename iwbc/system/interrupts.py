@@ -19,7 +19,8 @@ def _handled_here() -> bool:
 
 @contextlib.contextmanager
 def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM set the event inside the block, so that training stops between steps; a second raises `at_once`."""
+    """Let Ctrl-C and SIGTERM set the event inside the block, so that training stops between steps. A second one raises
+    `at_once`."""
     if not _handled_here():
         yield
         return

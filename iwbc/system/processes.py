@@ -210,7 +210,8 @@ def _end(process: BaseProcess, connection: Connection, started: threading.Event)
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:
-    """Answer calls in the worker process until the other end is closed, or until it is killed, at the latest with its parent."""
+    """Answer calls in a worker process until the other end is closed or the process is killed, at the latest with its
+    parent."""
     if context == "fork":  # then the pipe's other end may live on in processes that were forked later
         end_with_parent()
     ignore_requests()  # which reach every process of a group
