@@ -47,14 +47,15 @@ class CouplingFlow(Policy):
         self.register_buffer("stays", stays.float(), persistent=False)  # [couplings, act]
 
     def _coupling(self, k: int, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """s and t of coupling k, [B, act] each, 0 for the entries that stay."""
+        """Compute s and t of coupling k, [B, act] each, 0 for the entries that stay."""
         inputs = torch.cat([self.units.observations(observations), actions * self.stays[k]], dim=-1)
         log_stretch, shift = self.couplings[k](inputs).chunk(2, dim=-1)
         moves = 1.0 - self.stays[k]
         return _LOG_STRETCH * (log_stretch / _LOG_STRETCH).tanh() * moves, shift * moves
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log N of what the action came from, less the log-determinants of the couplings."""
+        """Compute log N of the action sent back through the couplings, less their log-determinants, in nats: [B, obs] and
+        [B, act] → [B]."""
         units = self.units.to_units(actions)
         log_slope = torch.zeros_like(units)
         if self.kind == "squashed":
@@ -74,17 +75,17 @@ class CouplingFlow(Policy):
         return self.units.to_actions(units.tanh() if self.kind == "squashed" else units)
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """Where the couplings send the Gaussian's mean."""
+        """Send the Gaussian's mean through the couplings, [B, obs] → [B, act]."""
         return self._through(observations, self.base.distribution(observations).mean)
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
 
     def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
-        """What `count` samples are made from: standard normal [count, act]."""
+        """Draw the noise of `count` samples: standard normal [count, act]."""
         return self.base.noise(count, generator, device)
 
     def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """The sample that this noise makes, [B, act]."""
+        """Make the sample of this noise, [B, obs] and [B, act] → [B, act]."""
         normal = self.base.distribution(observations)
         return self._through(observations, normal.mean + normal.stddev * noise)

@@ -52,7 +52,7 @@ class Spaces:
         return np.clip(actions.astype(np.float32), *float32_bounds(self.action_low, self.action_high))
 
     def vector(self, observation: Any) -> npt.NDArray[np.float32]:
-        """An observation as it comes, or a batch of them, as vectors, [obs] or [B, obs]; vectors are taken as they are.
+        """Flatten an observation, or a batch of them, to vectors, [obs] or [B, obs]; vectors are taken as they are.
 
         Raises UserError where it is not of these spaces.
         """
@@ -72,7 +72,7 @@ class Spaces:
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
-    """The spaces of a dataset."""
+    """Return the spaces of a dataset."""
     info = trajectories.info
     parts = None if info.observation_parts is None else tuple(info.observation_parts)
     return Spaces(trajectories.observations.shape[1], tuple(info.action_low), tuple(info.action_high), parts)
@@ -80,7 +80,7 @@ def spaces_of(trajectories: Trajectories) -> Spaces:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """All that defines a policy of a shipped family besides its parameters: what a saved file rebuilds it from.
+    """Description of a policy of a shipped family, from which a saved file rebuilds it: everything besides the parameters.
 
     observation_mean, observation_std, observation_limits: the normaliser, as Units takes it; None where observations are taken
     as they come. action_range: the lowest and the highest action, −1 and 1 to the network; None where these are the bounds.
@@ -94,7 +94,7 @@ class PolicySpec:
     action_range: Pair | None = None
 
     def make(self) -> Policy:
-        """A policy with starting parameters by PyTorch's own generator."""
+        """Make a policy with starting parameters by PyTorch's global generator."""
         settings, spaces = self.settings, self.spaces
         units = Units(
             *self.units_range,
@@ -126,8 +126,8 @@ class PolicySpec:
         return self.action_range or (self.spaces.action_low, self.spaces.action_high)
 
     def said(self) -> list[str]:
-        """Tell of the units, a line each: which observations are standardised without having been asked for, and
-        which actions are scaled to the range of the data."""
+        """Describe the units, a line each: the observations that are standardised without having been asked for, and the
+        actions that are scaled to the range of the data."""
         lines, spaces = [], self.spaces
         if self.settings.normalise_observations == "auto" and self.observation_mean is not None:
             assert self.observation_std is not None
@@ -152,17 +152,17 @@ class PolicySpec:
         return lines
 
     def say(self, console: Console) -> None:
-        """Print them."""
+        """Print the lines of `said`."""
         for line in self.said():
             console.print(f"Units: {line}", soft_wrap=True, markup=False, highlight=False)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return the spec as plain values, for JSON."""
         return asdict(self)
 
     @staticmethod
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
-        """From `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
+        """Make a spec from `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
         named = dict(plain["settings"])
         named.pop("precision", None)  # earlier files have it, but no policy acts otherwise for it
         settings = POLICIES[named["family"]](**named)
@@ -195,7 +195,7 @@ def _pair(plain: Any, count: int) -> Pair | None:
 
 
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
-    """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
+    """Make spaces from plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
     spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
     if spaces.observation_size < 1 or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
@@ -206,7 +206,7 @@ def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
 
 
 def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec:
-    """The spec of a policy whose units hold all the datasets; its spaces are those of the first.
+    """Make the spec of a policy whose units hold all the datasets; the spaces are the first dataset's.
 
     Gives a DataWarning of values far out, which the units clip.
     """
@@ -257,8 +257,8 @@ def _listed(entries: Sequence[str]) -> str:
 
 
 def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectories) -> tuple[PolicySpec | None, Spaces]:
-    """Spec and spaces of a policy that starts at a reference of these, and goes on with a dataset: the reference's units, in
-    the dataset's spaces.
+    """Return the spec and the spaces of a policy that starts at a reference and goes on with a dataset: the reference's units,
+    in the dataset's spaces.
 
     Raises UserError where the sizes differ, or the units of a shipped family do not hold the dataset's numbers.
     """
@@ -300,7 +300,7 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
         i = int(outside.argmax())
         refuse(f"action {i}", f"{low[i]:.3g} … {high[i]:.3g}", f"{actions.low[i]:.3g} … {actions.high[i]:.3g}")
     if spec.settings.normalise_observations is False:
-        return  # whatever they are, they are taken as they come
+        return  # observations are taken as they come
     scales, size = trajectories.observation_scales, spec.spaces.observation_size
     mean, std = np.array(spec.observation_mean or [0.0] * size), np.array(spec.observation_std or [1.0] * size)
     lowest, highest = spec.observation_limits or (-np.inf, np.inf)
@@ -321,12 +321,12 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
         warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(entries)}")
 
 
-# What `fit` takes for a policy: settings or the spec of a shipped family, the user's own by name, or what makes a module.
+# `fit` takes any of these for a policy: settings or the spec of a shipped family, a custom policy's name, or a factory.
 PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | Callable[[], nn.Module]
 
 
 def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Callable[[], Any], PolicySpec | None]:
-    """What makes an untrained policy for a dataset, and its spec where it is of a shipped family."""
+    """Return the factory of untrained policies for a dataset, and the spec where they are of a shipped family."""
     if isinstance(choice, GaussianPolicy):
         choice = policy_spec(choice, trajectories)
     if isinstance(choice, PolicySpec):
@@ -335,9 +335,9 @@ def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Ca
 
 
 def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> Callable[[], nn.Module]:
-    """What makes a policy of the user's own: `choice` itself, or what it names, called with the sizes and its arguments.
+    """Return the factory of a custom policy: `choice` itself, or the function that it names, called with sizes and arguments.
 
-    Raises UserError where that cannot be imported; what is returned raises it where no policy is made.
+    Raises UserError where the function cannot be imported; the factory raises it where no policy is made.
     """
     if not isinstance(choice, OwnPolicy):
         return _checked(choice, "policy")
@@ -346,7 +346,7 @@ def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> 
 
 
 def imported(target: str) -> Callable[..., nn.Module]:
-    """What package.module.Name names. Raises UserError where it cannot be imported."""
+    """Import package.module.Name. Raises UserError where it cannot be imported."""
     module, _, name = target.rpartition(".")
     try:
         factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
