@@ -26,15 +26,14 @@ from iwbc.training.trained import Policies
 
 # Environments played side by side: enough that the policy's forward pass costs little per step.
 _SIDE_BY_SIDE = 100
-# Steps after which an episode is taken for one that never ends.
+# An episode of more steps is taken for endless.
 _LONGEST = 100_000
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Undiscounted return and length of every episode, [S, E], what scores are relative to, where that is known, whether
-    each was a success, [S, E], where the environment says so, and which `action` of the policy was played: its mean, or a
-    sample."""
+    """Undiscounted return and length of every episode, [S, E]. reference_scores: None where unknown. successes: [S, E], None
+    where the environment reports none. action: the policy's `mean` action or a `sample`, whichever was played."""
 
     seeds: tuple[int, ...]
     returns: npt.NDArray[np.float64]
@@ -65,7 +64,7 @@ class Evaluation:
         return f"Evaluation({episodes}, {self.action} action: return {self.returns.mean():.1f}{score}{success})"
 
     def rows(self, phase: str, step: int) -> list[dict[str, Any]]:
-        """One row per episode for evaluations.csv."""
+        """Make one row per episode for evaluations.csv."""
         normalised = self.scores
         return [
             {
@@ -85,7 +84,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays policies in one environment, on `workers` processes besides this one (0: in this one)."""
+    """Player of policies in one environment, on `workers` processes besides this process (0: in this process)."""
 
     def __init__(
         self,
@@ -145,8 +144,8 @@ class Evaluator:
         """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the
         environment's action space. `watch` is called with (seed, episode) and the action [act] at every step.
 
-        Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
-        as many episodes are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
+        Episode e of policy seed s always starts from the same state; a seed's samples start so, too, where as many episodes
+        are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
         and where the environment or a policy fails.
         """
         self.check_spaces(policies.spaces, "the policy", None if policies.spec is None else policies.spec.units_range)
@@ -178,7 +177,7 @@ class Evaluator:
         return Evaluation(policies.seeds, returns, lengths, self.scores, success == 1.0 if known else None, action)
 
     def start(self, seed: int, episode: int) -> int:
-        """The environment's seed for an episode of a policy's seed."""
+        """Return the environment's seed for an episode of a policy's seed."""
         return int(np.random.SeedSequence((self.seed, seed, episode)).generate_state(1)[0]) >> 1
 
     def close(self) -> None:
@@ -205,7 +204,7 @@ def check_samples(module: Any) -> None:
 
 @torch.inference_mode()
 def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """[E, obs] → [E, act]."""
+    """Compute mean actions, [E, obs] → [E, act]."""
     return engine.mean_action(module, _on_device(module, observations)).cpu().numpy()
 
 
@@ -213,7 +212,7 @@ def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt
 def _sampled_actions(
     module: Policy, random: torch.Generator, observations: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.floating]:
-    """[E, obs] → [E, act]."""
+    """Draw actions, [E, obs] → [E, act]."""
     return module.sample(_on_device(module, observations), random).cpu().numpy()
 
 
@@ -222,7 +221,7 @@ def _on_device(module: Policy, observations: npt.NDArray[np.floating]) -> Tensor
 
 
 def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of [S, E] values: seeds are drawn anew, then episodes within each."""
+    """Compute the 95 % bootstrap interval of the mean of [S, E] values: seeds are resampled, then episodes of each."""
     array = np.asarray(values, np.float64)
     random = np.random.default_rng(seed)
     rows = random.integers(array.shape[0], size=(2000, array.shape[0], 1))
