@@ -1,4 +1,4 @@
-"""From conf/ and a command line to settings. Hydra composes, iwbc.settings says what may be. Imports no torch."""
+"""From conf/ and a command line to settings. Hydra composes, iwbc.settings checks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from iwbc.system.files import config_folder
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a value
-    that cannot be, and Hydra's exceptions for what it does not know."""
+    """Compose the configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a
+    value that is not allowed, and Hydra's exceptions for an unknown key."""
     return validate(_composed(overrides))
 
 
@@ -57,8 +57,8 @@ _PATHS = ("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdi
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command line with quotes, for Hydra, around paths that it would not take for text, such as
-    dataset.path=lr=0.1/demo.hdf5. Of a list of paths that are there each is quoted: a sweep."""
+    """Put quotes around those paths among the arguments of a command line that Hydra would not take for text, such as
+    dataset.path=lr=0.1/demo.hdf5. In a list of paths that exist, which is a sweep, each is quoted."""
     return [_quoted(argument) for argument in arguments]
 
 
@@ -79,13 +79,13 @@ def _quoted(argument: str) -> str:
 
 
 def _in_quotes(text: str) -> str:
-    """A string of Hydra's grammar."""
+    """Quote a text as a string of Hydra's grammar."""
     text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # what stands before a quote
     return "'" + text.replace("'", r"\'") + "'"
 
 
 def composed(settings: Sequence[str]) -> Config:
-    """`compose`, for commands that take settings: whatever is wrong with them is a UserError."""
+    """Compose a configuration as `compose` does, for commands that take settings: every error in them is a UserError."""
     try:
         return compose(*quoted(settings))
     except (HydraException, OmegaConfBaseException) as error:
@@ -94,9 +94,9 @@ def composed(settings: Sequence[str]) -> Config:
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration with `overrides`, arguments of `python -m iwbc.train`, of the groups that may change during a run.
+    """Apply `overrides`, arguments of `python -m iwbc.train`, to the groups of a configuration that may change during a run.
 
-    Raises UserError for other settings and for what would change the training, and Hydra's exceptions for what is unknown.
+    Raises UserError for other settings and for changes of the training, and Hydra's exceptions for an unknown key.
     """
     if not overrides:
         return config
@@ -127,7 +127,7 @@ _ONLY_CHANGEABLE = (
 
 
 def validate(composed: DictConfig) -> Config:
-    """The typed configuration. Raises UserError, one line, for a key that does not exist or a value that cannot be."""
+    """Make a typed configuration. Raises UserError, one line, for a key that does not exist or a value that is not allowed."""
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
@@ -182,7 +182,7 @@ def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
 
 
 def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
-    """Raise UserError where a list should be and is none, or one of other than plain values, which OmegaConf lets pass."""
+    """Raise UserError where a list is expected and a mapping or a nested list is there, because OmegaConf lets them pass."""
     for name, value in values.items():
         key, node = f"{group}.{name}".removeprefix("."), schema._get_node(name) if name in schema else None
         if OmegaConf.is_list(node):
@@ -200,7 +200,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _defaults(kind: type[Settings]) -> dict[str, Any]:
-    """A class's defaults as plain values; what must be given is ???."""
+    """Return a class's defaults as plain values; a required setting is ???."""
     defaults: dict[str, Any] = {}
     for setting in fields(kind):  # type: ignore[arg-type]
         value = setting.default_factory() if setting.default_factory is not MISSING else setting.default

@@ -86,7 +86,8 @@ def _is_setting(argument: str) -> bool:
 
 
 def by_name(name: str) -> Trajectories:
-    """The dataset of a Minari id, in the folder of one, or in a file of arrays. Raises UserError where there is none."""
+    """Load the dataset of a Minari id, in the folder of a Minari dataset, or in a file of arrays. Raises UserError if none is
+    there."""
     from iwbc.data import d4rl_source, minari_source
     from iwbc.data.array_files import open_steps
     from iwbc.data.arrays import describe, in_memory
@@ -105,7 +106,7 @@ def by_name(name: str) -> Trajectories:
     if path.suffix == ".npz":
         with open_steps(path) as steps:
             described = describe(path.name, steps)
-            # Of actions within any bounds: what is to be trained on says more.
+            # Bounds that hold all actions: this command does not train.
             bound = max(1.0, float(abs(steps.actions[:]).max(initial=0)))
             if steps.unused:
                 warn(f"dataset {path.name}: {steps.unused}")
@@ -115,7 +116,7 @@ def by_name(name: str) -> Trajectories:
 
 
 def usual_curations() -> dict[str, Settings]:
-    """What is listed of every dataset, by the settings that choose it."""
+    """Return the curations that are listed for every dataset, by the settings that choose them."""
     curations: dict[str, Settings] = {"all": All()}
     curations |= {f"top_fraction {100 * share:g} %": TopFraction(share) for share in (0.01, 0.05, 0.1, 0.2)}
     return curations | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
@@ -124,7 +125,7 @@ def usual_curations() -> dict[str, Settings]:
 def show(
     trajectories: Trajectories, curations: dict[str, Settings], console: Console, policy: GaussianPolicy | None = None
 ) -> None:
-    """Print it all; `policy` (default: the usual settings) is what observations and actions would be scaled for."""
+    """Print all facts of a dataset; units are those of `policy` (default: the usual settings)."""
     import numpy as np
     from rich.table import Table
 
@@ -196,7 +197,7 @@ def _environment(environment: EnvironmentSpec) -> str:
 
 
 def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) -> None:
-    """The histogram of returns with where each curation begins, and every trajectory's length over its return.
+    """Draw the histogram of returns, with the least return of each curation, and every trajectory's length over the return.
 
     Raises UserError where matplotlib is missing or the file cannot be written."""
     try:

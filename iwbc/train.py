@@ -57,7 +57,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Only what composing a configuration needs: an error in it must show at once.
+# Imports only for composing a configuration: an error in it must show at once.
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -74,7 +74,7 @@ from iwbc.system.files import config_folder
 
 
 def main() -> None:
-    """The command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
+    """Run the command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
     in_full = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its errors itself, over several lines, and exit with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -111,10 +111,10 @@ def main() -> None:
         if sweeps.Sweep.launched is None:
             if _of_a_job(error):
                 raise
-            # Whatever else Hydra stumbles over before there is a job.
+            # Any other error of Hydra's before there is a job.
             reason = " ".join(str(error).split()) or type(error).__name__
             _exit(f"{' '.join(arguments)}: {reason} (see --help; HYDRA_FULL_ERROR=1 shows where)", 2)
-        # Where a worker is killed, say, or the cluster refuses the jobs.
+        # For example, a worker is killed, or the cluster refuses the jobs.
         print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
         gave_up = True
     finally:
@@ -124,12 +124,12 @@ def main() -> None:
 
 
 def _of_a_job(error: Exception) -> bool:
-    """Whether it was raised within a run, and not on the way to one."""
+    """Tell whether an error was raised in a run, and not on the way to one."""
     return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _check_options(arguments: list[str]) -> None:
-    """Hydra would print all of its usage, or a traceback."""
+    """Raise UserError for an option that does not exist, where Hydra would print all of its usage, or a traceback."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message} (see --help); settings are written without dashes, as in env=hopper")
@@ -145,12 +145,12 @@ def _check_options(arguments: list[str]) -> None:
         raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
 
 
-# What others call a setting, and what it is called here.
+# Other libraries' names of settings, with ours.
 _USUAL_NAMES = {"learning_rate": "lr", "num_steps": "steps", "n_steps": "steps", "batch": "batch_size", "alpha": "decay"}
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message as one line, with the names that come closest to a key that does not exist, or the missing extra."""
+    """Return Hydra's message as one line, with the names closest to a key that does not exist, or the missing extra."""
     import difflib
     import re
 
@@ -185,7 +185,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _job(composed: DictConfig) -> float | None:
-    """One run; in a sweep, whatever goes wrong is iwbc.runs.sweeps' to report. Returns what a search would maximise."""
+    """Do one run and return the objective of a search, which is maximised; in a sweep, iwbc.runs.sweeps reports errors."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
@@ -210,7 +210,7 @@ def _resume(arguments: list[str]) -> None:
     trusted = [argument for argument in settings if argument in _imports(held)]
     changes = [argument for argument in settings if argument not in (*targets, *trusted)]
     config = changed(held, changes)
-    # The folder may be somebody else's: what it names is imported only where the user names it too.
+    # The folder may be somebody else's: a module that it names is imported only where the user names it, too.
     named = set(held.env.needed_imports if any(setting.startswith("env.imports=") for setting in trusted) else ())
     named |= set(config.env.imports if any(setting.startswith("env.imports=") for setting in changes) else ())
     named |= set(Env(id=config.env.id).needed_imports if any(setting.startswith("env.id=") for setting in changes) else ())
@@ -224,7 +224,7 @@ def _resume(arguments: list[str]) -> None:
 
 
 def _imports(config: Config) -> list[str]:
-    """What a run imports of the user's own, as the settings that name it."""
+    """List the custom modules that a run imports, as the settings that name them."""
     settings = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
     if imports := config.env.needed_imports:
         settings.append(f"env.imports=[{','.join(imports)}]")
@@ -265,7 +265,7 @@ def _shown(folder: Path) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the folder before it asks; a run that never began leaves none."""
+    """Remove the folder of a run that never began: Hydra makes it beforehand."""
     while folder.is_dir() and not any(folder.iterdir()) and folder != Path.cwd():
         folder.rmdir()
         folder = folder.parent
