@@ -93,7 +93,7 @@ class Evaluator:
         workers: int = 0,
         scores: ReferenceScores | None = None,
     ) -> None:
-        """Raises UserError where the environment is not installed."""
+        """Make one environment. Raises UserError where it is not installed."""
         spec = EnvironmentSpec.of(environment)
         self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._longest = max(_LONGEST, spec.max_episode_steps or 0)

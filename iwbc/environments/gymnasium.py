@@ -29,7 +29,7 @@ def _mujoco_warning(message: str | bytes) -> None:
         warnings.warn(f"MuJoCo: {text.strip()}", RuntimeWarning, stacklevel=2)
 
 
-# Where environments and datasets say whether a task is done.
+# The keys by which environments and datasets report success.
 SUCCESS_KEYS = ("success", "is_success")
 
 # Gymnasium's wrappers that a dataset may ask for: they change spaces, rewards and time, and touch nothing else.
@@ -42,13 +42,13 @@ _WRAPPERS = {
 
 
 def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make an environment registered with Gymnasium, by its spec or its id alone, as it is played: without what the spec says
-    of rendering, for which `render_mode` alone counts, and without wrappers that only watch.
+    """Make an environment registered with Gymnasium, by a spec or an id, as it is played: `render_mode` replaces the spec's,
+    and wrappers that only watch are left out.
 
-    Raises UserError where it is not installed, or cannot be made as the spec says.
+    Raises UserError where the environment is not installed, or cannot be made as the spec says.
     """
     spec = EnvironmentSpec.of(environment).to_play()
-    if ":" in spec.id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
+    if ":" in spec.id:  # Gymnasium would import the module before it, and a dataset or a run folder may have chosen the name
         raise UserError(
             f"environment {spec.id}: names a module to import; import it yourself, and give the name that it registers"
         )
@@ -69,7 +69,7 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
         return env
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever an environment's own code raises
+    except (Exception, SystemExit) as error:  # the environment's code may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
 
@@ -84,7 +84,8 @@ def import_named(modules: Sequence[str]) -> None:
 
 
 def _register(spec: EnvironmentSpec) -> None:
-    """Import what registers an environment: what the user named, and its own package where that is a known one."""
+    """Import the modules that register an environment: those of the user, and the environment's package if it is in
+    PACKAGES."""
     tasks.register()
     import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
@@ -113,7 +114,7 @@ def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
 
 
 def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
-    """List what an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
+    """List the parts that an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
     try:
         return parts_of(env.observation_space)
     except ValueError as error:
@@ -121,8 +122,8 @@ def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
 
 
 class Results(NamedTuple):
-    """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k], and what the
-    environment says of success [k]: 1, 0, or NaN where it says nothing."""
+    """Results of one step of k environments: observations [k, obs], rewards [k], terminated [k], truncated [k], and success
+    [k]: 1, 0, or NaN where the environment does not report it."""
 
     observations: npt.NDArray[np.floating]
     rewards: npt.NDArray[np.float64]
@@ -132,7 +133,7 @@ class Results(NamedTuple):
 
 
 def reported_success(info: Mapping[str, Any], where: str) -> float:
-    """Read what a step's info says of success: 1 where any of SUCCESS_KEYS says so, 0, or NaN where none is there.
+    """Read success from a step's info: 1 if any of SUCCESS_KEYS is true, else 0, or NaN where none is there.
 
     Raises UserError, which begins with `where`, for a value that is not true or false (1 or 0).
     """
@@ -155,21 +156,21 @@ class Environments(Protocol):
     """Some environments of one kind, stepped together. Observations are vectors, as iwbc.environments.spaces flattens them."""
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
-        """Start an episode in each of the first len(seeds) environments; their observations [n, obs]."""
+        """Start an episode in each of the first n = len(seeds) environments; return their observations [n, obs]."""
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         """Step the environments `indices` [k] with actions [k, act], clipped to the action space."""
 
     def close(self) -> None:
-        """End them."""
+        """End the environments."""
 
 
 class LocalEnvironments:
     """Environments of this process, made as they are needed and then used again."""
 
     def __init__(self, environment: EnvironmentSpec | str) -> None:
-        """Raises UserError where the environment is not installed, its observations cannot be flattened, or its actions are not
-        a vector."""
+        """Make one environment. Raises UserError where it is not installed, its observations cannot be flattened, or its
+        actions are not a vector."""
         spec = EnvironmentSpec.of(environment)
         self.id, self._where = spec.id, f"environment {spec.id}"
         self._spec, self._envs = spec, [make_env(spec)]
@@ -224,7 +225,7 @@ class LocalEnvironments:
 
     @contextlib.contextmanager
     def _named(self, method: str) -> Iterator[None]:
-        """Within, what the environment raises is told in a line, with the place."""
+        """Turn an error of the environment inside the block into a UserError of one line, with the place."""
         try:
             yield
         except UserError:
@@ -242,7 +243,7 @@ class LocalEnvironments:
 
 
 class WorkerEnvironments:
-    """Environments dealt out to worker processes, which step their shares at the same time.
+    """Environments dealt out to worker processes, which step at the same time.
 
     Environment i lives in worker i mod `workers`. What an environment does depends on its seed and actions alone, so
     results are those of LocalEnvironments. The workers start while the constructor's caller goes on.
@@ -287,9 +288,9 @@ class WorkerEnvironments:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the environments still playing. k of them: `active` [k] are their indices.
+    """One step of the k environments still playing, whose indices are `active` [k].
 
-    observations [k, obs] and actions [k, act] are what was acted on and how; next_observations [k, obs] what followed.
+    Actions [k, act] were taken on observations [k, obs]; next_observations [k, obs] followed.
     """
 
     active: npt.NDArray[np.int64]
