@@ -66,8 +66,8 @@ def convert(
 ) -> Trajectories:
     """Write the file's episodes as the local Minari dataset `id`, and load it.
 
-    names: what the file calls a field, such as {"observations": "data/state"}; "none" leaves it out. What is not used of the
-    file is a DataWarning. Raises UserError where the file is not fit to train on.
+    names: the file's name of a field, such as {"observations": "data/state"}; "none" leaves it out. Unused arrays of the file
+    give a DataWarning. Raises UserError where the file is not fit to train on.
     """
     with open_steps(path, names) as steps:
         info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)

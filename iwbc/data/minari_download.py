@@ -1,7 +1,7 @@
 """Minari's hosted datasets: fetched by Minari's own code, so that they appear under their ids whole or not at all.
 
 Minari downloads into the folder that MINARI_DATASETS_PATH names when its process starts, file by file. Here it runs in
-a process of its own, with a temporary folder in that place, whose datasets are then moved to where they belong.
+a separate process, with a temporary folder in that place, whose datasets are then moved to where they belong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIMEOUT = 5.0  # seconds to wait for a first sign of the server
 
 
 def download(dataset_id: str) -> None:
-    """Download a dataset (and those that it combines) unless it is there. A second process waits for the first.
+    """Download a dataset (and the ones that it combines) unless it is there. A second process waits for the first.
 
     MINARI_REMOTE and HF_ENDPOINT are followed as Minari and Hugging Face follow them.
     Raises UserError where the server cannot be reached or does not have the dataset.
@@ -57,7 +57,7 @@ def download(dataset_id: str) -> None:
 
 
 def _unreachable() -> str | None:
-    """Why the Hugging Face Hub cannot be reached, or None."""
+    """Return the reason why the Hugging Face Hub cannot be reached, or None."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
@@ -86,17 +86,17 @@ def _move(temporary: Path, root: Path, dataset_id: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             os.replace(path, target)
-    # The one asked for comes last: once it is there, so are those that it combines.
+    # The dataset asked for comes last: once it is there, so are the ones that it combines.
     for path in sorted(datasets, key=lambda path: path == temporary / dataset_id):
         target = root / path.relative_to(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            shutil.rmtree(path / ".cache", ignore_errors=True)  # the downloader's own
+            shutil.rmtree(path / ".cache", ignore_errors=True)  # of the downloader
             os.replace(path, target)
 
 
 def _fetch(dataset_id: str) -> None:
-    """In the process of its own: download into MINARI_DATASETS_PATH; on failure print one line and exit with code 1."""
+    """Download into MINARI_DATASETS_PATH, in the separate process; on failure print one line and exit with code 1."""
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -104,7 +104,7 @@ def _fetch(dataset_id: str) -> None:
             from minari import download_dataset
 
             download_dataset(dataset_id)
-    except Exception as error:  # whatever it is, it ends this process and becomes one line in the other
+    except Exception as error:  # any error ends this process and becomes one line in the other
         print(" ".join(f"{error}".split()) or type(error).__name__)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -32,7 +32,7 @@ _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
 _READER = 4
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
-# What h5py, pyarrow and Minari raise on files that are not as they should be.
+# h5py, pyarrow and Minari raise these on damaged files.
 _DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
 
 
@@ -46,8 +46,8 @@ def load(
 ) -> Trajectories:
     """Load a Minari dataset through its packed cache, which lies beside the data; download it first if need be.
 
-    dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` says what becomes of episodes that
-    neither terminate nor truncate: "keep" or "drop". observation_keys: which parts of Dict observations to use, all where it is
+    dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` is "keep" or "drop", for episodes that
+    neither terminate nor truncate. observation_keys: which parts of Dict observations to use, all where it is
     empty; policies are then evaluated with those alone. action_low, action_high: the bounds of actions, a number or one for
     each dimension, instead of the dataset's.
 
@@ -152,7 +152,7 @@ def _read(
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
-    """Read what vectors have been flattened from, where the metadata says it."""
+    """Read the parts that vectors have been flattened from, or None where the metadata does not have them."""
     if OBSERVATION_PARTS not in metadata:
         return None
     try:
@@ -167,7 +167,7 @@ def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
-    """Read what was said of the data as it was written: printable text, whoever wrote it."""
+    """Read the notes on the data from the metadata: printable text only, because anybody may have written them."""
     notes = metadata.get("notes")
     return (
         ["".join(filter(str.isprintable, note))[:500] for note in notes if isinstance(note, str)]
@@ -177,7 +177,7 @@ def _notes(metadata: dict[str, Any]) -> list[str]:
 
 
 def _only(dataset_id: str, space: gym.Space[Any], keys: Sequence[str]) -> gym.Space[Any]:
-    """The Dict space of some of a Dict's keys."""
+    """Make the Dict space of some of a Dict's keys. Raises UserError for a key that is not there."""
     there = list(space.spaces) if isinstance(space, gym.spaces.Dict) else []
     if missing := [key for key in keys if key not in there]:
         if (top := missing[0].partition("/")[0]) in there:
@@ -189,7 +189,7 @@ def _only(dataset_id: str, space: gym.Space[Any], keys: Sequence[str]) -> gym.Sp
 
 
 def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec | None:
-    """The evaluation environment, as data: the file's entry point is never followed."""
+    """Read the evaluation environment as data: the file's entry point is never followed."""
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not text:
         return None
@@ -246,8 +246,8 @@ def _episodes(
 
 
 def _in_turns(dataset: Any, space: gym.Space[Any]) -> Iterator[Any]:
-    """All episodes, with those observations alone that are in `space`; the files opened anew every so often: HDF5 keeps what it
-    knows of each episode as long as they are open, which would come to more memory than the data."""
+    """Read all episodes, with the observations that are in `space`. Files are reopened every so often: HDF5 keeps a record of
+    each episode as long as they are open, which would take more memory than the data."""
     read = _read_hdf5 if dataset.storage.metadata["data_format"] == "hdf5" else _read_arrow
     for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
         yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)), space)
@@ -259,14 +259,14 @@ def _read_arrow(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator
     data = dataset.storage.data_path
     for index in indices:  # all of them first: they are read ahead
         _check_arrow(data, index)
-    # Decodes what is in the space, and nothing beside it.
+    # Decodes the parts in the space alone.
     storage = type(dataset.storage)(data, space, dataset.action_space)
     yield from (EpisodeData(**fields) for fields in storage.get_episodes(indices))
 
 
 def _check_arrow(data: Path, index: int) -> None:
-    """Raise a ValueError, or what else pyarrow raises, where an episode's files are damaged: it takes their word for how much
-    they hold, and ends the process where that cannot be."""
+    """Raise a ValueError, or another error of pyarrow's, where an episode's files are damaged: otherwise pyarrow trusts the
+    sizes in them, and ends the process where a size is wrong."""
     from pyarrow import ipc
 
     for path in (data / str(index)).rglob("*.arrow"):
@@ -276,7 +276,8 @@ def _check_arrow(data: Path, index: int) -> None:
 
 
 def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
-    """As Minari's own, at half the time, and only what is asked for: the file's layout is part of Minari's standard."""
+    """Read episodes in half the time of Minari's reader, and only the parts in `space`: the file's layout is part of Minari's
+    standard."""
     import h5py
     from h5py import h5d, h5s
     from minari.dataset.episode_data import EpisodeData
@@ -309,7 +310,7 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[
 
 
 def _group(parent: Any, name: str) -> Any:
-    """Open a group of HDF5 within another of the same file."""
+    """Open a group of HDF5 inside another of the same file."""
     from h5py import h5g
 
     check_links(parent, name.encode())
@@ -324,7 +325,7 @@ def _check_field(field: Any, name: str) -> None:
 
 
 def _success(infos: dict[str, Any], where: str) -> bool | None:
-    """Read whether an episode's infos report success, by any key and at any step; None where they have no such key.
+    """Read whether an episode's infos report success, by any of SUCCESS_KEYS and at any step; None where they have none.
 
     Raises UserError, which begins with `where`, for a step whose value is no label.
     """
