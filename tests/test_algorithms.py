@@ -477,7 +477,7 @@ def test_a_weight_of_zero_is_not_at_a_bound() -> None:
         ({"level": "window", "window": 2, "proposal": "copy", "refresh_every": 3, "copy_every": 4}, [0, 4, 8]),
     ],
 )
-def test_exact_weights_are_computed_anew_every_so_many_steps(changes: dict[str, Any], expected: list[int]) -> None:
+def test_exact_weights_are_recomputed_every_so_many_steps(changes: dict[str, Any], expected: list[int]) -> None:
     algorithm, curated = by_hand(**({"level": "trajectory", "kappa": 1.0, "minimum": 0.0, "maximum": 1e9} | changes))
     batch, before, changed = batch_by_hand(curated, ROWS, TRAJECTORY), torch.ones(4), []
     for step in range(10):
@@ -498,7 +498,7 @@ def test_exact_weights_are_computed_anew_every_so_many_steps(changes: dict[str, 
         ({"estimator": "exact", "refresh_every": 40}, [0, 40, 80]),
     ],
 )
-def test_kappa_is_found_anew_every_so_many_steps(
+def test_kappa_is_recomputed_every_so_many_steps(
     changes: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     algorithm, _ = by_hand("trajectory", "auto", 0.0, 1e9, **changes)
@@ -704,7 +704,7 @@ def test_awr_is_trained_with_gradients_of_its_value() -> None:
     assert not torch.equal(flat(algorithm.value), before)
 
 
-def test_awr_computes_targets_and_weights_anew_every_so_many_steps() -> None:
+def test_awr_recomputes_targets_and_weights_every_so_many_steps() -> None:
     toy = make_trajectories([1.0, 5.0, 2.0], [5, 3, 4], observation_size=1, action_size=1)
     algorithm, curated = awr(toy, awr_settings(refresh_every=3))
     sampler = StepSampler(curated, 0, 8, Stream.TRAINING)

@@ -352,7 +352,7 @@ def test_actions_and_rewards_are_watched_too(field: str, words: str) -> None:
         from_arrays(**recorded(LOST["seconds since 1970"], field))
 
 
-def test_what_is_float32_already_has_lost_nothing_here() -> None:
+def test_data_in_float32_give_no_note_of_rounding() -> None:
     assert from_arrays(**recorded(LOST["seconds since 1970"].astype(np.float32))).info.notes == []
 
 
@@ -546,7 +546,7 @@ def test_an_id_that_is_no_name_of_a_folder_is_one_line(namespace: str, datasets:
         ("demo", "not an id; ids look like"),
     ],
 )
-def test_what_is_no_dataset_is_told_what_to_do(
+def test_a_name_that_is_no_dataset_is_refused_with_a_remedy(
     name: str, message: str, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lr=0.1").mkdir()

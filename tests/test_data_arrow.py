@@ -81,7 +81,7 @@ def test_another_format_is_refused(name: Any, datasets: Path) -> None:
     assert everything(datasets) == []
 
 
-def test_what_is_refused_leaves_nothing_behind_in_arrow_either(datasets: Path) -> None:
+def test_a_refused_dataset_leaves_nothing_behind_in_arrow(datasets: Path) -> None:
     with pytest.raises(UserError, match="lie outside the action space"):
         iwbc.from_arrays(**seven_steps(actions=np.full((7, 2), 3.0)), id="tests/one-v0", data_format="arrow")
     assert everything(datasets) == []

@@ -323,7 +323,7 @@ BESIDE: dict[str, gym.Space] = {
 
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("beside", BESIDE)
-def test_what_is_not_chosen_does_not_matter(beside: str, data_format: str, datasets: Path) -> None:
+def test_observations_that_are_not_chosen_do_not_matter(beside: str, data_format: str, datasets: Path) -> None:
     alone = Dict({"p": Box(-1, 1, (2,), np.float64)})
     space = Dict({"p": alone["p"], "other": BESIDE[beside]})
     buffers = three(space)
@@ -342,7 +342,7 @@ def test_what_is_not_chosen_does_not_matter(beside: str, data_format: str, datas
 
 
 @pytest.mark.parametrize("change", ["other length", "other width", "missing", "text"])
-def test_what_is_not_chosen_may_be_damaged(change: str, datasets: Path) -> None:
+def test_observations_that_are_not_chosen_may_be_damaged(change: str, datasets: Path) -> None:
     space = Dict({"p": Box(-1, 1, (2,), np.float64), "other": Box(-1, 1, (5,), np.float64)})
     name = create(three(space), space)
     before = load(name, observation_keys=["p"])
@@ -384,7 +384,7 @@ def test_a_key_may_hold_a_slash(datasets: Path) -> None:
 # --- bounds of actions, and what float32 loses -----------------------------------------------------------------------
 
 
-def test_bounds_of_the_users_own_replace_the_datasets(datasets: Path) -> None:
+def test_bounds_in_the_settings_replace_the_dataset_s(datasets: Path) -> None:
     name = create([buffer(VECTOR, 2, actions=np.array([[5.0, 0.0], [-4.0, 0.0]], np.float32))])
     with pytest.raises(UserError, match=r"action_low=\[-4,-1\] action_high=\[5,1\]"):
         load(name)
@@ -584,7 +584,7 @@ def test_a_success_that_claims_more_than_fits_is_refused(datasets: Path) -> None
 
 
 @pytest.mark.robustness
-def test_what_compresses_best_is_read(datasets: Path) -> None:
+def test_the_most_compressible_data_is_read(datasets: Path) -> None:
     name, steps = create(three()), 10**7
 
     def write_zeros(file: h5py.File) -> None:

@@ -167,7 +167,9 @@ def test_a_module_that_only_a_file_names_is_not_imported(datasets: Path, trap: P
     assert "the wrapper Evil, which may change observations, actions or rewards" in outcome.out
 
 
-def test_what_the_user_names_is_imported_and_a_run_folder_alone_does_not(datasets: Path, trap: Path, tmp_path: Path) -> None:
+def test_a_module_is_imported_where_the_user_names_it_and_not_where_a_run_folder_does(
+    datasets: Path, trap: Path, tmp_path: Path
+) -> None:
     name = record(gym.make("Pendulum-v1", max_episode_steps=9), "mine/pendulum-v0", 1)
     name_in_metadata(datasets, name, id="Trap-v0", entry_point="trap_module:make")
     outcome = train(*SHORT, f"dataset.id={name}")

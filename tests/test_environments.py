@@ -78,7 +78,7 @@ def test_types_and_shapes(make: Make) -> None:
     assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype) == ((2,), np.bool_)
 
 
-def test_what_was_returned_stays_as_it_was(make: Make) -> None:
+def test_returned_observations_stay_unchanged(make: Make) -> None:
     environments = make()
     returned = [environments.reset([1, 2])]
     returned += [environments.step(np.arange(2), acts).observations for acts in actions(10, 2)]

@@ -68,7 +68,7 @@ def test_being_stopped_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     path, machine, dead, running = tmp_path / "file", platform.node(), 77, 78
     gone = [tmp_path / f".file~{machine}~{dead}~{name}" for name in ("file", "folder")]
     gone[0].write_bytes(b"")
@@ -179,7 +179,7 @@ def test_nested_values_are_refused_before_the_stack_is_full(read: Callable[[Path
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml])
-def test_what_is_nested_less_or_only_looks_nested_is_read(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_values_nested_less_or_only_seemingly_are_read(read: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / "it"
     texts = [
         nested(99, "[", "]"),
@@ -318,7 +318,7 @@ def test_a_checkpoint_whose_progress_is_none_is_refused(progress: str, tmp_path:
         folder.checkpoint()
 
 
-def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:
+def test_the_last_good_state_of_a_seed_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
     folder.write_checkpoint({"1.a": torch.zeros(2), "10.a": torch.ones(2), "11.b": torch.ones(1)}, {"done": 40})

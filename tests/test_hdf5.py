@@ -205,7 +205,7 @@ def test_links_in_circles_are_refused(tmp_path: Path) -> None:
         iwbc.load(path)
 
 
-def test_what_is_not_there_is_not_a_link(tmp_path: Path) -> None:
+def test_a_missing_name_is_not_a_link(tmp_path: Path) -> None:
     with write(tmp_path / "demo.hdf5") as file:
         file["dangling"] = h5py.SoftLink("/nowhere/at/all")
         for path in (b"nothing", b"infos/nothing", b"observations/deeper", b"dangling", b"", b"/infos//success"):

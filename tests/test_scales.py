@@ -115,7 +115,7 @@ AS_IT_COMES: dict[str, np.ndarray] = {
 
 
 @pytest.mark.parametrize("name", STANDARDISED)
-def test_what_is_far_from_one_is_standardised(name: str) -> None:
+def test_entries_far_from_0_1_are_standardised(name: str) -> None:
     values = STANDARDISED[name].astype(np.float32)
     scales = of(values)
     assert scales.far_from_one.tolist() == [True]
@@ -129,7 +129,7 @@ def test_what_is_far_from_one_is_standardised(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AS_IT_COMES)
-def test_what_is_near_one_is_not(name: str) -> None:
+def test_entries_near_0_1_are_not_standardised(name: str) -> None:
     assert of(AS_IT_COMES[name]).far_from_one.tolist() == [False]
 
 

@@ -114,7 +114,7 @@ def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], name: str, values: list[Any]) -> None:
+def test_values_that_are_not_allowed_are_refused(kind: type[Settings], name: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(UserError, match=name):
             kind(**valid(kind) | {name: value}).check("group")
@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused(kind: type[Settings], name: str, values: list
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
 )
-def test_what_can_be_is_not(kind: type[Settings], name: str, values: list[Any]) -> None:
+def test_allowed_values_pass(kind: type[Settings], name: str, values: list[Any]) -> None:
     for value in values:
         kind(**valid(kind) | {name: value}).check("group")
 

@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[gym.Space, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_of_the_space_is_one_line(name: str) -> None:
+def test_an_observation_outside_the_space_is_refused_in_one_line(name: str) -> None:
     space, value, message = REFUSED[name]
     with pytest.raises(UserError, match=f"^predict: the observation {message}") as caught:
         policies_of(parts_of(space)).predict(value)

@@ -104,6 +104,6 @@ assert all(getattr(sys.modules[place], name) is after[name] for name, place in i
 """
 
 
-def test_every_name_is_the_api_s_whatever_is_imported(tmp_path: Path) -> None:
+def test_every_name_is_the_api_s_after_any_import(tmp_path: Path) -> None:
     outcome = finish(python("-c", DOORS, cwd=tmp_path))
     assert outcome.code == 0, outcome.err

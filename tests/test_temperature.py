@@ -128,7 +128,7 @@ def test_the_better_of_two_ways_may_take_all_the_weight_and_noise_may_not() -> N
 
 @quick
 @given(st.integers(2, 300), st.floats(0.01, 5.0), st.integers(0, 1000))
-def test_what_is_found_is_reliable(count: int, spread: float, seed: int) -> None:
+def test_the_chosen_kappa_gives_reliable_weights(count: int, spread: float, seed: int) -> None:
     log_ratios = spread * normal(count, seed)
     reward = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
     kappa = temperature.largest_kappa(log_ratios, reward, 50.0, 0.5, 50)

@@ -87,7 +87,7 @@ def test_a_subset_in_another_order(labelled: bool) -> None:
     assert len({data.content_hash, some.content_hash, data.subset(np.array([0, 2])).content_hash}) == 3
 
 
-def test_what_is_printed() -> None:
+def test_repr_sums_up_the_data() -> None:
     assert repr(three()) == (
         "Trajectories('toy/data-v0': 3 trajectories, 6 steps, observations [2], actions [1], returns 1.0 … 12.0, mean 5.0)"
     )
@@ -115,7 +115,7 @@ def kept(averaging: str = "trajectory") -> Curated:
     return Curated(three(), np.array([1.0, 0.0, 2.0]), averaging)
 
 
-def test_what_is_kept() -> None:
+def test_kept_trajectories_have_consistent_indices() -> None:
     curated = kept()
     assert curated.kept.tolist() == [0, 2]
     assert curated.lengths.tolist() == [2, 3]

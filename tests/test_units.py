@@ -137,7 +137,7 @@ def test_values_far_out_are_said_and_spoil_nothing(where: str) -> None:
         rarely(0.0, 1e-6, 1.0, True),
     ],
 )
-def test_what_hardly_varied_does_no_harm_where_it_is_another_at_play(
+def test_an_entry_that_hardly_varied_does_no_harm_where_it_changes_at_play(
     level: float, noise: float, moved: float, asked: Any
 ) -> None:
     still = level + noise * RANDOM.normal(size=len(Z))
@@ -382,7 +382,7 @@ def test_a_reference_in_units_that_hold_the_data_is_gone_on_from(name: str) -> N
     assert policies.spec is not None and policies.spec.spaces == policies.spaces
 
 
-def test_what_hardly_varies_in_a_reference_s_units_is_said() -> None:
+def test_entries_that_hardly_vary_in_a_reference_s_units_are_reported() -> None:
     reference = fit(data_of(Z * [1, 1, 900]), steps=2)
     with pytest.warns(
         DataWarning, match=r"hardly varies in the reference's units, in observation 2 \(.* where it is .* ± 9\d\d\)"

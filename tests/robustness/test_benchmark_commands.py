@@ -90,7 +90,9 @@ def test_a_slower_commit_shows_in_the_ratio(repository: Path, tmp_path: Path) ->
         (["slow", "turns=3"], "turns=3: not an option"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_a_line(repository: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_figures_that_cannot_be_compared_are_refused_in_a_line(
+    repository: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     outcome = compare(repository, tmp_path / "tmp", *arguments)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert outcome.err.startswith(said)

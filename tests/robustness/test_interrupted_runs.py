@@ -89,7 +89,7 @@ def test_interrupted_before_training_nothing_is_left(hopper: Trajectories, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
+def test_a_custom_policy_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
     (tmp_path / "mine_of_mine.py").write_text(OWN)
     (tmp_path / "conf" / "policy").mkdir(parents=True)
     (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")

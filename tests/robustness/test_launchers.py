@@ -214,7 +214,7 @@ def test_a_job_cancelled_in_the_queue_is_listed(
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("slurm hydra.launcher.mem_gb=1000000", marks=SLURM)])
-def test_what_the_cluster_refuses_is_said(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_refusal_of_the_cluster_is_reported(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
     outcome = finish(python(*SHORT, *f"hydra/launcher={launcher}".split(), "seed=0,1", cwd=tmp_path, **environment))
     assert outcome.code == 1
     assert "Memory specification can not be satisfied" in outcome.err
