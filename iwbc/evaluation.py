@@ -1,4 +1,4 @@
-"""Vectorised rollouts: every seed's policy plays its own episodes, with the mean action, all side by side."""
+"""Vectorised rollouts: every seed's policy plays separate episodes, side by side."""
 
 from __future__ import annotations
 

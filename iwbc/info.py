@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked is not None:
         from iwbc.data.curation import curate
 
-        curate(trajectories, asked)  # with its warnings; those of the others would be of choices that nobody has made
+        curate(trajectories, asked)  # gives warnings, which are not given below for choices that nobody has made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         show(trajectories, curations, Console(markup=False), policy)  # names may hold brackets

@@ -251,7 +251,7 @@ def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = F
         raise UserError(
             "not enough memory for this run; try a smaller algo.batch_size, policy.hidden or dataset, or fewer seeds at once"
         ) from None
-    if not in_sweep:  # which lists all of them at its end
+    if not in_sweep:  # a sweep lists all summaries at the end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if (diverged := summary.get("diverged")) and not in_sweep:

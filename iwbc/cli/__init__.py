@@ -60,7 +60,7 @@ class _Command(click.Command):
             return
         sys.argv = [f"iwbc {self.name}", *words]
         module = importlib.import_module(self.module)
-        if self.name == "train":  # Hydra's, which reads sys.argv and says itself what went wrong
+        if self.name == "train":  # Hydra reads sys.argv, and train reports errors by itself
             module.main()
         else:
             from iwbc.system.arguments import run

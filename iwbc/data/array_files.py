@@ -180,7 +180,7 @@ def _check_links(path: Path, source: Any, names: Collection[str]) -> None:
 def _read(path: Path, source: Any, field: str, name: str) -> Any:
     try:
         array = source[name]
-        whole = hasattr(array, "shape") and hasattr(array, "dtype")  # which h5py finds out only now
+        whole = hasattr(array, "shape") and hasattr(array, "dtype")  # h5py reads these, and may raise, only now
     except NUMPY_DAMAGE as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not whole:

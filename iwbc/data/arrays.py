@@ -1,4 +1,4 @@
-"""Arrays of steps → episodes, and a user's own arrays → trajectories or a Minari dataset."""
+"""Arrays of steps → episodes, and a user's arrays → trajectories or a Minari dataset."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def in_memory(steps: Steps, info: DatasetInfo, unfinished: str = "keep", clip_ac
 
 
 def _array(name: str, field: str, values: Any) -> npt.NDArray[Any]:
-    if hasattr(values, "detach"):  # a tensor of PyTorch's, which may have a gradient or lie elsewhere
+    if hasattr(values, "detach"):  # a tensor of PyTorch, which may have a gradient or lie on another device
         values = values.detach().cpu()
     if np.ma.is_masked(values):
         raise UserError(f"dataset {name}, {field}: some values are masked; fill them, or leave their steps out")
@@ -252,7 +252,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
         success = None if successes is None else bool(successes[index])
         try:
             observations = steps.observations[start:end]
-            # The observation after the last action is known only where next observations are.
+            # Without next observations the observation after the last action is unknown.
             final = observations[-1] if steps.next_observations is None else steps.next_observations[end - 1]
             actions = steps.actions[start:end]
             if steps.rewards is None:

@@ -39,7 +39,7 @@ def on_grid(values: npt.NDArray[np.floating], grid: float) -> Vector:
     return np.rint(np.asarray(values, np.float64) / grid) * grid
 
 
-# exp(r) = Σ rⁿ / n!; from |r| ≤ ½ log 2, what follows the 13th power is below the last bit.
+# exp(r) = Σ rⁿ / n!; for |r| ≤ ½ log 2 the terms after the 13th power are below the last bit.
 _EXP = [1.0 / math.factorial(n) for n in range(13, -1, -1)]
 _LOG2 = 0.6931471805599453
 
@@ -53,7 +53,7 @@ def exp(values: Vector) -> Vector:
     rest = values - doublings * _LOG2
     total = np.full_like(rest, _EXP[0])
     for coefficient in _EXP[1:]:
-        total = total * rest + coefficient  # two operations of NumPy's: nothing fuses them
+        total = total * rest + coefficient  # two operations of NumPy, which are never fused
     return np.ldexp(total, doublings.astype(np.int32))
 
 

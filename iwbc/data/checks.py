@@ -13,9 +13,9 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.spaces import entry_names, size_of
 from iwbc.errors import UserError
 
-# Steps of an only episode from which on the ends of others seem to be missing.
+# The ends of episodes seem to be missing where a single episode has so many steps.
 _LONG = 100
-# Steps of the other episodes beside which one of a single step is strange.
+# An episode of a single step is strange beside episodes of so many steps.
 _MANY = 5
 
 
@@ -218,8 +218,8 @@ class Rounding:
     A feature is lost where its range is few of float32's steps, and of its changes from one row to the next not all are left.
     """
 
-    _STEPS = 4096  # of float32: a range of more is resolved well enough, whatever the numbers
-    _NOISE = 2.0**-44  # relative: less than that is float64's own rounding, and no content
+    _STEPS = 4096  # of float32: a range of more is resolved well enough, however large the numbers
+    _NOISE = 2.0**-44  # relative: less than that is float64's rounding, and no content
 
     def __init__(self) -> None:
         self.low: npt.NDArray[np.float64] | float = np.inf

@@ -108,7 +108,7 @@ def _checked(weights: object, trajectories: Trajectories) -> npt.NDArray[np.floa
 
     if isinstance(weights, Tensor):
         weights = weights.detach().cpu()
-        weights = weights.float() if weights.dtype == torch.bfloat16 else weights  # which NumPy does not have
+        weights = weights.float() if weights.dtype == torch.bfloat16 else weights  # NumPy has no bfloat16
     try:
         array = np.asarray(weights)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""D4RL's own HDF5 files (v2 layout) → packed trajectories.
+"""D4RL's HDF5 files (v2 layout) → packed trajectories.
 
 D4RL's `terminals` are terminations and its `timeouts` truncations; either ends an episode. `infos/success` or
 `infos/is_success` become success labels. Where a file has no `next_observations`, the observation after an episode's

@@ -109,7 +109,7 @@ def demonstrations(
 ) -> Iterator[Episode]:
     """Play episodes of the scripted demonstrator of a task, with success labels.
 
-    Each takes the risky way with probability `risky`. Normal noise of standard deviation `noise` (None: the task's own) is
+    Each takes the risky way with probability `risky`. Normal noise of standard deviation `noise` (None: the task's) is
     added to the actions, which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone.
     Raises UserError for an environment without a demonstrator.
     """

@@ -48,7 +48,7 @@ class Options(Settings):
     seed: int = at_least(0, 0)
 
 
-# Episodes played side by side, at most and one for so many steps of the unit, because all are played to the end; and the steps
+# Episodes played side by side at most, and steps of the unit for each of them, because all are played to the end; and the steps
 # that a unit of work aims at. All three fix the dataset's bytes: a unit's arithmetic is the same in every process, so a dataset
 # does not depend on the number of cores.
 _LANES, _LANE_STEPS = 10, 800
@@ -173,7 +173,7 @@ def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -
         action_high=space.high.tolist(),
         reference_scores=d4rl_scores(env_id),
     )
-    # Closed by hand: on Ctrl-C the workers must end now, and not when the generator happens to be collected.
+    # Closed by hand, because on Ctrl-C the workers must end at once, and not when the generator happens to be collected.
     with contextlib.closing(_play(name, plan(source, tier, steps, seed))) as episodes:
         write_minari(
             info,

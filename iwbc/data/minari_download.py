@@ -1,4 +1,4 @@
-"""Minari's hosted datasets: fetched by Minari's own code, so that they appear under their ids whole or not at all.
+"""Minari's hosted datasets: fetched by Minari's code, so that they appear under their ids whole or not at all.
 
 Minari downloads into the folder that MINARI_DATASETS_PATH names when its process starts, file by file. Here it runs in
 a separate process, with a temporary folder in that place, whose datasets are then moved to where they belong.
@@ -48,7 +48,7 @@ def download(dataset_id: str) -> None:
         with tempfile.TemporaryDirectory(prefix=temporary_prefix(root / dataset_id.replace("/", "+")), dir=root) as temporary:
             environment = os.environ | {"MINARI_DATASETS_PATH": temporary, "HF_HUB_DISABLE_TELEMETRY": "1"}
             command = [sys.executable, "-m", "iwbc.data.minari_download", dataset_id]
-            # Progress bars go to the error stream, which is shared; what it prints is why it failed.
+            # Progress bars go to the error stream, which is shared; the output is the reason of a failure.
             result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
             if result.returncode:
                 reason = result.stdout.strip() or f"exit code {result.returncode}"

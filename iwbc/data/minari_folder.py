@@ -25,7 +25,7 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
         )
     try:
         folder = Path(get_dataset_path(dataset_id))
-        folder.exists()  # which not every name can
+        folder.exists()  # raises OSError for a name that the file system does not take
         return folder
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

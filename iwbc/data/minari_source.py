@@ -98,7 +98,7 @@ def _read(
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged ({error}); download or make it again") from None
     if not isinstance(metadata, dict):
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged (not an object); download or make it again")
-    # Minari would otherwise build the environment that the file names to find its spaces, which runs what the file says.
+    # Without them Minari would make the environment that the file names, and so run code that the file chooses.
     for space in ("observation_space", "action_space"):
         if space not in metadata:
             raise UserError(f"dataset {dataset_id}: its metadata.json has no {space}; convert it with a newer Minari first")
@@ -110,7 +110,7 @@ def _read(
 
     try:
         for space in ("observation_space", "action_space"):
-            parse_json(metadata[space])  # as Minari does, but for what is nested too deeply
+            parse_json(metadata[space])  # as Minari does, but with an error where it is nested too deeply
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = MinariDataset(data)
@@ -257,7 +257,7 @@ def _read_arrow(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator
     from minari.dataset.episode_data import EpisodeData
 
     data = dataset.storage.data_path
-    for index in indices:  # all of them first: they are read ahead
+    for index in indices:  # all before the first is read, because Minari reads ahead
         _check_arrow(data, index)
     # Decodes the parts in the space alone.
     storage = type(dataset.storage)(data, space, dataset.action_space)

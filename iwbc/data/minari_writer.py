@@ -32,7 +32,7 @@ from iwbc.errors import UserError, warn
 from iwbc.system.files import temporary_prefix
 
 DATA_FORMATS = ("hdf5", "arrow")
-_MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
+_MARGIN = 32 * 2**20  # bytes that stay free, because HDF5 writes some later
 # HDF5, with 14 KB for each episode, is a poor format from so many episodes of at most so many steps on average.
 _MANY, _SHORT = 10_000, 10
 # The key in the metadata of the parts that observations, stored as vectors, have been flattened from.
@@ -74,7 +74,7 @@ def write_minari(
         whole = checked(episodes, info, clip_actions)
         first = next(whole)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
+            warnings.simplefilter("ignore")  # on spaces and specs, which no user can act on
             env, parts = _environment(info, first)
             storage = MinariStorage.new(
                 building / "data",
@@ -97,7 +97,7 @@ def write_minari(
         os.replace(building, folder)
         if data_format == "hdf5" and count >= _MANY and steps < _SHORT * count:
             warn(f"dataset {info.id}: {count:,} episodes so short take much room as HDF5; data_format=arrow takes less")
-    # h5py reports a full disk as either, depending on what it was writing.
+    # h5py reports a full disk as either, depending on the part that it was writing.
     except (OSError, RuntimeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise UserError(f"dataset {info.id}: could not be written to {folder} ({reason})") from None
@@ -238,7 +238,7 @@ def _take_room(file: Path, size: int) -> None:
     largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if largest != resource.RLIM_INFINITY and written + size > largest:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    if sys.platform == "linux" and taken - written < size - _MARGIN // 2:  # not for every short episode
+    if sys.platform == "linux" and taken - written < size - _MARGIN // 2:  # a call for every short episode would be slow
         with file.open("r+b") as opened:
             system, end = ctypes.CDLL(None, use_errno=True), ctypes.c_int64(written + size)
             if system.fallocate(opened.fileno(), _KEEP_SIZE, ctypes.c_int64(0), end):

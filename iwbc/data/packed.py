@@ -34,7 +34,7 @@ _META = "packed.json"
 
 
 class _ArrayStream:
-    """A .npy file that grows along its first axis: memory stays one block whatever the dataset's size.
+    """A .npy file that grows along its first axis: memory stays one block for a dataset of any size.
 
     NumPy pads the header for a growing first axis, so that it can be written again in place when the length is known.
     """
@@ -149,7 +149,7 @@ def open_packed(folder: Path) -> Trajectories:
     if info["reference_scores"] is not None:
         info["reference_scores"] = ReferenceScores(**info["reference_scores"])
     if info["environment"] is not None:
-        # The cache lies beside the data, and may have come with it: it names nothing to import.
+        # The cache lies beside the data, and may have come with it: imports that it names are dropped.
         info["environment"] = EnvironmentSpec.of_plain({**info["environment"], "imports": ()})
     if info["observation_parts"] is not None:
         info["observation_parts"] = [part_of_plain(part) for part in info["observation_parts"]]

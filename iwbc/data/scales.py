@@ -14,7 +14,7 @@ _BLOCK = 65_536
 _FAR, _RARE, _FEW = 10.0, 0.001, 100
 # Below this share of its mean the spread of an entry is float32's rounding.
 _ROUNDING = 1e-6
-_TINY = 1e-30  # float32 divides by no less without infinities
+_TINY = 1e-30  # float32 gives infinities when divided by less
 # Too large or too small for a network of ReLUs, tried on a nearly linear expert: with a spread from 0.01 to 50, and up to
 # mean² / std = 100, it is learnt as at 0 ± 1. The shipped tiers stay below 15 and 60.
 _LARGE, _SMALL, _OFFSET = 30.0, 0.05, 150.0
@@ -22,7 +22,7 @@ _LARGE, _SMALL, _OFFSET = 30.0, 0.05, 150.0
 _HARMLESS, _NOISE = 4.0, 1e-3
 # Bounds are far beyond the data where they are more than this many times as wide: in ±5, actions of ±1 are learnt to 1 %.
 _BEYOND = 5.0
-# A constant is given a range of this share of itself on either side.
+# A constant gets a range of this share of itself on either side.
 _ABOUT = 0.01
 
 
@@ -145,6 +145,6 @@ def action_range(scales: Scales, low: npt.ArrayLike, high: npt.ArrayLike) -> tup
     magnitude = np.abs(middle)
     constant = half <= np.maximum(_ROUNDING * magnitude, _TINY)
     half = np.where(constant, np.where(magnitude > _TINY, _ABOUT * magnitude, 1.0), half)
-    with np.errstate(over="ignore"):  # of bounds that are the largest of numbers
+    with np.errstate(over="ignore"):  # bounds may be the largest numbers that there are
         fits = high - low <= 2.0 * _BEYOND * half
     return np.where(fits, low, middle - half), np.where(fits, high, middle + half)

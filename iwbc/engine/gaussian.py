@@ -31,7 +31,7 @@ class GaussianKernel:
         self.parameters = [part for layer in self._layers for part in layer]
         if self._log_std is not None:
             self.parameters.append(self._log_std)
-        # Of a standard Normal's density, and of the scale of actions.
+        # The constants of a standard Normal's density and of the scale of actions.
         self._log_scale = len(self._units.middle) * _HALF_LOG_2PI + self._units.log_scale
 
     def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
@@ -46,7 +46,7 @@ class GaussianKernel:
         def vjp(by_mean: Tensor, by_log_std: Tensor) -> list[Tensor]:
             if self._policy.kind == "tanh_mean":
                 by_mean = torch.ops.aten.tanh_backward.default(by_mean, mean)
-            by_log_std = by_log_std * (log_std == free_log_std)  # none where it is clamped
+            by_log_std = by_log_std * (log_std == free_log_std)  # no gradient where it is clamped
             if self._log_std is None:
                 return network_vjp(torch.cat([by_mean, by_log_std], dim=-1))
             return [*network_vjp(by_mean), by_log_std.sum(0)]

@@ -68,7 +68,7 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
     """Compute leftᵀ · right, contiguous: [B, out], [B, in] → [out, in]."""
     if not _by_onednn(left):
         return left.t() @ right
-    # oneDNN copies a left factor that is transposed: let that be the smaller one.
+    # oneDNN copies a left factor that is transposed, so the smaller factor goes left.
     if right.shape[1] < left.shape[1]:
         return _linear(right.t(), left.t()).t().contiguous()
     return _linear(left.t(), right.t())

@@ -23,7 +23,7 @@ from iwbc.system.processes import Remote
 
 
 def _mujoco_warning(message: str | bytes) -> None:
-    """Pass MuJoCo's warnings on, except the one about Gymnasium's own half_cheetah.xml, which no user can act on."""
+    """Pass MuJoCo's warnings on, except the warning about Gymnasium's half_cheetah.xml, which no user can act on."""
     text = message.decode() if isinstance(message, bytes) else message
     if "settotalmass" not in text:
         warnings.warn(f"MuJoCo: {text.strip()}", RuntimeWarning, stacklevel=2)
@@ -90,7 +90,7 @@ def _register(spec: EnvironmentSpec) -> None:
     import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what else these packages hold
+            warnings.simplefilter("ignore")  # of the rest of these packages
             importlib.import_module(spec.package)
 
 
@@ -145,7 +145,7 @@ def success_label(value: Any, key: str, where: str) -> bool:
     """Read one label: true or false, 1 or 0, as such or as an array of one entry. Raises UserError for anything else."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    with contextlib.suppress(ValueError):  # of lists that make no array
+    with contextlib.suppress(ValueError):  # np.asarray's, for lists that make no array
         array = np.asarray(value)
         if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
             return bool(array.item())

@@ -107,7 +107,7 @@ class EnvironmentSpec:
         return EnvironmentSpec(
             str(fields["id"]),
             dict(fields.get("kwargs") or {}),
-            # A recorder that had no time limit left none; ours must end.
+            # None where the recorder had no time limit: the registered one then ends our episodes.
             int(limit) if limit is not None and int(limit) > 0 else None,
             tuple(wrappers),
             _top(fields.get("entry_point")),

@@ -49,7 +49,7 @@ class Units(nn.Module):
         clip_actions: bool = False,
     ) -> None:
         super().__init__()
-        # Values, also where only the shapes of parameters are asked for, on PyTorch's meta device.
+        # On the CPU even inside PyTorch's meta device, because their values are needed below.
         low, high = torch.tensor(action_low, device="cpu"), torch.tensor(action_high, device="cpu")
         self.plain = bool((low == -1.0).all() and (high == 1.0).all() and not clip_actions)
         self.normalises = observation_mean is not None and observation_std is not None

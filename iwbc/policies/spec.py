@@ -29,8 +29,8 @@ from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, O
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 _SHOWN = 6  # entries that a line names
-# How far a reference's units hold other data: actions beyond its range by this share of half of it; spreads this many times
-# smaller; spreads this many times larger.
+# Limits up to which a reference's units hold other data: actions beyond the range by this share of half of it; spreads this
+# many times smaller; spreads this many times larger.
 _BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
 
 
@@ -64,7 +64,7 @@ class Spaces:
                 raise UserError(
                     "predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation"
                 ) from None
-            with contextlib.suppress(ValueError):  # of rows that differ in length
+            with contextlib.suppress(ValueError):  # np.asarray's, for rows that differ in length
                 array = np.asarray(observation)
                 if array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == self.observation_size:
                     return array.astype(np.float32)
@@ -164,7 +164,7 @@ class PolicySpec:
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
         """Make a spec from `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
         named = dict(plain["settings"])
-        named.pop("precision", None)  # earlier files have it, but no policy acts otherwise for it
+        named.pop("precision", None)  # earlier files have it, but no policy depends on it
         settings = POLICIES[named["family"]](**named)
         settings.check("policy")
         spaces = spaces_of_plain(plain["spaces"])

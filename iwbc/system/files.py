@@ -36,7 +36,7 @@ MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, Arithm
 # happens to run (a finalizer, by the garbage collector) fails, too.
 _DEEPEST = 100
 _JSON_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-# The one key of a tensor file's metadata, whose value is JSON: safetensors writes several keys in another order each time.
+# The only key of a tensor file's metadata, with a JSON value: safetensors writes several keys in another order each time.
 _METADATA = "iwbc"
 
 
@@ -107,7 +107,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError):  # a full disk says no name
+        if isinstance(error, OSError):  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 

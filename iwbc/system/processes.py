@@ -46,7 +46,7 @@ def threads() -> int:
 
 
 def _torch() -> Any:
-    # Not imported with this module: processes that play environments do without.
+    # Not imported with this module, because processes that play environments do not need it.
     import torch
 
     return torch
@@ -148,7 +148,7 @@ class Remote:
     """A process that makes an object and answers calls of its methods, one after the other.
 
     It starts while the constructor's caller goes on; the first result waits for it. With context "fork" it shares this
-    process's memory as it is now, and must be made before other threads are. A process that dies, whatever it does, is a
+    process's memory as it is now, and must be made before other threads are. A process that dies is a
     UserError at the next result; what a method raises there is raised here.
     """
 
@@ -157,7 +157,7 @@ class Remote:
         self._connection, there = chosen.Pipe()
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         if context == "spawn":
-            resource_tracker.ensure_running()  # not by `start`, within which it would let requests to stop through again
+            resource_tracker.ensure_running()  # before `start`: started inside the block below, it would unblock the signals
         with sigint_deferred():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
             there.close()
@@ -167,7 +167,7 @@ class Remote:
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as receiving will tell
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receiving raises WorkerLost
             self._connection.send((method, [_exported(argument) for argument in arguments]))
         return self._receive
 
@@ -206,7 +206,7 @@ def _end(process: BaseProcess, connection: Connection, started: threading.Event)
         pass
     process.kill()
     process.join()
-    connection.close()  # not before: a thread may be waiting for what comes
+    connection.close()  # after the process: a thread may be waiting for an answer
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:
@@ -216,7 +216,7 @@ def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence
         end_with_parent()
     ignore_requests()  # which reach every process of a group
     if "torch" in sys.modules:
-        set_threads(1)  # a fork leaves the others behind, and would wait for them
+        set_threads(1)  # a fork has no other threads, and would wait for them
     try:
         value = make(*arguments)
         connection.send((False, None))
