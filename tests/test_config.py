@@ -498,8 +498,8 @@ def test_there_is_one_default_under_one_name() -> None:
 def given_by(method: str) -> dict[str, str]:
     """What a method says of its algorithm."""
     file = Path(config_folder()) / "method" / f"{method}.yaml"
-    found: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
-    return found
+    algo: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
+    return algo
 
 
 def test_every_setting_can_be_set_from_the_command_line() -> None:

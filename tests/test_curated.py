@@ -1,4 +1,4 @@
-"""Weights of a user's own for a dataset's trajectories."""
+"""Custom weights for a dataset's trajectories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA = make_trajectories([1.0, 2.0, 3.0], [2, 1, 3])
         *(torch.tensor([1, 0, 2]).to(kind) for kind in (torch.int64, torch.float16, torch.bfloat16, torch.float64)),
         torch.tensor([1.0, 0.0, 2.0], requires_grad=True),
     ],
-    ids=lambda one: f"{type(one).__name__} {getattr(one, 'dtype', '')}",
+    ids=lambda weights: f"{type(weights).__name__} {getattr(weights, 'dtype', '')}",
 )
 @pytest.mark.parametrize("averaging", ["trajectory", "transition"])
 def test_any_numbers_are_weights(weights: Any, averaging: str) -> None:

@@ -299,8 +299,8 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
 
 @pytest.mark.robustness
 def test_another_seed_gives_other_data() -> None:
-    one, other = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
-    assert one.content_hash != other.content_hash
+    first, second = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
+    assert first.content_hash != second.content_hash
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------

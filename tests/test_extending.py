@@ -1,4 +1,4 @@
-"""docs/extending.md, step by step: an algorithm added to a copy of the package, and policies of a user's own."""
+"""docs/extending.md, step by step: an algorithm added to a copy of the package, and custom policies."""
 
 from __future__ import annotations
 

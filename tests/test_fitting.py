@@ -52,8 +52,8 @@ def test_training_leaves_pytorch_s_own_generator_alone() -> None:
 def test_uncurated_trajectories_are_those_of_which_every_step_counts_the_same() -> None:
     settings = BC(steps=5, warmup_steps=0, batch_size=8)
     everything = Curated(TOY, np.ones(len(TOY)), "transition")
-    found, expected = (fit(settings, data, policy=SMALL, console=QUIET) for data in (TOY, everything))
-    assert torch.equal(flat(found, 0), flat(expected, 0))
+    fitted, expected = (fit(settings, data, policy=SMALL, console=QUIET) for data in (TOY, everything))
+    assert torch.equal(flat(fitted, 0), flat(expected, 0))
 
 
 def test_seeds_are_those_of_the_reference_unless_they_are_named() -> None:

@@ -116,8 +116,8 @@ def test_arrays_of_another_file_are_refused_by_name(
 
     path = tmp_path / "demo.hdf5"
     with write(path) as file:
-        parent, _, own = name.rpartition("/")
-        change(file[parent] if parent else file, own, tmp_path / "other.h5")
+        parent, _, last = name.rpartition("/")
+        change(file[parent] if parent else file, last, tmp_path / "other.h5")
     with pytest.raises(UserError) as caught:
         iwbc.load(path) if door == "load" else convert(path, "tests/elsewhere-v0")
     assert str(caught.value).startswith(f"{path}, {name}: cannot be read (")
@@ -169,8 +169,8 @@ def test_a_minari_dataset_of_another_file_is_refused_by_name(
             file["episode_0"] = h5py.ExternalLink(tmp_path / "other.h5", "episode_0")
         else:
             where = f"{name}/observations" if isinstance(episode[name], h5py.Group) else name
-            parent, _, own = where.rpartition("/")
-            change(episode[parent] if parent else episode, own, tmp_path / "other.h5")
+            parent, _, last = where.rpartition("/")
+            change(episode[parent] if parent else episode, last, tmp_path / "other.h5")
     with pytest.raises(UserError) as caught:
         iwbc.load(identity)
     assert str(caught.value).startswith(f"dataset {identity}, episode 0: cannot be read (")

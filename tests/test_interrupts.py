@@ -26,16 +26,16 @@ def test_a_first_request_is_noted_and_a_second_ends_at_once() -> None:
 
 
 def test_other_threads_hear_nothing_and_change_nothing() -> None:
-    found: list[object] = []
+    handlers: list[object] = []
 
     def listen() -> None:
         with sigint_deferred(), stop_requests(threading.Event()):
-            found.append(signal.getsignal(signal.SIGINT))
+            handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    assert found == [signal.getsignal(signal.SIGINT)]
+    assert handlers == [signal.getsignal(signal.SIGINT)]
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so() -> None:

@@ -99,14 +99,14 @@ def test_a_change_of_each_dependency_makes_another_entry(cache: Path) -> None:
 
 
 def test_only_the_missing_seeds_are_trained_and_the_order_is_that_asked_for(cache: Path) -> None:
-    one, _ = make([1])
+    policy, _ = make([1])
     (entry,) = entries(cache)
     written = entry.stat().st_mtime_ns
     three, _ = make([2, 1, 0])
     assert len(entries(cache)) == 3
     assert entry.stat().st_mtime_ns == written
     assert three.seeds == (2, 1, 0)
-    assert torch.equal(flat(three, 1), flat(one, 1))
+    assert torch.equal(flat(three, 1), flat(policy, 1))
     again, _ = make([0, 2])
     assert again.seeds == (0, 2)
     assert all(torch.equal(flat(again, seed), flat(three, seed)) for seed in (0, 2))

@@ -233,9 +233,9 @@ def test_the_maze_stays_as_it_is() -> None:
 
 
 def test_a_spec_of_two_datasets_holds_both() -> None:
-    one, other = (make_trajectories([0.0] * 50, seed=seed) for seed in (0, 1))
-    other.observations[:, 1] += 500
-    spec = policy_spec(GaussianPolicy(), one, other)
+    first, second = (make_trajectories([0.0] * 50, seed=seed) for seed in (0, 1))
+    second.observations[:, 1] += 500
+    spec = policy_spec(GaussianPolicy(), first, second)
     assert spec.observation_mean is not None and spec.observation_std is not None
     assert spec.observation_mean == pytest.approx((0.0, 250.0, 0.0), abs=1.0)
     assert spec.observation_std == pytest.approx((1.0, 250.0, 1.0), abs=1.0)

@@ -57,8 +57,8 @@ def test_no_import_cycles(graph: dict[str, set[str]]) -> None:
 
 def pins(name: str) -> dict[str, str]:
     """Versions by name, as PyPI spells it."""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
+    versions = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in versions}
 
 
 def test_the_lock_has_the_versions_of_the_constraints() -> None:
