@@ -52,7 +52,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose("train", list(overrides))
 
 
-# Settings that hold paths, which may hold what Hydra's grammar has other uses for.
+# Settings that hold paths, in which characters of Hydra's grammar may stand.
 _PATHS = ("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
@@ -80,7 +80,7 @@ def _quoted(argument: str) -> str:
 
 def _in_quotes(text: str) -> str:
     """Quote a text as a string of Hydra's grammar."""
-    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # what stands before a quote
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # backslashes before a quote
     return "'" + text.replace("'", r"\'") + "'"
 
 
@@ -202,9 +202,9 @@ def _one_line(error: Exception) -> str:
 def _defaults(kind: type[Settings]) -> dict[str, Any]:
     """Return a class's defaults as plain values; a required setting is ???."""
     defaults: dict[str, Any] = {}
-    for setting in fields(kind):  # type: ignore[arg-type]
+    for setting in fields(kind):
         value = setting.default_factory() if setting.default_factory is not MISSING else setting.default
-        defaults[setting.name] = "???" if value is MISSING else asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
+        defaults[setting.name] = "???" if value is MISSING else asdict(value) if isinstance(value, Settings) else value
     return defaults
 
 

@@ -7,11 +7,10 @@ raises UserError, one line that names the key.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -76,7 +75,6 @@ def bound() -> Any:
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping", list: "a list"}
-_hints = functools.cache(get_type_hints)
 
 
 def _is(value: Any, hint: Any) -> bool:
@@ -98,13 +96,13 @@ def _name(hint: Any) -> str:
     return _NAMES.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
 
 
+@dataclass
 class Settings:
     """Base class of all settings, with the check of their values."""
 
     def check(self, group: str = "") -> None:
         """Raise UserError for the first value that is not allowed; `group` names these settings in the configuration."""
-        assert is_dataclass(self)
-        hints = _hints(type(self))
+        hints = get_type_hints(type(self))
         for entry in fields(self):
             value, rule = getattr(self, entry.name), entry.metadata.get("rule")
             self.require(_is(value, hints[entry.name]), group, entry.name, f"must be {_name(hints[entry.name])}")
@@ -125,7 +123,6 @@ class Settings:
 
     def require_used(self, used: bool, group: str, name: str, needs: str) -> None:
         """Raise UserError where a setting differs from the default and would change nothing."""
-        assert is_dataclass(self)
         entry = next(entry for entry in fields(self) if entry.name == name)
         default = entry.default if entry.default_factory is MISSING else entry.default_factory()
         self.require(used or getattr(self, name) == default, group, name, f"would change nothing; it needs {needs}")
@@ -136,7 +133,7 @@ class Settings:
 
 @dataclass
 class Generated(Settings):
-    """A tier rolled out from the shipped behaviour policies. steps null: the tier's own number."""
+    """A tier rolled out from the shipped behaviour policies. steps null: the tier's default."""
 
     tier: str = setting("medium-replay", choices=TIERS)
     steps: int | None = positive(None)
@@ -179,7 +176,7 @@ class D4RL(Settings):
 @dataclass
 class Demonstrations(Settings):
     """Scripted demonstrations of one of iwbc.environments.tasks. risky: the share of them that takes the risky way, which
-    fails with probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the
+    fails with probability `slip`. horizon: steps in an episode (null: the task's default). Policies are evaluated with the
     same slip and horizon."""
 
     episodes: int = positive(2000)
@@ -679,7 +676,6 @@ def training_part(config: Config) -> dict[str, Any]:
 
 def to_plain(settings: Settings) -> dict[str, Any]:
     """Return settings as nested plain dicts and lists, from which iwbc.config.validate makes them again."""
-    assert is_dataclass(settings)
     plain = asdict(settings)
     if isinstance(settings, Config) and isinstance(settings.policy, OwnPolicy):
         plain["policy"] = {"_target_": settings.policy.target, **settings.policy.arguments}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -38,20 +39,20 @@ def is_on() -> bool:
     return _enabled
 
 
-def _has_kernel(policy: Policy) -> bool:
+def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
     return _enabled and type(policy) is GaussianMLP  # a subclass may have another density
 
 
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:
     """Make the optimiser of a policy: the engine's where it has a kernel for the policy, or else autograd's."""
-    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)  # type: ignore[arg-type]
+    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)
 
 
 @torch.no_grad()
 def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
     """Compute log π(a|s) in nats without a gradient, [B, obs] and [B, act] → [B]."""
     if _has_kernel(policy):
-        return GaussianKernel(policy).log_prob(observations, actions)  # type: ignore[arg-type]
+        return GaussianKernel(policy).log_prob(observations, actions)
     return policy.log_prob(observations, actions)
 
 
@@ -59,5 +60,5 @@ def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
 def mean_action(policy: Policy, observations: Tensor) -> Tensor:
     """Compute the action that is played without noise, [B, obs] → [B, act]."""
     if _has_kernel(policy):
-        return GaussianKernel(policy).mean_action(observations)  # type: ignore[arg-type]
+        return GaussianKernel(policy).mean_action(observations)
     return policy.mean_action(observations)

@@ -38,10 +38,11 @@ class CouplingFlow(Policy):
         self.kind, self.units = kind, units
         self.base = GaussianMLP(observation_size, units, hidden, kind, std, log_std_bounds)
         size = len(units.middle)
-        self.couplings = nn.ModuleList(mlp([observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings))
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling[-1].weight)  # type: ignore[index]
-            nn.init.zeros_(coupling[-1].bias)  # type: ignore[index]
+        networks = [mlp([observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings)]
+        for network in networks:
+            for parameter in network[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.couplings = nn.ModuleList(networks)
         stays = (torch.arange(size) + torch.arange(couplings)[:, None]) % 2 == 0
         self.stays: Tensor
         self.register_buffer("stays", stays.float(), persistent=False)  # [couplings, act]

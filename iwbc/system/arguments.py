@@ -33,14 +33,14 @@ def at_least(minimum: int, default: int | None) -> Any:
 def option_names(kind: type[Settings]) -> list[str]:
     """List the fields that are written key=value: all but a list of arguments that stand alone."""
     hints = get_type_hints(kind)
-    names = [option.name for option in fields(kind) if option.init]  # type: ignore[arg-type]
+    names = [option.name for option in fields(kind) if option.init]
     return names[get_origin(hints[names[0]]) is list :]
 
 
 def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
     """Read the value of every option. Raises UserError for an argument that is unknown, unreadable, repeated or missing."""
     hints, names = get_type_hints(kind), option_names(kind)
-    first = fields(kind)[0].name  # type: ignore[arg-type]
+    first = fields(kind)[0].name
     values: dict[str, Any] = {} if first in names else {first: []}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
             raise UserError(f"{argument}: {key} is given twice")
         else:
             values[key] = _read(key, text, hints[key])
-    for option in fields(kind):  # type: ignore[arg-type]
+    for option in fields(kind):
         if option.name not in values and option.default is option.default_factory is MISSING:
             raise UserError(f"{option.name}=… is missing (see --help)")
     options = kind(**values)
