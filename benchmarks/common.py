@@ -53,13 +53,13 @@ def play(job: Job) -> dict[str, Any]:
 
 def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, dict[str, Any]]:
     """All jobs' summaries; those that have finished are not run again."""
-    found = {}
+    summaries = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(play, job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), start=1):
-            found[futures[future]] = future.result()
+            summaries[futures[future]] = future.result()
             print(f"{number}/{len(jobs)}  {futures[future].folder}", flush=True)
-    return found
+    return summaries
 
 
 def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]:

@@ -49,10 +49,10 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def commit(name: str) -> str:
     """The hash that `name` stands for. Raises UserError where it is no commit."""
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if found.returncode:
+    parsed = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if parsed.returncode:
         raise UserError(f"{name}: not a commit of the repository at {ROOT}")
-    return found.stdout.strip()
+    return parsed.stdout.strip()
 
 
 @contextmanager
@@ -89,7 +89,7 @@ class Side:
     tree: Path
     folder: Path
     settings: tuple[str, ...] = ()
-    found: list[dict[str, float]] = field(default_factory=list)  # figures, a mapping for each round
+    figures: list[dict[str, float]] = field(default_factory=list)  # a mapping for each round
 
     def measure(self, name: str, steps: int) -> dict[str, float]:
         """The figures of one run. Raises UserError where the command fails."""
@@ -125,9 +125,9 @@ def comparison(names: tuple[str, str], base: Sequence[Mapping[str, float]], head
     for column in (*names, "ratio", "lowest–highest"):
         table.add_column(column, justify="right")
     for figure in base[0]:
-        pairs = [(one[figure], other[figure]) for one, other in zip(base, head, strict=True)]
+        pairs = [(base_round[figure], head_round[figure]) for base_round, head_round in zip(base, head, strict=True)]
         before, after = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-        ratios = [other / one for one, other in pairs]
+        ratios = [after / before for before, after in pairs]
         span = f"{min(ratios):.3f}–{max(ratios):.3f}"
         table.add_row(figure, f"{before:.4g}", f"{after:.4g}", f"{after / before:.3f}", span)
     return table
@@ -141,9 +141,9 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    commits = [word for word in given.words if word not in RUNS]
-    runs = [word for word in given.words if word in RUNS] or list(RUNS)
+    options = parse(arguments, Options)
+    commits = [word for word in options.words if word not in RUNS]
+    runs = [word for word in options.words if word in RUNS] or list(RUNS)
     if not 1 <= len(commits) <= 2:
         raise UserError(f"give one or two commits, not {len(commits)}, and runs out of {', '.join(RUNS)} (see --help)")
     with ExitStack() as stack:
@@ -155,17 +155,17 @@ def main(arguments: Sequence[str]) -> None:
             sides.append(Side("engine=false", ROOT, folder / "1", ("engine=false",)))
         terminal = Console(stderr=True)
         with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-            task = progress.add_task("", total=given.rounds * len(runs) * len(sides))
-            for number in range(given.rounds):
+            task = progress.add_task("", total=options.rounds * len(runs) * len(sides))
+            for number in range(options.rounds):
                 for side in sides:
-                    side.found.append({})
+                    side.figures.append({})
                 for name in runs:
                     for side in sides:
-                        progress.update(task, description=f"round {number + 1} of {given.rounds}: {name}, {side.name}")
-                        side.found[-1] |= side.measure(name, given.steps)
+                        progress.update(task, description=f"round {number + 1} of {options.rounds}: {name}, {side.name}")
+                        side.figures[-1] |= side.measure(name, options.steps)
                         progress.advance(task)
     for base, head in itertools.pairwise(sides):
-        Console().print(comparison((base.name, head.name), base.found, head.found))
+        Console().print(comparison((base.name, head.name), base.figures, head.figures))
 
 
 if __name__ == "__main__":

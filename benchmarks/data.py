@@ -133,10 +133,10 @@ def main(arguments: Sequence[str]) -> None:
     def median(rows: list[dict[str, float]], key: str) -> float:
         return statistics.median(row[key] for row in rows)
 
-    one, two = (statistics.median(pair[i] for pair in rates) for i in (0, 1))
+    one_core, two_cores = (statistics.median(pair[i] for pair in rates) for i in (0, 1))
     size = first[0]["float32_bytes"]
     ratios = {
-        "generation on 2 cores / 1 core": two / one,
+        "generation on 2 cores / 1 core": two_cores / one_core,
         "first load / iterating": median(first, "seconds") / median(iterations, "seconds"),
         "iterating / later load": median(iterations, "seconds") / median(later, "seconds"),
         "peak memory / float32 size, first load": median(first, "peak_bytes") / size,
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> None:
         "ratios": ratios,
     }
     (RESULTS / "data.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{one:,.0f} steps/s on one core, {two:,.0f} on two")
+    print(f"{one_core:,.0f} steps/s on one core, {two_cores:,.0f} on two")
     for name in ("iterating", "first load", "later load"):
         print(
             f"{name:12} {median(loads[name], 'seconds'):8.4f} s, of the processor {median(loads[name], 'cpu_seconds'):8.4f} s"

@@ -219,13 +219,15 @@ def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
             for task, arguments in family.tasks.items():
                 overrides = f"{arguments} {setting} {family.common} {EVERY_RUN} {family.tuning}".split()
                 jobs[method, setting, task] = Job(tuple(overrides), folder / "tuning" / f"{method}-{number}-{task}")
-    found = play_all(list(jobs.values()), workers)
-    scores = {key: final_score(found[job]) for key, job in jobs.items()}
+    summaries = play_all(list(jobs.values()), workers)
+    scores = {key: final_score(summaries[job]) for key, job in jobs.items()}
     rows = []
     for method, grid in own_grids.items():
         for setting in settings_of(grid):
-            own = {task: round(scores[method, setting, task], 2) for task in family.tasks}
-            rows.append({"method": method, "setting": setting, **own, "mean": round(float(np.mean(list(own.values()))), 3)})
+            of_tasks = {task: round(scores[method, setting, task], 2) for task in family.tasks}
+            rows.append(
+                {"method": method, "setting": setting, **of_tasks, "mean": round(float(np.mean(list(of_tasks.values()))), 3)}
+            )
     write_csv(RESULTS / "fair" / f"{name}-tuning.csv", rows)
     return taken | choices(name)
 
@@ -237,7 +239,7 @@ def choices(name: str) -> dict[str, str]:
     by_method = defaultdict(list)
     for row in rows:
         by_method[row["method"]].append(row)
-    return {method: max(own, key=lambda row: float(row["mean"]))["setting"] for method, own in by_method.items()}
+    return {method: max(candidates, key=lambda row: float(row["mean"]))["setting"] for method, candidates in by_method.items()}
 
 
 def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: int) -> None:
@@ -251,10 +253,10 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
         for task, arguments in family.tasks.items()
         for method in family.methods
     }
-    found = play_all(list(jobs.values()), workers)
+    summaries = play_all(list(jobs.values()), workers)
     rows = []
     for (task, method), job in jobs.items():
-        for result in found[job]["results"]:
+        for result in summaries[job]["results"]:
             for phase, action in PHASES.items():
                 where = {"task": task, "method": method, "action": action, "seed": result["seed"]}
                 rows.append({**where, "score": round(score_of(result[phase]), 3)})
@@ -266,9 +268,9 @@ def scores_of(name: str, action: str) -> Scores:
     with (RESULTS / "fair" / f"{name}-cells.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["action"] == action]
     tasks, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "method"))
-    found = {(row["task"], row["method"], row["seed"]): float(row["score"]) for row in rows}
+    scores = {(row["task"], row["method"], row["seed"]): float(row["score"]) for row in rows}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    matrices = {m: np.array([[found[task, m, seed] for task in tasks] for seed in seeds]) for m in methods}
+    matrices = {m: np.array([[scores[task, m, seed] for task in tasks] for seed in seeds]) for m in methods}
     return Scores(tasks, matrices, [])
 
 
@@ -289,14 +291,14 @@ def summary(name: str) -> str:
             cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(matrix.mean(0), matrix.std(0, ddof=1), strict=True)]
             cells.append(_estimate(pooled[method]["IQM"], 1))
             chances = [better, *alone]
-            cells += ["–" if method == BASELINE else _estimate(one[method], 2) for one in chances]
+            cells += ["–" if method == BASELINE else _estimate(estimates[method], 2) for estimates in chances]
             lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _estimate(one: Estimate, digits: int) -> str:
-    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+def _estimate(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 @dataclass
@@ -307,13 +309,13 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
     (RESULTS / "fair").mkdir(exist_ok=True)
-    for name in chosen(given.families, list(FAMILIES), "family"):
-        settings = tune(name, given.folder / name, given.jobs)
+    for name in chosen(options.families, list(FAMILIES), "family"):
+        settings = tune(name, options.folder / name, options.jobs)
         for method in FAMILIES[name].methods:
             print(f"{name} {method}: {settings[method]}", flush=True)
-        table(name, settings, given.folder / name, given.jobs)
+        table(name, settings, options.folder / name, options.jobs)
         (RESULTS / "fair" / f"{name}.md").write_text(summary(name))
 
 

@@ -61,15 +61,15 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
     places = list(itertools.product(SLIPS, HORIZONS, EPISODES, KAPPAS))
     jobs = {}
     for slip, horizon, episodes, kappa in places:
-        own = f"dataset.slip={slip} dataset.horizon={horizon} dataset.episodes={episodes} algo.kappa={kappa}"
-        folder = given.folder / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
-        jobs[slip, horizon, episodes, kappa] = Job(tuple(f"{COMMON} {own}".split()), folder)
-    found = play_all(list(jobs.values()), given.jobs)
-    success = {place: 100.0 * found[job]["totals"]["final"]["success_rate"] for place, job in jobs.items()}
+        changes = f"dataset.slip={slip} dataset.horizon={horizon} dataset.episodes={episodes} algo.kappa={kappa}"
+        folder = options.folder / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
+        jobs[slip, horizon, episodes, kappa] = Job(tuple(f"{COMMON} {changes}".split()), folder)
+    summaries = play_all(list(jobs.values()), options.jobs)
+    success = {place: 100.0 * summaries[job]["totals"]["final"]["success_rate"] for place, job in jobs.items()}
     rows = []
     for slip, horizon, episodes, kappa in places:
         own_rate, filtered = success[slip, horizon, episodes, kappa], success[slip, horizon, episodes, "0"]

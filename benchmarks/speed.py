@@ -100,9 +100,9 @@ def training(
     `log_every` steps (0: without), and without the engine where not `fast`."""
 
     def learner(seed: int) -> Learner:
-        given = Ingredients(copy.deepcopy(references[seed]), references[seed], curated, seed)
+        ingredients = Ingredients(copy.deepcopy(references[seed]), references[seed], curated, seed)
         sampler = StepSampler(curated, seed, settings.batch_size, Stream.TRAINING)
-        return Learner(make_algorithm(settings, given), sampler, settings, Diagnostics(curated, references[seed], seed))
+        return Learner(make_algorithm(settings, ingredients), sampler, settings, Diagnostics(curated, references[seed], seed))
 
     with engine.switched(fast):
         trainer = closing.enter_context(Trainer(learner, range(len(references))))
@@ -128,11 +128,11 @@ def constant(settings: Recipe) -> Recipe:
 
 def untrained(settings: GaussianPolicy, trajectories: Trajectories, seeds: int) -> list[Policy]:
     """A policy for each of the seeds 0 … `seeds` − 1."""
-    spec, found = policy_spec(settings, trajectories), []
+    spec, parameters = policy_spec(settings, trajectories), []
     for seed in range(seeds):
         with seeded(Stream.POLICY, seed):
-            found.append(spec.make())
-    return found
+            parameters.append(spec.make())
+    return parameters
 
 
 def matrix_products(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], None]:
@@ -195,7 +195,7 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     fastest = max(rate, ours_rate)
     assert isinstance(references[0], GaussianMLP)
     of_a_step = flops(references[0])
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "bc_steps_per_second": count / seconds["bc 1"],
         "bc_seed_steps_per_second_5": 5 * count / seconds["bc 5"],
         "iw_bc_steps_per_second": count / seconds["iw_bc 1"],
@@ -216,10 +216,10 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
     }
     for name, other in peers.items():
         rates = {str(seeds): seeds * count / seconds[f"{name} {seeds}"] for seeds in PEERS[name][1]}
-        found[name] = {"seed_steps_per_second": rates, "versions": other.versions}
+        figures[name] = {"seed_steps_per_second": rates, "versions": other.versions}
         for seeds in PEERS[name][1]:
-            found[f"bc_over_{name}_{seeds}"] = seconds[f"{name} {seeds}"] / seconds[f"bc {seeds}"]
-    return found
+            figures[f"bc_over_{name}_{seeds}"] = seconds[f"{name} {seeds}"] / seconds[f"bc {seeds}"]
+    return figures
 
 
 def evaluation(repetitions: int) -> dict[str, Any]:
@@ -259,28 +259,28 @@ def evaluation(repetitions: int) -> dict[str, Any]:
 
 def recipe() -> dict[str, Any]:
     """The full recipe on a cached dataset, from the command to the table, with one and with five seeds."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for seeds in (1, 5):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "iwbc.train", "env=hopper", f"seeds={list(range(seeds))}".replace(" ", "")]
             command.append(f"hydra.run.dir={folder}/run")
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env={**os.environ, "IWBC_CACHE": folder})
-            found[f"seconds_{seeds}"] = time.perf_counter() - start
+            figures[f"seconds_{seeds}"] = time.perf_counter() - start
             summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-            found[f"phases_{seeds}"] = summary["seconds"]
-            found[f"score_{seeds}"] = summary["totals"]["final"]["score_mean"]
-    found["five_over_one"] = found["seconds_5"] / found["seconds_1"]
+            figures[f"phases_{seeds}"] = summary["seconds"]
+            figures[f"score_{seeds}"] = summary["totals"]["final"]["score_mean"]
+    figures["five_over_one"] = figures["seconds_5"] / figures["seconds_1"]
     # 10,000 reference steps at 1.5 s and 2,000 fine-tuning steps at 5-7 s, the published code on two cores (steps alone).
-    ours = found["phases_1"]["reference"] + found["phases_1"]["training"]
-    found["times_published_steps"] = (10_000 * 1.5 + 2_000 * 6.0) / ours
-    return found
+    ours = figures["phases_1"]["reference"] + figures["phases_1"]["training"]
+    figures["times_published_steps"] = (10_000 * 1.5 + 2_000 * 6.0) / ours
+    return figures
 
 
 def checkpoints(repetitions: int, count: int) -> dict[str, Any]:
     """The time that checkpoints take, one every `count` steps, as a share of that which iw-BC trains meanwhile, medians of
     `repetitions` runs: of ten checkpoints with one and with five seeds, and of fifty, as what is written must not grow."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for seeds, written in ((1, 10), (5, 10), (1, 50)):
         shares = []
         for _ in range(repetitions):
@@ -297,9 +297,9 @@ def checkpoints(repetitions: int, count: int) -> dict[str, Any]:
                 seconds = json.loads((Path(folder) / "run" / "summary.json").read_text())["seconds"]
                 shares.append(seconds["checkpoints"] / seconds["training"])
         name = f"{seeds}_seeds_{written}_checkpoints"
-        found[f"share_of_training_{name}"] = statistics.median(shares)
-        found[f"shares_{name}"] = shares
-    return found
+        figures[f"share_of_training_{name}"] = statistics.median(shares)
+        figures[f"shares_{name}"] = shares
+    return figures
 
 
 def start(repetitions: int) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def memory(repetitions: int, count: int) -> dict[str, Any]:
             references = untrained(config.policy, trajectories, 1)
             tasks[f"{size:,}"] = training(constant(config.algo), references, curated, count, stack, config.log_every)
         seconds = interleaved(tasks, repetitions)
-    return {f"milliseconds_per_step at {size} steps": one / count * 1e3 for size, one in seconds.items()}
+    return {f"milliseconds_per_step at {size} steps": duration / count * 1e3 for size, duration in seconds.items()}
 
 
 @dataclass
@@ -366,13 +366,13 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    parts = chosen(given.parts, PARTS, "part")
-    repetitions, count, out = given.repetitions, given.steps, given.out
-    interpreters = {name: python for name in PEERS if (python := getattr(given, name))}
+    options = parse(arguments, Options)
+    parts = chosen(options.parts, PARTS, "part")
+    repetitions, count, out = options.repetitions, options.steps, options.out
+    interpreters = {name: python for name in PEERS if (python := getattr(options, name))}
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "start": lambda: start(repetitions),
-        "step": lambda: steps(repetitions, count, given.data, interpreters),
+        "step": lambda: steps(repetitions, count, options.data, interpreters),
         "evaluation": lambda: evaluation(repetitions),
         "memory": lambda: memory(repetitions, count),
         "recipe": recipe,

@@ -74,22 +74,22 @@ def main(figure: str | None = None, count: int = 20_000) -> dict[str, float]:
         "filtered BC": iwbc.fit(iwbc.FilteredBC(**fine), kept, reference=reference),
         "iw-BC, q = π": iwbc.fit(iwbc.IWBC(kappa=1.0, proposal="policy", **fine), kept, reference=reference),
     }
-    found = {name: policies[0].right for name, policies in trained.items()}
+    chances = {name: policies[0].right for name, policies in trained.items()}
     print(f"\ntrained on {count:,} pulls   P(right)   expected return")
-    for name, right in found.items():
+    for name, right in chances.items():
         print(f"{name:23}   {right:8.4f}   {PAYS @ [1 - right, right]:15.4f}")
     if figure is not None:
-        draw(figure, np.array(theory), found)
-    return found
+        draw(figure, np.array(theory), chances)
+    return chances
 
 
-def draw(path: str, theory: np.ndarray, found: dict[str, float]) -> None:
+def draw(path: str, theory: np.ndarray, chances: dict[str, float]) -> None:
     """P(right) after each full fit, beside where training ends."""
     import matplotlib.pyplot as plt
 
     shown, axes = plt.subplots(figsize=(5, 3), layout="constrained")
     axes.plot(range(len(theory)), theory[:, 1], "o-", color="black", label="each fit doubles the odds")
-    for (name, right), colour in zip(found.items(), ("tab:gray", "tab:blue", "tab:orange"), strict=True):
+    for (name, right), colour in zip(chances.items(), ("tab:gray", "tab:blue", "tab:orange"), strict=True):
         axes.axhline(right, linestyle="--", color=colour, label=f"{name}, trained: {right:.3f}")
     axes.set(xlabel="full fits of importance-weighted BC", ylabel="P(right)", ylim=(0.2, 1.03))
     axes.legend(frameon=False, fontsize="small", loc="lower right")

@@ -62,8 +62,8 @@ def main(steps: int = 1_000) -> None:
     small = iwbc.GaussianPolicy(hidden=[64, 64])
     reference = iwbc.fit(iwbc.BC(steps=2 * steps), data, policy=small)
     policy = iwbc.fit(iwbc.IWBC(steps=steps), kept, reference=reference)
-    for name, one in {"reference": reference, "iw-BC": policy}.items():
-        print(name, iwbc.evaluate(one, "PointMass-v0", episodes=50))
+    for name, policies in {"reference": reference, "iw-BC": policy}.items():
+        print(name, iwbc.evaluate(policies, "PointMass-v0", episodes=50))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# What `import iwbc` offers, by module; __init__.pyi says the same to type checkers.
+# The names of `import iwbc`, by module; __init__.pyi says the same to type checkers.
 _PLACES = {
     "iwbc.api": ("demonstrations", "evaluate", "generate", "load"),
     "iwbc.data.curation": ("curate",),
@@ -39,7 +39,7 @@ __all__ = sorted(_PLACE)
 
 
 def __getattr__(name: str) -> Any:
-    # As they are asked for: commands import this package and must not wait for PyTorch to say --help.
+    # Imported on demand: commands import this package and must not wait for PyTorch to say --help.
     if name not in _PLACE:
         raise AttributeError(f"module 'iwbc' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACE[name]), name)

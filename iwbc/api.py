@@ -1,4 +1,4 @@
-"""What the commands do, from Python: load → curate → fit → evaluate. `iwbc` itself offers these names."""
+"""The commands' work from Python: load → curate → fit → evaluate. `iwbc` itself offers these names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from iwbc.training.trained import Policies
 
 
 def load(name: str | Path, **options: Any) -> Trajectories:
-    """A dataset: a Minari id such as "mujoco/hopper/medium-v0" (downloaded once, then local), or a D4RL file such as
+    """Load a dataset by a Minari id such as "mujoco/hopper/medium-v0" (downloaded once, then local), or a D4RL file such as
     "hopper_medium-v2.hdf5". options: the fields of settings.Minari or settings.D4RL.
 
-    Raises UserError where it cannot be had or is not fit to train on.
+    Raises UserError where the dataset is not available or not fit to train on.
     """
     path = Path(name).expanduser()
     if path.suffix == ".npz" and not path.exists():
@@ -32,7 +32,7 @@ def load(name: str | Path, **options: Any) -> Trajectories:
 
 
 def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajectories:
-    """A tier that the shipped behaviour policies roll out, such as generate("Hopper-v5"); made once, then local.
+    """Roll out a tier with the shipped behaviour policies, such as generate("Hopper-v5"); made once, then local.
 
     options: the fields of settings.Generated. Raises UserError for an environment without behaviour policies.
     """
@@ -42,7 +42,8 @@ def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajec
 
 
 def demonstrations(env_id: str, **options: Any) -> Trajectories:
-    """Demonstrations of one of iwbc.environments.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then local.
+    """Make demonstrations of one of iwbc.environments.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then
+    local.
 
     options: the fields of settings.Demonstrations. Raises UserError for an environment without a demonstrator.
     """
@@ -64,10 +65,10 @@ def evaluate(
     """Play episodes with each policy's mean action, or with samples (action="sample"); `.score` is their mean score where
     reference returns are known, `.success_rate` the share that succeeds where the environment says so.
 
-    environment: the id of one, or the data, for the one that it was recorded in. Episode e of a policy's seed always starts
-    from the same state. workers: processes that play besides this one. env_kwargs: what the environment is made with, beside
-    or instead of what the data says; render_mode is left out. Raises UserError where the environment is not installed, or has
-    other sizes, or another range of actions than the policy's data.
+    environment: an id or a spec, or the data, for the environment that it was recorded in. Episode e of a policy's seed always
+    starts from the same state. workers: processes that play besides this process. env_kwargs: arguments of gymnasium.make,
+    which replace the data's; render_mode is left out. Raises UserError where the environment is not installed, or has other
+    sizes, or another range of actions than the policy's data.
     """
     Eval(episodes=episodes, seed=seed, action=action).check("evaluate")
     if episodes == 0 or action == "both":

@@ -1,9 +1,10 @@
-"""From conf/ and a command line to settings. Hydra composes, iwbc.settings says what may be. Imports no torch."""
+"""From conf/ and a command line to settings. Hydra composes, iwbc.settings checks. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -36,23 +37,28 @@ from iwbc.system.files import config_folder
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a value
-    that cannot be, and Hydra's exceptions for what it does not know."""
+    """Compose the configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a
+    value that is not allowed, and Hydra's exceptions for an unknown key."""
     return validate(_composed(overrides))
 
 
+def hydra_on_conf() -> AbstractContextManager[None]:
+    """Let Hydra compose the files of conf/, which begin with the defaults that this module registers."""
+    return hydra.initialize_config_dir(config_folder(), version_base="1.3")
+
+
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra_on_conf():
         return hydra.compose("train", list(overrides))
 
 
-# Settings that hold paths, which may hold what Hydra's grammar has other uses for.
+# Settings that hold paths, in which characters of Hydra's grammar may stand.
 _PATHS = ("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command line with quotes, for Hydra, around paths that it would not take for text, such as
-    dataset.path=lr=0.1/demo.hdf5. Of a list of paths that are there each is quoted: a sweep."""
+    """Put quotes around those paths among the arguments of a command line that Hydra would not take for text, such as
+    dataset.path=lr=0.1/demo.hdf5. In a list of paths that exist, which is a sweep, each is quoted."""
     return [_quoted(argument) for argument in arguments]
 
 
@@ -73,13 +79,13 @@ def _quoted(argument: str) -> str:
 
 
 def _in_quotes(text: str) -> str:
-    """A string of Hydra's grammar."""
-    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # what stands before a quote
+    """Quote a text as a string of Hydra's grammar."""
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # backslashes before a quote
     return "'" + text.replace("'", r"\'") + "'"
 
 
 def composed(settings: Sequence[str]) -> Config:
-    """`compose`, for commands that take settings: whatever is wrong with them is a UserError."""
+    """Compose a configuration as `compose` does, for commands that take settings: every error in them is a UserError."""
     try:
         return compose(*quoted(settings))
     except (HydraException, OmegaConfBaseException) as error:
@@ -88,27 +94,31 @@ def composed(settings: Sequence[str]) -> Config:
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration with `overrides`, arguments of `python -m iwbc.train`, of the groups that may change during a run.
+    """Apply `overrides`, arguments of `python -m iwbc.train`, to the groups of a configuration that may change during a run.
 
-    Raises UserError for other settings and for what would change the training, and Hydra's exceptions for what is unknown.
+    Raises UserError for other settings and for changes of the training, and Hydra's exceptions for an unknown key.
     """
     if not overrides:
         return config
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    for one in parsed:
-        if one.key_or_group.split(".")[0] not in CHANGEABLE or one.is_sweep_override() or one.package is not None:
-            raise UserError(f"{one.input_line}: {_ONLY_CHANGEABLE}")
+    for override in parsed:
+        if (
+            override.key_or_group.split(".")[0] not in CHANGEABLE
+            or override.is_sweep_override()
+            or override.package is not None
+        ):
+            raise UserError(f"{override.input_line}: {_ONLY_CHANGEABLE}")
     plain = OmegaConf.create(to_plain(config))
-    if choices := [one for one in parsed if one.key_or_group in CHANGEABLE]:
-        chosen = _composed([str(one.input_line) for one in choices])
-        for one in choices:
-            plain[one.key_or_group] = chosen[one.key_or_group]
+    if choices := [override for override in parsed if override.key_or_group in CHANGEABLE]:
+        chosen = _composed([str(override.input_line) for override in choices])
+        for override in choices:
+            plain[override.key_or_group] = chosen[override.key_or_group]
     OmegaConf.set_struct(plain, True)
-    ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in choices], plain)
-    found = validate(plain)
-    if training_part(found) != training_part(config):
+    ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if override not in choices], plain)
+    result = validate(plain)
+    if training_part(result) != training_part(config):
         raise UserError(f"{' '.join(overrides)}: the data was made for env.id={config.env.id}; {_ONLY_CHANGEABLE}")
-    return found
+    return result
 
 
 _ONLY_CHANGEABLE = (
@@ -117,7 +127,7 @@ _ONLY_CHANGEABLE = (
 
 
 def validate(composed: DictConfig) -> Config:
-    """The typed configuration. Raises UserError, one line, for a key that does not exist or a value that cannot be."""
+    """Make a typed configuration. Raises UserError, one line, for a key that does not exist or a value that is not allowed."""
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
@@ -126,12 +136,12 @@ def validate(composed: DictConfig) -> Config:
             "curation": _kind(plain, "curation", "name", CURATIONS),
             "algo": _kind(plain, "algo", "name", ALGORITHMS),
         }
-        own = _own_policy(plain)
-        if own is None:
+        custom = _own_policy(plain)
+        if custom is None:
             kinds["policy"] = _kind(plain, "policy", "family", POLICIES)
         parts: dict[str, Any] = {name: _typed(kind, plain.pop(name), name) for name, kind in kinds.items()}
-        if own is not None:
-            parts["policy"] = own
+        if custom is not None:
+            parts["policy"] = custom
         config = _typed(Config, plain | dict.fromkeys(parts), "")
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error)) from None
@@ -172,11 +182,11 @@ def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
 
 
 def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
-    """Raise UserError where a list should be and is none, or one of other than plain values, which OmegaConf lets pass."""
+    """Raise UserError where a list is expected and a mapping or a nested list is there, because OmegaConf lets them pass."""
     for name, value in values.items():
         key, node = f"{group}.{name}".removeprefix("."), schema._get_node(name) if name in schema else None
         if OmegaConf.is_list(node):
-            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value)):
+            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value)):
                 raise UserError(f"{key}: must be a list, such as [0,1]")
         elif isinstance(value, dict) and is_dataclass(OmegaConf.get_type(node)):  # not env.kwargs, which may hold anything
             _check_lists(node, value, key)
@@ -190,12 +200,12 @@ def _one_line(error: Exception) -> str:
 
 
 def _defaults(kind: type[Settings]) -> dict[str, Any]:
-    """A class's defaults as plain values; what must be given is ???."""
-    found: dict[str, Any] = {}
-    for one in fields(kind):  # type: ignore[arg-type]
-        value = one.default_factory() if one.default_factory is not MISSING else one.default
-        found[one.name] = "???" if value is MISSING else asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
-    return found
+    """Return a class's defaults as plain values; a required setting is ???."""
+    defaults: dict[str, Any] = {}
+    for setting in fields(kind):
+        value = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+        defaults[setting.name] = "???" if value is MISSING else asdict(value) if isinstance(value, Settings) else value
+    return defaults
 
 
 def _register() -> None:

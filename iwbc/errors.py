@@ -43,9 +43,9 @@ def warnings_in_one_line() -> Iterator[None]:
 
 
 def extra(name: str) -> str:
-    """What to do where an optional part of iwbc is not installed, to end a message."""
+    """Say how to install an optional part of iwbc, to end a message."""
     return f"it needs the extra {name}: pip install -c constraints.txt -e '.[{name}]', in a clone of iwbc"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop (Ctrl-C or SIGTERM) and has written its checkpoint."""
+    """Stop of a run that was asked for (Ctrl-C or SIGTERM), after the run has written a checkpoint."""

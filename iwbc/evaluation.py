@@ -1,4 +1,4 @@
-"""Vectorised rollouts: every seed's policy plays its own episodes, with the mean action, all side by side."""
+"""Vectorised rollouts: every seed's policy plays separate episodes, side by side."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ from iwbc.training.trained import Policies
 
 # Environments played side by side: enough that the policy's forward pass costs little per step.
 _SIDE_BY_SIDE = 100
-# Steps after which an episode is taken for one that never ends.
+# An episode of more steps is taken for endless.
 _LONGEST = 100_000
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Undiscounted return and length of every episode, [S, E], what scores are relative to, where that is known, whether
-    each was a success, [S, E], where the environment says so, and which `action` of the policy was played: its mean, or a
-    sample."""
+    """Undiscounted return and length of every episode, [S, E]. reference_scores: None where unknown. successes: [S, E], None
+    where the environment reports none. action: the policy's `mean` action or a `sample`, whichever was played."""
 
     seeds: tuple[int, ...]
     returns: npt.NDArray[np.float64]
@@ -65,7 +64,7 @@ class Evaluation:
         return f"Evaluation({episodes}, {self.action} action: return {self.returns.mean():.1f}{score}{success})"
 
     def rows(self, phase: str, step: int) -> list[dict[str, Any]]:
-        """One row per episode for evaluations.csv."""
+        """Make one row per episode for evaluations.csv."""
         normalised = self.scores
         return [
             {
@@ -85,7 +84,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays policies in one environment, on `workers` processes besides this one (0: in this one)."""
+    """Player of policies in one environment, on `workers` processes besides this process (0: in this process)."""
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class Evaluator:
         workers: int = 0,
         scores: ReferenceScores | None = None,
     ) -> None:
-        """Raises UserError where the environment is not installed."""
+        """Make one environment. Raises UserError where it is not installed."""
         spec = EnvironmentSpec.of(environment)
         self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._longest = max(_LONGEST, spec.max_episode_steps or 0)
@@ -130,10 +129,10 @@ class Evaluator:
         """Name both ranges of actions in the first dimension in which they differ."""
         first = int(np.argmax(differ))
         where = "" if differ.all() else f" in dimension {first}"
-        own, others = (
+        accepted, declared = (
             f"{low[first]:.7g} … {high[first]:.7g}" for low, high in ((self.action_space.low, self.action_space.high), bounds)
         )
-        return f"env {self.env_id}: takes actions of {own}{where}, {whose} has actions of {others}"
+        return f"env {self.env_id}: takes actions of {accepted}{where}, {whose} has actions of {declared}"
 
     def evaluate(
         self,
@@ -145,8 +144,8 @@ class Evaluator:
         """Play `episodes` episodes with each seed's policy; actions, its `mean` action or a `sample`, are clipped to the
         environment's action space. `watch` is called with (seed, episode) and the action [act] at every step.
 
-        Episode e of policy seed s always starts from the same state, whatever else is played; so do a seed's samples, where
-        as many episodes are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
+        Episode e of policy seed s always starts from the same state; a seed's samples start so, too, where as many episodes
+        are played. Raises UserError where the policies' spaces are not the environment's (check_spaces),
         and where the environment or a policy fails.
         """
         self.check_spaces(policies.spaces, "the policy", None if policies.spec is None else policies.spec.units_range)
@@ -178,7 +177,7 @@ class Evaluator:
         return Evaluation(policies.seeds, returns, lengths, self.scores, success == 1.0 if known else None, action)
 
     def start(self, seed: int, episode: int) -> int:
-        """The environment's seed for an episode of a policy's seed."""
+        """Return the environment's seed for an episode of a policy's seed."""
         return int(np.random.SeedSequence((self.seed, seed, episode)).generate_state(1)[0]) >> 1
 
     def close(self) -> None:
@@ -189,10 +188,10 @@ class Evaluator:
 def _above(data: npt.NDArray[np.floating], environment: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """Compare bounds [act]: 1 where the data's lies above the environment's, -1 where below, 0 where they are the same number
     but for rounding or where one of them is infinite."""
-    one, other = data, environment.astype(np.float64)
+    declared = environment.astype(np.float64)
     rounding = max(1e-6, float(np.finfo(environment.dtype).eps))
-    comparable = np.isfinite(one) & np.isfinite(other) & ~np.isclose(one, other, rtol=rounding, atol=0.0)
-    return np.where(comparable, np.where(one > other, 1, -1), 0)
+    comparable = np.isfinite(data) & np.isfinite(declared) & ~np.isclose(data, declared, rtol=rounding, atol=0.0)
+    return np.where(comparable, np.where(data > declared, 1, -1), 0)
 
 
 def check_samples(module: Any) -> None:
@@ -205,7 +204,7 @@ def check_samples(module: Any) -> None:
 
 @torch.inference_mode()
 def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """[E, obs] → [E, act]."""
+    """Compute mean actions, [E, obs] → [E, act]."""
     return engine.mean_action(module, _on_device(module, observations)).cpu().numpy()
 
 
@@ -213,7 +212,7 @@ def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt
 def _sampled_actions(
     module: Policy, random: torch.Generator, observations: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.floating]:
-    """[E, obs] → [E, act]."""
+    """Draw actions, [E, obs] → [E, act]."""
     return module.sample(_on_device(module, observations), random).cpu().numpy()
 
 
@@ -222,7 +221,7 @@ def _on_device(module: Policy, observations: npt.NDArray[np.floating]) -> Tensor
 
 
 def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of [S, E] values: seeds are drawn anew, then episodes within each."""
+    """Compute the 95 % bootstrap interval of the mean of [S, E] values: seeds are resampled, then episodes of each."""
     array = np.asarray(values, np.float64)
     random = np.random.default_rng(seed)
     rows = random.integers(array.shape[0], size=(2000, array.shape[0], 1))

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from iwbc.data.trajectories import Trajectories
+    from iwbc.environments.spec import EnvironmentSpec
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 98, 100)
 _BINS = 16
@@ -41,8 +42,8 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     settings = [argument for argument in arguments if _is_setting(argument)]
-    given = parse([argument for argument in arguments if argument not in settings], Options)
-    names, out = given.datasets, given.out
+    options = parse([argument for argument in arguments if argument not in settings], Options)
+    names, out = options.datasets, options.out
     if out is not None and out.suffix not in _SUFFIXES:
         raise UserError(f"out={out}: give a file that ends in {', '.join(_SUFFIXES)}")
     if len(names) > 1 or not (names or settings):
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         config = composed(settings)
         if any(setting.startswith("curation") for setting in settings):
             asked = config.curation
-            curations[" ".join(one for one in settings if one.startswith("curation"))] = asked
+            curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
         policy = config.policy if isinstance(config.policy, GaussianPolicy) else policy
     if names:
         trajectories = by_name(names[0])
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked is not None:
         from iwbc.data.curation import curate
 
-        curate(trajectories, asked)  # with its warnings; those of the others would be of choices that nobody has made
+        curate(trajectories, asked)  # gives warnings, which are not given below for choices that nobody has made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         show(trajectories, curations, Console(markup=False), policy)  # names may hold brackets
@@ -85,7 +86,8 @@ def _is_setting(argument: str) -> bool:
 
 
 def by_name(name: str) -> Trajectories:
-    """The dataset of a Minari id, in the folder of one, or in a file of arrays. Raises UserError where there is none."""
+    """Load the dataset of a Minari id, in the folder of a Minari dataset, or in a file of arrays. Raises UserError if none is
+    there."""
     from iwbc.data import d4rl_source, minari_source
     from iwbc.data.array_files import open_steps
     from iwbc.data.arrays import describe, in_memory
@@ -104,7 +106,7 @@ def by_name(name: str) -> Trajectories:
     if path.suffix == ".npz":
         with open_steps(path) as steps:
             described = describe(path.name, steps)
-            # Of actions within any bounds: what is to be trained on says more.
+            # Bounds that hold all actions: this command does not train.
             bound = max(1.0, float(abs(steps.actions[:]).max(initial=0)))
             if steps.unused:
                 warn(f"dataset {path.name}: {steps.unused}")
@@ -114,16 +116,16 @@ def by_name(name: str) -> Trajectories:
 
 
 def usual_curations() -> dict[str, Settings]:
-    """What is listed of every dataset, by the settings that choose it."""
-    found: dict[str, Settings] = {"all": All()}
-    found |= {f"top_fraction {100 * share:g} %": TopFraction(share) for share in (0.01, 0.05, 0.1, 0.2)}
-    return found | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
+    """Return the curations that are listed for every dataset, by the settings that choose them."""
+    curations: dict[str, Settings] = {"all": All()}
+    curations |= {f"top_fraction {100 * share:g} %": TopFraction(share) for share in (0.01, 0.05, 0.1, 0.2)}
+    return curations | {"quality_levels": QualityLevels(), "return_weighted": ReturnWeighted(), "success": Success()}
 
 
 def show(
     trajectories: Trajectories, curations: dict[str, Settings], console: Console, policy: GaussianPolicy | None = None
 ) -> None:
-    """Print it all; `policy` (default: the usual settings) is what observations and actions would be scaled for."""
+    """Print all facts of a dataset; units are those of `policy` (default: the usual settings)."""
     import numpy as np
     from rich.table import Table
 
@@ -183,10 +185,10 @@ def show(
 def _range(low: Sequence[float], high: Sequence[float]) -> str:
     if len(set(low)) == len(set(high)) == 1:
         return f"{low[0]:g} … {high[0]:g}"
-    return ", ".join(f"{one:g} … {other:g}" for one, other in zip(low, high, strict=True))
+    return ", ".join(f"{bottom:g} … {top:g}" for bottom, top in zip(low, high, strict=True))
 
 
-def _environment(environment: Any) -> str:
+def _environment(environment: EnvironmentSpec) -> str:
     others = dict(environment.kwargs)
     if environment.max_episode_steps is not None:
         others["max_episode_steps"] = environment.max_episode_steps
@@ -195,7 +197,7 @@ def _environment(environment: Any) -> str:
 
 
 def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) -> None:
-    """The histogram of returns with where each curation begins, and every trajectory's length over its return.
+    """Draw the histogram of returns, with the least return of each curation, and every trajectory's length over the return.
 
     Raises UserError where matplotlib is missing or the file cannot be written."""
     try:
@@ -217,7 +219,7 @@ def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) 
             left.axvline(lowest, color=f"C{i}", linewidth=1, label=f"{name}: from {lowest:,.1f}")
     left.set(xlabel="return", ylabel="trajectories", yscale="log")
     left.legend(fontsize="x-small", frameon=False)
-    colours = "tab:blue" if successes is None else ["tab:green" if one else "tab:red" for one in successes]
+    colours = "tab:blue" if successes is None else ["tab:green" if success else "tab:red" for success in successes]
     right.scatter(returns, trajectories.lengths, s=5, alpha=0.5, c=colours, linewidths=0)
     right.set(xlabel="return", ylabel="steps" if successes is None else "steps (green: success)")
     figure.suptitle(f"{trajectories.info.id}: {len(trajectories):,} trajectories", fontsize="medium")

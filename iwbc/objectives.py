@@ -15,24 +15,24 @@ from torch import Tensor
 
 
 def tempered_weights(log_ratio: Tensor, kappa: float, minimum: float, maximum: float) -> Tensor:
-    """w = clip(exp(κ ρ), β_min, β_max), ρ = log π_q − log π_ref of a step, summed over the last steps, or the mean over a
-    trajectory, ℓ_i(π_q) − ℓ_i(π_ref): there κ = T_i is exact importance sampling. κ = 0 is filtered BC."""
+    """Compute w = clip(exp(κ ρ), β_min, β_max), ρ = log π_q − log π_ref of a step, summed over the last steps, or the mean over
+    a trajectory, ℓ_i(π_q) − ℓ_i(π_ref): there κ = T_i is exact importance sampling. κ = 0 is filtered BC."""
     return torch.exp(kappa * log_ratio).clamp(minimum, maximum)
 
 
 def clipped_product_weights(clipped_log_ratio_sum: Tensor, minimum: float, maximum: float) -> Tensor:
-    """w_i = clip(Π_t clip(π_q/π_ref, a_min, a_max), β_min, β_max), from the sums of `clip_log_ratio`ed steps."""
+    """Compute w_i = clip(Π_t clip(π_q/π_ref, a_min, a_max), β_min, β_max) from the sums of `clip_log_ratio`ed steps."""
     return torch.exp(clipped_log_ratio_sum).clamp(minimum, maximum)
 
 
 def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
-    """log clip(π_q/π_ref, a_min, a_max) of a step's log ratio."""
+    """Compute log clip(π_q/π_ref, a_min, a_max) of a step's log ratio."""
     return log_ratio.clamp(math.log(minimum), math.log(maximum))
 
 
 def windowed_sums(values: Tensor, offsets: Tensor, window: int) -> Tensor:
-    """Σ_{k=t−H+1..t} of values per step, over the last H = `window` steps of its own trajectory as far as there are so many:
-    [M] → [M], in double precision. Of log ratios ρ, the log of the product of the last H ratios."""
+    """Compute Σ_{k=t−H+1..t} of values per step, [M] → [M] in double precision, over the last H = `window` steps of the step's
+    trajectory, or all where there are fewer. Of log ratios ρ it is the log of the product of the last H ratios."""
     steps = torch.arange(len(values), device=values.device)
     starts = torch.repeat_interleave(offsets[:-1], offsets.diff())  # of each step's trajectory
     sums = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
@@ -41,40 +41,41 @@ def windowed_sums(values: Tensor, offsets: Tensor, window: int) -> Tensor:
 
 
 def self_normalise(weights: Tensor) -> Tensor:
-    """Weights with mean 1 over the last axis: w_i / ((1/n) Σ_j w_j)."""
+    """Scale weights to mean 1 over the last axis: w_i / ((1/n) Σ_j w_j)."""
     return weights / weights.mean(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def weighted_log_likelihood(log_prob: Tensor, weights: Tensor) -> Tensor:
-    """(1/n) Σ w log π_θ over the last axis: E_{D+}[(q/π_ref) log π_θ], whose gradient is importance-weighted BC's."""
+    """Compute (1/n) Σ w log π_θ over the last axis: E_{D+}[(q/π_ref) log π_θ], whose gradient is importance-weighted BC's."""
     return (weights * log_prob).mean(-1)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
-    """(Σ w)² / Σ w² over the last axis: how many equal weights would be as informative."""
+    """Compute (Σ w)² / Σ w² over the last axis: the number of equal weights that would be as informative."""
     return weights.sum(-1).square() / weights.square().sum(-1)
 
 
 def reference_bound(reward: Tensor, policy_ratio: Tensor) -> Tensor:
-    """E_ref[R (1 + log π_θ/π_ref)] ≤ J, `policy_ratio` = log π_θ − log π_ref of a trajectory; tight at π_θ = π_ref."""
+    """Compute E_ref[R (1 + log π_θ/π_ref)] ≤ J, `policy_ratio` = log π_θ − log π_ref of a trajectory; tight at π_θ = π_ref."""
     return (reward * (1.0 + policy_ratio)).mean(-1)
 
 
 def proposal_bound(reward: Tensor, weights: Tensor, policy_ratio: Tensor) -> Tensor:
-    """E_ref[(q/π_ref) R (1 + log π_θ/q)] ≤ J, `weights` = q/π_ref, `policy_ratio` = log π_θ − log q; tight at q = π_θ."""
+    """Compute E_ref[(q/π_ref) R (1 + log π_θ/q)] ≤ J, `weights` = q/π_ref, `policy_ratio` = log π_θ − log q; tight at q =
+    π_θ."""
     return (weights * reward * (1.0 + policy_ratio)).mean(-1)
 
 
 def td_lambda_returns(
     rewards: Tensor, values: Tensor, final_values: Tensor, offsets: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """TD(λ) returns of packed trajectories: G_t = r_t + γ ((1 − λ) V(s_{t+1}) + λ G_{t+1}).
+    """Compute TD(λ) returns of packed trajectories: G_t = r_t + γ ((1 − λ) V(s_{t+1}) + λ G_{t+1}).
 
     Shapes: rewards [N], values [N] = V(s_t), final_values [n] = V of the observation after the last step (0 where the
     environment ended the episode), offsets [n + 1]. Returns [N]. (Sutton & Barto, §12.1; Peng et al. 2019.)
     """
     lengths = offsets.diff()
-    # Trajectories in order of length, longest first: those still running at time t are then a prefix.
+    # Trajectories in order of length, longest first: the ones still running at time t are then a prefix.
     order = lengths.argsort(descending=True)
     starts, lengths = offsets[:-1][order], lengths[order]
     longest = int(lengths[0])
@@ -93,7 +94,7 @@ def td_lambda_returns(
 
 
 def advantage_weights(advantages: Tensor, temperature: float, maximum: float) -> Tensor:
-    """AWR: min(exp(Â / β), w_max), Â the advantages standardised over the last axis (Peng et al. 2019)."""
+    """Compute AWR's weights min(exp(Â / β), w_max), Â the advantages standardised over the last axis (Peng et al. 2019)."""
     mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, correction=0, keepdim=True)
     standardised = (advantages - mean) / std.clamp_min(1e-8)
     return torch.exp(standardised / temperature).clamp(max=maximum)

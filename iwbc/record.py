@@ -189,15 +189,15 @@ def _write(path: Path, frames: Sequence[npt.NDArray[np.uint8]], rate: float) -> 
 
     from iwbc.system.files import write_bytes
 
-    even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
+    even: list[Any] = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
     if path.suffix == ".gif":
         content = io.BytesIO()
-        imageio.mimwrite(content, [frame[::2, ::2] for frame in even], format="gif", duration=1000.0 / rate, loop=0)  # type: ignore[arg-type]
+        imageio.mimwrite(content, [frame[::2, ::2] for frame in even], format="gif", duration=1000.0 / rate, loop=0)
         write_bytes(path, content.getvalue())
         return
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / path.name
-        imageio.mimwrite(made, even, fps=rate, macro_block_size=2, quality=6, ffmpeg_log_level="error")  # type: ignore[arg-type]
+        imageio.mimwrite(made, even, fps=rate, macro_block_size=2, quality=6, ffmpeg_log_level="error")
         write_bytes(path, made.read_bytes())
 
 

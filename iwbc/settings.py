@@ -1,17 +1,16 @@
-"""Every setting of a run: its type, its default, and what it may be. Imports no torch.
+"""Every setting of a run: type, default, and allowed values. Imports no torch.
 
-Each class stands for a choice of one of conf/'s groups, whose files say only what differs from these defaults. `check`
+Each class stands for a choice of one of conf/'s groups, whose files hold only the differences from these defaults. `check`
 raises UserError, one line that names the key.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -23,7 +22,8 @@ SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 
 def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with what its value must fulfil, and the words that say so; or the choices that there are."""
+    """Make a dataclass field with the rule that its value must fulfil and the words of an error, or with the allowed
+    choices."""
     metadata: dict[str, Any] = {"rule": rule, "says": says}
     if choices:
         says = f"must be one of {', '.join(choices)}"
@@ -34,96 +34,97 @@ def setting(default: Any, rule: Callable[[Any], bool] | None = None, says: str =
 
 
 def required(rule: Callable[[Any], bool], says: str) -> Any:
-    """A field that must be given."""
+    """Make a field without a default."""
     return field(metadata={"rule": rule, "says": says})
 
 
 def positive(default: float | None) -> Any:
-    """A finite number above 0 (or none, where that is the default)."""
+    """Make a field for a finite number above 0 (or none, where that is the default)."""
     return setting(default, lambda value: value is None or 0 < value < math.inf, "must be positive")
 
 
 def not_negative(default: float) -> Any:
+    """Make a field for a finite number of at least 0."""
     return setting(default, lambda value: 0 <= value < math.inf, "must not be negative")
 
 
 def share(default: float) -> Any:
-    """A number from 0 to 1."""
+    """Make a field for a number from 0 to 1."""
     return setting(default, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
 
 
 def number_of_episodes(default: int) -> Any:
-    """A number of episodes to play, of which each result is kept in memory."""
+    """Make a field for a number of episodes to play; it has an upper limit because every result is kept in memory."""
     return setting(default, lambda value: 0 <= value <= 1_000_000, "must lie between 0 and 1,000,000")
 
 
 def sizes(default: list[int]) -> Any:
-    """Sizes of hidden layers."""
+    """Make a field for the sizes of hidden layers."""
     return setting(default, lambda value: all(n > 0 for n in value), "must be positive layer sizes")
 
 
 def bound() -> Any:
-    """A bound of actions: a number, several, or none. A list of any length passes; the data say how many there must be."""
+    """Make a field for a bound of actions: a number, a list of them, or none. Any length passes here: only the data have
+    one."""
 
     def fits(value: Any) -> bool:
         numbers = value if isinstance(value, list | tuple) else [value]
-        return value is None or all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+        return value is None or all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
 
     return setting(None, fits, "must be a number, or a list of one for each dimension")
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping", list: "a list"}
-_hints = functools.cache(get_type_hints)
 
 
 def _is(value: Any, hint: Any) -> bool:
     """Check a value against a field's type: int counts as float, and bool as neither."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind is types.UnionType:
-        return any(_is(value, one) for one in arguments)
+        return any(_is(value, part) for part in arguments)
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if kind is list:
-        return isinstance(value, list | tuple) and all(_is(one, arguments[0]) for one in value)
+        return isinstance(value, list | tuple) and all(_is(entry, arguments[0]) for entry in value)
     return hint is Any or isinstance(value, kind)
 
 
 def _name(hint: Any) -> str:
     """Name a field's type in the words of an error."""
     if get_origin(hint) is types.UnionType:
-        return " or ".join(_name(one) for one in get_args(hint) if one is not types.NoneType)
+        return " or ".join(_name(part) for part in get_args(hint) if part is not types.NoneType)
     return _NAMES.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
 
 
+@dataclass
 class Settings:
-    """What all of them share."""
+    """Base class of all settings, with the check of their values."""
 
     def check(self, group: str = "") -> None:
-        """Raise UserError for the first value that cannot be; `group` is where these settings are in the configuration."""
-        assert is_dataclass(self)
-        hints = _hints(type(self))
-        for one in fields(self):
-            value, rule = getattr(self, one.name), one.metadata.get("rule")
-            self.require(_is(value, hints[one.name]), group, one.name, f"must be {_name(hints[one.name])}")
+        """Raise UserError for the first value that is not allowed; `group` names these settings in the configuration."""
+        hints = get_type_hints(type(self))
+        for entry in fields(self):
+            value, rule = getattr(self, entry.name), entry.metadata.get("rule")
+            self.require(_is(value, hints[entry.name]), group, entry.name, f"must be {_name(hints[entry.name])}")
             if isinstance(value, Settings):
-                value.check(one.name)
+                value.check(entry.name)
             elif rule is not None:
-                self.require(rule(value), group, one.name, one.metadata["says"])
+                self.require(rule(value), group, entry.name, entry.metadata["says"])
         self.check_together(group)
 
     def check_together(self, group: str) -> None:
-        """What values must fulfil beside each other."""
+        """Raise UserError where values do not fit each other."""
 
     def require(self, condition: bool, group: str, name: str, says: str) -> None:
+        """Raise UserError, which names the key and the value, unless the condition holds."""
         if not condition:
             key = f"{group}.{name}" if group else name
             raise UserError(f"{key}={getattr(self, name)}: {says}")
 
     def require_used(self, used: bool, group: str, name: str, needs: str) -> None:
-        """Raise UserError where a setting was set, so that it is not its default, and would change nothing."""
-        assert is_dataclass(self)
-        own = next(one for one in fields(self) if one.name == name)
-        default = own.default if own.default_factory is MISSING else own.default_factory()
+        """Raise UserError where a setting differs from the default and would change nothing."""
+        entry = next(entry for entry in fields(self) if entry.name == name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
         self.require(used or getattr(self, name) == default, group, name, f"would change nothing; it needs {needs}")
 
 
@@ -132,7 +133,7 @@ class Settings:
 
 @dataclass
 class Generated(Settings):
-    """A tier rolled out from the shipped behaviour policies. steps null: the tier's own number."""
+    """A tier rolled out from the shipped behaviour policies. steps null: the tier's default."""
 
     tier: str = setting("medium-replay", choices=TIERS)
     steps: int | None = positive(None)
@@ -175,7 +176,7 @@ class D4RL(Settings):
 @dataclass
 class Demonstrations(Settings):
     """Scripted demonstrations of one of iwbc.environments.tasks. risky: the share of them that takes the risky way, which
-    fails with probability `slip`. horizon: steps in an episode (null: the task's own number). Policies are evaluated with the
+    fails with probability `slip`. horizon: steps in an episode (null: the task's default). Policies are evaluated with the
     same slip and horizon."""
 
     episodes: int = positive(2000)
@@ -246,8 +247,8 @@ class ReturnWeighted(Settings):
 
 @dataclass
 class TrajectoryWeights(Settings):
-    """Weights of your own, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: a row for
-    every trajectory, 0 drops it. sha256: of the file; null: of what it holds as the run begins, which becomes part of the run.
+    """Custom weights, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: a row for every
+    trajectory, 0 drops it. sha256: the hash of the file; null: taken as the run begins, and then part of the run.
     """
 
     path: str = required(lambda value: bool(value.strip()), "give a CSV file with the columns trajectory and weight")
@@ -260,7 +261,8 @@ class TrajectoryWeights(Settings):
 
 @dataclass
 class Recipe(Settings):
-    """How long and how fast to train: Adam; `schedule` constant, or cosine to 0; linear warm-up from 0 in either."""
+    """Base class of algorithms' settings: steps of Adam, `schedule` constant or cosine to 0, linear warm-up from 0 in
+    either."""
 
     label: ClassVar[str] = ""  # in tables
     ess_floor: ClassVar[float] = 0.0  # a smaller effective sample size, as a share of the curated set's, is divergence
@@ -274,7 +276,7 @@ class Recipe(Settings):
 
     @property
     def variant(self) -> str:
-        """What tells it from others of its label in tables."""
+        """The words that distinguish it from others of the same label in tables."""
         return ""
 
     @property
@@ -283,7 +285,7 @@ class Recipe(Settings):
         return 1.0
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
+        """Compute the learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
         if step < self.warmup_steps:
             return self.lr * step / self.warmup_steps
         if self.schedule == "constant":
@@ -326,9 +328,9 @@ class RWR(Recipe):
 class IWBC(Recipe):
     """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
 
-    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with which
-    the weights can be relied on: an effective sample size of at least min(ess_share · that of the curated set, ess_count)
-    trajectories, and no long tail. level: `trajectory` (of the mean over its steps), `clipped_product` (of the sum over its
+    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with
+    reliable weights: an effective sample size of at least min(ess_share · the curated set's, ess_count) trajectories, and
+    no long tail. level: `trajectory` (of the mean over its steps), `clipped_product` (of the sum over its
     steps, each clipped to step_ratio_bounds), `step` (a weight for each step), `window` (the same, of the sum over the last
     `window` steps). proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy`
     itself; or a `copy` of it every `copy_every` steps, which makes a sequence of fits. minimum, maximum: of a weight; no
@@ -378,7 +380,7 @@ class IWBC(Recipe):
 
     @property
     def fixed_kappa(self) -> float | None:
-        """κ, unless it sets itself."""
+        """κ as a number, or None if kappa="auto"."""
         return None if isinstance(self.kappa, str) else float(self.kappa)
 
     @property
@@ -387,7 +389,7 @@ class IWBC(Recipe):
 
     @property
     def of_steps(self) -> bool:
-        """Whether each step has a weight of its own."""
+        """True if each step has a weight, False if each trajectory has one."""
         return self.level in ("step", "window")
 
     @property
@@ -422,7 +424,7 @@ class IWBC(Recipe):
 @dataclass
 class AWR(Recipe):
     """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum); value targets and
-    advantages are computed anew every `refresh_every` steps. ess_floor: as iw_bc's."""
+    advantages are recomputed every `refresh_every` steps. ess_floor: as iw_bc's."""
 
     label: ClassVar[str] = "AWR"
 
@@ -442,7 +444,7 @@ class AWR(Recipe):
 
 @dataclass
 class Reference(Recipe):
-    """How the reference policy is trained: behaviour cloning on all data, or on all of another Minari dataset, `dataset_id`, of
+    """Training of the reference policy: behaviour cloning on all data, or on all of another Minari dataset, `dataset_id`, of
     the same task."""
 
     steps: int = positive(10_000)
@@ -497,7 +499,7 @@ class MixturePolicy(GaussianPolicy):
 
 @dataclass
 class FlowPolicy(GaussianPolicy):
-    """A Gaussian sent through affine couplings with networks of their own."""
+    """A Gaussian sent through affine couplings, each with a network."""
 
     couplings: int = positive(4)
     coupling_hidden: list[int] = sizes([64, 64])
@@ -506,8 +508,8 @@ class FlowPolicy(GaussianPolicy):
 
 @dataclass
 class OwnPolicy(Settings):
-    """A policy of the user's own: `target` names what is called, as package.module.Name, with observation_size, action_size
-    and `arguments`. In a configuration it stands as `_target_` with the arguments beside it."""
+    """A custom policy: `target` names the function or class that makes it, as package.module.Name, called with
+    observation_size, action_size and `arguments`. In a configuration it stands as `_target_` with the arguments beside it."""
 
     target: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -524,8 +526,8 @@ class OwnPolicy(Settings):
 class Env(Settings):
     """The evaluation environment. id null: the one the dataset names, as it was recorded.
 
-    kwargs and max_episode_steps: what it is made with, beside or instead of what the dataset says. imports: modules that
-    register environments of your own, or of others.
+    kwargs and max_episode_steps: arguments of gymnasium.make, which replace the dataset's. imports: modules that register
+    custom environments, or other people's.
     """
 
     name: str | None = None
@@ -536,7 +538,7 @@ class Env(Settings):
 
     @property
     def needed_imports(self) -> list[str]:
-        """What the user has named for import, by itself or as module:Id."""
+        """The modules that the user has named for import, in `imports` or as module:Id."""
         module = (self.id or "").rpartition(":")[0]
         return [*([module] if module else []), *self.imports]
 
@@ -550,8 +552,8 @@ class Eval(Settings):
     """`episodes` at the end, with the last policy (0: nothing is played, during training neither); `periodic_episodes` every so
     many gradient steps (0: none).
 
-    action: what is played, the policy's `mean` action, or a `sample` of it, or `both`. reference: whether the
-    reference policy is played at the end, too.
+    action: the policy's `mean` action, or a `sample` of it, or `both`. reference: true plays the reference policy at the
+    end, too.
     """
 
     episodes: int = number_of_episodes(100)
@@ -568,14 +570,14 @@ class Eval(Settings):
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """What is played; the first is what periodic evaluations play."""
+        """The actions that are played; periodic evaluations play the first."""
         return ACTIONS if self.action == "both" else (self.action,)
 
 
 @dataclass
 class Logger(Settings):
-    """Where figures go besides the run's folder. mode, project, entity: of Weights & Biases, which writes to the folder, for
-    `wandb sync` to upload, or uploads while training (`online`)."""
+    """Destination of figures besides the run's folder. mode, project, entity: of Weights & Biases, which writes to the folder,
+    for `wandb sync` to upload, or uploads while training (`online`)."""
 
     name: str = setting("none", choices=("none", "wandb", "tensorboard"))
     mode: str = setting("offline", choices=("offline", "online"))
@@ -594,7 +596,7 @@ class Config(Settings):
     averaging: log-likelihoods over steps, then over `trajectory`s, or over all steps alike (`transition`). seeds: a list
     trains several side by side. held_out: the share of trajectories, the same ones for every seed, on which nothing is
     trained and whose log-likelihood is watched. threads: of PyTorch and of processes, null: as many as there are cores.
-    engine: whether Gaussian policies train by iwbc.engine's written-out gradients, or, with the same numbers, by autograd.
+    engine: true trains Gaussian policies by iwbc.engine's written-out gradients, false, with the same numbers, by autograd.
     """
 
     env: Env = field(default_factory=Env)
@@ -628,12 +630,12 @@ class Config(Settings):
 
     @property
     def all_seeds(self) -> list[int]:
-        """The seeds of this run: `seeds`, or else the one `seed`."""
+        """The seeds of this run: `seeds`, or else `seed` alone."""
         return self.seeds if self.seeds is not None else [self.seed]
 
     @property
     def method(self) -> str:
-        """The method's name in tables: the algorithm, and what of its curation and weights tells it from its relatives."""
+        """The method's name in tables: the algorithm, and the curation and weights that distinguish it from its relatives."""
         match self.curation:
             case TopFraction(fraction=fraction):
                 kept = f" {100 * fraction:g} %"
@@ -641,7 +643,7 @@ class Config(Settings):
                 kept = "(Q)"
             case ReturnWeighted():
                 kept = "" if isinstance(self.algo, RWR) else " return-weighted"
-            case All():  # of methods whose name promises a choice it is told that there is none
+            case All():  # said only where the method's name promises a choice
                 kept = " all" if isinstance(self.algo, FilteredBC) else ""
             case TrajectoryWeights(path=path):
                 kept = f" weights ({PurePath(path).stem})"
@@ -653,43 +655,42 @@ class Config(Settings):
 
 
 # The choices of each group, by the name that stands in a configuration.
-DATASETS: dict[str, type[Settings]] = {one.source: one for one in (Generated, Demonstrations, Minari, D4RL)}
+DATASETS: dict[str, type[Settings]] = {kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
-    one.name: one for one in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
+    kind.name: kind for kind in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
 }
-ALGORITHMS: dict[str, type[Recipe]] = {one.name: one for one in (BC, FilteredBC, RWR, IWBC, AWR)}
-POLICIES: dict[str, type[GaussianPolicy]] = {one.family: one for one in (GaussianPolicy, MixturePolicy, FlowPolicy)}
+ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR)}
+POLICIES: dict[str, type[GaussianPolicy]] = {kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy)}
 
 
-# Groups that may change while a run is under way: what is trained does not depend on them.
+# Groups that may change while a run is under way: training does not depend on them.
 CHANGEABLE = ("env", "eval", "logger")
 
 
 def training_part(config: Config) -> dict[str, Any]:
-    """The settings that what is trained depends on, as plain values."""
+    """Return the settings that training depends on, as plain values."""
     plain = {name: value for name, value in to_plain(config).items() if name not in CHANGEABLE}
     made_for_environment = isinstance(config.dataset, Generated | Demonstrations)
     return plain | ({"env.id": config.env.id} if made_for_environment else {})
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:
-    """Settings as nested plain dicts and lists, from which iwbc.config.validate makes them again."""
-    assert is_dataclass(settings)
+    """Return settings as nested plain dicts and lists, from which iwbc.config.validate makes them again."""
     plain = asdict(settings)
     if isinstance(settings, Config) and isinstance(settings.policy, OwnPolicy):
         plain["policy"] = {"_target_": settings.policy.target, **settings.policy.arguments}
     return plain
 
 
-# Settings that are gone, and the value that every run has now.
+# Dropped settings, and the value that every run has now.
 _GONE = {"eval": ("backend", "gymnasium"), "policy": ("precision", "float32")}
 
 
 def drop_gone(plain: dict[Any, Any]) -> None:
-    """Take settings that are gone out of a saved configuration. Raises UserError where one asks for what is gone with it."""
+    """Remove dropped settings from a saved configuration. Raises UserError for a value that this version does not have."""
     for group, (name, value) in _GONE.items():
         values = plain.get(group)
-        if not isinstance(values, dict) or "_target_" in values:  # arguments of a policy of the user's own may have any name
+        if not isinstance(values, dict) or "_target_" in values:  # arguments of a custom policy may have any name
             continue
         if (saved := values.pop(name, value)) != value:
             raise UserError(f"{group}.{name}={saved}: this version has only {value}")

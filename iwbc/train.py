@@ -57,7 +57,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Only what composing a configuration needs: an error in it must show at once.
+# Imports only for composing a configuration: an error in it must show at once.
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -66,14 +66,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwbc.config import changed, config_folder, quoted, validate
+from iwbc.config import changed, hydra_on_conf, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.runs import sweeps
 from iwbc.settings import Config, Env, OwnPolicy
+from iwbc.system.files import config_folder
 
 
 def main() -> None:
-    """The command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
+    """Run the command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
     in_full = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its errors itself, over several lines, and exit with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -110,10 +111,10 @@ def main() -> None:
         if sweeps.Sweep.launched is None:
             if _of_a_job(error):
                 raise
-            # Whatever else Hydra stumbles over before there is a job.
+            # Any other error of Hydra's before there is a job.
             reason = " ".join(str(error).split()) or type(error).__name__
             _exit(f"{' '.join(arguments)}: {reason} (see --help; HYDRA_FULL_ERROR=1 shows where)", 2)
-        # Where a worker is killed, say, or the cluster refuses the jobs.
+        # For example, a worker is killed, or the cluster refuses the jobs.
         print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
         gave_up = True
     finally:
@@ -123,12 +124,12 @@ def main() -> None:
 
 
 def _of_a_job(error: Exception) -> bool:
-    """Whether it was raised within a run, and not on the way to one."""
+    """Tell whether an error was raised in a run, and not on the way to one."""
     return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _check_options(arguments: list[str]) -> None:
-    """Hydra would print all of its usage, or a traceback."""
+    """Raise UserError for an option that does not exist, where Hydra would print all of its usage, or a traceback."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message} (see --help); settings are written without dashes, as in env=hopper")
@@ -144,12 +145,12 @@ def _check_options(arguments: list[str]) -> None:
         raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
 
 
-# What others call a setting, and what it is called here.
+# Other libraries' names of settings, with ours.
 _USUAL_NAMES = {"learning_rate": "lr", "num_steps": "steps", "n_steps": "steps", "batch": "batch_size", "alpha": "decay"}
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message as one line, with the names that come closest to a key that does not exist, or the missing extra."""
+    """Return Hydra's message as one line, with the names closest to a key that does not exist, or the missing extra."""
     import difflib
     import re
 
@@ -161,21 +162,21 @@ def _explain(error: Exception) -> str:
     if not message.startswith("Could not override '"):
         return message
     key = message.split("'")[1]
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra_on_conf():
         keys = _keys(hydra.compose("train"))
     group, _, name = key.rpartition(".")
-    same = [one for one in keys if one.split(".")[-1] == name]
-    usual = [one for one in keys if one == f"{group}.{_USUAL_NAMES.get(name)}"]
+    same = [setting for setting in keys if setting.split(".")[-1] == name]
+    usual = [setting for setting in keys if setting == f"{group}.{_USUAL_NAMES.get(name)}"]
     near = usual or same or difflib.get_close_matches(key, keys, n=3)
     return f"{key}: no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "; --cfg job lists them all")
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    found = []
+    keys = []
     for key in map(str, config):
         name = f"{prefix}{key}"
-        found += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
-    return found
+        keys += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
+    return keys
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -184,7 +185,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _job(composed: DictConfig) -> float | None:
-    """One run; in a sweep, whatever goes wrong is iwbc.runs.sweeps' to report. Returns what a search would maximise."""
+    """Do one run and return the objective of a search, which is maximised; in a sweep, iwbc.runs.sweeps reports errors."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
@@ -203,29 +204,31 @@ def _job(composed: DictConfig) -> float | None:
 def _resume(arguments: list[str]) -> None:
     from iwbc.runs.folder import RunFolder
 
-    folder, given = Path(arguments[0].removeprefix("resume=")), arguments[1:]
+    folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
     held = RunFolder(folder).config()
-    targets = [argument for argument in given if argument.startswith("policy._target_=")]
-    trusted = [argument for argument in given if argument in _imports(held)]
-    changes = [argument for argument in given if argument not in (*targets, *trusted)]
+    targets = [argument for argument in settings if argument.startswith("policy._target_=")]
+    trusted = [argument for argument in settings if argument in _imports(held)]
+    changes = [argument for argument in settings if argument not in (*targets, *trusted)]
     config = changed(held, changes)
-    # The folder may be somebody else's: what it names is imported only where the user names it too.
-    named = set(held.env.needed_imports if any(one.startswith("env.imports=") for one in trusted) else ())
-    named |= set(config.env.imports if any(one.startswith("env.imports=") for one in changes) else ())
-    named |= set(Env(id=config.env.id).needed_imports if any(one.startswith("env.id=") for one in changes) else ())
+    # The folder may be somebody else's: a module that it names is imported only where the user names it, too.
+    named = set(held.env.needed_imports if any(setting.startswith("env.imports=") for setting in trusted) else ())
+    named |= set(config.env.imports if any(setting.startswith("env.imports=") for setting in changes) else ())
+    named |= set(Env(id=config.env.id).needed_imports if any(setting.startswith("env.id=") for setting in changes) else ())
     needed = _imports(config)
-    if not set(config.env.needed_imports) <= named or targets != [one for one in needed if one.startswith("policy._target_=")]:
+    if not set(config.env.needed_imports) <= named or targets != [
+        setting for setting in needed if setting.startswith("policy._target_=")
+    ]:
         what = f"imports modules of its own; to trust them, add {' '.join(needed)}" if needed else "imports nothing of its own"
         raise UserError(f"resume={folder}: this run {what}")
     _run(config, folder, resumed=True)
 
 
 def _imports(config: Config) -> list[str]:
-    """What a run imports of the user's own, as the settings that name it."""
-    found = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
+    """List the custom modules that a run imports, as the settings that name them."""
+    settings = [f"policy._target_={config.policy.target}"] if isinstance(config.policy, OwnPolicy) else []
     if imports := config.env.needed_imports:
-        found.append(f"env.imports=[{','.join(imports)}]")
-    return found
+        settings.append(f"env.imports=[{','.join(imports)}]")
+    return settings
 
 
 def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> dict[str, Any]:
@@ -248,11 +251,11 @@ def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = F
         raise UserError(
             "not enough memory for this run; try a smaller algo.batch_size, policy.hidden or dataset, or fewer seeds at once"
         ) from None
-    if not in_sweep:  # which lists all of them at its end
+    if not in_sweep:  # a sweep lists all summaries at the end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if (diverged := summary.get("diverged")) and not in_sweep:
-        seeds = ", ".join(f"{one['seed']} (step {one['step']}: {one['why']})" for one in diverged)
+        seeds = ", ".join(f"{seed['seed']} (step {seed['step']}: {seed['why']})" for seed in diverged)
         _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 
@@ -262,7 +265,7 @@ def _shown(folder: Path) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the folder before it asks; a run that never began leaves none."""
+    """Remove the folder of a run that never began: Hydra makes it beforehand."""
     while folder.is_dir() and not any(folder.iterdir()) and folder != Path.cwd():
         folder.rmdir()
         folder = folder.parent

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from iwbc.errors import UserError, extra
 from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, option_names, parse, run
-from iwbc.system.files import PLAIN_DAMAGE
+from iwbc.system.files import MALFORMED
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -116,7 +116,7 @@ def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDi
         (_,) = study.directions
         # Not the same again as trials are added.
         study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    except (*PLAIN_DAMAGE, RuntimeError) as error:
+    except (*MALFORMED, RuntimeError) as error:
         raise UserError(f"{log}: damaged ({' '.join(str(error).split())}); delete it to search anew") from None
     return study
 

@@ -102,7 +102,7 @@ def called(call: Callable[[], object], *words: str) -> Outcome:
     """What comes of a call, as of a process with such a command line."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    # Hydra sets logging up anew, which shuts down the handlers of libraries that other tests have imported.
+    # Hydra sets logging up again, which shuts down the handlers of libraries that other tests have imported.
     logging = mock.patch("logging.shutdown")
     with mock.patch.object(sys, "argv", list(words)), mock.patch.dict(os.environ), logging:
         try:

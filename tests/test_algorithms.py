@@ -23,14 +23,13 @@ from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.algorithms.weights import ExactWeights, Proposal
-from iwbc.config import config_folder
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import AWR, BC, IWBC, Config
-from iwbc.system.files import write_tensors
+from iwbc.system.files import config_folder, write_tensors
 from iwbc.training.fit import fit
 from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Learner, Trainer
@@ -66,7 +65,7 @@ def hopper(mostly_short_hopper: Trajectories) -> Trajectories:
 
 
 class OwnPolicy(nn.Module):
-    """A policy of a user's own: layers that behave otherwise in training, a buffer, and no base class of ours."""
+    """A custom policy: layers that behave otherwise in training, a buffer, and no base class of ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,13 +164,13 @@ def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, polic
     whole = Observer(tmp_path / "none")
     trained = train(whole)
     assert list(whole.seen) == list(range(1, STEPS + 1))
-    for step, found in whole.seen.items():
-        for key, value in found.items():
+    for step, weights in whole.seen.items():
+        for key, value in weights.items():
             assert value.shape == () and value.isfinite(), (step, key)
     assert all(torch.equal(value, before[key]) for key, value in reference.state().items())  # π_ref is frozen
     moved = [
-        (own - untrained_).abs().max()
-        for own, untrained_ in zip(trained[0].parameters(), reference[0].parameters(), strict=True)
+        (parameter - untrained_).abs().max()
+        for parameter, untrained_ in zip(trained[0].parameters(), reference[0].parameters(), strict=True)
     ]
     assert max(moved) > 1e-3
 
@@ -180,9 +179,9 @@ def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, polic
         train(first)
     continued = train(rest)
     assert list(rest.seen) == list(range(STOP + 1, STEPS + 1))
-    for step, found in (first.seen | rest.seen).items():
-        assert found.keys() == whole.seen[step].keys()
-        for key, value in found.items():
+    for step, weights in (first.seen | rest.seen).items():
+        assert weights.keys() == whole.seen[step].keys()
+        for key, value in weights.items():
             assert torch.equal(value, whole.seen[step][key]), (step, key)
     expected = trained.state()
     assert expected.keys() == continued.state().keys()
@@ -381,7 +380,7 @@ def assert_by_hand(
 ) -> None:
     """Loss, gradient and diagnostics of a further step are those of these weights."""
     gradient: list[Tensor] = []
-    algorithm.optimizer._adam.step = lambda found, rate: gradient.extend(found)  # type: ignore[attr-defined]
+    algorithm.optimizer._adam.step = lambda slopes, rate: gradient.extend(slopes)  # type: ignore[attr-defined]
     loss = algorithm.update(batch_by_hand(curated, ROWS, TRAJECTORY), settled, 0.0)
     actions, w = curated.trajectories.actions[ROWS, 0].astype(np.float64), np.asarray(weights)
     if self_normalise:
@@ -431,8 +430,8 @@ def test_windows_by_hand() -> None:
     algorithm, curated = by_hand("window", 2.0, 0.0, 1000.0, window=2)
     algorithm.weights.follow(algorithm.policy, 0)
     weights = np.exp(2 * np.array([0.375, 0.375 + 0.125, -0.625, 0.0, 0.0, 0.0]))
-    found = algorithm.weigh(batch_by_hand(curated, ROWS, TRAJECTORY))
-    np.testing.assert_allclose(found.numpy(), weights[ROWS], rtol=1e-5)
+    drawn = algorithm.weigh(batch_by_hand(curated, ROWS, TRAJECTORY))
+    np.testing.assert_allclose(drawn.numpy(), weights[ROWS], rtol=1e-5)
     shares = np.array([1 / 6, 1 / 6, 1 / 3, 1 / 9, 1 / 9, 1 / 9])  # a third to each trajectory
     assert algorithm.metrics()["ess_share"].item() == pytest.approx(share(weights, shares), abs=1e-6)
 
@@ -445,10 +444,10 @@ def test_no_weight_is_below_the_minimum_or_above_the_maximum(level: str, estimat
     everything = batch_by_hand(curated, [0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2])
     for step in range(320):
         algorithm.update(everything, step, 0.0)
-    found = algorithm.weigh(everything)
-    assert found[0].item() == pytest.approx(1.1)
-    assert found[2].item() == pytest.approx(0.9)
-    assert found[3:].tolist() == pytest.approx([1.0] * 3, abs=1e-6)
+    weights = algorithm.weigh(everything)
+    assert weights[0].item() == pytest.approx(1.1)
+    assert weights[2].item() == pytest.approx(0.9)
+    assert weights[3:].tolist() == pytest.approx([1.0] * 3, abs=1e-6)
     assert algorithm.metrics()["weight_min"].item() == pytest.approx(0.9)
     assert algorithm.metrics()["clipped_share"].item() in (pytest.approx(2 / 3), pytest.approx(1 / 2))
 
@@ -478,7 +477,7 @@ def test_a_weight_of_zero_is_not_at_a_bound() -> None:
         ({"level": "window", "window": 2, "proposal": "copy", "refresh_every": 3, "copy_every": 4}, [0, 4, 8]),
     ],
 )
-def test_exact_weights_are_computed_anew_every_so_many_steps(changes: dict[str, Any], expected: list[int]) -> None:
+def test_exact_weights_are_recomputed_every_so_many_steps(changes: dict[str, Any], expected: list[int]) -> None:
     algorithm, curated = by_hand(**({"level": "trajectory", "kappa": 1.0, "minimum": 0.0, "maximum": 1e9} | changes))
     batch, before, changed = batch_by_hand(curated, ROWS, TRAJECTORY), torch.ones(4), []
     for step in range(10):
@@ -499,7 +498,7 @@ def test_exact_weights_are_computed_anew_every_so_many_steps(changes: dict[str, 
         ({"estimator": "exact", "refresh_every": 40}, [0, 40, 80]),
     ],
 )
-def test_kappa_is_found_anew_every_so_many_steps(
+def test_kappa_is_recomputed_every_so_many_steps(
     changes: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     algorithm, _ = by_hand("trajectory", "auto", 0.0, 1e9, **changes)
@@ -528,17 +527,17 @@ def test_sixteen_minibatches_are_learnt_from_at_once(estimator: str) -> None:
 
 def test_minibatches_that_wait_are_part_of_the_state() -> None:
     pair = [by_hand("trajectory", 1.0, 0.0, 10.0, estimator="running") for _ in range(2)]
-    (one, curated), (other, _) = pair
+    (first, curated), (second, _) = pair
     for number in range(5):
         log_prob = torch.tensor([0.1, 0.2, 0.3, 0.4]) * number
-        one.weights.observe(batch_by_hand(curated, ROWS, TRAJECTORY), log_prob, torch.ones(4))
-    other.weights.load(one.weights.state())
-    for algorithm in (one, other):
+        first.weights.observe(batch_by_hand(curated, ROWS, TRAJECTORY), log_prob, torch.ones(4))
+    second.weights.load(first.weights.state())
+    for algorithm in (first, second):
         algorithm.weights.follow(algorithm.policy, 16)
-    found = [algorithm.weights.state() for algorithm in (one, other)]
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
-    assert found[0]["log_ratios"].abs().min() > 0.0
+    states = [algorithm.weights.state() for algorithm in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert states[0]["log_ratios"].abs().min() > 0.0
 
 
 def test_before_the_first_minibatch_all_weigh_the_same() -> None:
@@ -692,9 +691,9 @@ def test_awr_without_discount_takes_rewards_as_they_are() -> None:
 def test_diagnostics_of_awr_by_hand() -> None:
     algorithm, _ = awr(make_trajectories([1.0], [4], observation_size=1, action_size=1), awr_settings(maximum=20.0))
     algorithm.weights = torch.tensor([1.0, 2.0, 3.0, 20.0])
-    found = {name: value.item() for name, value in algorithm.metrics().items()}
+    metrics = {name: value.item() for name, value in algorithm.metrics().items()}
     expected = {"weight_min": 1.0, "weight_median": 2.0, "weight_max": 20.0, "clipped_share": 0.25}
-    assert found == pytest.approx(expected | {"ess_share": 26**2 / 414 / 4})
+    assert metrics == pytest.approx(expected | {"ess_share": 26**2 / 414 / 4})
 
 
 def test_awr_is_trained_with_gradients_of_its_value() -> None:
@@ -705,7 +704,7 @@ def test_awr_is_trained_with_gradients_of_its_value() -> None:
     assert not torch.equal(flat(algorithm.value), before)
 
 
-def test_awr_computes_targets_and_weights_anew_every_so_many_steps() -> None:
+def test_awr_recomputes_targets_and_weights_every_so_many_steps() -> None:
     toy = make_trajectories([1.0, 5.0, 2.0], [5, 3, 4], observation_size=1, action_size=1)
     algorithm, curated = awr(toy, awr_settings(refresh_every=3))
     sampler = StepSampler(curated, 0, 8, Stream.TRAINING)

@@ -28,7 +28,7 @@ def test_a_comparison_is_of_medians_over_the_rounds() -> None:
 
 
 @pytest.mark.robustness
-def test_what_speed_cannot_measure_is_said_in_a_line() -> None:
+def test_a_part_that_speed_does_not_have_is_refused_in_a_line() -> None:
     outcome = finish(python("-m", "benchmarks.speed", "speed", cwd=ROOT))
     assert (outcome.code, outcome.err) == (
         2,

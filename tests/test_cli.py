@@ -57,7 +57,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
         (["demonstrations", "env=two_routes", "slip=some"], "slip=some: must be a number\n"),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_command_is_refused_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = called(main, "iwbc", *arguments)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)

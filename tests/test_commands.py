@@ -62,7 +62,9 @@ def test_a_folder_needs_no_key(name: str, folder: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", TAKE_A_RUN)
-def test_what_is_no_folder_of_a_run_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_no_run_folder_is_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("dataset/data").mkdir(parents=True)
     for file in ("demo.npz", "policy.safetensors"):

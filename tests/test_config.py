@@ -12,11 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 from setups import compose, every, finish, python, rarely, train
 
-from iwbc.config import composed, config_folder, quoted, validate
+from iwbc.config import composed, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs.folder import RunFolder
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, to_plain
+from iwbc.system.files import config_folder
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +
@@ -42,7 +43,7 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
 
 
 @pytest.mark.robustness
-def test_every_preset_composes_and_each_method_has_a_name_of_its_own() -> None:
+def test_every_preset_composes_and_each_method_has_a_distinct_name() -> None:
     named = [(group, name) for group, name in FILES if group in PRESETS]
     presets = {group: [compose(f"+{group}={name}") for g, name in named if g == group] for group in PRESETS}
     assert len(presets["experiment"]) >= 1
@@ -328,7 +329,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arguments", every(8, REFUSED))
-def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_one_line_exit_code_2_and_leaves_nothing_behind(arguments: str, tmp_path: Path) -> None:
     outcome = train(*arguments.split())
     assert outcome.code == 2
     assert len(outcome.err.splitlines()) == 1
@@ -346,7 +347,7 @@ def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_left_behind(arguments
         "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v2 env=walker2d": "has 17 observations and 6 actions",
     }.items(),
 )
-def test_what_does_not_fit_the_data_leaves_nothing_behind_either(arguments: str, message: str, tmp_path: Path) -> None:
+def test_a_setting_that_does_not_fit_the_data_leaves_nothing_behind(arguments: str, message: str, tmp_path: Path) -> None:
     outcome = train("dataset.steps=20000" if "minari" not in arguments else "seed=0", *arguments.split())
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert message in outcome.err
@@ -497,8 +498,8 @@ def test_there_is_one_default_under_one_name() -> None:
 def given_by(method: str) -> dict[str, str]:
     """What a method says of its algorithm."""
     file = Path(config_folder()) / "method" / f"{method}.yaml"
-    found: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
-    return found
+    algo: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
+    return algo
 
 
 def test_every_setting_can_be_set_from_the_command_line() -> None:
@@ -586,7 +587,7 @@ def test_paths_are_taken_as_typed(path: str, tmp_path: Path, monkeypatch: pytest
         ),
     ],
 )
-def test_what_hydra_understands_is_left_to_it(argument: str) -> None:
+def test_an_argument_that_hydra_understands_is_not_quoted(argument: str) -> None:
     assert quoted([argument]) == [argument]
 
 
@@ -599,7 +600,7 @@ def test_what_hydra_understands_is_left_to_it(argument: str) -> None:
         ("+hydra.sweep.dir=a[1]", "+hydra.sweep.dir='a[1]'"),
     ],
 )
-def test_what_hydra_does_not_understand_is_quoted(
+def test_a_path_that_hydra_does_not_understand_is_quoted(
     argument: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Weights of a user's own for a dataset's trajectories."""
+"""Custom weights for a dataset's trajectories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA = make_trajectories([1.0, 2.0, 3.0], [2, 1, 3])
         *(torch.tensor([1, 0, 2]).to(kind) for kind in (torch.int64, torch.float16, torch.bfloat16, torch.float64)),
         torch.tensor([1.0, 0.0, 2.0], requires_grad=True),
     ],
-    ids=lambda one: f"{type(one).__name__} {getattr(one, 'dtype', '')}",
+    ids=lambda weights: f"{type(weights).__name__} {getattr(weights, 'dtype', '')}",
 )
 @pytest.mark.parametrize("averaging", ["trajectory", "transition"])
 def test_any_numbers_are_weights(weights: Any, averaging: str) -> None:
@@ -76,7 +76,7 @@ def test_weights_that_are_changed_afterwards_change_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("averaging", ["trajectory", "transition"])
-def test_what_cannot_be_weights_is_refused_in_one_line(weights: Any, message: str, averaging: str) -> None:
+def test_invalid_weights_are_refused_in_one_line(weights: Any, message: str, averaging: str) -> None:
     with pytest.raises(UserError, match=f"^dataset toy/data-v0, curation weights: .*{message}") as caught:
         iwbc.Curated(DATA, weights, averaging)
     assert "\n" not in str(caught.value)
@@ -91,6 +91,6 @@ def test_another_averaging_is_refused(averaging: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [None, "toy/data-v0", np.zeros((3, 2)), [DATA]])
-def test_what_is_weighted_are_trajectories(data: Any) -> None:
+def test_only_trajectories_can_be_weighted(data: Any) -> None:
     with pytest.raises(UserError, match="needs trajectories, as load and from_arrays return them, not "):
         iwbc.Curated(data, np.ones(3), "trajectory")

@@ -215,11 +215,11 @@ def test_a_histogram_by_hand() -> None:
 def remarks(
     chosen: settings.Settings, returns: Sequence[float], successes: Sequence[bool] | None = None
 ) -> tuple[list[str], curation.Curated]:
-    with warnings.catch_warnings(record=True) as given:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         curated = curation.curate(make_trajectories(returns, successes=successes), chosen)
-    assert all(one.category is DataWarning for one in given)
-    return [str(one.message).removeprefix(f"curation={chosen.name}, dataset toy/data-v0: ") for one in given], curated  # type: ignore[attr-defined]
+    assert all(warning.category is DataWarning for warning in caught)
+    return [str(warning.message).removeprefix(f"curation={chosen.name}, dataset toy/data-v0: ") for warning in caught], curated  # type: ignore[attr-defined]
 
 
 EQUAL, TWO = [0.3] * 100, [0.0] * 99 + [1.0]
@@ -250,7 +250,7 @@ def test_a_curation_that_chooses_nothing_says_so(chosen: settings.Settings, retu
 
 def test_labels_that_are_all_successes_choose_nothing() -> None:
     said, _ = remarks(settings.Success(), TEN.tolist(), [True] * 10)
-    assert [one.split(",")[0] for one in said] == ["keeps all 10 trajectories"]
+    assert [remark.split(",")[0] for remark in said] == ["keeps all 10 trajectories"]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_success_labels_that_are_passed_over_are_told_of_where_returns_do_not_sa
     chosen: settings.Settings, returns: np.ndarray, successes: np.ndarray, failures: str | None
 ) -> None:
     said, _ = remarks(chosen, returns.astype(float).tolist(), successes.tolist())
-    told = [one for one in said if "labelled failures" in one]
+    told = [remark for remark in said if "labelled failures" in remark]
     assert told == ([] if failures is None else [
         f"{failures} trajectories that it keeps are labelled failures; curation=success goes by the labels"
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs by weights of a user's own, and what tables say of a curation that has chosen nothing."""
+"""Runs by custom weights, and what tables say of a curation that has chosen nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def write(file: Path, values: np.ndarray = VALUES) -> Path:
 def test_a_run_by_weights_from_a_file(tmp_path: Path) -> None:
     make_pendulum()
     file, folder = write(tmp_path / "human.csv"), tmp_path / "run"
-    command = [*(one for one in QUICK if not one.startswith("curation")), "curation=weights", f"curation.path={file}"]
+    command = [
+        *(setting for setting in QUICK if not setting.startswith("curation")),
+        "curation=weights",
+        f"curation.path={file}",
+    ]
     outcome = train(*command, f"hydra.run.dir={folder}")
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
     assert "weights keeps 5 trajectories" in " ".join(outcome.out.split())
@@ -56,7 +60,11 @@ def test_a_run_by_weights_from_a_file(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path: Path) -> None:
     make_pendulum()
     file, folder = write(tmp_path / "human.csv"), tmp_path / "run"
-    command = [*(one for one in QUICK if not one.startswith("curation")), "curation=weights", f"curation.path={file}"]
+    command = [
+        *(setting for setting in QUICK if not setting.startswith("curation")),
+        "curation=weights",
+        f"curation.path={file}",
+    ]
     assert train(*command, f"hydra.run.dir={folder}").code == 0
     (folder / "summary.json").unlink()  # as if it had been interrupted
     write(file, VALUES + 1)
@@ -93,7 +101,7 @@ def equal_returns(datasets: Path) -> str:
 
 def test_a_table_says_that_a_curation_has_kept_everything(datasets: Path, tmp_path: Path) -> None:
     name, folder = equal_returns(datasets), tmp_path / "run"
-    command = [one for one in QUICK if not one.startswith(("dataset.id", "curation"))]
+    command = [setting for setting in QUICK if not setting.startswith(("dataset.id", "curation"))]
     command += [f"dataset.id={name}", "+method=filtered_bc_top10", f"hydra.run.dir={folder}"]
     outcome = train(*command)
     assert outcome.code == 0

@@ -256,7 +256,7 @@ def notes_of(path: Path, **options: Any) -> tuple[Any, list[str]]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", DataWarning)
         made = convert(path, "my/pick-v0", **options)
-    return made, [str(one.message) for one in said if one.category is DataWarning]
+    return made, [str(warning.message) for warning in said if warning.category is DataWarning]
 
 
 ENDS = seven_steps()["terminations"] | seven_steps()["truncations"]
@@ -326,7 +326,7 @@ def test_dones_stand_where_an_end_is_missing(
         (without(success=[1, 0]), {}, "successes: there are 2, for 7 steps in 3 episodes; .*successes=none"),
     ],
 )
-def test_what_is_missing_is_named_with_what_to_do(
+def test_a_missing_field_is_named_with_a_remedy(
     arrays: dict[str, Any], names: dict[str, str], message: str, kind: str, datasets: Path, tmp_path: Path
 ) -> None:
     path = WRITERS[kind](tmp_path / f"demo.{kind}", **arrays)
@@ -370,7 +370,7 @@ def test_a_file_without_rewards_but_with_successes_is_converted(kind: str, datas
         ({"infos/qpos": np.zeros(7), "metadata/algorithm": np.zeros(3)}, None),
     ],
 )
-def test_what_is_not_used_is_named(more: dict[str, Any], words: str | None, kind: str, datasets: Path, tmp_path: Path) -> None:
+def test_unused_arrays_are_named(more: dict[str, Any], words: str | None, kind: str, datasets: Path, tmp_path: Path) -> None:
     path = WRITERS[kind](tmp_path / f"demo.{kind}", **seven_steps(), **more)
     _, said = notes_of(path)
     with warnings.catch_warnings(record=True) as loaded:
@@ -381,7 +381,7 @@ def test_what_is_not_used_is_named(more: dict[str, Any], words: str | None, kind
         assert said == [] == loaded
     else:
         assert len(said) == 1 and words in said[0] and said[0].startswith("dataset my/pick-v0: not used of its file: ")
-        assert [str(one.message).replace(path.name, "my/pick-v0") for one in loaded] == said * 2
+        assert [str(warning.message).replace(path.name, "my/pick-v0") for warning in loaded] == said * 2
 
 
 def test_the_command_takes_names_and_paths_with_equals_signs(
@@ -458,7 +458,7 @@ def test_bounds_are_kept_beside_an_environment_in_conversion(low: float, high: f
 def test_an_environment_in_a_namespace_has_its_cache_beside_the_file(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "demo.hdf5", **seven_steps())
     d4rl_source.load(path, env_id="iwbc/TwoRoutes-v0")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["demo.hdf5", "demo.hdf5.packed-iwbc_TwoRoutes-v0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.hdf5", "demo.hdf5.packed-iwbc_TwoRoutes-v0"]
 
 
 # --- files that are not as they should be ----------------------------------------------------------------------------
@@ -630,9 +630,7 @@ def test_an_npz_of_an_unknown_zip_version_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["visititems", "__contains__"])
-def test_whatever_h5py_raises_of_a_damaged_group_is_one_line(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_h5py_in_a_damaged_group_is_one_line(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise KeyError("Unable to synchronously open object")
 

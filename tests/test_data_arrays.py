@@ -72,9 +72,9 @@ def test_actions_that_look_scaled_are_told(reach: float, bound: float, told: boo
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         from_arrays(**arrays, action_low=-bound, action_high=bound, id=id)
-    found = [str(one.message) for one in caught if "reach from -1 to 1 and no further" in str(one.message)]
-    assert bool(found) is told
-    assert not told or f"its action space is -{bound:g} … {bound:g}; where they were scaled to ±1, scale them back" in found[0]
+    notes = [str(warning.message) for warning in caught if "reach from -1 to 1 and no further" in str(warning.message)]
+    assert bool(notes) is told
+    assert not told or f"its action space is -{bound:g} … {bound:g}; where they were scaled to ±1, scale them back" in notes[0]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 0, 0, 0, 0, 1], [True, False, True]])
@@ -352,7 +352,7 @@ def test_actions_and_rewards_are_watched_too(field: str, words: str) -> None:
         from_arrays(**recorded(LOST["seconds since 1970"], field))
 
 
-def test_what_is_float32_already_has_lost_nothing_here() -> None:
+def test_data_in_float32_give_no_note_of_rounding() -> None:
     assert from_arrays(**recorded(LOST["seconds since 1970"].astype(np.float32))).info.notes == []
 
 
@@ -546,7 +546,7 @@ def test_an_id_that_is_no_name_of_a_folder_is_one_line(namespace: str, datasets:
         ("demo", "not an id; ids look like"),
     ],
 )
-def test_what_is_no_dataset_is_told_what_to_do(
+def test_a_name_that_is_no_dataset_is_refused_with_a_remedy(
     name: str, message: str, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lr=0.1").mkdir()
@@ -572,9 +572,9 @@ def test_a_dataset_is_signed_by_its_author_alone(datasets: Path) -> None:
     assert (metadata["algorithm_name"], metadata["description"]) == ("teleoperation", "Picks cubes.")
     from_arrays(**seven_steps(), id="my/unsigned-v0")
     unsigned = minari.load_dataset("my/unsigned-v0").storage.metadata
-    for found in (metadata, unsigned):
-        assert not {"code_permalink", "author_email"} & set(found)
-        assert "iwbc" not in str(found)
+    for document in (metadata, unsigned):
+        assert not {"code_permalink", "author_email"} & set(document)
+        assert "iwbc" not in str(document)
     assert not {"author", "algorithm_name"} & set(unsigned)
 
 

@@ -29,14 +29,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrow_holds_what_hdf5_holds(kind: str, datasets: Path) -> None:
-    one, other = (
+    first, second = (
         iwbc.from_arrays(**seven_steps(**KINDS[kind]), id=f"tests/{name}-v0", data_format=name) for name in ("hdf5", "arrow")
     )
-    assert one.content_hash == other.content_hash
-    assert (one.info.action_low, one.info.action_high) == (other.info.action_low, other.info.action_high)
+    assert first.content_hash == second.content_hash
+    assert (first.info.action_low, first.info.action_high) == (second.info.action_low, second.info.action_high)
     files = everything(dataset_folder("tests/arrow-v0") / "data")
     assert "0/part-0.arrow" in files and "main_data.hdf5" not in files
-    assert iwbc.load("tests/arrow-v0").content_hash == one.content_hash
+    assert iwbc.load("tests/arrow-v0").content_hash == first.content_hash
 
 
 def test_an_environment_and_converted_files_in_arrow(datasets: Path, tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ def test_an_environment_and_converted_files_in_arrow(datasets: Path, tmp_path: P
     np.savez(tmp_path / "demo.npz", **steps)
     for name in ("hdf5", "arrow"):
         convert.main([str(tmp_path / "demo.npz"), f"id=tests/{name}-v0", "env_id=Pendulum-v1", f"data_format={name}"])
-    one, other = (iwbc.load(f"tests/{name}-v0") for name in ("hdf5", "arrow"))
-    assert one.content_hash == other.content_hash
-    assert one.info.environment == other.info.environment
-    assert one.info.environment is not None
+    first, second = (iwbc.load(f"tests/{name}-v0") for name in ("hdf5", "arrow"))
+    assert first.content_hash == second.content_hash
+    assert first.info.environment == second.info.environment
+    assert first.info.environment is not None
 
 
 def test_many_short_episodes_take_less_room(datasets: Path) -> None:
@@ -81,7 +81,7 @@ def test_another_format_is_refused(name: Any, datasets: Path) -> None:
     assert everything(datasets) == []
 
 
-def test_what_is_refused_leaves_nothing_behind_in_arrow_either(datasets: Path) -> None:
+def test_a_refused_dataset_leaves_nothing_behind_in_arrow(datasets: Path) -> None:
     with pytest.raises(UserError, match="lie outside the action space"):
         iwbc.from_arrays(**seven_steps(actions=np.full((7, 2), 3.0)), id="tests/one-v0", data_format="arrow")
     assert everything(datasets) == []

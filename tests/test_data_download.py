@@ -78,8 +78,8 @@ class Hub:
             self.reply(request, b"", body)
         elif url.path == "/api/datasets":
             wanted = parse_qs(url.query).get("filter", [""])[0].removeprefix("dataset_name:")
-            found = [{"id": f"farama-minari/{name}"} for name in self.files if name == wanted or not wanted]
-            self.reply(request, json.dumps(found).encode(), body)
+            entries = [{"id": f"farama-minari/{name}"} for name in self.files if name == wanted or not wanted]
+            self.reply(request, json.dumps(entries).encode(), body)
         elif parts[:3] == ["api", "datasets", "farama-minari"] and parts[3] in self.files:
             files = self.files[parts[3]]
             if parts[4:5] == ["tree"]:

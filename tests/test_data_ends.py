@@ -73,12 +73,12 @@ FINE = {
 @pytest.mark.parametrize("field", ["terminations", "truncations"])
 def test_suspicious_ends_are_told_of(name: str, field: str) -> None:
     ends, message = SUSPICIOUS[name]
-    with pytest.warns(DataWarning) as given:
+    with pytest.warns(DataWarning) as caught:
         data = iwbc.from_arrays(**arrays(ends, field))
-    assert len(given) == 1
-    assert str(given[0].message).startswith("dataset from_arrays: ")
-    assert message in str(given[0].message)
-    assert data.info.notes == [str(given[0].message).removeprefix("dataset from_arrays: ")]
+    assert len(caught) == 1
+    assert str(caught[0].message).startswith("dataset from_arrays: ")
+    assert message in str(caught[0].message)
+    assert data.info.notes == [str(caught[0].message).removeprefix("dataset from_arrays: ")]
 
 
 @pytest.mark.parametrize("name", FINE)

@@ -119,7 +119,7 @@ def test_a_plan_of_few_steps_is_whole(steps: int) -> None:
     assert sum(unit.steps for unit in plan(behaviours("Hopper-v5"), "medium-replay", steps, 0)) == steps
 
 
-def test_what_a_unit_runs_over_its_share_the_next_ones_give_up() -> None:
+def test_steps_beyond_a_unit_s_share_are_taken_from_the_next_units() -> None:
     def episodes(*lengths: int) -> list[Episode]:
         return [Episode(np.zeros((n, 1)), np.zeros(1), np.zeros((n, 1)), np.zeros(n), False) for n in lengths]
 
@@ -299,8 +299,8 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(tmp_path: Pat
 
 @pytest.mark.robustness
 def test_another_seed_gives_other_data() -> None:
-    one, other = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
-    assert one.content_hash != other.content_hash
+    first, second = (load(ensure("Hopper-v5", "random", 1000, seed)) for seed in (5, 6))
+    assert first.content_hash != second.content_hash
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_labels_in_words_are_refused(values: Any, datasets: Path) -> None:
 def test_either_key_makes_an_episode_a_success(plain: bool, data_format: str, datasets: Path) -> None:
     space = VECTOR if plain else gym.spaces.Dict({"a": VECTOR})
     said = [(False, True), (True, False), (False, False)]
-    infos = [{"success": [one] * 3, "is_success": [other] * 3} for one, other in said]
+    infos = [{"success": [by_success] * 3, "is_success": [by_is_success] * 3} for by_success, by_is_success in said]
     buffers = [buffer(space, 2, i, infos=info) for i, info in enumerate(infos)]
     successes = load(create(buffers, space, data_format)).successes
     assert successes is not None
@@ -323,16 +323,16 @@ BESIDE: dict[str, gym.Space] = {
 
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("beside", BESIDE)
-def test_what_is_not_chosen_does_not_matter(beside: str, data_format: str, datasets: Path) -> None:
+def test_observations_that_are_not_chosen_do_not_matter(beside: str, data_format: str, datasets: Path) -> None:
     alone = Dict({"p": Box(-1, 1, (2,), np.float64)})
     space = Dict({"p": alone["p"], "other": BESIDE[beside]})
     buffers = three(space)
-    for one in buffers:
+    for buffer in buffers:
         if beside == "vector":
-            one.observations["other"][:] = np.nan
+            buffer.observations["other"][:] = np.nan
     name = create(buffers, space, data_format)
     chosen = load(name, observation_keys=["p"])
-    expected = np.concatenate([one.observations["p"][:-1] for one in buffers]).astype(np.float32)
+    expected = np.concatenate([buffer.observations["p"][:-1] for buffer in buffers]).astype(np.float32)
     np.testing.assert_array_equal(chosen.observations, expected)
     assert chosen.info.observation_parts == [Part(("p",), (2,))]
     assert load(name, observation_keys="p").content_hash == chosen.content_hash
@@ -342,7 +342,7 @@ def test_what_is_not_chosen_does_not_matter(beside: str, data_format: str, datas
 
 
 @pytest.mark.parametrize("change", ["other length", "other width", "missing", "text"])
-def test_what_is_not_chosen_may_be_damaged(change: str, datasets: Path) -> None:
+def test_observations_that_are_not_chosen_may_be_damaged(change: str, datasets: Path) -> None:
     space = Dict({"p": Box(-1, 1, (2,), np.float64), "other": Box(-1, 1, (5,), np.float64)})
     name = create(three(space), space)
     before = load(name, observation_keys=["p"])
@@ -384,7 +384,7 @@ def test_a_key_may_hold_a_slash(datasets: Path) -> None:
 # --- bounds of actions, and what float32 loses -----------------------------------------------------------------------
 
 
-def test_bounds_of_the_users_own_replace_the_datasets(datasets: Path) -> None:
+def test_bounds_in_the_settings_replace_the_dataset_s(datasets: Path) -> None:
     name = create([buffer(VECTOR, 2, actions=np.array([[5.0, 0.0], [-4.0, 0.0]], np.float32))])
     with pytest.raises(UserError, match=r"action_low=\[-4,-1\] action_high=\[5,1\]"):
         load(name)
@@ -399,8 +399,8 @@ def test_bounds_of_the_users_own_replace_the_datasets(datasets: Path) -> None:
 def test_a_part_that_float32_cannot_hold_is_named_at_each_load(data_format: str, datasets: Path) -> None:
     space = Dict({"clock": Box(0, np.inf, (1,), np.float64), "q": Box(-1, 1, (2,), np.float32)})
     buffers = three(space)
-    for one in buffers:
-        one.observations["clock"] = 1.7e9 + 0.05 * np.arange(float(len(one.observations["q"])))[:, None]
+    for buffer in buffers:
+        buffer.observations["clock"] = 1.7e9 + 0.05 * np.arange(float(len(buffer.observations["q"])))[:, None]
     name = create(buffers, space, data_format)
     for _ in range(2):
         with pytest.warns(DataWarning, match=r"^dataset others/task-v0: observations .* feature 0 \(clock\) keeps 0 of"):
@@ -415,7 +415,7 @@ def test_datasets_that_are_joined_give_their_notes_once(datasets: Path) -> None:
     name = create([buffer(VECTOR, 4, **observations), buffer(VECTOR, 4, **observations)])
     with pytest.warns(DataWarning) as said:
         load(f"{name}+{name}")
-    assert len({str(one.message) for one in said if one.category is DataWarning}) == 1
+    assert len({str(warning.message) for warning in said if warning.category is DataWarning}) == 1
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
@@ -584,7 +584,7 @@ def test_a_success_that_claims_more_than_fits_is_refused(datasets: Path) -> None
 
 
 @pytest.mark.robustness
-def test_what_compresses_best_is_read(datasets: Path) -> None:
+def test_the_most_compressible_data_is_read(datasets: Path) -> None:
     name, steps = create(three()), 10**7
 
     def write_zeros(file: h5py.File) -> None:
@@ -698,13 +698,13 @@ def test_datasets_with_other_goals_are_joined_by_what_they_share(datasets: Path)
     complete = kitchen("D4RL/kitchen/complete-v2", ["kettle", "microwave"], 2, seed=0)
     mixed = kitchen("D4RL/kitchen/mixed-v2", ["bottom burner", "kettle", "light switch"], 3, seed=10)
     both = load(f"{complete}+{mixed}", observation_keys=["observation"])
-    each = [load(one, observation_keys=["observation"]) for one in (complete, mixed)]
+    each = [load(name, observation_keys=["observation"]) for name in (complete, mixed)]
     assert both.info.id == f"{complete}+{mixed}" and both.lengths.tolist() == [12] * 5
     for name in ("observations", "actions", "rewards", "final_observations"):
-        np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(one, name) for one in each]))
+        np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(part, name) for part in each]))
     assert both.observations.shape[1] == 59 and both.info.observation_parts == [Part(("observation",), (59,))]
     again = load(f"{complete}+{mixed}", observation_keys=["observation"])
-    assert again.content_hash == both.content_hash not in (one.content_hash for one in each)
+    assert again.content_hash == both.content_hash not in (part.content_hash for part in each)
     with pytest.raises(UserError, match=r"mixed-v2 have different observations; dataset\.obs"):
         load(f"{complete}+{mixed}")
     with pytest.raises(UserError, match=r"^dataset.observation_keys: D4RL/kitchen/mixed-v2 has no state among .* only "):

@@ -22,7 +22,7 @@ def test_diagnostics_by_hand() -> None:
     owner = np.repeat([0, 1], [3, 4])
     toy = replace(toy, observations=toy.observations[[0, 3]][owner], actions=toy.actions[[0, 3]][owner])
     reference, policy = untrained(CONFIG, toy, 1), untrained(CONFIG, toy, 3)
-    found = Diagnostics(Curated(toy, np.array([0.0, 1.0]), "trajectory"), reference, 1, kappa=2.0).measure(policy)
+    metrics = Diagnostics(Curated(toy, np.array([0.0, 1.0]), "trajectory"), reference, 1, kappa=2.0).measure(policy)
 
     def log_prob(policy_: Policy, row: int) -> Tensor:
         observation, action = (torch.from_numpy(x[row : row + 1]) for x in (toy.observations, toy.actions))
@@ -30,11 +30,11 @@ def test_diagnostics_by_hand() -> None:
 
     dropped, kept = (log_prob(policy, row) for row in (0, 3))
     drift = kept - log_prob(reference, 3)
-    torch.testing.assert_close(found["log_prob_kept"], kept)
-    torch.testing.assert_close(found["log_prob_dropped"], dropped)
-    torch.testing.assert_close(found["drift_kept"], drift, rtol=0.0, atol=1e-5)
-    torch.testing.assert_close(found["drift_dropped"], dropped - log_prob(reference, 0), rtol=0.0, atol=1e-5)
-    torch.testing.assert_close(found["reference_bound"], 1.0 + 2.0 * drift, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(metrics["log_prob_kept"], kept)
+    torch.testing.assert_close(metrics["log_prob_dropped"], dropped)
+    torch.testing.assert_close(metrics["drift_kept"], drift, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(metrics["drift_dropped"], dropped - log_prob(reference, 0), rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(metrics["reference_bound"], 1.0 + 2.0 * drift, rtol=0.0, atol=1e-5)
 
 
 def test_diagnostics_without_dropped_trajectories_or_a_reference() -> None:

@@ -127,7 +127,7 @@ def test_the_other_seeds_finish_and_the_last_good_state_is_kept(tmp_path: Path, 
     assert any("seed 1 diverged by step 40" in note for note in arrange(collect([run])[0]).notes)
 
 
-def test_what_diverges_from_python_is_an_error(tmp_path: Path) -> None:
+def test_divergence_from_python_is_an_error(tmp_path: Path) -> None:
     data = iwbc.load("tests/pendulum/random-v0")
     with pytest.raises(iwbc.UserError, match=f"^BC, seed 3, step 50: {re.escape(DIVERGED)}$"):
         iwbc.fit(iwbc.BC(steps=50, lr=1e30, warmup_steps=0), data, seeds=[3], console=Console(quiet=True))

@@ -67,7 +67,7 @@ def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None
             assert target.exists(), f"{path.name}: {reference}"
             if anchor and target in pages:
                 assert anchor in pages[target].ids, f"{path.name}: {reference}"
-        loaded = [one for one in page.references if re.match(r"https?:.*\.(css|js|woff2?|png|svg)$", one)]
+        loaded = [reference for reference in page.references if re.match(r"https?:.*\.(css|js|woff2?|png|svg)$", reference)]
         assert loaded == [], path.name
     method = (tmp_path / "site" / "method.html").read_text()
     assert method.count("<math") >= 2
@@ -82,8 +82,11 @@ def test_every_dependency_has_its_licence_listed() -> None:
         project = tomllib.load(file)["project"]
     (everything,) = project["optional-dependencies"]["all"]
     extras = re.search(r"\[(.*)\]", everything)[1].split(",")  # type: ignore[index]
-    dependencies = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
-    names = {re.split(r"[\[<>=]", one)[0].lower() for one in dependencies}
+    dependencies = [
+        *project["dependencies"],
+        *(requirement for extra in extras for requirement in project["optional-dependencies"][extra]),
+    ]
+    names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in dependencies}
     assert {"torch", "wandb"} <= names
     page = (ROOT / "docs" / "licences.md").read_text()
     assert names <= {row.lower() for row in re.findall(r"^\| ([\w.-]+) \|", page, re.M)}

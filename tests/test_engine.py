@@ -74,10 +74,10 @@ def test_density_mean_and_gradient_are_those_of_autograd(kind: str, std: str, si
     (weights * expected).mean().backward()
     by_pointer = {parameter.data_ptr(): parameter for parameter in policy.parameters()}
     assert len(kernel.parameters) == len(by_pointer)
-    for own, found in zip(kernel.parameters, vjp(weights), strict=True):
-        gradient = by_pointer[own.data_ptr()].grad
+    for parameter, written_out in zip(kernel.parameters, vjp(weights), strict=True):
+        gradient = by_pointer[parameter.data_ptr()].grad
         assert gradient is not None and gradient.abs().max() > 0
-        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(written_out, gradient, rtol=1e-4, atol=1e-5)
 
 
 @every_kind
@@ -140,10 +140,10 @@ def trained(config: Config, trajectories: Trajectories, reference: Policy | None
     with torch.no_grad():
         for step in range(config.algo.steps):
             losses.append(algorithm.update(sampler.batch(step), step, config.algo.learning_rate(step)))
-        found = {"losses": torch.stack(losses), **algorithm.state(), **algorithm.metrics()}
+        tensors = {"losses": torch.stack(losses), **algorithm.state(), **algorithm.metrics()}
         if (weights := getattr(algorithm, "weights", None)) is not None:
-            found["weights"] = weights if isinstance(weights, Tensor) else weights.of(sampler.batch(0))
-    return {name: value.clone() for name, value in found.items()}
+            tensors["weights"] = weights if isinstance(weights, Tensor) else weights.of(sampler.batch(0))
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 # In every run of the tests: every kind of policy with one algorithm, every algorithm with one kind.
@@ -166,10 +166,10 @@ def test_with_the_engine_and_without_it_training_gives_the_same_numbers(
     config = compose(*RECIPE, *policy, *ALGORITHMS[name])
     expected = trained(config, hopper, reference_of(config, hopper))
     with engine.switched(False):
-        found = trained(config, hopper, reference_of(config, hopper))
-    assert found.keys() == expected.keys()
+        tensors = trained(config, hopper, reference_of(config, hopper))
+    assert tensors.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(tensors[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.parametrize("first", ["engine", "autograd"])
@@ -210,31 +210,31 @@ def ascents() -> tuple[list[Tensor], list[Tensor]]:
     """Parameters after some steps by the engine's Adam, and by PyTorch's."""
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(4, 3, generator=generator), torch.randn(3, generator=generator)]
-    own, its = copy.deepcopy(start), [value.clone().requires_grad_() for value in start]
-    ours, theirs = adam.Adam(own), torch.optim.Adam(its, maximize=True)
+    by_engine, by_torch = copy.deepcopy(start), [value.clone().requires_grad_() for value in start]
+    ours, theirs = adam.Adam(by_engine), torch.optim.Adam(by_torch, maximize=True)
     for step in range(20):
         gradient = [torch.randn(value.shape, generator=generator) for value in start]
         rate = 1e-2 * (step + 1)
         ours.step(gradient, rate)
-        for value, slope in zip(its, gradient, strict=True):
+        for value, slope in zip(by_torch, gradient, strict=True):
             value.grad = slope
         theirs.param_groups[0]["lr"] = rate
         theirs.step()
     assert ours.steps.item() == 20.0
-    return own, [value.detach() for value in its]
+    return by_engine, [value.detach() for value in by_torch]
 
 
 def test_adam_is_torch_s() -> None:
     assert adam.has_fused_operation()
-    own, its = ascents()
-    torch.testing.assert_close(own, its, rtol=1e-5, atol=1e-6)
+    by_engine, by_torch = ascents()
+    torch.testing.assert_close(by_engine, by_torch, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("no_fused_adam")
 def test_adam_without_the_fused_operation_is_the_same() -> None:
     assert not adam.has_fused_operation()
-    own, its = ascents()
-    torch.testing.assert_close(own, its, rtol=1e-5, atol=1e-6)
+    by_engine, by_torch = ascents()
+    torch.testing.assert_close(by_engine, by_torch, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fused_operation_that_takes_other_arguments_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,11 +263,11 @@ def products(policy: GaussianMLP) -> list[Tensor]:
 @has_onednn
 @every_kind
 def test_onednn_s_products_are_pytorch_s(kind: str, std: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {}
+    results = {}
     for fast in (False, True):
         monkeypatch.setattr(kernels, "prefers_onednn", lambda fast=fast: fast)
-        found[fast] = products(make_policy(kind, std))
-    for plain, fast_ in zip(found[False], found[True], strict=True):
+        results[fast] = products(make_policy(kind, std))
+    for plain, fast_ in zip(results[False], results[True], strict=True):
         torch.testing.assert_close(fast_, plain, rtol=1e-4, atol=1e-5)
         assert fast_.is_contiguous()
 
@@ -308,7 +308,7 @@ def raising(error: type[Exception]) -> Any:
         SimpleNamespace(_linear_pointwise=SimpleNamespace()),  # without its overload
         raising(TypeError),  # with other arguments
         raising(RuntimeError),
-        SimpleNamespace(_linear_pointwise=SimpleNamespace(default=lambda *given: given[0])),  # with another meaning
+        SimpleNamespace(_linear_pointwise=SimpleNamespace(default=lambda *tensors: tensors[0])),  # with another meaning
     ],
     ids=["no operator", "no overload", "TypeError", "RuntimeError", "wrong"],
 )
@@ -318,8 +318,8 @@ def test_without_the_private_operator_products_are_pytorch_s(stand_in: Any, amd:
         cache.cache_clear()
     amd.setattr(torch.ops, "mkldnn", stand_in)
     assert not kernels.prefers_onednn()
-    for found, value in zip(products(make_policy()), expected, strict=True):
-        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5)
+    for output, value in zip(products(make_policy()), expected, strict=True):
+        torch.testing.assert_close(output, value, rtol=1e-4, atol=1e-5)
 
 
 @has_onednn
@@ -327,14 +327,14 @@ def test_the_number_of_threads_changes_no_bit_of_onednn_s_products(monkeypatch: 
     # Other libraries promise nothing.
     monkeypatch.setattr(kernels, "prefers_onednn", lambda: True)
     threads = torch.get_num_threads()
-    found = {}
+    results = {}
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found[count] = products(make_policy(hidden=[256, 256]))
+            results[count] = products(make_policy(hidden=[256, 256]))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(one, two) for one, two in zip(found[1], found[2], strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(results[1], results[2], strict=True))
 
 
 def test_the_scale_of_actions_is_in_the_density() -> None:

@@ -76,8 +76,8 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def lengths(folder: Path) -> list[float]:
-    (found,) = folder.rglob("evaluations.csv")
-    return column(read_csv(found), "length", phase="final")
+    (table,) = folder.rglob("evaluations.csv")
+    return column(read_csv(table), "length", phase="final")
 
 
 # --- the dataset's own environment ---------------------------------------------------------------------------------------
@@ -116,9 +116,9 @@ RECORDED = EnvironmentSpec("Maze-v3", {"a": 1}, 120, (Wrapper("ClipAction"),), "
 
 @pytest.mark.parametrize("env_id", [None, "Maze-v3", "somewhere:Maze-v3"])
 def test_the_recorded_environment_by_whatever_name(env_id: str | None) -> None:
-    found = environment_spec(RECORDED, env_id, {"b": 2}, None, ())
+    spec = environment_spec(RECORDED, env_id, {"b": 2}, None, ())
     imports = ("somewhere",) if env_id and ":" in env_id else ()
-    assert found == EnvironmentSpec("Maze-v3", {"a": 1, "b": 2}, 120, RECORDED.wrappers, "gymnasium_robotics", imports)
+    assert spec == EnvironmentSpec("Maze-v3", {"a": 1, "b": 2}, 120, RECORDED.wrappers, "gymnasium_robotics", imports)
 
 
 def test_another_environment_takes_nothing_from_the_recorded_one() -> None:
@@ -150,8 +150,8 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def name_in_metadata(datasets: Path, name: str, **spec: Any) -> None:
     path = datasets / name / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
-    own = json.loads(metadata["env_spec"]) | spec
-    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(own), "eval_env_spec": json.dumps(own)}))
+    changed = json.loads(metadata["env_spec"]) | spec
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(changed), "eval_env_spec": json.dumps(changed)}))
 
 
 def test_a_module_that_only_a_file_names_is_not_imported(datasets: Path, trap: Path) -> None:
@@ -167,7 +167,9 @@ def test_a_module_that_only_a_file_names_is_not_imported(datasets: Path, trap: P
     assert "the wrapper Evil, which may change observations, actions or rewards" in outcome.out
 
 
-def test_what_the_user_names_is_imported_and_a_run_folder_alone_does_not(datasets: Path, trap: Path, tmp_path: Path) -> None:
+def test_a_module_is_imported_where_the_user_names_it_and_not_where_a_run_folder_does(
+    datasets: Path, trap: Path, tmp_path: Path
+) -> None:
     name = record(gym.make("Pendulum-v1", max_episode_steps=9), "mine/pendulum-v0", 1)
     name_in_metadata(datasets, name, id="Trap-v0", entry_point="trap_module:make")
     outcome = train(*SHORT, f"dataset.id={name}")
@@ -210,7 +212,7 @@ def test_a_wrapper_whose_arguments_are_not_recorded_is_refused() -> None:
 
 
 class Named(gym.ObservationWrapper[Any, Any, Any]):
-    """A wrapper of the user's own, which is called as one that only watches."""
+    """A custom wrapper with the name of a wrapper that only watches."""
 
     def observation(self, observation: Any) -> Any:
         return 2.0 * observation

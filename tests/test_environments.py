@@ -52,17 +52,17 @@ def test_a_seed_is_an_initial_state(make: Make) -> None:
 
 
 def test_an_episode_depends_on_its_seed_and_actions_alone(make: Make) -> None:
-    given = actions(12, 4)
+    chosen = actions(12, 4)
     together, alone = make(), make()
     together.reset([10, 11, 12, 13])
     alone.reset([12])
-    for step, acts in enumerate(given):
+    for step, acts in enumerate(chosen):
         # Some of them, in an order of its own; environment 2 always.
         indices = np.array([[3, 2, 0], [2, 1, 3], [2]][step % 3])
-        found = together.step(indices, acts[indices])
+        results = together.step(indices, acts[indices])
         expected = alone.step(np.array([0]), acts[[2]])
         row = indices.tolist().index(2)
-        for whole, single in zip(found, expected, strict=True):
+        for whole, single in zip(results, expected, strict=True):
             assert len(whole) == len(indices)
             assert np.array_equal(whole[row], single[0], equal_nan=True)
 
@@ -78,7 +78,7 @@ def test_types_and_shapes(make: Make) -> None:
     assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype) == ((2,), np.bool_)
 
 
-def test_what_was_returned_stays_as_it_was(make: Make) -> None:
+def test_returned_observations_stay_unchanged(make: Make) -> None:
     environments = make()
     returned = [environments.reset([1, 2])]
     returned += [environments.step(np.arange(2), acts).observations for acts in actions(10, 2)]
@@ -109,9 +109,9 @@ def test_episodes_end_each_at_its_own_time(make: Make) -> None:
         return count.tolist()
 
     environments = make()
-    found = lengths(list(range(12)))
-    assert len(set(found)) > 2
-    assert lengths([7, 2]) == [found[7], found[2]]
+    counts = lengths(list(range(12)))
+    assert len(set(counts)) > 2
+    assert lengths([7, 2]) == [counts[7], counts[2]]
 
 
 def test_the_time_limit(make: Make) -> None:

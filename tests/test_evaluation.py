@@ -116,10 +116,10 @@ def test_an_episode_starts_the_same_whatever_else_is_played() -> None:
 
 
 def test_episodes_seeds_and_evaluation_seeds_differ() -> None:
-    one = starts(seed=0, policy_seed=0, episodes=40)
-    assert len(set(one)) > 10
-    assert starts(seed=0, policy_seed=1, episodes=40) != one
-    assert starts(seed=1, policy_seed=0, episodes=40) != one
+    states = starts(seed=0, policy_seed=0, episodes=40)
+    assert len(set(states)) > 10
+    assert starts(seed=0, policy_seed=1, episodes=40) != states
+    assert starts(seed=1, policy_seed=0, episodes=40) != states
 
 
 def test_environments_are_made_once() -> None:
@@ -296,15 +296,15 @@ def test_worker_processes_give_the_same_bits(workers: int) -> None:
     policy = hopper_policy([0, 1])
     here, there = Evaluator("Hopper-v5", 0), Evaluator("Hopper-v5", 0, workers)
     for episodes in (1, 4):
-        expected, found = (evaluator.evaluate(policy, episodes) for evaluator in (here, there))
-        assert np.array_equal(found.returns, expected.returns)
-        assert np.array_equal(found.lengths, expected.lengths)
+        expected, played = (evaluator.evaluate(policy, episodes) for evaluator in (here, there))
+        assert np.array_equal(played.returns, expected.returns)
+        assert np.array_equal(played.lengths, expected.lengths)
     there.close()
 
 
 def test_the_mean_action_is_played() -> None:
     policy = hopper_policy([3])
-    found = Evaluator("Hopper-v5", 1).evaluate(policy, 1)
+    evaluation = Evaluator("Hopper-v5", 1).evaluate(policy, 1)
     env = make_env("Hopper-v5")
     observation, _ = env.reset(seed=Evaluator("Hopper-v5", 1).start(3, 0))
     total, length, over = 0.0, 0, False
@@ -312,8 +312,8 @@ def test_the_mean_action_is_played() -> None:
         action, _ = policy.predict(observation, deterministic=True)
         observation, reward, terminated, truncated, _ = env.step(action)
         total, length, over = total + float(reward), length + 1, terminated or truncated
-    assert found.lengths[0, 0] == length
-    assert found.returns[0, 0] == pytest.approx(total, rel=1e-4)
+    assert evaluation.lengths[0, 0] == length
+    assert evaluation.returns[0, 0] == pytest.approx(total, rel=1e-4)
 
 
 def test_an_environment_that_is_not_installed() -> None:
@@ -337,7 +337,7 @@ class Ranged(gym.Env[Any, Any]):
     observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
 
     def __init__(self, low: Any, high: Any, dtype: str = "float32") -> None:
-        bounds = (np.broadcast_to(np.asarray(one, dtype), (2,)) for one in (low, high))
+        bounds = (np.broadcast_to(np.asarray(bound, dtype), (2,)) for bound in (low, high))
         self.action_space = gym.spaces.Box(*bounds, dtype=np.dtype(dtype).type)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -381,7 +381,7 @@ RANGES: dict[str, tuple[Any, Any, Any, Any, str | None]] = {
 def test_the_data_s_range_of_actions_must_be_the_environment_s(case: str, dtype: str, ranged: str) -> None:
     data_low, data_high, low, high, says = RANGES[case]
     spec = EnvironmentSpec(ranged, {"low": low, "high": high, "dtype": dtype})
-    spaces = Spaces(3, *(tuple(np.broadcast_to(one, (2,)).astype(float).tolist()) for one in (data_low, data_high)))
+    spaces = Spaces(3, *(tuple(np.broadcast_to(bound, (2,)).astype(float).tolist()) for bound in (data_low, data_high)))
     policies = PolicySpec(GaussianPolicy(hidden=[]), spaces)
     evaluator = Evaluator(spec, 0)
     if says is None:
@@ -405,7 +405,7 @@ def test_data_without_bounds_that_reaches_beyond_the_environment_is_told(bound: 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         iwbc.evaluate(policies, ranged, episodes=1, env_kwargs={"low": -1.0, "high": 1.0})
-    told = [str(one.message) for one in caught if issubclass(one.category, DataWarning)]
+    told = [str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)]
     assert bool(told) is said
     assert not said or "takes actions of -1 … 1, the policy has actions of -5 … 5, of data that declares no bounds" in told[0]
 
@@ -434,8 +434,8 @@ def test_actions_lie_in_the_space_in_its_own_precision(bounds: Any, dtype: str, 
     policies[0].network[0].bias.data[0] = -50.0  # at a bound, whether lower or upper
     made = EnvironmentSpec(ranged, {"low": bounds[0], "high": bounds[1], "dtype": dtype})
     Evaluator(made, 0).evaluate(policies, 20, action)
-    found, _ = policies.predict(np.zeros((20, 3)), deterministic=action == "mean")
-    assert all(env.action_space.contains(one) for one in found), found
+    actions, _ = policies.predict(np.zeros((20, 3)), deterministic=action == "mean")
+    assert all(env.action_space.contains(action) for action in actions), actions
     assert env.action_space.contains(policies.predict(np.zeros(3), deterministic=action == "mean")[0])
 
 

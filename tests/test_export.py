@@ -149,7 +149,7 @@ class OwnPolicy(torch.nn.Module):
         return self.layer(observations).tanh()
 
 
-def test_a_policy_of_ones_own_exports_its_mean_action(tmp_path: Path) -> None:
+def test_a_custom_policy_exports_the_mean_action(tmp_path: Path) -> None:
     own = Policies([OwnPolicy()], (0,), Spaces(4, (-1.0, -1.0), (1.0, 1.0)), None)
     export.write_torchscript(own, tmp_path / "own.pt", "mean", {"method": "it"})
     found = run_torchscript(tmp_path / "own.pt", [observations(3)])

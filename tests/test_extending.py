@@ -1,4 +1,4 @@
-"""docs/extending.md, step by step: an algorithm added to a copy of the package, and policies of a user's own."""
+"""docs/extending.md, step by step: an algorithm added to a copy of the package, and custom policies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from setups import BRIEF, Outcome, column, finish, python, read_csv
 
 import iwbc
-from iwbc.config import config_folder
 from iwbc.data.trajectories import Trajectories
+from iwbc.system.files import config_folder
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 

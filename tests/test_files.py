@@ -68,7 +68,7 @@ def test_being_stopped_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     path, machine, dead, running = tmp_path / "file", platform.node(), 77, 78
     gone = [tmp_path / f".file~{machine}~{dead}~{name}" for name in ("file", "folder")]
     gone[0].write_bytes(b"")
@@ -80,8 +80,8 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         tmp_path / f".other~{machine}~{dead}~a",
         tmp_path / f".file~{machine}~word~a",
     ]
-    for one in stay:
-        one.write_bytes(b"")
+    for kept in stay:
+        kept.write_bytes(b"")
 
     def kill(process: int, signal: int) -> None:
         if process == dead:
@@ -179,7 +179,7 @@ def test_nested_values_are_refused_before_the_stack_is_full(read: Callable[[Path
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml])
-def test_what_is_nested_less_or_only_looks_nested_is_read(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_values_nested_less_or_only_seemingly_are_read(read: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / "it"
     texts = [
         nested(99, "[", "]"),
@@ -198,10 +198,10 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
     shared = torch.arange(4.0)
     written = {**TENSORS, "view": shared[1:3], "transposed": TENSORS["b"].T, "base": shared, "none": torch.empty(0, 2)}
     write(tmp_path / "it", written, {"step": "3"})
-    found, metadata = read_tensors(tmp_path / "it")
-    assert found.keys() == written.keys()
+    tensors, metadata = read_tensors(tmp_path / "it")
+    assert tensors.keys() == written.keys()
     for name, value in written.items():
-        assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+        assert torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype, name
     assert metadata == {"step": "3"}
 
 
@@ -211,10 +211,10 @@ def test_every_kind_of_number_is_read_by_others(tmp_path: Path) -> None:
     written = {f"{i} {kind}": torch.tensor([[0, 1, 1]]).to(kind) for i, kind in enumerate(kinds)}
     written |= {"scalar": torch.tensor(2.5), "one of three bytes": torch.ones(3, dtype=torch.uint8)}
     write(tmp_path / "it", written, {})
-    found = safetensors.torch.load_file(tmp_path / "it")
-    assert found.keys() == written.keys()
+    tensors = safetensors.torch.load_file(tmp_path / "it")
+    assert tensors.keys() == written.keys()
     for name, value in written.items():
-        assert found[name].dtype == value.dtype and found[name].tolist() == value.tolist(), name
+        assert tensors[name].dtype == value.dtype and tensors[name].tolist() == value.tolist(), name
 
 
 def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_the_digest_is_of_names_shapes_kinds_and_values() -> None:
         TENSORS | {"b": TENSORS["b"].view(torch.int32)},
         TENSORS | {"b": TENSORS["b"] + 1},
     ]
-    digests = {digest_of(one, {}) for one in [TENSORS, dict(reversed(TENSORS.items())), *changed]}
+    digests = {digest_of(tensors, {}) for tensors in [TENSORS, dict(reversed(TENSORS.items())), *changed]}
     assert len(digests) == 1 + len(changed)
-    said = {digest_of(TENSORS, one) for one in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, {"a": "1"}, {"a": "12"})}
+    said = {digest_of(TENSORS, metadata) for metadata in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, {"a": "1"}, {"a": "12"})}
     assert len(said) == 3 and not said & digests
 
 
@@ -270,8 +270,8 @@ def test_damage_is_found(tmp_path: Path) -> None:
 def test_files_of_earlier_versions_have_a_key_for_each_item(tmp_path: Path) -> None:
     digest = digest_of(TENSORS, {"step": "30", "config": "x"})
     safetensors.torch.save_file(TENSORS, tmp_path / "old", {"config": "x", "step": "30", "digest": digest})
-    found, metadata = read_tensors(tmp_path / "old")
-    assert metadata == {"step": "30", "config": "x"} and found.keys() == TENSORS.keys()
+    tensors, metadata = read_tensors(tmp_path / "old")
+    assert metadata == {"step": "30", "config": "x"} and tensors.keys() == TENSORS.keys()
     safetensors.torch.save_file(TENSORS, tmp_path / "old", {"config": "x", "step": "31", "digest": digest})
     with pytest.raises(ValueError, match="its content is not what was written"):
         read_tensors(tmp_path / "old")
@@ -302,10 +302,10 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert folder.keep(0) is None
     state = {"0.a": torch.arange(3.0), "10.a": torch.ones(2), "1.a": torch.zeros(2)}
     folder.write_checkpoint(state, {"done": 40, "metrics": []})
-    found = folder.checkpoint()
-    assert found is not None
-    assert found[0].keys() == state.keys() and torch.equal(found[0]["0.a"], state["0.a"])
-    assert found[1] == {"done": 40, "metrics": []}
+    checkpoint = folder.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint[0].keys() == state.keys() and torch.equal(checkpoint[0]["0.a"], state["0.a"])
+    assert checkpoint[1] == {"done": 40, "metrics": []}
 
 
 @pytest.mark.parametrize("progress", ["[" * 100_000, "{", "3"])
@@ -318,7 +318,7 @@ def test_a_checkpoint_whose_progress_is_none_is_refused(progress: str, tmp_path:
         folder.checkpoint()
 
 
-def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:
+def test_the_last_good_state_of_a_seed_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
     folder.write_checkpoint({"1.a": torch.zeros(2), "10.a": torch.ones(2), "11.b": torch.ones(1)}, {"done": 40})

@@ -52,8 +52,8 @@ def test_training_leaves_pytorch_s_own_generator_alone() -> None:
 def test_uncurated_trajectories_are_those_of_which_every_step_counts_the_same() -> None:
     settings = BC(steps=5, warmup_steps=0, batch_size=8)
     everything = Curated(TOY, np.ones(len(TOY)), "transition")
-    found, expected = (fit(settings, data, policy=SMALL, console=QUIET) for data in (TOY, everything))
-    assert torch.equal(flat(found, 0), flat(expected, 0))
+    fitted, expected = (fit(settings, data, policy=SMALL, console=QUIET) for data in (TOY, everything))
+    assert torch.equal(flat(fitted, 0), flat(expected, 0))
 
 
 def test_seeds_are_those_of_the_reference_unless_they_are_named() -> None:
@@ -63,7 +63,7 @@ def test_seeds_are_those_of_the_reference_unless_they_are_named() -> None:
     assert iwbc.fit(BC(steps=1, batch_size=8), TOY, policy=SMALL, console=QUIET).seeds == (0,)
 
 
-def test_what_cannot_be_is_one_line() -> None:
+def test_an_impossible_fit_is_refused_in_one_line() -> None:
     with pytest.raises(
         UserError, match=r"^iw-BC: starts from a reference policy; give reference=, such as fit\(BC\(\), data\)$"
     ):
@@ -129,7 +129,7 @@ def test_settings_of_a_policy_are_checked_from_python_too(policy: GaussianPolicy
         ({"action": "best"}, "evaluate.action=best: must be one of mean, sample, both"),
     ],
 )
-def test_what_an_evaluation_cannot_be_is_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:
+def test_an_impossible_evaluation_is_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         iwbc.evaluate(brief(), "Pendulum-v1", **arguments)
     assert "\n" not in str(caught.value)

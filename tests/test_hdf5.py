@@ -116,8 +116,8 @@ def test_arrays_of_another_file_are_refused_by_name(
 
     path = tmp_path / "demo.hdf5"
     with write(path) as file:
-        parent, _, own = name.rpartition("/")
-        change(file[parent] if parent else file, own, tmp_path / "other.h5")
+        parent, _, last = name.rpartition("/")
+        change(file[parent] if parent else file, last, tmp_path / "other.h5")
     with pytest.raises(UserError) as caught:
         iwbc.load(path) if door == "load" else convert(path, "tests/elsewhere-v0")
     assert str(caught.value).startswith(f"{path}, {name}: cannot be read (")
@@ -169,8 +169,8 @@ def test_a_minari_dataset_of_another_file_is_refused_by_name(
             file["episode_0"] = h5py.ExternalLink(tmp_path / "other.h5", "episode_0")
         else:
             where = f"{name}/observations" if isinstance(episode[name], h5py.Group) else name
-            parent, _, own = where.rpartition("/")
-            change(episode[parent] if parent else episode, own, tmp_path / "other.h5")
+            parent, _, last = where.rpartition("/")
+            change(episode[parent] if parent else episode, last, tmp_path / "other.h5")
     with pytest.raises(UserError) as caught:
         iwbc.load(identity)
     assert str(caught.value).startswith(f"dataset {identity}, episode 0: cannot be read (")
@@ -205,7 +205,7 @@ def test_links_in_circles_are_refused(tmp_path: Path) -> None:
         iwbc.load(path)
 
 
-def test_what_is_not_there_is_not_a_link(tmp_path: Path) -> None:
+def test_a_missing_name_is_not_a_link(tmp_path: Path) -> None:
     with write(tmp_path / "demo.hdf5") as file:
         file["dangling"] = h5py.SoftLink("/nowhere/at/all")
         for path in (b"nothing", b"infos/nothing", b"observations/deeper", b"dangling", b"", b"/infos//success"):

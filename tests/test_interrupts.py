@@ -12,7 +12,7 @@ import time
 import pytest
 
 from iwbc.errors import Interrupted
-from iwbc.system.interrupts import stop_requests, unheard
+from iwbc.system.interrupts import sigint_deferred, stop_requests
 
 
 def test_a_first_request_is_noted_and_a_second_ends_at_once() -> None:
@@ -26,31 +26,31 @@ def test_a_first_request_is_noted_and_a_second_ends_at_once() -> None:
 
 
 def test_other_threads_hear_nothing_and_change_nothing() -> None:
-    found: list[object] = []
+    handlers: list[object] = []
 
     def listen() -> None:
-        with unheard(), stop_requests(threading.Event()):
-            found.append(signal.getsignal(signal.SIGINT))
+        with sigint_deferred(), stop_requests(threading.Event()):
+            handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    assert found == [signal.getsignal(signal.SIGINT)]
+    assert handlers == [signal.getsignal(signal.SIGINT)]
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with unheard():
+        with sigint_deferred():
             os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_process_begun_unheard_hears_nothing() -> None:
+def test_a_process_begun_with_sigint_deferred_gets_no_signal() -> None:
     program = "print(flush=True); import time; time.sleep(60)"
-    with unheard():
+    with sigint_deferred():
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -62,11 +62,11 @@ def test_a_process_begun_unheard_hears_nothing() -> None:
     process.communicate()
 
 
-def test_sigint_is_deferred_while_unheard() -> None:
+def test_sigint_is_raised_after_the_block_that_defers_it() -> None:
     before, over = signal.getsignal(signal.SIGINT), []
     thread = threading.Thread(target=time.sleep, args=(0.5,))
     thread.start()  # to which the signal goes where this one's blocks it
-    with pytest.raises(KeyboardInterrupt), unheard():
+    with pytest.raises(KeyboardInterrupt), sigint_deferred():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
         over.append("whole")

@@ -118,8 +118,8 @@ def test_it_goes_on_from_its_state() -> None:
     running, other = RunningLogRatios(toy(), "cpu"), RunningLogRatios(toy(), "cpu")
     running.observe(TRAJECTORY, STEP, torch.tensor([6.0, 9.0, 5.0, 8.0]))
     other.load(running.state())
-    for one in (running, other):
-        one.observe(TRAJECTORY, STEP, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    for estimate in (running, other):
+        estimate.observe(TRAJECTORY, STEP, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     for name, value in running.state().items():
         assert torch.equal(value, other.state()[name]), name
     assert set(running.state()) == {"ratio_table", "ratio_means", "ratio_lag"}
@@ -164,8 +164,8 @@ def test_its_ranking_is_that_of_the_exact_weights_on_real_data() -> None:
         proposal = copy.deepcopy(reference)  # θ_q, which the running estimate does without
         with torch.no_grad():
             for step in range(config.algo.steps):
-                for own, its in zip(proposal.parameters(), algorithm.policy.parameters(), strict=True):
-                    own.lerp_(its, 1.0 - config.algo.decay)
+                for averaged, current in zip(proposal.parameters(), algorithm.policy.parameters(), strict=True):
+                    averaged.lerp_(current, 1.0 - config.algo.decay)
                 algorithm.update(sampler.batch(step), step, config.algo.learning_rate(step))
         used = algorithm.weights.log_ratios
         exact = ExactWeights(config.algo, reference, curated, "cpu").exact_log_ratios(proposal)

@@ -324,15 +324,15 @@ def test_a_failed_build_leaves_no_cache(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_text("a")
-    two.write_text("b")
-    original = fingerprint_of([one, two], "keep")
-    assert fingerprint_of([two, one], "keep") == original
-    assert fingerprint_of([one, two], "drop") != original
-    assert fingerprint_of([one], "keep") != original
-    os.utime(one, ns=(0, 0))
-    assert fingerprint_of([one, two], "keep") != original
+    first, second = tmp_path / "one", tmp_path / "two"
+    first.write_text("a")
+    second.write_text("b")
+    original = fingerprint_of([first, second], "keep")
+    assert fingerprint_of([second, first], "keep") == original
+    assert fingerprint_of([first, second], "drop") != original
+    assert fingerprint_of([first], "keep") != original
+    os.utime(first, ns=(0, 0))
+    assert fingerprint_of([first, second], "keep") != original
 
 
 def test_infinite_bounds_count_nothing_and_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:

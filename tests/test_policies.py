@@ -238,12 +238,12 @@ def test_save_and_load(family: str, kind: str, std: str, normaliser: dict[str, A
     loaded = load_policy(tmp_path / "policy.safetensors")
     assert (loaded.spec, loaded.spaces, loaded.seeds) == (spec, spec.spaces, (4, 2))
     observations, actions = random_batch(spec)
-    for own, its in zip(policies, loaded, strict=True):
-        assert torch.equal(its.log_prob(observations, actions), own.log_prob(observations, actions))
-    one = load_policy(tmp_path / "policy.safetensors", seed=2)
-    assert one.seeds == (2,)
+    for saved, restored in zip(policies, loaded, strict=True):
+        assert torch.equal(restored.log_prob(observations, actions), saved.log_prob(observations, actions))
+    chosen = load_policy(tmp_path / "policy.safetensors", seed=2)
+    assert chosen.seeds == (2,)
     numbers = observations.numpy()
-    np.testing.assert_array_equal(one.predict(numbers)[0], policies.select(2).predict(numbers)[0])
+    np.testing.assert_array_equal(chosen.predict(numbers)[0], policies.select(2).predict(numbers)[0])
     with pytest.raises(UserError, match="has no seed 3, only 4, 2"):
         load_policy(tmp_path / "policy.safetensors", seed=3)
 
@@ -340,9 +340,9 @@ def test_predict(family: str, kind: str, std: str) -> None:
     assert state is None
     again, _ = policies.predict(observations)
     np.testing.assert_array_equal(actions, again)
-    one, _ = policies.predict(observations[0])
-    assert one.shape == (2,)
-    np.testing.assert_allclose(one, actions[0], rtol=1e-5, atol=1e-6)
+    action, _ = policies.predict(observations[0])
+    assert action.shape == (2,)
+    np.testing.assert_allclose(action, actions[0], rtol=1e-5, atol=1e-6)
     expected = policies[0].mean_action(torch.from_numpy(observations).float()).detach().numpy()
     expected = expected.clip(policies.spaces.action_low, policies.spaces.action_high)
     np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-5)

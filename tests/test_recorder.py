@@ -128,7 +128,7 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
     logger.close.assert_called_once_with(False)
 
 
-def test_what_is_played_at_the_end_is_a_result(logger: mock.Mock, tmp_path: Path) -> None:
+def test_final_episodes_are_results(logger: mock.Mock, tmp_path: Path) -> None:
     with recorder(tmp_path) as own:
         own.start(Trained(), policies())  # type: ignore[arg-type]
         own.play("final", 12, mock.Mock(seeds=(3, 7)), 2, "mean")
@@ -272,7 +272,7 @@ def test_seconds_by_phase() -> None:
     assert stopwatch.seconds == expected
 
 
-def test_what_is_said_of_a_seed_is_one_line_as_it_is(logger: mock.Mock, tmp_path: Path) -> None:
+def test_a_message_about_a_seed_is_one_line_without_markup(logger: mock.Mock, tmp_path: Path) -> None:
     own = recorder(tmp_path)
     own.console = Console(width=30, file=io.StringIO())
     own.folder.start(own.config)

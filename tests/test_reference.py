@@ -76,14 +76,14 @@ def test_it_is_trained_once(cache: Path) -> None:
     assert (first.spec, first.seeds) == (second.spec, second.seeds)
 
 
-def test_what_is_returned_is_not_tied_to_the_cache() -> None:
+def test_changes_of_a_returned_reference_do_not_reach_the_cache() -> None:
     first, _ = make([3])
     for value in first[0].parameters():
         value.data.zero_()
     assert flat(make([3])[0], 3).abs().max() > 0
 
 
-def test_whatever_it_depends_on_makes_another_entry(cache: Path) -> None:
+def test_a_change_of_each_dependency_makes_another_entry(cache: Path) -> None:
     make([0])
     changes: list[Callable[[], object]] = [
         lambda: make([1]),
@@ -99,14 +99,14 @@ def test_whatever_it_depends_on_makes_another_entry(cache: Path) -> None:
 
 
 def test_only_the_missing_seeds_are_trained_and_the_order_is_that_asked_for(cache: Path) -> None:
-    one, _ = make([1])
+    policy, _ = make([1])
     (entry,) = entries(cache)
     written = entry.stat().st_mtime_ns
     three, _ = make([2, 1, 0])
     assert len(entries(cache)) == 3
     assert entry.stat().st_mtime_ns == written
     assert three.seeds == (2, 1, 0)
-    assert torch.equal(flat(three, 1), flat(one, 1))
+    assert torch.equal(flat(three, 1), flat(policy, 1))
     again, _ = make([0, 2])
     assert again.seeds == (0, 2)
     assert all(torch.equal(flat(again, seed), flat(three, seed)) for seed in (0, 2))
@@ -181,7 +181,7 @@ def test_an_interrupted_training_leaves_no_entry(cache: Path, monkeypatch: pytes
     assert "Reference policy" in make([0])[1]
 
 
-def test_a_policy_of_the_users_own_is_not_cached(cache: Path) -> None:
+def test_a_custom_policy_is_not_cached(cache: Path) -> None:
     made = []
 
     def make_own() -> torch.nn.Module:
@@ -194,7 +194,7 @@ def test_a_policy_of_the_users_own_is_not_cached(cache: Path) -> None:
     assert entries(cache) == []
 
 
-def test_one_of_the_users_own_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_reference_continues_from_the_step_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the end, and, as its run may be stopped later, after it."""
     file = tmp_path / "run" / "reference.safetensors"
 
@@ -265,7 +265,7 @@ def test_an_interrupted_reference_goes_on_from_its_checkpoint(cache: Path, monke
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
-def test_a_damaged_checkpoint_of_a_reference_is_trained_anew(cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_with_a_damaged_checkpoint_is_retrained(cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = make([0])
     (entry,) = entries(cache)
     another = entry.read_bytes()

@@ -82,7 +82,7 @@ def test_other_settings_on_one_dataset_are_other_columns_named_by_them(tmp_path:
     )
 
 
-def test_what_methods_differ_in_beside_their_names_is_noted(tmp_path: Path) -> None:
+def test_differences_of_methods_beside_their_names_are_noted(tmp_path: Path) -> None:
     def notes() -> list[str]:
         return [note for note in study_of(tmp_path).notes if "more than their names say" in note]
 

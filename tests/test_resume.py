@@ -119,7 +119,7 @@ def same(folder: Path, other: Path, *names: str) -> bool:
 
 # In the first and the second episode of the periodic evaluation, and in those of the final one.
 @pytest.mark.parametrize(("how", "healthy"), [("reset", 0), rarely("step", 1), rarely("reward", 2), ("label", 4)])
-def test_what_is_trained_outlasts_an_evaluation_that_fails(how: str, healthy: int, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_failed_evaluation_keeps_the_trained_policy(how: str, healthy: int, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = fail(folder, how, healthy)
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
@@ -189,7 +189,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_does_not_change_the_training_may_change(change: str) -> None:
+def test_settings_that_do_not_affect_training_may_change(change: str) -> None:
     held = compose(*BRIEF)
     found = to_plain(changed(held, [change]))
     group, values = CHANGES[change]
@@ -215,7 +215,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_what_would_change_the_training_is_refused(change: str) -> None:
+def test_settings_that_affect_training_are_refused(change: str) -> None:
     with pytest.raises(UserError) as raised:
         changed(compose(*BRIEF), ["eval.episodes=2", change])
     assert str(raised.value).startswith(f"{change}: ")

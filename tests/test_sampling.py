@@ -26,9 +26,9 @@ def rows_of(batch: Minibatch) -> torch.Tensor:
     return torch.from_numpy(CURATED.rows)[batch.step]
 
 
-def assert_same(one: Minibatch, other: Minibatch) -> None:
+def assert_same(first: Minibatch, second: Minibatch) -> None:
     for field in ("observations", "actions", "trajectory", "step"):
-        torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=0)
+        torch.testing.assert_close(getattr(first, field), getattr(second, field), rtol=0, atol=0)
 
 
 def row_probabilities(averaging: str) -> np.ndarray:
@@ -93,10 +93,10 @@ def test_a_minibatch_is_a_function_of_stream_seed_and_step() -> None:
     trajectory = torch.searchsorted(shares, uniform[0])
     lengths = torch.tensor([1, 2, 8, 5])
     within = (uniform[1] * lengths[trajectory]).long()
-    found = sampler(seed=5).batch(300)
-    assert torch.equal(found.trajectory, trajectory)
-    assert torch.equal(found.step, torch.tensor([0, 1, 3, 11])[trajectory] + within)
-    assert torch.equal(found.actions, torch.from_numpy(DATA.actions)[torch.tensor([0, 5, 7, 15])[trajectory] + within])
+    batch = sampler(seed=5).batch(300)
+    assert torch.equal(batch.trajectory, trajectory)
+    assert torch.equal(batch.step, torch.tensor([0, 1, 3, 11])[trajectory] + within)
+    assert torch.equal(batch.actions, torch.from_numpy(DATA.actions)[torch.tensor([0, 5, 7, 15])[trajectory] + within])
 
 
 def test_steps_seeds_and_streams_differ() -> None:
@@ -108,12 +108,12 @@ def test_steps_seeds_and_streams_differ() -> None:
 def test_seeded_modules_start_from_their_entropy_alone_and_leave_the_generator_as_it_was() -> None:
     before = torch.get_rng_state()
     with seeded(1, 2):
-        one = torch.rand(3)
+        noise = torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
     with seeded(1, 2):
-        assert torch.equal(torch.rand(3), one)
-    assert torch.equal(torch.rand(3, generator=generator(1, 2)), one)
+        assert torch.equal(torch.rand(3), noise)
+    assert torch.equal(torch.rand(3, generator=generator(1, 2)), noise)
 
 
 def test_generators_are_a_function_of_their_entropy() -> None:

@@ -115,7 +115,7 @@ AS_IT_COMES: dict[str, np.ndarray] = {
 
 
 @pytest.mark.parametrize("name", STANDARDISED)
-def test_what_is_far_from_one_is_standardised(name: str) -> None:
+def test_entries_far_from_0_1_are_standardised(name: str) -> None:
     values = STANDARDISED[name].astype(np.float32)
     scales = of(values)
     assert scales.far_from_one.tolist() == [True]
@@ -129,7 +129,7 @@ def test_what_is_far_from_one_is_standardised(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AS_IT_COMES)
-def test_what_is_near_one_is_not(name: str) -> None:
+def test_entries_near_0_1_are_not_standardised(name: str) -> None:
     assert of(AS_IT_COMES[name]).far_from_one.tolist() == [False]
 
 
@@ -233,9 +233,9 @@ def test_the_maze_stays_as_it_is() -> None:
 
 
 def test_a_spec_of_two_datasets_holds_both() -> None:
-    one, other = (make_trajectories([0.0] * 50, seed=seed) for seed in (0, 1))
-    other.observations[:, 1] += 500
-    spec = policy_spec(GaussianPolicy(), one, other)
+    first, second = (make_trajectories([0.0] * 50, seed=seed) for seed in (0, 1))
+    second.observations[:, 1] += 500
+    spec = policy_spec(GaussianPolicy(), first, second)
     assert spec.observation_mean is not None and spec.observation_std is not None
     assert spec.observation_mean == pytest.approx((0.0, 250.0, 0.0), abs=1.0)
     assert spec.observation_std == pytest.approx((1.0, 250.0, 1.0), abs=1.0)

@@ -59,9 +59,7 @@ def test_tags_and_aliases_are_refused(text: str, bait: Path, tmp_path: Path) -> 
     assert not bait.exists()
 
 
-def test_a_run_folder_imports_nothing_of_its_own(
-    run: Path, bait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_folder_imports_no_module(run: Path, bait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "baited.py").write_text(f"import pathlib\npathlib.Path({str(bait)!r}).touch()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     plain = yaml.safe_load((run / "config.yaml").read_text())

@@ -37,7 +37,7 @@ EDGES = [
 def valid(kind: type[Settings]) -> dict[str, Any]:
     """Values for the fields that must be given."""
     usual = {"id": "some/data-v0", "path": "some.file", "minimum": 1.0, "target": "package.module.Name"}
-    return {one.name: usual[one.name] for one in fields(kind) if one.default is MISSING and one.name in usual} | (
+    return {entry.name: usual[entry.name] for entry in fields(kind) if entry.default is MISSING and entry.name in usual} | (
         {"target": usual["target"]} if kind is settings.OwnPolicy else {}
     )
 
@@ -50,7 +50,7 @@ def test_every_value_is_valid_or_refused_in_one_line_that_names_the_key(kind: ty
             kind(**valid(kind) | {name: value}).check("group")
         except UserError as error:
             assert "\n" not in str(error)
-            assert str(error).startswith(("group.", "group: ", *(f"{one.name}." for one in fields(kind))))
+            assert str(error).startswith(("group.", "group: ", *(f"{entry.name}." for entry in fields(kind))))
 
 
 def numbers() -> Iterator[ParameterSet]:
@@ -60,7 +60,9 @@ def numbers() -> Iterator[ParameterSet]:
     for group in ("algo", "policy", "dataset", "curation"):
         kinds = {"algo": settings.ALGORITHMS, "policy": settings.POLICIES, "dataset": settings.DATASETS}
         parts += [(group, kind(**valid(kind))) for kind in kinds.get(group, settings.CURATIONS).values()]
-    names = [(group, part, one.name) for group, part in parts for one in fields(part) if re.search("int|float", str(one.type))]
+    names = [
+        (group, part, entry.name) for group, part in parts for entry in fields(part) if re.search("int|float", str(entry.type))
+    ]
     values = (0, -1, math.nan, math.inf, 10**23, "word", [1], {"a": 1}, True)
     for i, (row, value) in enumerate((row, value) for row in names for value in values):
         marks = [pytest.mark.robustness, *([pytest.mark.long] if i % 50 else [])]
@@ -81,7 +83,7 @@ def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
     # What may be is stopped by the device, which comes after all checks of settings.
     words = (f"{group}.{name}" if group else name, f"{name}=", "not all settings are there", "cuda:99")
     assert any(word in outcome.err for word in words), outcome.err
-    assert ([one.name for one in tmp_path.iterdir()], path.read_bytes()) == (["config.yaml"], written)
+    assert ([file.name for file in tmp_path.iterdir()], path.read_bytes()) == (["config.yaml"], written)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], name: str, values: list[Any]) -> None:
+def test_values_that_are_not_allowed_are_refused(kind: type[Settings], name: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(UserError, match=name):
             kind(**valid(kind) | {name: value}).check("group")
@@ -135,7 +137,7 @@ def test_what_cannot_be_is_refused(kind: type[Settings], name: str, values: list
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
 )
-def test_what_can_be_is_not(kind: type[Settings], name: str, values: list[Any]) -> None:
+def test_allowed_values_pass(kind: type[Settings], name: str, values: list[Any]) -> None:
     for value in values:
         kind(**valid(kind) | {name: value}).check("group")
 
@@ -199,7 +201,7 @@ def test_a_default_that_would_change_nothing_is_not() -> None:
 
 
 def test_no_periodic_evaluation_is_said_by_either_setting_or_both() -> None:
-    for one in (Eval(periodic_episodes=0), Eval(every=0), Eval(every=0, periodic_episodes=0)):
-        one.check("eval")
-        assert one.period == 0
+    for choice in (Eval(periodic_episodes=0), Eval(every=0), Eval(every=0, periodic_episodes=0)):
+        choice.check("eval")
+        assert choice.period == 0
     assert Eval(every=7).period == 7

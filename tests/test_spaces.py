@@ -60,7 +60,7 @@ def expected_of(space: gym.Space, value: Any) -> np.ndarray:
     if isinstance(space, Dict):
         return np.concatenate([expected_of(space.spaces[key], value[key]) for key in sorted(space.spaces)])
     if isinstance(space, Tuple):
-        return np.concatenate([expected_of(part, one) for part, one in zip(space.spaces, value, strict=True)])
+        return np.concatenate([expected_of(part, entry) for part, entry in zip(space.spaces, value, strict=True)])
     return np.asarray(gym.spaces.flatten(space, value), np.float32)
 
 
@@ -93,8 +93,8 @@ def test_it_is_that_of_gymnasium_with_sorted_keys_alone_and_in_batches(name: str
     for value, row in zip(values, expected, strict=True):
         np.testing.assert_array_equal(flatten(parts, value).astype(np.float32), row)
     for count in (1, 3, 5):
-        found = flatten(parts, batch_of(space, values[:count]))
-        np.testing.assert_array_equal(found.astype(np.float32), expected[:count])
+        vectors = flatten(parts, batch_of(space, values[:count]))
+        np.testing.assert_array_equal(vectors.astype(np.float32), expected[:count])
     assert len(entry_names(parts, size_of(parts))) == size_of(parts)
 
 
@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[gym.Space, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_of_the_space_is_one_line(name: str) -> None:
+def test_an_observation_outside_the_space_is_refused_in_one_line(name: str) -> None:
     space, value, message = REFUSED[name]
     with pytest.raises(UserError, match=f"^predict: the observation {message}") as caught:
         policies_of(parts_of(space)).predict(value)
@@ -247,7 +247,7 @@ def test_other_keys_are_let_pass() -> None:
 @every_space
 def test_parts_are_read_back_from_json(name: str) -> None:
     parts = parts_of(SPACES[name])
-    assert [part_of_plain(one) for one in json.loads(json.dumps([dataclasses.asdict(part) for part in parts]))] == parts
+    assert [part_of_plain(plain) for plain in json.loads(json.dumps([dataclasses.asdict(part) for part in parts]))] == parts
 
 
 def test_an_exported_file_says_the_parts() -> None:

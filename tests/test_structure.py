@@ -57,8 +57,8 @@ def test_no_import_cycles(graph: dict[str, set[str]]) -> None:
 
 def pins(name: str) -> dict[str, str]:
     """Versions by name, as PyPI spells it."""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
+    versions = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in versions}
 
 
 def test_the_lock_has_the_versions_of_the_constraints() -> None:
@@ -104,6 +104,6 @@ assert all(getattr(sys.modules[place], name) is after[name] for name, place in i
 """
 
 
-def test_every_name_is_the_api_s_whatever_is_imported(tmp_path: Path) -> None:
+def test_every_name_is_the_api_s_after_any_import(tmp_path: Path) -> None:
     outcome = finish(python("-c", DOORS, cwd=tmp_path))
     assert outcome.code == 0, outcome.err

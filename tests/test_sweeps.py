@@ -171,7 +171,7 @@ def test_the_best_is_told_only_among_runs_on_the_same_dataset(
     assert "the best" not in outcome.out and " * │" not in outcome.out
 
 
-def test_what_a_search_maximises() -> None:
+def test_a_search_maximises_the_score_or_else_success_or_return() -> None:
     assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": 1.5, "success_rate": 0.5}}}) == 1.5
     assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": 0.5}}}) == 0.5
     assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": None}}}) == 3.0

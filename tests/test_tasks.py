@@ -48,8 +48,8 @@ def bits(episode: Episode) -> list[object]:
     return [*(np.asarray(array, np.float32).tobytes() for array in arrays), episode.terminated, episode.success]
 
 
-def same(one: Iterable[Episode], other: Iterable[Episode]) -> bool:
-    return [bits(episode) for episode in one] == [bits(episode) for episode in other]
+def same(first: Iterable[Episode], second: Iterable[Episode]) -> bool:
+    return [bits(episode) for episode in first] == [bits(episode) for episode in second]
 
 
 # --- the physics -----------------------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ def test_seeds_decide_everything_and_info_tells_of_success(env_id: str) -> None:
         env = gym.make(env_id)
         observation, _ = env.reset(seed=seed)
         actions = np.random.default_rng(7).uniform(-1, 1, size=(12, 2))
-        found: list[tuple[object, ...]] = [(observation.tobytes(),)]
+        steps: list[tuple[object, ...]] = [(observation.tobytes(),)]
         for action in actions:
             observation, reward, terminated, truncated, info = env.step(action)
             assert info["is_success"] is (reward == 1.0)
-            found.append((observation.tobytes(), reward, terminated, truncated))
+            steps.append((observation.tobytes(), reward, terminated, truncated))
             if terminated or truncated:
                 break
-        return found
+        return steps
 
     assert played(1) == played(1)
     assert played(1) != played(2)
@@ -270,9 +270,9 @@ def test_on_the_bandit_filtered_bc_ends_at_the_posterior_and_iw_bc_goes_on(tmp_p
     for odds in (2, 4, 8, 16):  # each full fit doubles them
         policy = example["full_fit"](policy)
         assert policy[1] / policy[0] == pytest.approx(odds)
-    found = example["main"](str(tmp_path / "bandit.png"))
-    assert found["BC"] == pytest.approx(1 / 2, abs=0.015)
-    assert found["filtered BC"] == pytest.approx(2 / 3, abs=0.015)  # 4.5 standard errors of 20,000 pulls
-    assert found["iw-BC, q = π"] > 0.98
+    shares = example["main"](str(tmp_path / "bandit.png"))
+    assert shares["BC"] == pytest.approx(1 / 2, abs=0.015)
+    assert shares["filtered BC"] == pytest.approx(2 / 3, abs=0.015)  # 4.5 standard errors of 20,000 pulls
+    assert shares["iw-BC, q = π"] > 0.98
     assert (tmp_path / "bandit.png").stat().st_size > 1000
     assert "0.6667      2            0.8333" in capsys.readouterr().out

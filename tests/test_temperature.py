@@ -79,7 +79,7 @@ def test_a_tail_within_a_thousandth_is_all_the_same() -> None:
 
 def test_smoothed_weights_are_quantiles_of_the_fitted_distribution() -> None:
     weights = torch.exp(normal(100)).sort().values
-    shape, scale = (float(one) for one in temperature._pareto_fit(weights))
+    shape, scale = (float(value) for value in temperature._pareto_fit(weights))
     excess = genpareto.ppf((np.arange(20) + 0.5) / 20, shape, scale=scale)
     expected = np.minimum(float(weights[79]) + excess, float(weights[99]))
     np.testing.assert_allclose(temperature.pareto_smoothed(weights)[80:].numpy(), expected, rtol=1e-9)
@@ -106,9 +106,9 @@ def test_equal_log_ratios_allow_exact_importance_sampling() -> None:
 def test_kappa_by_hand() -> None:
     # Weights 1 and e^−κ, half and half: ESS / S = (1 + x)² / (2 (1 + x²)), x = e^−κ. With ESS ≥ 0.9 S: x = ½.
     log_ratios = double([0.0] * 10 + [-1.0] * 10)
-    found = temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 1000)
+    kappa = temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 1000)
     # The largest multiple of a 512th of the ceiling up to log 2 = 0.693.
-    assert found == pytest.approx(17 * 20.0 / 2**9, abs=1e-12)
+    assert kappa == pytest.approx(17 * 20.0 / 2**9, abs=1e-12)
     # Twelve of the twenty are enough: (1 + x)² = 1.2 (1 + x²), x = 5 − √24, κ = 2.292.
     assert temperature.largest_kappa(log_ratios, torch.ones(20), 20.0, 0.9, 12) == pytest.approx(58 * 20.0 / 2**9, abs=1e-12)
 
@@ -128,7 +128,7 @@ def test_the_better_of_two_ways_may_take_all_the_weight_and_noise_may_not() -> N
 
 @quick
 @given(st.integers(2, 300), st.floats(0.01, 5.0), st.integers(0, 1000))
-def test_what_is_found_is_reliable(count: int, spread: float, seed: int) -> None:
+def test_the_chosen_kappa_gives_reliable_weights(count: int, spread: float, seed: int) -> None:
     log_ratios = spread * normal(count, seed)
     reward = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
     kappa = temperature.largest_kappa(log_ratios, reward, 50.0, 0.5, 50)
@@ -142,5 +142,5 @@ def test_what_is_found_is_reliable(count: int, spread: float, seed: int) -> None
 
 
 def test_the_reliable_shape_grows_with_the_sample() -> None:
-    found = [temperature.largest_reliable_shape(count) for count in (5, 10, 11, 20, 100, 10_000)]
-    assert found == pytest.approx([0.0, 0.0, 1 - 1 / math.log10(11), 1 - 1 / math.log10(20), 0.5, 0.7])
+    limits = [temperature.largest_reliable_shape(count) for count in (5, 10, 11, 20, 100, 10_000)]
+    assert limits == pytest.approx([0.0, 0.0, 1 - 1 / math.log10(11), 1 - 1 / math.log10(20), 0.5, 0.7])

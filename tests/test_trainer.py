@@ -102,7 +102,7 @@ def test_every_step_is_made_with_its_learning_rate() -> None:
 def test_training_continues_with_the_minibatches_that_would_have_come() -> None:
     whole, rest = recorded((0, 10)), recorded((6, 8), (8, 10))
     assert rest.rates == whole.rates[6:]
-    assert all(torch.equal(one, other) for one, other in zip(rest.rows, whole.rows[6:], strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(rest.rows, whole.rows[6:], strict=True))
 
 
 def test_training_pauses_where_it_is_asked_to_and_often_besides() -> None:
@@ -125,10 +125,10 @@ def test_a_process_trains_a_seed_by_itself() -> None:
     with Trainer(learner_of, [5]) as trainer:
         (loss,) = trainer.train(0, 10).values()
         assert trainer.measure().keys() == {5}
-        found = trainer.parameters()
+        parameters = trainer.parameters()
     learner = learner_of(5)
     assert torch.equal(learner.train(0, 10), loss)
-    assert all(torch.equal(value, found[f"5.{name}"]) for name, value in learner.parameters().items())
+    assert all(torch.equal(value, parameters[f"5.{name}"]) for name, value in learner.parameters().items())
 
 
 # --- in several processes ------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_process_trains_a_seed_by_itself() -> None:
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:
     """All that it says of itself; copies."""
-    measured = {f"{seed}.{name}": value for seed, found in trainer.measure().items() for name, value in found.items()}
+    measured = {f"{seed}.{name}": value for seed, metrics in trainer.measure().items() for name, value in metrics.items()}
     return {name: value.clone() for name, value in {**trainer.parameters(), **measured, **trainer.state()}.items()}
 
 
@@ -157,14 +157,14 @@ def test_seeds_learn_the_same_side_by_side_in_turn_and_alone(
         assert len(side_by_side._handles) == processes
         assert side_by_side.train(0, 7) == first_losses
         assert side_by_side.train(7, 10) == losses
-        found = everything(side_by_side)
+        tensors = everything(side_by_side)
         side_by_side.load(half)
         assert side_by_side.train(7, 10) == losses
         again = everything(side_by_side)
     assert list(losses) == seeds
-    assert found.keys() == again.keys() == expected.keys()
+    assert tensors.keys() == again.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(tensors[name], value), name
         assert torch.equal(again[name], value), name
     for seed in seeds:
         alone = learner_of(seed)
@@ -175,9 +175,9 @@ def test_seeds_learn_the_same_side_by_side_in_turn_and_alone(
 
 def workers() -> list[int]:
     """The processes that this one has begun, in order."""
-    found = sorted(process.pid for process in multiprocessing.active_children() if process.pid is not None)
-    assert len(found) == 2
-    return found
+    pids = sorted(process.pid for process in multiprocessing.active_children() if process.pid is not None)
+    assert len(pids) == 2
+    return pids
 
 
 @forked

@@ -67,8 +67,8 @@ def test_a_trajectory_by_its_index() -> None:
 
 def test_slices_and_iteration() -> None:
     data = three()
-    assert [one.rewards.tolist() for one in data[1:]] == [[2], [3, 4, 5]]
-    assert [len(one.rewards) for one in data] == [2, 1, 3]
+    assert [episode.rewards.tolist() for episode in data[1:]] == [[2], [3, 4, 5]]
+    assert [len(episode.rewards) for episode in data] == [2, 1, 3]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -87,7 +87,7 @@ def test_a_subset_in_another_order(labelled: bool) -> None:
     assert len({data.content_hash, some.content_hash, data.subset(np.array([0, 2])).content_hash}) == 3
 
 
-def test_what_is_printed() -> None:
+def test_repr_sums_up_the_data() -> None:
     assert repr(three()) == (
         "Trajectories('toy/data-v0': 3 trajectories, 6 steps, observations [2], actions [1], returns 1.0 … 12.0, mean 5.0)"
     )
@@ -115,7 +115,7 @@ def kept(averaging: str = "trajectory") -> Curated:
     return Curated(three(), np.array([1.0, 0.0, 2.0]), averaging)
 
 
-def test_what_is_kept() -> None:
+def test_kept_trajectories_have_consistent_indices() -> None:
     curated = kept()
     assert curated.kept.tolist() == [0, 2]
     assert curated.lengths.tolist() == [2, 3]
@@ -130,10 +130,10 @@ def test_shares_in_the_objective() -> None:
 
 
 def test_batches_are_the_kept_steps_in_order() -> None:
-    found = list(kept().batches(size=2))
-    assert [(some.start, some.stop) for some, _, _ in found] == [(0, 2), (2, 4), (4, 5)]
-    assert torch.cat([observations[:, 0] for _, observations, _ in found]).tolist() == [0, 1, 3, 4, 5]
-    assert torch.cat([actions[:, 0] for _, _, actions in found]).tolist() == [0, -1, -3, -4, -5]
+    batches = list(kept().batches(size=2))
+    assert [(some.start, some.stop) for some, _, _ in batches] == [(0, 2), (2, 4), (4, 5)]
+    assert torch.cat([observations[:, 0] for _, observations, _ in batches]).tolist() == [0, 1, 3, 4, 5]
+    assert torch.cat([actions[:, 0] for _, _, actions in batches]).tolist() == [0, -1, -3, -4, -5]
     assert [len(actions) for _, _, actions in kept().batches()] == [5]
 
 

@@ -80,7 +80,7 @@ def test_weights_are_read_whatever_the_order_and_the_format(tmp_path: Path, text
         (GOOD + "\0", "line 5"),
     ],
 )
-def test_what_is_wrong_with_weights_is_one_line_with_file_line_and_column(tmp_path: Path, text: str, message: str) -> None:
+def test_an_error_in_weights_is_one_line_with_file_line_and_column(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "weights.csv"
     file.write_bytes(text.encode())
     with pytest.raises(UserError) as caught:

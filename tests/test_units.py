@@ -38,11 +38,11 @@ def data_of(observations: np.ndarray = Z, actions: np.ndarray = U, bound: Any = 
     count = len(observations) // 50
     made = make_trajectories([0.0] * count, [50] * count)
     high = np.broadcast_to(np.asarray(bound, float), actions.shape[1:]).tolist()
-    low = [-one for one in high]
-    own = dataclasses.replace(make_info(id=name), action_low=low, action_high=high)
+    low = [-upper for upper in high]
+    info = dataclasses.replace(make_info(id=name), action_low=low, action_high=high)
     arrays = {"observations": observations.astype(np.float32), "actions": actions.astype(np.float32)}
     arrays["final_observations"] = arrays["observations"][49::50]
-    return dataclasses.replace(made, info=own, **arrays)
+    return dataclasses.replace(made, info=info, **arrays)
 
 
 def fit(data: Trajectories, policy: Any = PLAIN, steps: int = 250) -> Policies:
@@ -105,8 +105,8 @@ def test_actions_of_any_scale_are_learnt(scale: float) -> None:
 def test_each_action_has_its_own_range() -> None:
     actions = np.c_[U[:, 0], 1e-3 * U[:, 1], np.full(len(U), 0.25), np.zeros(len(U))]
     policies = fit(data_of(actions=actions, bound=[1.0, 1.0, 1.0, 1e9]))
-    found = np.abs(policies.predict(Z)[0] - actions).mean(0)
-    assert (found < [0.06, 0.06e-3, 0.01, 0.05]).all()
+    errors = np.abs(policies.predict(Z)[0] - actions).mean(0)
+    assert (errors < [0.06, 0.06e-3, 0.01, 0.05]).all()
 
 
 @pytest.mark.parametrize("where", ["observations", "actions"])
@@ -137,7 +137,7 @@ def test_values_far_out_are_said_and_spoil_nothing(where: str) -> None:
         rarely(0.0, 1e-6, 1.0, True),
     ],
 )
-def test_what_hardly_varied_does_no_harm_where_it_is_another_at_play(
+def test_an_entry_that_hardly_varied_does_no_harm_where_it_changes_at_play(
     level: float, noise: float, moved: float, asked: Any
 ) -> None:
     still = level + noise * RANDOM.normal(size=len(Z))
@@ -203,17 +203,17 @@ def test_the_engine_has_the_units_of_the_policy(kind: str, std: str) -> None:
     torch.testing.assert_close(kernel.mean_action(observations), policy.mean_action(observations).detach())
     (weights * expected).mean().backward()
     by_pointer = {parameter.data_ptr(): parameter for parameter in policy.parameters()}
-    for own, found in zip(kernel.parameters, vjp(weights), strict=True):
-        torch.testing.assert_close(found, by_pointer[own.data_ptr()].grad, rtol=1e-3, atol=1e-4)
+    for parameter, gradient in zip(kernel.parameters, vjp(weights), strict=True):
+        torch.testing.assert_close(gradient, by_pointer[parameter.data_ptr()].grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::iwbc.errors.DataWarning")
 def test_training_with_the_engine_and_without_it_gives_the_same() -> None:
-    found = []
+    outputs = []
     for on in (True, False):
         with engine.switched(on):
-            found.append(fit(odd_data(), steps=30).predict(odd_data().observations)[0])
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+            outputs.append(fit(odd_data(), steps=30).predict(odd_data().observations)[0])
+    np.testing.assert_allclose(*outputs, rtol=1e-3, atol=1e-3)
 
 
 # An ONNX file takes seconds: every run of the tests has one.
@@ -230,24 +230,24 @@ def test_a_saved_and_an_exported_policy_have_the_units(action: str, kind: str, f
     policies.save(tmp_path / "policy.safetensors")
     loaded = load_policy(tmp_path / "policy.safetensors")
     assert (loaded.spec, loaded.spaces) == (spec, spec.spaces)
-    given = np.r_[odd_data().observations[:6], [[1e9, -1e9, 1e9], [0.0, 0.0, 0.0]]].astype(np.float32)
-    noise = policies[0].noise(len(given), torch.Generator().manual_seed(3)) if action == "sample" else ()
+    observations = np.r_[odd_data().observations[:6], [[1e9, -1e9, 1e9], [0.0, 0.0, 0.0]]].astype(np.float32)
+    noise = policies[0].noise(len(observations), torch.Generator().manual_seed(3)) if action == "sample" else ()
     if action == "mean":
-        expected = policies.predict(given)[0]
-        np.testing.assert_array_equal(loaded.predict(given)[0], expected)
+        expected = policies.predict(observations)[0]
+        np.testing.assert_array_equal(loaded.predict(observations)[0], expected)
     else:
-        expected = policies[0].sample_from(torch.from_numpy(given), *noise).detach().numpy()
+        expected = policies[0].sample_from(torch.from_numpy(observations), *noise).detach().numpy()
         expected = np.clip(expected, spec.spaces.action_low, spec.spaces.action_high)
-    path, inputs = tmp_path / "exported", [given, *(one.numpy() for one in noise)]
+    path, inputs = tmp_path / "exported", [observations, *(tensor.numpy() for tensor in noise)]
     if kind == "torchscript":
         export.write_torchscript(policies, path, action, {})
-        found = torch.jit.load(str(path))(*map(torch.from_numpy, inputs)).numpy()
+        output = torch.jit.load(str(path))(*map(torch.from_numpy, inputs)).numpy()
     else:
         runtime = pytest.importorskip("onnxruntime")
         export.write_onnx(policies, path, action, {})
         session = runtime.InferenceSession(str(path))
-        (found,) = session.run(None, dict(zip([one.name for one in session.get_inputs()], inputs, strict=True)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        (output,) = session.run(None, dict(zip([entry.name for entry in session.get_inputs()], inputs, strict=True)))
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_policies_of_format_2_are_read(tmp_path: Path) -> None:
@@ -349,10 +349,12 @@ def test_a_reference_in_other_units_is_refused_in_a_line_that_says_both(name: st
 
 def test_a_reference_of_other_parts_is_refused() -> None:
     parts = [[iwbc.environments.spaces.Part((key,), (3,))] for key in ("state", "goal")]
-    one, other = (dataclasses.replace(data_of(), info=dataclasses.replace(data_of().info, observation_parts=p)) for p in parts)
+    first, second = (
+        dataclasses.replace(data_of(), info=dataclasses.replace(data_of().info, observation_parts=p)) for p in parts
+    )
     with pytest.raises(UserError, match=r"made of state of 3; those of dataset .*, of goal of 3"):
-        tune(fit(one, steps=2), other, 2)
-    assert tune(fit(one, steps=2), data_of(), 2).spaces.observation_parts == tuple(parts[0])
+        tune(fit(first, steps=2), second, 2)
+    assert tune(fit(first, steps=2), data_of(), 2).spaces.observation_parts == tuple(parts[0])
 
 
 ALIKE: dict[str, tuple[Trajectories, Trajectories, np.ndarray, np.ndarray]] = {
@@ -382,7 +384,7 @@ def test_a_reference_in_units_that_hold_the_data_is_gone_on_from(name: str) -> N
     assert policies.spec is not None and policies.spec.spaces == policies.spaces
 
 
-def test_what_hardly_varies_in_a_reference_s_units_is_said() -> None:
+def test_entries_that_hardly_vary_in_a_reference_s_units_are_reported() -> None:
     reference = fit(data_of(Z * [1, 1, 900]), steps=2)
     with pytest.warns(
         DataWarning, match=r"hardly varies in the reference's units, in observation 2 \(.* where it is .* ± 9\d\d\)"
@@ -408,14 +410,14 @@ def test_the_reference_of_a_run_has_the_units_of_what_is_trained_on_too(
     from iwbc.training.reference import reference_policy
 
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path))
-    one, other = data_of(bound=np.inf), data_of(actions=1.5 * U, bound=np.inf)
-    spec = policy_spec(PLAIN, other, one)
-    reference = reference_policy(one, spec, Reference(steps=5), [0], "cpu", Console(quiet=True))
+    first, second = data_of(bound=np.inf), data_of(actions=1.5 * U, bound=np.inf)
+    spec = policy_spec(PLAIN, second, first)
+    reference = reference_policy(first, spec, Reference(steps=5), [0], "cpu", Console(quiet=True))
     assert reference.spec == spec
-    assert tune(reference, other, 2).spec == spec
+    assert tune(reference, second, 2).spec == spec
     assert len(list((tmp_path / "references").glob("*.safetensors"))) == 1
-    alone = reference_policy(one, PLAIN, Reference(steps=5), [0], "cpu", Console(quiet=True))
-    assert alone.spec == policy_spec(PLAIN, one) != spec
+    alone = reference_policy(first, PLAIN, Reference(steps=5), [0], "cpu", Console(quiet=True))
+    assert alone.spec == policy_spec(PLAIN, first) != spec
 
 
 # --- what is said ------------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_whatever_was_changed_is_found(what: str, folder: Path) -> None:
+def test_each_change_is_detected(what: str, folder: Path) -> None:
     change, expected = CHANGES[what]
     change(folder)
     replay = any("replay" in name for name in expected)
@@ -152,7 +152,7 @@ def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) 
     assert list(datasets.iterdir()) == []
 
 
-def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "summary.json").unlink()
     with pytest.raises(UserError, match="not finished; continue it with"):
         verify(folder)

@@ -29,9 +29,13 @@ def needed(name: str, extras: frozenset[str], seen: dict[str, set[str]]) -> dict
 
 def licence(package: Distribution) -> str:
     """What its metadata says: a licence expression, else the classifiers, else the first line of its licence field."""
-    found = package.metadata
-    classified = [c.rsplit(" :: ", 1)[-1] for c in found.get_all("Classifier", []) if c.startswith("License :: ")]
-    text = found.get("License-Expression") or "; ".join(classified) or (found.get("License") or "").strip().partition("\n")[0]
+    metadata = package.metadata
+    classified = [c.rsplit(" :: ", 1)[-1] for c in metadata.get_all("Classifier", []) if c.startswith("License :: ")]
+    text = (
+        metadata.get("License-Expression")
+        or "; ".join(classified)
+        or (metadata.get("License") or "").strip().partition("\n")[0]
+    )
     return text.replace("|", "/") or "not stated"
 
 

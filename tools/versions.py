@@ -25,10 +25,10 @@ SHOWN = "torch", "gymnasium", "minari", "numpy", "mujoco"
 def environment(which: str, python: str, folder: Path) -> Path:
     """A virtual environment with this package's dependencies, and its interpreter. Raises CalledProcessError where
     no versions fit together."""
-    found = folder / f"{which}-{Path(python).name}"
-    interpreter = found / "bin" / "python"
+    venv = folder / f"{which}-{Path(python).name}"
+    interpreter = venv / "bin" / "python"
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, found], check=True)
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, venv], check=True)
     resolution = "lowest-direct" if which == "oldest" else "highest"
     # NumPy's lower bound has no built file for Python 3.13: there, the oldest that has one.
     install = [*uv, "pip", "install", "--quiet", "--only-binary", "numpy", "--python", interpreter]

@@ -46,7 +46,7 @@ def main() -> None:
     def run(state, key):
         return jax.lax.scan(step, state, jax.random.split(key, STEPS))[0]
 
-    one, several = jax.jit(run), jax.jit(jax.vmap(run))
+    single, several = jax.jit(run), jax.jit(jax.vmap(run))
     states = {}
 
     def train(seeds: int) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
             states[seeds] = (parameters, jax.vmap(adam.init)(parameters))
             if seeds == 1:  # not a batch of one: that is slower
                 states[seeds] = jax.tree.map(lambda x: x[0], states[seeds])
-        many, keys = (one, keys[0]) if seeds == 1 else (several, keys)
+        many, keys = (single, keys[0]) if seeds == 1 else (several, keys)
         states[seeds] = jax.block_until_ready(many(states[seeds], keys))
 
     take_turns(train, "jax", "optax")

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from click.shell_completion import BashComplete, add_completion_class
 
-# Command → module, and what it does.
+# Command → module, and a line of help.
 COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
     "tune": ("iwbc.tune", "Search for the settings with the best score."),
@@ -46,7 +46,7 @@ eval "$(_IWBC_COMPLETE=bash_source iwbc)" into ~/.bashrc (zsh_source into
 
 
 class _Command(click.Command):
-    """Hands its arguments over as they are: the modules' own grammar is that of `python -m`."""
+    """Command that hands its arguments over unchanged: the modules parse them as `python -m` would."""
 
     def __init__(self, name: str, module: str, summary: str) -> None:
         words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=self._complete)
@@ -60,7 +60,7 @@ class _Command(click.Command):
             return
         sys.argv = [f"iwbc {self.name}", *words]
         module = importlib.import_module(self.module)
-        if self.name == "train":  # Hydra's, which reads sys.argv and says itself what went wrong
+        if self.name == "train":  # Hydra reads sys.argv, and train reports errors by itself
             module.main()
         else:
             from iwbc.system.arguments import run
@@ -68,7 +68,7 @@ class _Command(click.Command):
             run(module.main, module.__doc__)
 
     def usage(self) -> str:
-        """The module's docstring, read from its file: importing it may take seconds."""
+        """Read the module's docstring from its file: importing the module may take seconds."""
         spec = importlib.util.find_spec(self.module)
         assert spec is not None and spec.origin is not None
         text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
@@ -77,12 +77,12 @@ class _Command(click.Command):
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from iwbc.cli import completion
 
-        found = [] if self.name == "train" else completion.options(self.module, incomplete)
-        return [*found, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
+        words = [] if self.name == "train" else completion.options(self.module, incomplete)
+        return [*words, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
 
 
 class _Bash(BashComplete):
-    """Bash takes = and : for ends of words, and completes what follows; nothing is to follow key= and folders/."""
+    """Completion for Bash, which takes = and : for ends of words and completes the rest; no space follows key= and folders/."""
 
     source_template = """\
 %(complete_func)s() {
@@ -108,17 +108,17 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, name="iwbc", help=_HELP, commands=[_Command(name, *what) for name, what in COMMANDS.items()])
 @click.version_option(package_name="iwbc", message="iwbc %(version)s")
 def group() -> None:
-    """Replaced by _HELP."""
+    """Run a command; its help is _HELP."""
 
 
 def main() -> None:
-    """The console command: exit code 0, 2 with one line for what the user can put right, 130 for Ctrl-C."""
+    """Run the console command: exit code 0, 2 with one line for what the user can put right, 130 for Ctrl-C."""
     add_completion_class(_Bash)
     try:
         group(prog_name="iwbc", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
-    except click.Abort:  # what becomes of a Ctrl-C before the command has begun
+    except click.Abort:  # click's exception for a Ctrl-C before the command has begun
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except click.UsageError:

@@ -18,7 +18,7 @@ def options(module: str, typed: str) -> list[str]:
     key, equals, value = typed.partition("=")
     if not equals or key not in names:
         return [*_starting(typed, (f"{name}=" for name in names)), *_paths(typed)]
-    (choices,) = (one.metadata.get("choices", ()) for one in fields(kind) if one.name == key)
+    (choices,) = (option.metadata.get("choices", ()) for option in fields(kind) if option.name == key)
     if hints[key] is bool:
         choices = ("false", "true")
     words = _paths(value) if hints[key] in (Path, Path | None) else _starting(value, choices)
@@ -27,13 +27,12 @@ def options(module: str, typed: str) -> list[str]:
 
 def settings(words: Sequence[str], typed: str) -> list[str]:
     """Complete a setting of a run as Hydra would, after the settings before it."""
-    import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-    from iwbc.config import config_folder  # whose import registers the defaults of settings
+    from iwbc.config import hydra_on_conf
 
-    with hydra.initialize_config_dir(config_folder(), version_base="1.3"):
+    with hydra_on_conf():
         loader = GlobalHydra.instance().config_loader()
         line = " ".join([*(word for word in words if not word.startswith("-")), typed])
         return DefaultCompletionPlugin(loader)._query("train", line)

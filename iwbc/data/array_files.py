@@ -20,7 +20,7 @@ from iwbc.data.hdf5 import check_field, check_links
 from iwbc.errors import UserError
 from iwbc.system.files import NUMPY_DAMAGE
 
-# Ours first, then D4RL's and other recorders'.
+# Our name first, then D4RL's and other recorders'.
 NAMES = {
     "observations": ("observations", "observation", "obs"),
     "actions": ("actions", "action", "acts"),
@@ -33,15 +33,15 @@ NAMES = {
 }
 _ENDS = {"terminations", "truncations"}
 _INFOS = ("infos/success", "infos/is_success")
-_BESIDE = ("infos/", "metadata/")  # where D4RL keeps what is not for training
+_BESIDE = ("infos/", "metadata/")  # where D4RL keeps arrays that are not for training
 _MOST_NAMES = 12
 
 
 @contextlib.contextmanager
 def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[Steps]:
-    """The arrays of a file, open for reading.
+    """Open the arrays of a file for reading.
 
-    names: what the file calls a field, where that is not among NAMES, with slashes for groups in groups; "none" leaves the
+    names: the file's name of a field, where it is not among NAMES, with slashes for groups in groups; "none" leaves the
     field out. Raises UserError where the file is missing, damaged or lacks an array.
     """
     if not path.is_file():
@@ -63,23 +63,23 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
 
 
 def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Which array of the file stands for which field."""
+    """Choose an array of the file for each field."""
     chosen: dict[str, str] = {}
     _check_links(path, source, [*(name for usual in NAMES.values() for name in usual), *names.values()])
     for field, usual in NAMES.items():
-        name = names.get(field) or next((one for one in usual if one in source), "none")
+        name = names.get(field) or next((candidate for candidate in usual if candidate in source), "none")
         if name == "none":
             continue
         if name not in source:
             raise UserError(f"{path}: has no {name} ({field}={name}); the file holds {_listed(there)}")
         chosen[field] = name
     if chosen.keys() >= _ENDS and "dones" not in names:
-        chosen.pop("dones", None)  # which says nothing new then
+        chosen.pop("dones", None)  # it says nothing new then
     return chosen
 
 
 def _check_whole(path: Path, there: list[str], chosen: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Raise UserError unless the file has all that it needs, or the user says that there is none."""
+    """Raise UserError unless the file has every field that is needed, or the user says that there is none."""
     needed = {"observations": "", "actions": ""}
     if "successes" not in chosen:
         needed["rewards"] = ", or rewards=none where there are none"
@@ -94,7 +94,7 @@ def _check_whole(path: Path, there: list[str], chosen: Mapping[str, str], names:
 
 
 def _unused(left: list[str], missing: Collection[str]) -> str | None:
-    """Say which arrays of a file were left, with the missing fields that they may be."""
+    """Name the arrays of a file that were not used, with the missing fields that they may be."""
     if not left:
         return None
     known = {name: field for field, usual in NAMES.items() for name in usual}
@@ -112,36 +112,36 @@ def _listed(names: list[str]) -> str:
 
 
 def _names_in(source: Any) -> list[str]:
-    """The names of all arrays in a file, with slashes for groups in groups; empty groups, too."""
+    """List the names of all arrays in a file, with slashes for groups in groups; empty groups, too."""
     if isinstance(source, np.lib.npyio.NpzFile):
         return list(source.files)
     import h5py
 
-    found: list[str] = []
+    names: list[str] = []
 
     def add(name: str | bytes, part: Any) -> None:
         if not isinstance(part, h5py.Group) or not len(part):
-            found.append(name if isinstance(name, str) else repr(name))  # bytes where it is not UTF-8
+            names.append(name if isinstance(name, str) else repr(name))  # bytes where it is not UTF-8
 
     source.visititems(add)
-    return found
+    return names
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> Any:
     with path.open("rb") as file:
         start = file.read(8)
-    # By what it holds; by its name where that is damaged.
+    # By content; by the file's name where the content is damaged.
     if start.startswith((b"PK", b"\x93NUMPY")) or (path.suffix == ".npz" and not start.startswith(b"\x89HDF")):
         return _open_npz(path, files)
     return _open_hdf5(path, files)
 
 
 def _either(path: Path, source: Any) -> Any:
-    """Labels of both names: a success where either says so."""
-    one, other = (flags(path.name, name, _read(path, source, "successes", name)) for name in _INFOS)
-    if len(one) != len(other):
-        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(one)} and {len(other)} labels; keep one of them")
-    return one | other
+    """Merge the labels of both names: a success by either is a success."""
+    first, second = (flags(path.name, name, _read(path, source, "successes", name)) for name in _INFOS)
+    if len(first) != len(second):
+        raise UserError(f"{path}: {' and '.join(_INFOS)} have {len(first)} and {len(second)} labels; keep one of them")
+    return first | second
 
 
 def _open_npz(path: Path, files: contextlib.ExitStack) -> Any:
@@ -167,7 +167,7 @@ def _open_hdf5(path: Path, files: contextlib.ExitStack) -> Any:
 
 
 def _check_links(path: Path, source: Any, names: Collection[str]) -> None:
-    """Raise UserError where one of these names leads out of an HDF5 file: to ask whether something is there follows links."""
+    """Raise UserError where one of these names leads out of an HDF5 file: even `name in file` follows links."""
     if isinstance(source, np.lib.npyio.NpzFile):
         return
     for name in names:
@@ -180,7 +180,7 @@ def _check_links(path: Path, source: Any, names: Collection[str]) -> None:
 def _read(path: Path, source: Any, field: str, name: str) -> Any:
     try:
         array = source[name]
-        whole = hasattr(array, "shape") and hasattr(array, "dtype")  # which h5py finds out only now
+        whole = hasattr(array, "shape") and hasattr(array, "dtype")  # h5py reads these, and may raise, only now
     except NUMPY_DAMAGE as error:
         raise UserError(f"{path}, {name}: cannot be read ({error})") from None
     if not whole:

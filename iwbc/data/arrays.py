@@ -1,4 +1,4 @@
-"""Arrays of steps → episodes, and a user's own arrays → trajectories or a Minari dataset."""
+"""Arrays of steps → episodes, and a user's arrays → trajectories or a Minari dataset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Steps:
     """N steps of episodes laid end to end, as arrays or as anything with a shape that is sliced like one (HDF5).
 
     Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations, truncations and dones [N],
-    successes [N] or one per episode. `unused` says what of their source was left, where anything was.
+    successes [N] or one per episode. `unused` is a line that names the unused arrays of the source, if there are any.
     """
 
     observations: Any
@@ -47,7 +47,7 @@ class Steps:
     unused: str | None = None
 
     def arrays(self) -> dict[str, Any]:
-        """Those that there are, by name."""
+        """Return the arrays that are not None, by name."""
         return {name: array for name, array in vars(self).items() if name != "unused" and array is not None}
 
 
@@ -72,22 +72,22 @@ def from_arrays(
     algorithm_name: str | None = None,
     data_format: str = "hdf5",
 ) -> Trajectories:
-    """The trajectories in N steps of episodes laid end to end; with an `id`, written as that local Minari dataset.
+    """Make trajectories of N steps of episodes laid end to end; with an `id`, write them as that local Minari dataset.
 
     observations [N, obs], actions [N, act] within action_low … action_high (default: those of `env_id`, else ±1),
     rewards [N]; an episode ends at each True of terminations [N] (the environment ended it) or truncations [N] (it was
     cut, by a time limit for example), and of dones [N], which say one or the other: there the environment ended it, unless
     terminations or truncations say otherwise. A last episode without an end is kept as if it were cut, or dropped
     (unfinished="drop"). next_observations [N, obs] give the observation after each episode's last action; without them
-    its last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
+    the episode's last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
     episode is a success if one of its steps is) or per episode. Without rewards the last step of a success is rewarded with 1,
-    nothing else. description, author and algorithm_name are what Minari will say of the dataset. data_format: in which it is
-    written, "hdf5" or, for many thousands of short episodes, "arrow".
+    nothing else. description, author and algorithm_name become Minari's metadata. data_format: "hdf5" or, for many thousands of
+    short episodes, "arrow".
 
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
     name = "from_arrays" if id is None else id
-    given = {
+    fields = {
         "observations": observations,
         "actions": actions,
         "rewards": rewards,
@@ -97,7 +97,7 @@ def from_arrays(
         "next_observations": next_observations,
         "successes": successes,
     }
-    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in given.items() if values is not None}
+    arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in fields.items() if values is not None}
     steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
     if id is None:
@@ -115,7 +115,7 @@ def from_arrays(
 
 
 def in_memory(steps: Steps, info: DatasetInfo, unfinished: str = "keep", clip_actions: bool = False) -> Trajectories:
-    """The trajectories of steps that `describe` has described; nothing of them stays on disk."""
+    """Make trajectories in memory of steps that `describe` has checked; nothing stays on disk."""
     with tempfile.TemporaryDirectory() as folder:
         pack(episodes(steps, info.id, unfinished), info, Path(folder) / "packed", "", clip_actions)
         mapped = open_packed(Path(folder) / "packed")
@@ -130,7 +130,7 @@ def in_memory(steps: Steps, info: DatasetInfo, unfinished: str = "keep", clip_ac
 
 
 def _array(name: str, field: str, values: Any) -> npt.NDArray[Any]:
-    if hasattr(values, "detach"):  # a tensor of PyTorch's, which may have a gradient or lie elsewhere
+    if hasattr(values, "detach"):  # a tensor of PyTorch, which may have a gradient or lie on another device
         values = values.detach().cpu()
     if np.ma.is_masked(values):
         raise UserError(f"dataset {name}, {field}: some values are masked; fill them, or leave their steps out")
@@ -149,7 +149,7 @@ def describe(
     action_low: npt.ArrayLike | None = None,
     action_high: npt.ArrayLike | None = None,
 ) -> DatasetInfo:
-    """Check the arrays' shapes against one another and against the environment's, and say what is known of the dataset.
+    """Check the arrays' shapes against one another and against the environment's, and return the dataset's description.
 
     env_id may name a module that registers the environment, module:Id; "none" is no environment.
     """
@@ -161,13 +161,13 @@ def describe(
     environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
     if environment is not None:
         flattened, parts, actions = _spaces(environment)
-        for field, given, wanted in (
+        for field, size, expected in (
             ("observations", observation_size, size_of(flattened)),
             ("actions", action_size, len(actions.low)),
         ):
-            if given != wanted:
+            if size != expected:
                 raise UserError(
-                    f"dataset {name}, {field}: have {given} values per step, {environment.id}'s have {wanted}; "
+                    f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
                     "name another environment with env_id=…, or none with env_id=none"
                 )
         low, high = actions.low, actions.high
@@ -194,8 +194,8 @@ def describe(
 
 
 def _spaces(environment: EnvironmentSpec) -> tuple[list[Part], list[Part] | None, gym.spaces.Box]:
-    """Return what the environment's observations are flattened from, the same or None where they are vectors, and its space of
-    actions. Raises UserError unless observations flatten to vectors and actions are continuous ones."""
+    """Return the parts that the environment's observations are flattened from, the same or None where they are vectors, and the
+    action space. Raises UserError unless observations flatten to vectors and actions are continuous."""
     env = make_env(environment)
     observations, actions = env.observation_space, env.action_space
     env.close()
@@ -241,7 +241,7 @@ def _check_shapes(name: str, steps: Steps) -> None:
 
 
 def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
-    """The episodes, each read when its turn comes. `unfinished` says what becomes of a last one without an end."""
+    """Read the episodes one by one. `unfinished` is "keep" or "drop", for a last episode without an end."""
     ends, terminated = ends_of(steps, name)
     count = len(terminated)
     if unfinished == "keep" and (len(ends) == 0 or ends[-1] < count):
@@ -252,7 +252,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
         success = None if successes is None else bool(successes[index])
         try:
             observations = steps.observations[start:end]
-            # The observation after the last action is known only where next observations are.
+            # Without next observations the observation after the last action is unknown.
             final = observations[-1] if steps.next_observations is None else steps.next_observations[end - 1]
             actions = steps.actions[start:end]
             if steps.rewards is None:
@@ -267,7 +267,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
 
 
 def ends_of(steps: Steps, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The number of steps up to each end of an episode, and, for every step, whether the environment ended it there."""
+    """Return the number of steps up to each end of an episode, and, for every step, whether the environment ended it there."""
     terminated, truncated, done = (
         np.zeros(len(steps.actions), np.bool_) if array is None else flags(name, field, array)
         for field, array in (("terminations", steps.terminations), ("truncations", steps.truncations), ("dones", steps.dones))

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from iwbc.errors import UserError
 
 FOLDER = Path(__file__).parent / "behaviours"
-OTHER_STEPS = 200_000  # how many a tier has by default; medium-replay has as many as D4RL's
+OTHER_STEPS = 200_000  # of a tier by default; medium-replay has as many as D4RL's
 
 Vector = npt.NDArray[np.float64]
 
@@ -35,11 +35,11 @@ ACTION_GRID = 2.0**-20
 
 
 def on_grid(values: npt.NDArray[np.floating], grid: float) -> Vector:
-    """The nearest multiples of `grid`, a power of two."""
+    """Round to the nearest multiples of `grid`, a power of two."""
     return np.rint(np.asarray(values, np.float64) / grid) * grid
 
 
-# exp(r) = Σ rⁿ / n!; from |r| ≤ ½ log 2, what follows the 13th power is below the last bit.
+# exp(r) = Σ rⁿ / n!; for |r| ≤ ½ log 2 the terms after the 13th power are below the last bit.
 _EXP = [1.0 / math.factorial(n) for n in range(13, -1, -1)]
 _LOG2 = 0.6931471805599453
 
@@ -53,7 +53,7 @@ def exp(values: Vector) -> Vector:
     rest = values - doublings * _LOG2
     total = np.full_like(rest, _EXP[0])
     for coefficient in _EXP[1:]:
-        total = total * rest + coefficient  # two operations of NumPy's: nothing fuses them
+        total = total * rest + coefficient  # two operations of NumPy, which are never fused
     return np.ldexp(total, doublings.astype(np.int32))
 
 
@@ -72,7 +72,7 @@ class Behaviour:
     log_std: tuple[Vector, Vector]
 
     def sample(self, observations: npt.NDArray[np.floating], generator: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Actions [n, act] drawn for observations [n, obs]."""
+        """Draw actions [n, act] for observations [n, obs]."""
         hidden = np.clip(on_grid(observations, GRID), -LIMIT, LIMIT)
         for weight, bias in self.layers:
             hidden = np.clip(on_grid(hidden @ weight + bias, GRID), 0.0, LIMIT)
@@ -84,9 +84,9 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Behaviours:
-    """All snapshots of one environment. `steps` [K] is when each was taken, `returns` [K] what it earns (mean return of
-    sampled actions); `medium` and `expert` are the snapshots that the tiers of those names are made with, `replay_end` the last
-    one of medium-replay; snapshot 0 is the untrained policy. `replay_steps` is how many steps medium-replay has by default."""
+    """All snapshots of an environment: `steps` [K] of training, `returns` [K], the mean return of sampled actions. `medium` and
+    `expert` are the snapshots of the tiers so named, `replay_end` the last snapshot of medium-replay, 0 the untrained policy.
+    `replay_steps` is the default number of steps of medium-replay."""
 
     env_id: str
     steps: tuple[int, ...]
@@ -98,7 +98,7 @@ class Behaviours:
     replay_steps: int = OTHER_STEPS
 
     def load(self, snapshot: int) -> Behaviour:
-        """The policy of one snapshot."""
+        """Load the policy of one snapshot."""
         with safe_open(behaviour_file(self.env_id), framework="numpy") as file:
             names = set(file.keys())
             # The expert, of another training, has larger networks than the snapshots that are stacked.
@@ -116,13 +116,13 @@ class Behaviours:
 
 
 def behaviour_file(env_id: str) -> Path:
-    """Return where the behaviours of an environment are, Hopper-v5 or hopper."""
+    """Return the path of the behaviours of an environment, Hopper-v5 or hopper."""
     return FOLDER / f"{env_id.split('-v')[0].lower()}.safetensors"
 
 
 @lru_cache
 def behaviours(env_id: str) -> Behaviours:
-    """The shipped behaviours of an environment. Raises UserError where there are none."""
+    """Load the shipped behaviours of an environment. Raises UserError where there are none."""
     path = behaviour_file(env_id)
     if not path.exists():
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.safetensors")))

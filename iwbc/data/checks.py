@@ -1,4 +1,4 @@
-"""Checks at the door: what every episode must satisfy before it is trained on."""
+"""Checks at the door: the conditions that every episode must satisfy before it is trained on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.spaces import entry_names, size_of
 from iwbc.errors import UserError
 
-# Steps of an only episode from which on the ends of others seem to be missing.
+# The ends of episodes seem to be missing where a single episode has so many steps.
 _LONG = 100
-# Steps of the other episodes beside which one of a single step is strange.
+# An episode of a single step is strange beside episodes of so many steps.
 _MANY = 5
 
 
 def checked(
     episodes: Iterable[Episode], info: DatasetInfo, clip_actions: bool = False, notes: list[str] | None = None
 ) -> Iterator[Episode]:
-    """The episodes as they come, each checked; what only the whole dataset can show is checked after the last one.
+    """Check the episodes and yield them as they come; faults that only the whole dataset can show are raised after the last.
 
-    Actions outside the action space are refused, or clipped to it with `clip_actions`. What is no fault, but should be looked
-    at, is added to `notes` after the last one, a line each.
+    Actions outside the action space are refused, or clipped to it with `clip_actions`. Oddities that are no faults are added to
+    `notes` after the last episode, a line each.
     Raises UserError naming dataset, episode and field where an episode is not fit to train on.
     """
     bounds = ActionBounds(info)
     rounded = {"observations": Rounding(), "actions": Rounding(), "rewards": Rounding()}
     count, labelled, observation_shape, lengths = 0, 0, None, []
     for count, episode in enumerate(episodes, start=1):
-        # The first episode says how wide an observation is; the action space says how wide an action is.
+        # The first episode sets the width of observations; the action space sets the width of actions.
         observation_shape = observation_shape or episode.observations.shape[1:]
         check_episode(episode, info, count - 1, observation_shape)
         labelled += episode.success is not None
@@ -76,8 +76,8 @@ def action_bounds(
 
 
 def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list[str]:
-    """Tell where the ends of episodes look as if they were marked wrongly, a line each: `lengths` [n], and whether the last
-    episode terminated, or is what was left over at the end of the recording."""
+    """Report ends of episodes that look wrongly marked, a line each. `lengths` [n]: of episodes; `last_terminated`: the last
+    episode was not cut by the end of the recording."""
     if len(lengths) == 1:
         if lengths[0] < _LONG:
             return []
@@ -89,7 +89,7 @@ def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list
     if not last_terminated and not single[:-1].any():
         return []
     rest = lengths[lengths > 1]
-    # Tasks of a step or two have many such episodes, beside others of two; those of none but one step are bandits.
+    # Tasks of a step or two have many episodes of one step, beside others of two; data of one-step episodes alone are bandits.
     if not single.any() or not len(rest) or (np.median(rest) < _MANY and single.sum() < 0.5 * len(lengths)):
         return []
     which = np.flatnonzero(single)
@@ -99,14 +99,14 @@ def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list
     ]
 
 
-def difference(one: Trajectories, other: Trajectories) -> str | None:
-    """In what two datasets cannot be trained on by the same policy, or None."""
-    if (one.info.action_low, one.info.action_high) != (other.info.action_low, other.info.action_high):
+def difference(first: Trajectories, second: Trajectories) -> str | None:
+    """Name the difference that keeps one policy from training on two datasets, or return None."""
+    if (first.info.action_low, first.info.action_high) != (second.info.action_low, second.info.action_high):
         return "action spaces"
-    parts = one.info.observation_parts, other.info.observation_parts
+    parts = first.info.observation_parts, second.info.observation_parts
     if None not in parts and parts[0] != parts[1]:
         return "observations; dataset.observation_keys=[…] chooses what they share"
-    widths = one.observations.shape[1], other.observations.shape[1]
+    widths = first.observations.shape[1], second.observations.shape[1]
     return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
 
 
@@ -147,7 +147,7 @@ def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_s
 
 
 class ActionBounds:
-    """Counts, over a whole dataset, the actions that lie outside the action space."""
+    """Counter, over a whole dataset, of the actions that lie outside the action space."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
@@ -169,8 +169,9 @@ class ActionBounds:
         self.farthest = max(self.farthest, float(excess.max()))
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """The actions [T, act] moved to the nearest ones inside the bounds."""
-        return np.clip(actions, self.low, self.high)
+        """Move actions [T, act] to the nearest ones inside the bounds."""
+        clipped: npt.NDArray[np.floating] = np.clip(actions, self.low, self.high)
+        return clipped
 
     def check(self) -> None:
         """Raise UserError if any watched action lay outside."""
@@ -185,7 +186,7 @@ class ActionBounds:
             )
 
     def note(self) -> str | None:
-        """Say where watched actions look as if they had been scaled to ±1, and the action space has other bounds."""
+        """Report watched actions that look scaled to ±1 while the action space has other bounds, or return None."""
         scaled = np.allclose(self.lowest, -1.0, rtol=0.0, atol=1e-6) and np.allclose(self.highest, 1.0, rtol=0.0, atol=1e-6)
         wider = np.isfinite(self.low) & np.isfinite(self.high) & ((self.low < -1.001) | (self.high > 1.001))
         if not scaled or not wider.any():
@@ -198,7 +199,7 @@ class ActionBounds:
 
 
 def _outward(bounds: npt.NDArray[np.floating], sign: int) -> str:
-    """Bounds moved outward to three digits: a number, or a list where dimensions differ."""
+    """Move bounds outward to three digits: a number, or a list where dimensions differ."""
 
     def moved(bound: float) -> str:
         if bound == 0.0 or math.isinf(bound):
@@ -211,14 +212,14 @@ def _outward(bounds: npt.NDArray[np.floating], sign: int) -> str:
 
 
 class Rounding:
-    """Finds, over a whole dataset, the features of a field whose content float32, in which all are kept, cannot hold: time
-    stamps, for example, or positions far from the origin.
+    """Detector, over a whole dataset, of features whose content float32, in which all are kept, cannot hold: time stamps, for
+    example, or positions far from the origin.
 
     A feature is lost where its range is few of float32's steps, and of its changes from one row to the next not all are left.
     """
 
-    _STEPS = 4096  # of float32: a range of more is resolved well enough, whatever the numbers
-    _NOISE = 2.0**-44  # relative: less than that is float64's own rounding, and no content
+    _STEPS = 4096  # of float32: a range of more is resolved well enough, however large the numbers
+    _NOISE = 2.0**-44  # relative: less than that is float64's rounding, and no content
 
     def __init__(self) -> None:
         self.low: npt.NDArray[np.float64] | float = np.inf
@@ -247,7 +248,7 @@ class Rounding:
         return (spread < steps) & (spread > self._NOISE * largest)
 
     def note(self, field: str, names: list[str] | None) -> str | None:
-        """Say what its owner should know, or None; `names` are the features'."""
+        """Report the features that float32 is too coarse for, or return None; `names` are the features'."""
         if self.changes is None:
             return None
         changes, left = self.changes

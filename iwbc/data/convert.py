@@ -66,8 +66,8 @@ def convert(
 ) -> Trajectories:
     """Write the file's episodes as the local Minari dataset `id`, and load it.
 
-    names: what the file calls a field, such as {"observations": "data/state"}; "none" leaves it out. What is not used of the
-    file is a DataWarning. Raises UserError where the file is not fit to train on.
+    names: the file's name of a field, such as {"observations": "data/state"}; "none" leaves it out. Unused arrays of the file
+    give a DataWarning. Raises UserError where the file is not fit to train on.
     """
     with open_steps(path, names) as steps:
         info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)
@@ -114,14 +114,14 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    if len(given.files) != 1:
-        raise UserError(f"need one file to convert, not {len(given.files)} (see --help)")
-    if given.id is None:
+    options = parse(arguments, Options)
+    if len(options.files) != 1:
+        raise UserError(f"need one file to convert, not {len(options.files)} (see --help)")
+    if options.id is None:
         raise UserError("id=… is missing (see --help)")
-    names = {field: name for field in NAMES if (name := getattr(given, field))}
-    others = {name: value for name, value in vars(given).items() if name not in ("files", *NAMES)}
-    made = convert(given.files[0].expanduser(), names=names, **others)
+    names = {field: name for field in NAMES if (name := getattr(options, field))}
+    others = {name: value for name, value in vars(options).items() if name not in ("files", *NAMES)}
+    made = convert(options.files[0].expanduser(), names=names, **others)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
 
 

@@ -22,8 +22,8 @@ class Curated:
     in all.
 
     `averaging` is "trajectory" (every trajectory counts by its weight, whatever its length) or "transition" (every step
-    counts by its trajectory's weight). Values per kept step lie end to end, trajectory after trajectory; `offsets`
-    [K + 1] are where each one starts. Raises UserError where a weight is negative or not finite, or none is above 0.
+    counts by its trajectory's weight). Values per kept step lie end to end, trajectory after trajectory; trajectory k starts at
+    `offsets[k]`, [K + 1]. Raises UserError where a weight is negative or not finite, or none is above 0.
     """
 
     trajectories: Trajectories
@@ -40,7 +40,7 @@ class Curated:
         object.__setattr__(self, "curation_weights", _checked(self.curation_weights, self.trajectories))
 
     def split(self, share: float, random: np.random.Generator) -> tuple[Curated, Curated]:
-        """The same data without a random share of its trajectories, and that share; curation weights stay as they are.
+        """Split off a random share of the trajectories: return the rest and the share; curation weights stay as they are.
 
         Raises UserError where one of the two would keep none.
         """
@@ -66,7 +66,8 @@ class Curated:
     def probabilities(self) -> npt.NDArray[np.float64]:
         """The share of each kept trajectory in the objective: R_i, times T_i when averaging over transitions, [K]."""
         mass = self.curation_weights[self.kept] * (self.lengths if self.averaging == "transition" else 1.0)
-        return mass / mass.sum()
+        probabilities: npt.NDArray[np.float64] = mass / mass.sum()
+        return probabilities
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -75,7 +76,7 @@ class Curated:
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each kept trajectory's steps start among the kept steps, [K + 1]."""
+        """Starts of the kept trajectories among the kept steps, [K + 1]."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     @property
@@ -84,8 +85,8 @@ class Curated:
         return int(self.offsets[-1])
 
     def batches(self, device: str | torch.device = "cpu", size: int = 2048) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """All kept steps in order, `size` at a time: where they are among the kept steps, and their observations [m, obs] and
-        actions [m, act]."""
+        """Yield all kept steps in order, `size` at a time: the slice among the kept steps, observations [m, obs] and actions
+        [m, act]."""
         observations, actions = self.trajectories.tensors(device)
         rows = torch.from_numpy(self.rows).to(device)
         for start in range(0, self.steps, size):
@@ -100,14 +101,14 @@ class Curated:
 
 
 def _checked(weights: object, trajectories: Trajectories) -> npt.NDArray[np.float64]:
-    """Weights as a copy in double precision, [n]. Raises UserError, naming the trajectory, where they cannot be weights."""
+    """Copy weights in double precision, [n]. Raises UserError, naming the trajectory, where they cannot be weights."""
 
     def fail(problem: str) -> NoReturn:
         raise UserError(f"dataset {trajectories.info.id}, curation weights: {problem}")
 
     if isinstance(weights, Tensor):
         weights = weights.detach().cpu()
-        weights = weights.float() if weights.dtype == torch.bfloat16 else weights  # which NumPy does not have
+        weights = weights.float() if weights.dtype == torch.bfloat16 else weights  # NumPy has no bfloat16
     try:
         array = np.asarray(weights)
     except (ValueError, TypeError, RuntimeError) as error:

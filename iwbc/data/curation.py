@@ -1,7 +1,7 @@
 """Curation: from returns or success labels to one weight per trajectory (0 = dropped). All in double precision.
 
-Percentiles are over trajectories, with linear interpolation; a trajectory is kept when G_i ≥ c, so ties at c are kept. What
-G_i has lost to the rounding of rewards to float32, in which 0.7 is a little less than 0.7, does not count: `rounding`.
+Percentiles are over trajectories, with linear interpolation; a trajectory is kept when G_i ≥ c, so ties at c are kept.
+`rounding` is added to G_i, for what it has lost to the rounding of rewards to float32, in which 0.7 is less than 0.7.
 """
 
 from __future__ import annotations
@@ -26,48 +26,50 @@ Weights = npt.NDArray[np.float64]
 
 
 def all_trajectories(returns: Weights) -> Weights:
-    """R = 1 for every trajectory: plain behaviour cloning."""
+    """Set R = 1 for every trajectory: plain behaviour cloning. Returns G [n] → R [n]."""
     return np.ones(len(returns))
 
 
 def top_fraction(returns: Weights, fraction: float, rounding: Weights | float = 0.0) -> Weights:
-    """R = 1[G ≥ percentile(G, 100 (1 − fraction))]."""
+    """Compute R = 1[G ≥ percentile(G, 100 (1 − fraction))], [n] → [n]."""
     return threshold(returns, float(np.percentile(returns, 100.0 - 100.0 * fraction)), rounding)
 
 
 def quality_levels(returns: Weights, percentiles: Sequence[float], rounding: Weights | float = 0.0) -> Weights:
-    """R = Σ_c 1[G ≥ c]: how many of the levels a trajectory passes, whatever the order they are given in (the paper's Q)."""
+    """Compute R = Σ_c 1[G ≥ c], the number of levels that a trajectory passes (the paper's Q), [n] → [n]."""
     levels = np.percentile(returns, np.asarray(percentiles, np.float64))
-    return ((returns + rounding)[:, None] >= levels[None, :]).sum(1).astype(np.float64)
+    passed: Weights = ((returns + rounding)[:, None] >= levels[None, :]).sum(1, dtype=np.float64)
+    return passed
 
 
 def threshold(returns: Weights, minimum: float, rounding: Weights | float = 0.0) -> Weights:
-    """R = 1[G ≥ minimum]."""
+    """Compute R = 1[G ≥ minimum], [n] → [n]."""
     return (returns + rounding >= minimum).astype(np.float64)
 
 
 def success(successes: npt.NDArray[np.bool_]) -> Weights:
-    """R = 1 where the trajectory is labelled a success."""
+    """Set R = 1 where the trajectory is labelled a success, else 0, [n] → [n]."""
     return successes.astype(np.float64)
 
 
 def success_by_last_reward(last_rewards: npt.NDArray[np.float32], minimum: float) -> Weights:
-    """R = 1 where the last reward is at least `minimum`, for tasks that reward success as they end on it."""
-    # In the rewards' own precision, in which 0.7 is a little less than 0.7.
+    """Set R = 1 where the last reward is at least `minimum`, else 0, [n] → [n]: for tasks that end on a rewarded success."""
+    # In the rewards' precision, because 0.7 in float32 is a little less than 0.7.
     return (last_rewards >= np.float32(minimum)).astype(np.float64)
 
 
 def return_weighted(returns: Weights, temperature: float) -> Weights:
-    """R ∝ exp((G − max G) / (β · std G)), β the temperature; all equal where the returns do not vary."""
+    """Compute R ∝ exp((G − max G) / (β · std G)), β the temperature, [n] → [n]; all equal where the returns do not vary."""
     spread = temperature * returns.std()
     if spread == 0.0:
         return np.ones(len(returns))
-    return np.exp((returns - returns.max()) / spread)
+    weights: Weights = np.exp((returns - returns.max()) / spread)
+    return weights
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a curation judges by, of every trajectory of control or row of language: [n] each.
+    """The figures a curation judges by, of every trajectory of control or row of language: [n] each.
 
     rounding: how much of a return may be lost to float32. last_rewards: None where the return is the last reward.
     """
@@ -94,7 +96,7 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
     """Compute R_i, [n], of a curation, such as settings.QualityLevels(); 0 drops.
 
     Raises UserError where nothing is kept, success labels are asked for and missing, or a file of weights does not fit. Gives
-    a DataWarning where the choice is likely not what was meant.
+    a DataWarning where the choice is likely a mistake.
     """
     curation.check("curation")
     returns, rounding = scores.returns, scores.rounding
@@ -143,7 +145,7 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
 
 
 def pinned(curation: Settings) -> Settings:
-    """The same curation, with the hash of the file that it reads, if any, so that another content is another curation.
+    """Add the hash of the file that a curation reads, if any, so that another content is another curation.
 
     Raises UserError where the file cannot be read.
     """
@@ -163,7 +165,7 @@ def keeps_all(weights: Weights, curation: Settings) -> bool:
 
 
 def _remarks(scores: Scores, weights: Weights, curation: Settings) -> Iterator[str]:
-    """List what its user should look at in a choice."""
+    """Yield remarks on a choice that is likely a mistake."""
     kept, noun = np.flatnonzero(weights), scores.noun
     returns, successes = scores.returns, scores.successes
     if len(kept) == 1 and not isinstance(curation, settings.All):
@@ -182,13 +184,13 @@ def _remarks(scores: Scores, weights: Weights, curation: Settings) -> Iterator[s
 
 
 def hold_out(curated: Curated, share: float) -> tuple[Curated, Curated | None]:
-    """What is trained on, and what is held out of it: a share of the trajectories, always the same ones of the same data; all
-    and None where the share is 0. Raises UserError where one of the two would keep none."""
+    """Return the part to train on and the part held out, a share of the trajectories that is always the same for the same data;
+    all and None where the share is 0. Raises UserError where one of the two would keep none."""
     return curated.split(share, np.random.default_rng(Stream.HELD_OUT)) if share else (curated, None)
 
 
 def histogram(returns: Weights, kept: npt.NDArray[np.int64], bins: int = 50) -> list[dict[str, float]]:
-    """How many trajectories have returns of each size, of all and of those kept (their indices): the rows of curation.csv."""
+    """Count trajectories by return, all and the kept ones (whose indices are `kept`): the rows of curation.csv."""
     edges = np.histogram_bin_edges(returns, bins)
     everything, _ = np.histogram(returns, edges)
     chosen, _ = np.histogram(returns[kept], edges)

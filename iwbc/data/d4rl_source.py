@@ -1,4 +1,4 @@
-"""D4RL's own HDF5 files (v2 layout) → packed trajectories.
+"""D4RL's HDF5 files (v2 layout) → packed trajectories.
 
 D4RL's `terminals` are terminations and its `timeouts` truncations; either ends an episode. `infos/success` or
 `infos/is_success` become success labels. Where a file has no `next_observations`, the observation after an episode's
@@ -26,13 +26,13 @@ _ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker
 
 
 def guess_env_id(path: Path) -> str | None:
-    """The environment that D4RL's file name stands for, such as Hopper-v5 for hopper_medium_replay-v2.hdf5."""
+    """Return the environment that D4RL's file name stands for, such as Hopper-v5 for hopper_medium_replay-v2.hdf5, or None."""
     match = re.match(rf"({'|'.join(_ENVIRONMENTS)})[_-](random|medium|expert|full)", path.name)
     return _ENVIRONMENTS[match[1]] if match else None
 
 
 def choose_env_id(path: Path, env_id: str | None) -> str | None:
-    """`env_id`, where None is a guess by the file's name and "none" is no environment."""
+    """Return `env_id`, or a guess by the file's name where it is None, or None where it is "none"."""
     return guess_env_id(path) if env_id is None else None if env_id == "none" else env_id
 
 
@@ -46,9 +46,9 @@ def load(
 ) -> Trajectories:
     """Load a file through its packed cache, which lies beside it (or among the user's caches, where it cannot be written).
 
-    `unfinished` says what becomes of a last episode without an end: "keep" or "drop". `env_id` is the environment of the
-    data, None to guess it from the file's name, "none" for none. action_low and action_high: the bounds of actions, a number or
-    one for each dimension; None: the environment's, or else ±1. Raises UserError where the file is not fit to train on.
+    `unfinished` is "keep" or "drop", for a last episode without an end. `env_id` is the environment of the data, None to guess
+    it from the file's name, "none" for none. action_low and action_high: the bounds of actions, a number or one for each
+    dimension; None: the environment's, or else ±1. Raises UserError where the file is not fit to train on.
     """
     path = Path(path).expanduser()
     if not path.is_file():

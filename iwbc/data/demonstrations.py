@@ -33,7 +33,7 @@ from iwbc.system.progress import tracked
 
 
 def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
-    """`iwbc/<env>/demonstrations-v1`; whatever differs from the defaults is part of the name."""
+    """Name a dataset `iwbc/<env>/demonstrations-v1`; differences from the defaults are part of the name."""
     usual = settings.Demonstrations()
     parts = ["demonstrations"]
     if chosen.episodes != usual.episodes:
@@ -45,7 +45,7 @@ def dataset_id(env_id: str, chosen: settings.Demonstrations) -> str:
 
 
 def ensure(env_id: str, chosen: settings.Demonstrations) -> str:
-    """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
+    """Make the dataset unless it is there, and return the id. A second process that needs it at once waits for the first.
 
     Raises UserError for an environment without a demonstrator, and where the dataset cannot be written.
     """

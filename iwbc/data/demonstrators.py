@@ -27,7 +27,7 @@ Vector = npt.NDArray[np.floating]
 
 
 def two_routes(observation: Vector, risky: bool) -> Vector:
-    """At constant speed to the corridor, through it, and to the goal; the action [2]."""
+    """Go at constant speed to the corridor, through it, and to the goal: observation [4] → action [2]."""
     position, side = observation[:2], -1.0 if risky else 1.0
     if position[0] < -0.35:
         target = np.array([-0.3, 0.6 * side])
@@ -40,19 +40,19 @@ def two_routes(observation: Vector, risky: bool) -> Vector:
 
 
 def careful_or_hasty(observation: Vector, risky: bool) -> Vector:
-    """Both joints at constant speeds to where the tip is at the glass; the action [2]."""
+    """Turn both joints at constant speeds until the tip is at the glass: observation [8] → action [2]."""
     shoulder = math.atan2(observation[1], observation[0])
     elbow = math.atan2(observation[3], observation[2])
     x = LINK * (math.cos(shoulder) + math.cos(shoulder + elbow)) + float(observation[6])
     y = LINK * (math.sin(shoulder) + math.sin(shoulder + elbow)) + float(observation[7])
-    # The posture that reaches (x, y), elbow to the left; one out of reach is reached for with the arm stretched.
+    # The posture that reaches (x, y), elbow to the left; the arm is stretched towards a glass out of reach.
     bend = math.acos(min(max((x * x + y * y) / (2 * LINK * LINK) - 1.0, -1.0), 1.0))
     way = np.array([math.atan2(y, x) - bend / 2 - shoulder, bend - elbow])
     return (0.85 if risky else 0.4) * way / max(float(np.abs(way).max()), 1e-6)
 
 
 def point_maze(observation: Vector, risky: bool) -> Vector:
-    """Round the maze by the short way or the long one, at 4 m/s; the force [2]."""
+    """Go round the maze by the short way or the long way, at 4 m/s: observation [8] → force [2]."""
     goal, position, velocity = observation[2:4], observation[4:6], observation[6:8]
     far = -2.0 if risky else 2.0
     if position[0] < -1.7 and abs(position[1] - far) > 0.35:
@@ -67,8 +67,8 @@ def point_maze(observation: Vector, risky: bool) -> Vector:
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """What it is scripted to do, from an observation and whether it takes the risky way, and the standard deviation of its
-    actions around that; and its environment, from slip and horizon where they are not the usual ones."""
+    """Script of a task. act: from an observation, and whether to take the risky way, to an action. noise: the standard
+    deviation of actions around it. environment: the task's spec, from slip and horizon where they are not the defaults."""
 
     act: Callable[[Vector, bool], Vector]
     noise: float
@@ -87,16 +87,16 @@ _DEMONSTRATORS = {
 
 
 def demonstrator(env_id: str) -> Demonstrator:
-    """Raises UserError where there is none for the environment."""
+    """Return the demonstrator of an environment. Raises UserError where there is none."""
     if env_id not in _DEMONSTRATORS:
         raise UserError(f"environment {env_id}: has no demonstrators (there are: {', '.join(_DEMONSTRATORS)})")
     return _DEMONSTRATORS[env_id]
 
 
 def demonstrated_environment(env_id: str, **env_kwargs: Any) -> EnvironmentSpec:
-    """The environment in which demonstrations are recorded, with the slip and horizon of env_kwargs, or its own.
+    """Return the environment in which demonstrations are recorded, with the slip and horizon of env_kwargs, or the defaults.
 
-    Raises UserError for an environment without a demonstrator, or that has no slip.
+    Raises UserError for an environment without a demonstrator, or without slip.
     """
     try:
         return demonstrator(env_id).environment(**env_kwargs)
@@ -107,10 +107,10 @@ def demonstrated_environment(env_id: str, **env_kwargs: Any) -> EnvironmentSpec:
 def demonstrations(
     env_id: str, episodes: int, seed: int = 0, *, risky: float = 0.5, noise: float | None = None, **env_kwargs: Any
 ) -> Iterator[Episode]:
-    """Episodes of the scripted demonstrator of a task, with success labels.
+    """Play episodes of the scripted demonstrator of a task, with success labels.
 
-    Each takes the risky way with probability `risky`. Normal noise of standard deviation `noise` (None: the task's own) is
-    added to its actions, which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone.
+    Each takes the risky way with probability `risky`. Normal noise of standard deviation `noise` (None: the task's) is
+    added to the actions, which are then clipped to ±1. Episode i is a function of seed, i and the other arguments alone.
     Raises UserError for an environment without a demonstrator.
     """
     scripted = demonstrator(env_id)

@@ -48,9 +48,9 @@ class Options(Settings):
     seed: int = at_least(0, 0)
 
 
-# Episodes played side by side, one for so many steps of the unit, since all are played to their end; and the steps a unit of
-# work aims at. All three fix the dataset's bytes: a unit's arithmetic is the same whichever process does it, so a dataset does
-# not depend on the number of cores.
+# Episodes played side by side at most, and steps of the unit for each of them, because all are played to the end; and the steps
+# that a unit of work aims at. All three fix the dataset's bytes: a unit's arithmetic is the same in every process, so a dataset
+# does not depend on the number of cores.
 _LANES, _LANE_STEPS = 10, 800
 _UNIT_STEPS = 10_000
 
@@ -64,7 +64,7 @@ def dataset_id(env_id: str, tier: str, steps: int | None = None, seed: int = 0) 
 
 @dataclass(frozen=True)
 class Unit:
-    """A share of the work: at least `steps` steps of whole episodes from one snapshot, with a random stream of its own."""
+    """A share of the work: at least `steps` steps of whole episodes from one snapshot, with a separate random stream."""
 
     env_id: str
     snapshot: int
@@ -73,7 +73,7 @@ class Unit:
 
 
 def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
-    """The units whose episodes, in order, make up a tier (as D4RL defines it).
+    """Return the units whose episodes, in order, make up a tier (as D4RL defines it).
 
     medium-replay goes through the snapshots in the order of training, from the untrained one on, each with the share of steps
     that training took from it to the next; medium-expert is half and half; the other tiers are one snapshot.
@@ -101,7 +101,7 @@ def plan(source: Behaviours, tier: str, steps: int, seed: int) -> list[Unit]:
 
 
 def play_unit(unit: Unit) -> list[Episode]:
-    """Play one unit: whole episodes until they hold at least its steps."""
+    """Play one unit: whole episodes until they hold at least the unit's steps."""
     policy = behaviours(unit.env_id).load(unit.snapshot)
     random = np.random.default_rng(np.random.SeedSequence(unit.entropy))
     environments = LocalEnvironments(unit.env_id)
@@ -132,8 +132,8 @@ def play_unit(unit: Unit) -> list[Episode]:
 
 
 def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> Iterator[Episode]:
-    """The units' episodes, in order; the steps that a unit runs over its share are those that the next ones give up, so that
-    the dataset is over by less than an episode."""
+    """Yield the units' episodes in order. Steps that a unit has beyond its share are taken from the next units, so that the
+    dataset has less than an episode too many."""
     wanted = total = 0
     for unit, episodes in zip(units, played, strict=True):
         wanted += unit.steps
@@ -144,7 +144,7 @@ def carried_over(units: Sequence[Unit], played: Iterable[Sequence[Episode]]) -> 
 
 
 def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> str:
-    """Make the dataset unless it is there; its id. A second process that wants it at the same time waits for the first.
+    """Make the dataset unless it is there, and return the id. A second process that needs it at once waits for the first.
 
     Raises UserError for an environment without behaviour policies, and where the dataset cannot be written.
     """
@@ -154,7 +154,7 @@ def ensure(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> s
 
 
 def name_of(env_id: str, tier: str, steps: int | None = None, seed: int = 0) -> str:
-    """The dataset's id. Raises UserError for an environment without behaviour policies."""
+    """Return the dataset's id. Raises UserError for an environment without behaviour policies."""
     usual = _usual_steps(behaviours(env_id), tier)
     return dataset_id(env_id, tier, None if steps == usual else steps, seed)
 
@@ -173,7 +173,7 @@ def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -
         action_high=space.high.tolist(),
         reference_scores=d4rl_scores(env_id),
     )
-    # Closed by hand: on Ctrl-C the workers must end now, and not when the generator happens to be collected.
+    # Closed by hand, because on Ctrl-C the workers must end at once, and not when the generator happens to be collected.
     with contextlib.closing(_play(name, plan(source, tier, steps, seed))) as episodes:
         write_minari(
             info,
@@ -186,7 +186,7 @@ def _generate(name: str, source: Behaviours, tier: str, steps: int, seed: int) -
 
 
 def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
-    """The units' episodes, in order, played on all cores."""
+    """Play the units on all cores and yield their episodes in order."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -203,7 +203,7 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
 def _results(
     units: Sequence[Unit], futures: deque[Future[list[Episode]]], advance: Callable[[int], None]
 ) -> Iterator[list[Episode]]:
-    """What was played, in order, each forgotten as the next is asked for: a dataset need not fit in memory."""
+    """Yield results in order without keeping them: a dataset need not fit in memory."""
     for unit in units:
         yield futures.popleft().result()
         advance(unit.steps)
@@ -211,9 +211,10 @@ def _results(
 
 @contextlib.contextmanager
 def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
-    """The episodes of each unit, as they are played by worker processes; at the end these are killed.
+    """Let worker processes play the units inside the block, and kill them at the end.
 
-    A thread for each waits for what it sends. A ProcessPoolExecutor would wait for ever where a worker is killed as it sends.
+    A thread waits for the results of each worker. A ProcessPoolExecutor would wait for ever where a worker is killed as it
+    sends.
     """
     workers = [Remote(_Player, units[0].env_id) for _ in range(min(cores(), len(units)))]
     idle: SimpleQueue[Remote] = SimpleQueue()
@@ -239,21 +240,21 @@ def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
 
 
 class _Player:
-    """What a worker process is."""
+    """Worker process that plays units of episodes."""
 
     def __init__(self, env_id: str) -> None:
         import threadpoolctl
 
         end_with_parent()
         threadpoolctl.threadpool_limits(1)
-        make_env(env_id).close()  # what playing imports is imported as the process starts, while nobody ends it
+        make_env(env_id).close()  # imports now the modules that playing needs, while nobody ends the process
 
     def play(self, unit: Unit) -> list[Episode]:
         return play_unit(unit)
 
 
 def main(arguments: Sequence[str]) -> None:
-    dashed = [one.replace("_", "-") if one.startswith("tier=") else one for one in arguments]
+    dashed = [argument.replace("_", "-") if argument.startswith("tier=") else argument for argument in arguments]
     chosen = parse(dashed, Options)
     env_id = behaviours(chosen.env).env_id
     if "-v" in chosen.env and chosen.env != env_id:
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    # From the module's own name: worker processes see no __main__, and look for the functions that they are to call there.
+    # By the module's name: worker processes see no __main__, and look for the functions that they are to call in the module.
     from iwbc.data.generate import main as main_by_name
 
     run(main_by_name, __doc__)

@@ -1,11 +1,11 @@
-"""What HDF5 files say of themselves, before they are believed."""
+"""Checks of the claims of HDF5 files: sizes, links and other files."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-# Deflate makes at most 1,032 bytes of one; what is small may never have been written, and is all zeros.
+# Deflate makes at most 1,032 bytes of one; a small dataset may never have been written, and is all zeros.
 _MOST_OF_A_BYTE, _SMALL = 1032, 2**26
 # Chunks that may never have been written: HDF5 takes 2 KB to look for one.
 _FEW = 100_000
@@ -14,8 +14,8 @@ _LINKS = 16
 
 
 def check_field(field: Any) -> None:
-    """Raise a ValueError where a dataset, a h5py.h5d.DatasetID, is made of other datasets or files, or would take more memory
-    than what the file holds of it can come to: HDF5 would take that, and many times as much, before it failed."""
+    """Raise a ValueError where a dataset, a h5py.h5d.DatasetID, is made of other datasets or files, or claims more memory than
+    the bytes in the file can unpack to: HDF5 would allocate it, and many times as much, before it failed."""
     from h5py import h5d
 
     how = field.get_create_plist()
@@ -31,8 +31,8 @@ def check_field(field: Any) -> None:
 
 
 def check_links(group: Any, path: bytes) -> None:
-    """Raise a ValueError where the way from a group, a h5py.h5g.GroupID, to what lies at `path` leads into another file, which
-    HDF5 would open as it follows the link. Nothing is raised where there is nothing."""
+    """Raise a ValueError where the way from a group, a h5py.h5g.GroupID, to `path` leads into another file, which HDF5 would
+    open as it follows the link. Raises nothing where nothing is there."""
     from h5py import h5g, h5i, h5l, h5o
 
     place, names, followed = group, [name for name in path.split(b"/") if name], 0
@@ -46,7 +46,7 @@ def check_links(group: Any, path: bytes) -> None:
         elif kind == h5l.TYPE_SOFT and followed < _LINKS:
             target, followed = place.links.get_val(name), followed + 1
             place = h5o.open(h5i.get_file_id(place), b"/") if target.startswith(b"/") else place
-            names = [one for one in target.split(b"/") if one and one != b"."] + names
+            names = [part for part in target.split(b"/") if part and part != b"."] + names
         elif kind == h5l.TYPE_SOFT:
             raise ValueError(f"{path.decode(errors='replace')} leads round in circles")
         else:
@@ -56,11 +56,11 @@ def check_links(group: Any, path: bytes) -> None:
 
 
 def _chunks_missing(field: Any, how: Any) -> int:
-    """Count a dataset's chunks that the file does not hold; `how` are the properties that it was created with."""
+    """Count a dataset's chunks that the file does not hold; `how` is the list of properties from the dataset's creation."""
     from h5py import h5d
 
     if how.get_layout() != h5d.CHUNKED:
         return 0
-    return (
-        math.prod(-(-size // chunk) for size, chunk in zip(field.shape, how.get_chunk(), strict=True)) - field.get_num_chunks()
-    )
+    chunks: int = math.prod(-(-size // chunk) for size, chunk in zip(field.shape, how.get_chunk(), strict=True))
+    written: int = field.get_num_chunks()
+    return chunks - written

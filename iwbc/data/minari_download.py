@@ -1,7 +1,7 @@
-"""Minari's hosted datasets: fetched by Minari's own code, so that they appear under their ids whole or not at all.
+"""Minari's hosted datasets: fetched by Minari's code, so that they appear under their ids whole or not at all.
 
 Minari downloads into the folder that MINARI_DATASETS_PATH names when its process starts, file by file. Here it runs in
-a process of its own, with a temporary folder in that place, whose datasets are then moved to where they belong.
+a separate process, with a temporary folder in that place, whose datasets are then moved to where they belong.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.errors import UserError
 from iwbc.system.files import temporary_prefix
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 _TIMEOUT = 5.0  # seconds to wait for a first sign of the server
 
 
 def download(dataset_id: str) -> None:
-    """Download a dataset (and those that it combines) unless it is there. A second process waits for the first.
+    """Download a dataset (and the ones that it combines) unless it is there. A second process waits for the first.
 
     MINARI_REMOTE and HF_ENDPOINT are followed as Minari and Hugging Face follow them.
     Raises UserError where the server cannot be reached or does not have the dataset.
@@ -36,7 +36,7 @@ def download(dataset_id: str) -> None:
 
     folder, root = dataset_folder(dataset_id), dataset_folder()
     remote = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
-    with only_one(root / f".{dataset_id.replace('/', '+')}.lock"):
+    with exclusive_lock(root / f".{dataset_id.replace('/', '+')}.lock"):
         if folder.exists():
             return
         reason = _unreachable() if remote.startswith("hf://") else None
@@ -48,7 +48,7 @@ def download(dataset_id: str) -> None:
         with tempfile.TemporaryDirectory(prefix=temporary_prefix(root / dataset_id.replace("/", "+")), dir=root) as temporary:
             environment = os.environ | {"MINARI_DATASETS_PATH": temporary, "HF_HUB_DISABLE_TELEMETRY": "1"}
             command = [sys.executable, "-m", "iwbc.data.minari_download", dataset_id]
-            # Progress bars go to the error stream, which is shared; what it prints is why it failed.
+            # Progress bars go to the error stream, which is shared; the output is the reason of a failure.
             result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
             if result.returncode:
                 reason = result.stdout.strip() or f"exit code {result.returncode}"
@@ -57,7 +57,7 @@ def download(dataset_id: str) -> None:
 
 
 def _unreachable() -> str | None:
-    """Why the Hugging Face Hub cannot be reached, or None."""
+    """Return the reason why the Hugging Face Hub cannot be reached, or None."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
@@ -78,25 +78,25 @@ def _alternative(dataset_id: str) -> str:
 
 
 def _move(temporary: Path, root: Path, dataset_id: str) -> None:
-    found = [path.parent.parent for path in temporary.glob("**/data/metadata.json")]
-    if temporary / dataset_id not in found:
+    datasets = [path.parent.parent for path in temporary.glob("**/data/metadata.json")]
+    if temporary / dataset_id not in datasets:
         raise UserError(f"dataset {dataset_id}: the server sent no data for it")
     for path in temporary.glob("**/namespace_metadata.json"):
         target = root / path.relative_to(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             os.replace(path, target)
-    # The one asked for comes last: once it is there, so are those that it combines.
-    for path in sorted(found, key=lambda path: path == temporary / dataset_id):
+    # The dataset asked for comes last: once it is there, so are the ones that it combines.
+    for path in sorted(datasets, key=lambda path: path == temporary / dataset_id):
         target = root / path.relative_to(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            shutil.rmtree(path / ".cache", ignore_errors=True)  # the downloader's own
+            shutil.rmtree(path / ".cache", ignore_errors=True)  # of the downloader
             os.replace(path, target)
 
 
 def _fetch(dataset_id: str) -> None:
-    """In the process of its own: download into MINARI_DATASETS_PATH; on failure print one line and exit with code 1."""
+    """Download into MINARI_DATASETS_PATH, in the separate process; on failure print one line and exit with code 1."""
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -104,7 +104,7 @@ def _fetch(dataset_id: str) -> None:
             from minari import download_dataset
 
             download_dataset(dataset_id)
-    except Exception as error:  # whatever it is, it ends this process and becomes one line in the other
+    except Exception as error:  # any error ends this process and becomes one line in the other
         print(" ".join(f"{error}".split()) or type(error).__name__)
         sys.exit(1)
     except KeyboardInterrupt:

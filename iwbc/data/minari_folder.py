@@ -1,4 +1,4 @@
-"""Where Minari keeps its datasets."""
+"""The folder in which Minari keeps datasets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iwbc.errors import UserError
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 
 def dataset_folder(dataset_id: str | None = None) -> Path:
-    """Where Minari keeps this dataset: a folder under MINARI_DATASETS_PATH (default ~/.minari/datasets); that folder
-    itself without an id. Raises UserError for an id that is not one of Minari's."""
+    """Return the folder of a Minari dataset, under MINARI_DATASETS_PATH (default ~/.minari/datasets), or without an id that
+    folder itself. Raises UserError for an id that is not one of Minari's."""
     from minari.dataset.minari_dataset import DATASET_ID_RE
     from minari.storage.datasets_root_dir import get_dataset_path
 
@@ -25,7 +25,7 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
         )
     try:
         folder = Path(get_dataset_path(dataset_id))
-        folder.exists()  # which not every name can
+        folder.exists()  # raises OSError for a name that the file system does not take
         return folder
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -35,7 +35,7 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
 
 
 def _hint(name: str) -> str:
-    """Say what to do with a name that is no id."""
+    """Suggest what to do with a name that is no id."""
     path = Path(name).expanduser()
     if path.suffix in (".npz", ".hdf5", ".h5"):
         return f"; make a dataset of the arrays in a file: iwbc convert {name} id=my/{path.stem}-v0, then load that id"
@@ -47,9 +47,9 @@ def _hint(name: str) -> str:
 
 
 def make_once(dataset_id: str, make: Callable[[], None]) -> None:
-    """Make a dataset unless it is there. A second process that wants it at the same time waits for the first."""
+    """Make a dataset unless it is there. A second process that needs it at once waits for the first."""
     folder = dataset_folder(dataset_id)
     if not folder.exists():
-        with only_one(dataset_folder() / f".{dataset_id.replace('/', '+')}.lock"):
+        with exclusive_lock(dataset_folder() / f".{dataset_id.replace('/', '+')}.lock"):
             if not folder.exists():
                 make()

@@ -25,15 +25,15 @@ from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.environments.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
 from iwbc.environments.spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.system.files import NUMPY_DAMAGE, PLAIN_DAMAGE, parse_json, read_json
+from iwbc.system.files import MALFORMED, NUMPY_DAMAGE, parse_json, read_json
 from iwbc.system.progress import tracked
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
 _READER = 4
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
-# What h5py, pyarrow and Minari raise on files that are not as they should be.
-_DAMAGE = (*NUMPY_DAMAGE, *PLAIN_DAMAGE, AssertionError)
+# h5py, pyarrow and Minari raise these on damaged files.
+_DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
 
 
 def load(
@@ -46,8 +46,8 @@ def load(
 ) -> Trajectories:
     """Load a Minari dataset through its packed cache, which lies beside the data; download it first if need be.
 
-    dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` says what becomes of episodes that
-    neither terminate nor truncate: "keep" or "drop". observation_keys: which parts of Dict observations to use, all where it is
+    dataset_id: several ids, joined by +, are one dataset after the other. `unfinished` is "keep" or "drop", for episodes that
+    neither terminate nor truncate. observation_keys: which parts of Dict observations to use, all where it is
     empty; policies are then evaluated with those alone. action_low, action_high: the bounds of actions, a number or one for
     each dimension, instead of the dataset's.
 
@@ -56,7 +56,7 @@ def load(
     """
     if "+" in dataset_id:
         choices = (clip_actions, unfinished, observation_keys, action_low, action_high)
-        each = [load(one, *choices) for one in dataset_id.split("+")]
+        each = [load(part, *choices) for part in dataset_id.split("+")]
         return joined(dataset_id, each, dataset_folder(dataset_id.split("+")[0]))
     folder = dataset_folder(dataset_id)
     if not folder.exists():
@@ -98,7 +98,7 @@ def _read(
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged ({error}); download or make it again") from None
     if not isinstance(metadata, dict):
         raise UserError(f"dataset {dataset_id}: its metadata.json is damaged (not an object); download or make it again")
-    # Minari would otherwise build the environment that the file names to find its spaces, which runs what the file says.
+    # Without them Minari would make the environment that the file names, and so run code that the file chooses.
     for space in ("observation_space", "action_space"):
         if space not in metadata:
             raise UserError(f"dataset {dataset_id}: its metadata.json has no {space}; convert it with a newer Minari first")
@@ -110,7 +110,7 @@ def _read(
 
     try:
         for space in ("observation_space", "action_space"):
-            parse_json(metadata[space])  # as Minari does, but for what is nested too deeply
+            parse_json(metadata[space])  # as Minari does, but with an error where it is nested too deeply
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = MinariDataset(data)
@@ -152,22 +152,22 @@ def _read(
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
-    """Read what vectors have been flattened from, where the metadata says it."""
+    """Read the parts that vectors have been flattened from, or None where the metadata does not have them."""
     if OBSERVATION_PARTS not in metadata:
         return None
     try:
-        found = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
-        if size_of(found) != size:
-            raise ValueError(f"they make {size_of(found)} values, observations have {size}")
-    except PLAIN_DAMAGE as error:
+        parts = [part_of_plain(part) for part in metadata[OBSERVATION_PARTS]]
+        if size_of(parts) != size:
+            raise ValueError(f"they make {size_of(parts)} values, observations have {size}")
+    except MALFORMED as error:
         raise UserError(
             f"dataset {dataset_id}: {OBSERVATION_PARTS} of its metadata.json are damaged ({_line(error)}); make it again"
         ) from None
-    return found
+    return parts
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
-    """Read what was said of the data as it was written: printable text, whoever wrote it."""
+    """Read the notes on the data from the metadata: printable text only, because anybody may have written them."""
     notes = metadata.get("notes")
     return (
         ["".join(filter(str.isprintable, note))[:500] for note in notes if isinstance(note, str)]
@@ -176,8 +176,8 @@ def _notes(metadata: dict[str, Any]) -> list[str]:
     )
 
 
-def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
-    """The Dict space of some of a Dict's keys."""
+def _only(dataset_id: str, space: gym.Space[Any], keys: Sequence[str]) -> gym.Space[Any]:
+    """Make the Dict space of some of a Dict's keys. Raises UserError for a key that is not there."""
     there = list(space.spaces) if isinstance(space, gym.spaces.Dict) else []
     if missing := [key for key in keys if key not in there]:
         if (top := missing[0].partition("/")[0]) in there:
@@ -189,13 +189,13 @@ def _only(dataset_id: str, space: gym.Space, keys: Sequence[str]) -> gym.Space:
 
 
 def _environment(dataset_id: str, metadata: dict[str, Any]) -> EnvironmentSpec | None:
-    """The evaluation environment, as data: the file's entry point is never followed."""
+    """Read the evaluation environment as data: the file's entry point is never followed."""
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not text:
         return None
     try:
         return EnvironmentSpec.of_gymnasium(text)
-    except PLAIN_DAMAGE as error:
+    except MALFORMED as error:
         raise UserError(
             f"dataset {dataset_id}: its metadata.json has a damaged environment ({_line(error)}); download or make it again"
         ) from None
@@ -206,18 +206,18 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
     if low is not None and high is not None:
         label = metadata.get("reference_scores_source", "the dataset's own metadata")
         try:
-            found = ReferenceScores(float(low), float(high), source=str(label))
-        except PLAIN_DAMAGE:
+            scores = ReferenceScores(float(low), float(high), source=str(label))
+        except MALFORMED:
             raise UserError(
                 f"dataset {dataset_id}: ref_min_score and ref_max_score of its metadata.json are {low} and {high}, not "
                 "numbers; correct or remove them"
             ) from None
-        return found
+        return scores
     return None if environment is None else d4rl_scores(environment.id)
 
 
 def _episodes(
-    dataset_id: str, dataset: Any, space: gym.Space, parts: Sequence[Part] | None, unfinished: str
+    dataset_id: str, dataset: Any, space: gym.Space[Any], parts: Sequence[Part] | None, unfinished: str
 ) -> Iterator[Episode]:
     index = 0
     try:
@@ -245,28 +245,28 @@ def _episodes(
         ) from None
 
 
-def _in_turns(dataset: Any, space: gym.Space) -> Iterator[Any]:
-    """All episodes, with those observations alone that are in `space`; the files opened anew every so often: HDF5 keeps what it
-    knows of each episode as long as they are open, which would come to more memory than the data."""
+def _in_turns(dataset: Any, space: gym.Space[Any]) -> Iterator[Any]:
+    """Read all episodes, with the observations that are in `space`. Files are reopened every so often: HDF5 keeps a record of
+    each episode as long as they are open, which would take more memory than the data."""
     read = _read_hdf5 if dataset.storage.metadata["data_format"] == "hdf5" else _read_arrow
     for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
         yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)), space)
 
 
-def _read_arrow(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
+def _read_arrow(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
     from minari.dataset.episode_data import EpisodeData
 
     data = dataset.storage.data_path
-    for index in indices:  # all of them first: they are read ahead
+    for index in indices:  # all before the first is read, because Minari reads ahead
         _check_arrow(data, index)
-    # Decodes what is in the space, and nothing beside it.
+    # Decodes the parts in the space alone.
     storage = type(dataset.storage)(data, space, dataset.action_space)
     yield from (EpisodeData(**fields) for fields in storage.get_episodes(indices))
 
 
 def _check_arrow(data: Path, index: int) -> None:
-    """Raise a ValueError, or what else pyarrow raises, where an episode's files are damaged: it takes their word for how much
-    they hold, and ends the process where that cannot be."""
+    """Raise a ValueError, or another error of pyarrow's, where an episode's files are damaged: otherwise pyarrow trusts the
+    sizes in them, and ends the process where a size is wrong."""
     from pyarrow import ipc
 
     for path in (data / str(index)).rglob("*.arrow"):
@@ -275,8 +275,9 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
-    """As Minari's own, at half the time, and only what is asked for: the file's layout is part of Minari's standard."""
+def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
+    """Read episodes in half the time of Minari's reader, and only the parts in `space`: the file's layout is part of Minari's
+    standard."""
     import h5py
     from h5py import h5d, h5s
     from minari.dataset.episode_data import EpisodeData
@@ -289,7 +290,7 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
         dataset.read(h5s.ALL, h5s.ALL, values)
         return values
 
-    def structured(group: Any, name: str, space: gym.Space) -> Any:
+    def structured(group: Any, name: str, space: gym.Space[Any]) -> Any:
         if isinstance(space, gym.spaces.Dict):
             below = _group(group, name)
             return {key: structured(below, key, part) for key, part in space.spaces.items()}
@@ -309,7 +310,7 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space) -> Iterator[Any]:
 
 
 def _group(parent: Any, name: str) -> Any:
-    """Open a group of HDF5 within another of the same file."""
+    """Open a group of HDF5 inside another of the same file."""
     from h5py import h5g
 
     check_links(parent, name.encode())
@@ -324,7 +325,7 @@ def _check_field(field: Any, name: str) -> None:
 
 
 def _success(infos: dict[str, Any], where: str) -> bool | None:
-    """Read whether an episode's infos report success, by any key and at any step; None where they have no such key.
+    """Read whether an episode's infos report success, by any of SUCCESS_KEYS and at any step; None where they have none.
 
     Raises UserError, which begins with `where`, for a step whose value is no label.
     """

@@ -32,10 +32,10 @@ from iwbc.errors import UserError, warn
 from iwbc.system.files import temporary_prefix
 
 DATA_FORMATS = ("hdf5", "arrow")
-_MARGIN = 32 * 2**20  # bytes that stay free, for what HDF5 has yet to write
-# Episodes, and their mean number of steps, from and up to which HDF5, with its 14 KB for each, is a poor format.
+_MARGIN = 32 * 2**20  # bytes that stay free, because HDF5 writes some later
+# HDF5, with 14 KB for each episode, is a poor format from so many episodes of at most so many steps on average.
 _MANY, _SHORT = 10_000, 10
-# In the metadata, what observations that are stored as vectors have been flattened from.
+# The key in the metadata of the parts that observations, stored as vectors, have been flattened from.
 OBSERVATION_PARTS = "observation_parts"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
@@ -52,7 +52,7 @@ def write_minari(
 ) -> None:
     """Check `episodes`, one by one as they come, and write them as the dataset `info.id`.
 
-    description, author and algorithm_name are what Minari says of it. data_format: "hdf5", one file, or "arrow", a folder for
+    description, author and algorithm_name become Minari's metadata. data_format: "hdf5", one file, or "arrow", a folder for
     each episode, which takes less room and time where episodes are many and short.
 
     Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written. Gives a
@@ -70,11 +70,11 @@ def write_minari(
         # Beside the outermost namespace, so that a failure leaves no empty namespaces; hidden, so Minari overlooks it.
         place = dataset_folder() / info.id.replace("/", "+")
         building = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
-        building.chmod(0o755)  # mkdtemp's own are for the user alone
+        building.chmod(0o755)  # mkdtemp's permissions are for the user alone
         whole = checked(episodes, info, clip_actions)
         first = next(whole)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on spaces and specs, of which nothing is for the user to act on
+            warnings.simplefilter("ignore")  # on spaces and specs, which no user can act on
             env, parts = _environment(info, first)
             storage = MinariStorage.new(
                 building / "data",
@@ -97,7 +97,7 @@ def write_minari(
         os.replace(building, folder)
         if data_format == "hdf5" and count >= _MANY and steps < _SHORT * count:
             warn(f"dataset {info.id}: {count:,} episodes so short take much room as HDF5; data_format=arrow takes less")
-    # h5py reports a full disk as either, depending on what it was writing.
+    # h5py reports a full disk as either, depending on the part that it was writing.
     except (OSError, RuntimeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise UserError(f"dataset {info.id}: could not be written to {folder} ({reason})") from None
@@ -107,7 +107,7 @@ def write_minari(
 
 
 def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
-    """Write episodes in the precision of the spaces, which Arrow asks for."""
+    """Write episodes in the precision of the spaces, because Arrow requires it."""
     kinds = {"actions": storage.action_space.dtype, "observations": storage.observation_space.dtype}
     kinds["final_observation"] = kinds["observations"]
 
@@ -118,7 +118,7 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
         return (
             made
             if made.infos is None
-            else dataclasses.replace(made, infos={name: list(one) for name, one in made.infos.items()})
+            else dataclasses.replace(made, infos={name: list(labels) for name, labels in made.infos.items()})
         )
 
     # After each episode Minari would walk through all files for their size.
@@ -131,18 +131,19 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
 
 
 def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] | None, list[Part] | None]:
-    """The environment, and what its observations' vectors are flattened from; None where it has vectors, or there is none."""
+    """Make the environment, and list the parts that its observations are flattened from (None where they are vectors already);
+    None and None where there is no environment."""
     if info.environment is None:
         return None, None
     env = make_env(info.environment)
-    parts, given = observation_parts(env, info.environment.id), first.observations.shape[1]
-    if size_of(parts) != given:
-        raise UserError(f"dataset {info.id}, observations: have {given} values per step, {info.env_id}'s have {size_of(parts)}")
+    parts, size = observation_parts(env, info.environment.id), first.observations.shape[1]
+    if size_of(parts) != size:
+        raise UserError(f"dataset {info.id}, observations: have {size} values per step, {info.env_id}'s have {size_of(parts)}")
     return env, None if is_vector(env.observation_space) else parts
 
 
 def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:
-    """Describe how the environment is made, without functions, which no file can hold. Raises UserError where it needs them."""
+    """Describe the environment without functions, which no file can hold. Raises UserError where it needs them."""
     if env is None or env.spec is None:
         return None
     spec = copy.copy(env.spec)
@@ -158,7 +159,7 @@ def _spec(env: gym.Env[Any, Any] | None) -> EnvSpec | None:
 
 
 def _observation_space(env: gym.Env[Any, Any] | None, first: Episode) -> gym.spaces.Box:
-    """The environment's, where that is of vectors as they are written, or else one without bounds."""
+    """Return the environment's observation space where it is of vectors of floats, or else a space without bounds."""
     space = env and env.observation_space
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f":
         return space
@@ -166,20 +167,20 @@ def _observation_space(env: gym.Env[Any, Any] | None, first: Episode) -> gym.spa
 
 
 def _action_space(env: gym.Env[Any, Any] | None, info: DatasetInfo) -> gym.spaces.Box:
-    """The environment's, unless the bounds are others."""
+    """Return the environment's action space, or, where the data has other bounds, a space with these."""
     if env is not None:
         assert isinstance(env.action_space, gym.spaces.Box)
         if (env.action_space.low == info.action_low).all() and (env.action_space.high == info.action_high).all():
             return env.action_space
     low, high = np.asarray(info.action_low), np.asarray(info.action_high)
-    # Rounded bounds would not be the ones that the data was given.
+    # Rounded bounds would differ from the data's.
     exact = np.array_equal((low, high), np.asarray((low, high), np.float32))
     bounds: Any = np.float32 if exact else np.float64
     return gym.spaces.Box(low.astype(bounds), high.astype(bounds), dtype=bounds)
 
 
 def _floating(array: npt.NDArray[Any]) -> np.dtype[Any]:
-    """The type that an array is written as: float32 where that holds all of its type's values, or else float64."""
+    """Return the type to write an array in: float32 where that holds all values of the array's type, or else float64."""
     return np.dtype(np.float32 if np.can_cast(array.dtype, np.float32) else np.float64)
 
 
@@ -218,17 +219,17 @@ def _make_namespace(namespace: str) -> None:
 
 
 def _buffers(episodes: Iterable[Episode], file: Path) -> Iterator[Any]:
-    """The episodes as Minari takes them, as long as the disk has room for more in `file`, to which it writes them."""
+    """Yield the episodes as Minari's buffers, as long as the disk has room for more in `file`, to which Minari writes them."""
     for episode in episodes:
         size = episode.observations.nbytes + episode.actions.nbytes + episode.rewards.nbytes
-        # HDF5 crashes the process when it cannot write; told so before, it ends in good order.
+        # HDF5 crashes the process when it cannot write; an error raised before ends it in good order.
         _take_room(file, _MARGIN + 2 * size)
         yield _buffer(episode)
 
 
 def _take_room(file: Path, size: int) -> None:
-    """See to it that a file can grow by `size` bytes, which are taken before another process fills the disk. Raises OSError
-    unless they fit on the disk, in the user's quota and in the largest file allowed."""
+    """Reserve `size` bytes for a file to grow, before another process fills the disk. Raises OSError unless they fit on the
+    disk, in the user's quota and in the largest file allowed."""
     import resource
 
     written, taken = file.stat().st_size, 512 * file.stat().st_blocks
@@ -237,7 +238,7 @@ def _take_room(file: Path, size: int) -> None:
     largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if largest != resource.RLIM_INFINITY and written + size > largest:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    if sys.platform == "linux" and taken - written < size - _MARGIN // 2:  # not for every short episode
+    if sys.platform == "linux" and taken - written < size - _MARGIN // 2:  # a call for every short episode would be slow
         with file.open("r+b") as opened:
             system, end = ctypes.CDLL(None, use_errno=True), ctypes.c_int64(written + size)
             if system.fallocate(opened.fileno(), _KEEP_SIZE, ctypes.c_int64(0), end):
@@ -247,7 +248,7 @@ def _take_room(file: Path, size: int) -> None:
 
 
 def _give_back_room(file: Path) -> None:
-    """Give back what was taken for a file beyond its end."""
+    """Free the bytes reserved for a file beyond its end."""
     os.truncate(file, file.stat().st_size)
 
 
@@ -260,10 +261,10 @@ def _buffer(episode: Episode) -> Any:
     success = None if episode.success is None else {"success": np.full(steps + 1, episode.success)}
     observations = np.concatenate([episode.observations, episode.final_observation[None]])
     return EpisodeBuffer(
-        observations=observations.astype(_floating(observations), copy=False),  # type: ignore[arg-type]
-        actions=episode.actions.astype(_floating(episode.actions), copy=False),  # type: ignore[arg-type]
-        rewards=episode.rewards,  # type: ignore[arg-type]
-        terminations=ends[0],  # type: ignore[arg-type]
-        truncations=ends[1],  # type: ignore[arg-type]
+        observations=observations.astype(_floating(observations), copy=False),
+        actions=episode.actions.astype(_floating(episode.actions), copy=False),
+        rewards=episode.rewards,
+        terminations=ends[0],
+        truncations=ends[1],
         infos=success,
     )

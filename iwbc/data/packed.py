@@ -27,14 +27,14 @@ from iwbc.environments.spaces import part_of_plain
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
-from iwbc.system.locks import only_one
+from iwbc.system.locks import exclusive_lock
 
 FORMAT = 4
 _META = "packed.json"
 
 
 class _ArrayStream:
-    """A .npy file that grows along its first axis: memory stays one block whatever the dataset's size.
+    """A .npy file that grows along its first axis: memory stays one block for a dataset of any size.
 
     NumPy pads the header for a growing first axis, so that it can be written again in place when the length is known.
     """
@@ -55,7 +55,7 @@ class _ArrayStream:
         self.rows += len(block)
 
     def finish(self) -> str:
-        """Write the final header; the SHA-256 of the array's bytes and shape."""
+        """Write the final header; return the SHA-256 of the array's bytes and shape."""
         self.file.seek(0)
         self._write_header()
         self.digest.update(repr((self.dtype.str, self.rows, self.row_shape)).encode())
@@ -130,7 +130,7 @@ def _combined(digests: dict[str, str]) -> str:
 
 
 def content_hash(trajectories: Trajectories) -> str:
-    """The SHA-256 of a dataset's arrays, computed from them anew."""
+    """Recompute the SHA-256 of a dataset's arrays."""
     digests = {}
     for name in ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes"):
         array = getattr(trajectories, name)
@@ -142,14 +142,14 @@ def content_hash(trajectories: Trajectories) -> str:
 
 
 def open_packed(folder: Path) -> Trajectories:
-    """The trajectories packed in `folder`, memory-mapped. Raises one of
-    iwbc.system.files.NUMPY_DAMAGE where the folder is missing or damaged."""
+    """Open the trajectories packed in `folder`, memory-mapped. Raises one of iwbc.system.files.NUMPY_DAMAGE where the folder is
+    missing or damaged."""
     meta = read_json(folder / _META)
     info = dict(meta["info"])
     if info["reference_scores"] is not None:
         info["reference_scores"] = ReferenceScores(**info["reference_scores"])
     if info["environment"] is not None:
-        # The cache lies beside the data, and may have come with it: it names nothing to import.
+        # The cache lies beside the data, and may have come with it: imports that it names are dropped.
         info["environment"] = EnvironmentSpec.of_plain({**info["environment"], "imports": ()})
     if info["observation_parts"] is not None:
         info["observation_parts"] = [part_of_plain(part) for part in info["observation_parts"]]
@@ -176,16 +176,16 @@ def load_or_pack(
     Two processes that need the same cache at once build it once: the second waits for the first. Gives each of the dataset's
     notes as a DataWarning.
     """
-    found = _current(folder, fingerprint)
-    if found is None:
-        with only_one(folder.parent / f".{folder.name}.lock"):
-            found = _current(folder, fingerprint)
-            if found is None:
+    trajectories = _current(folder, fingerprint)
+    if trajectories is None:
+        with exclusive_lock(folder.parent / f".{folder.name}.lock"):
+            trajectories = _current(folder, fingerprint)
+            if trajectories is None:
                 episodes, info = build()
                 pack(episodes, info, folder, fingerprint, clip_actions)
-                found = open_packed(folder)
-    warn_of_notes(found)
-    return found
+                trajectories = open_packed(folder)
+    warn_of_notes(trajectories)
+    return trajectories
 
 
 def warn_of_notes(trajectories: Trajectories) -> None:
@@ -195,8 +195,7 @@ def warn_of_notes(trajectories: Trajectories) -> None:
 
 
 def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:
-    """Datasets one after the other as one, through a packed cache of their own in `folder`. What is known of it is what is
-    known of the first.
+    """Join datasets one after the other, through a packed cache in `folder`. The description is the first dataset's.
 
     Raises UserError where their actions or observations differ.
     """
@@ -204,27 +203,27 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
     for other in each[1:]:
         if what := difference(each[0], other):
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
-    fingerprint = hashlib.sha256(" ".join(one.content_hash for one in each).encode()).hexdigest()
-    info = dataclasses.replace(first, id=dataset_id, notes=[])  # each gives its own
-    episodes = (one[index] for one in each for index in range(len(one)))
+    fingerprint = hashlib.sha256(" ".join(dataset.content_hash for dataset in each).encode()).hexdigest()
+    info = dataclasses.replace(first, id=dataset_id, notes=[])  # notes were given as each was loaded
+    episodes = (dataset[index] for dataset in each for index in range(len(dataset)))
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 
 
 def _current(folder: Path, fingerprint: str) -> Trajectories | None:
-    """The cache, where it is whole and of this fingerprint."""
+    """Open the cache, or return None unless it is whole and of this fingerprint."""
     try:
         meta = read_json(folder / _META)
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return None
-        found = open_packed(folder)  # a truncated array cannot be mapped
-        return found if content_hash(found) == found.content_hash else None
+        trajectories = open_packed(folder)  # a truncated array cannot be mapped
+        return trajectories if content_hash(trajectories) == trajectories.content_hash else None
     except NUMPY_DAMAGE:
         return None
 
 
 def packed_folder(parent: Path, name: str, *options: str | Literal[False] | None) -> Path:
-    """Where the cache called `name` goes: into `parent`, or, where that cannot be written, among the user's caches.
-    Each choice of options has a cache of its own."""
+    """Return the folder of the cache called `name`: in `parent`, or, where that cannot be written, among the user's caches.
+    Each choice of options has a separate cache."""
     name = "-".join([name, *(option for option in options if option)])
     if os.access(parent, os.W_OK):
         return parent / name
@@ -233,7 +232,7 @@ def packed_folder(parent: Path, name: str, *options: str | Literal[False] | None
 
 
 def bounds_option(low: npt.ArrayLike | None, high: npt.ArrayLike | None) -> str | None:
-    """The option of a cache whose dataset's bounds of actions are the user's."""
+    """Return the option of a cache for the user's bounds of actions, or None where there are none."""
     if low is None and high is None:
         return None
     plain = repr([None if bound is None else np.asarray(bound).tolist() for bound in (low, high)])
@@ -241,6 +240,7 @@ def bounds_option(low: npt.ArrayLike | None, high: npt.ArrayLike | None) -> str 
 
 
 def fingerprint_of(files: Iterable[Path], *options: object) -> str:
-    """Changes whenever one of `files` is written to (name, size, modification time) or an option of reading them changes."""
+    """Hash the names, sizes and modification times of `files` and the options of reading them: any change gives another
+    hash."""
     parts = [(path.parts[-2:], path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
     return hashlib.sha256(repr((parts, options)).encode()).hexdigest()

@@ -15,7 +15,7 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.data.streams import generator
 
-# Steps drawn at once. Each block has a generator of its own, so that drawing can start at any step.
+# Steps drawn at once. Each block has a separate generator, so that drawing can start at any step.
 BLOCK = 256
 
 
@@ -31,7 +31,7 @@ class Minibatch:
 
 
 class StepSampler:
-    """Draws the minibatches of one seed."""
+    """Sampler of the minibatches of one seed."""
 
     def __init__(self, curated: Curated, seed: int, batch_size: int, stream: int, device: str | torch.device = "cpu") -> None:
         cumulative = np.cumsum(curated.probabilities)
@@ -44,7 +44,7 @@ class StepSampler:
         self._block = -1
 
     def batch(self, step: int) -> Minibatch:
-        """The minibatch of gradient step `step`."""
+        """Return the minibatch of gradient step `step`."""
         block, position = divmod(step, BLOCK)
         if block != self._block:
             self._trajectory, self._row, self._step = (part.to(self.device) for part in self._draw(block))
@@ -58,7 +58,7 @@ class StepSampler:
         )
 
     def _draw(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""
+        """Draw kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""
         random = generator(self.stream, self.seed, block)
         uniform = torch.rand(2, BLOCK, self.batch_size, dtype=torch.float64, generator=random)
         trajectory = torch.searchsorted(self._cumulative, uniform[0], right=True)

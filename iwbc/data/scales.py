@@ -1,4 +1,4 @@
-"""The scale of data, entry by entry: what of it a network takes as it comes, and what has to be brought to other units."""
+"""The scale of data, entry by entry: entries that a network takes as they come, and entries that need other units."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _BLOCK = 65_536
 _FAR, _RARE, _FEW = 10.0, 0.001, 100
 # Below this share of its mean the spread of an entry is float32's rounding.
 _ROUNDING = 1e-6
-_TINY = 1e-30  # float32 divides by no less without infinities
-# What is too large or too small for a network of ReLUs, tried on a nearly linear expert: with a spread from 0.01 to 50, and up
-# to mean² / std = 100, it is learnt as at 0 ± 1. The shipped tiers stay below 15 and 60.
+_TINY = 1e-30  # float32 gives infinities when divided by less
+# Too large or too small for a network of ReLUs, tried on a nearly linear expert: with a spread from 0.01 to 50, and up to
+# mean² / std = 100, it is learnt as at 0 ± 1. The shipped tiers stay below 15 and 60.
 _LARGE, _SMALL, _OFFSET = 30.0, 0.05, 150.0
 # A mean of this size is harmless, however small the spread beside it; a spread of less than this share of it is noise.
 _HARMLESS, _NOISE = 4.0, 1e-3
 # Bounds are far beyond the data where they are more than this many times as wide: in ±5, actions of ±1 are learnt to 1 %.
 _BEYOND = 5.0
-# A constant is given a range of this share of itself on either side.
+# A constant gets a range of this share of itself on either side.
 _ABOUT = 0.01
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Of each entry, [n]: mean, standard deviation and range (low, high) of its values but for those far out, of which there
-    are `far`; and the range of all (lowest, highest)."""
+    """Scales of each entry, [n]: mean, standard deviation and range (low, high) of all values but the `far` ones that lie far
+    out; and the range of all (lowest, highest)."""
 
     mean: Values
     std: Values
@@ -41,15 +41,15 @@ class Scales:
 
     @property
     def spread(self) -> Values:
-        """The standard deviation; of a constant its magnitude, or 1 for 0."""
+        """The standard deviation; of a constant the magnitude, or 1 for 0."""
         magnitude = np.abs(self.mean)
         constant = self.std <= np.maximum(_ROUNDING * magnitude, _TINY)
         return np.where(constant, np.where(magnitude > _TINY, magnitude, 1.0), self.std)
 
     @property
     def far_from_one(self) -> npt.NDArray[np.bool_]:
-        """Mark entries with which a network would not do as they come: those that are too large, vary in a small range about 0,
-        or have values far out."""
+        """Mark entries that a network cannot use as they come: too large, varying in a small range about 0, or with values far
+        out."""
         return self.too_large() | self.too_small | (self.far > 0)
 
     @property
@@ -70,7 +70,7 @@ class Scales:
 
 
 def scales_of(*arrays: npt.NDArray[np.floating]) -> Scales:
-    """The scales of arrays [N, n] laid end to end."""
+    """Compute the scales of arrays [N, n] laid end to end."""
     mean, std = _moments(arrays)
     low = lowest = np.min([array.min(0) for array in arrays], 0).astype(np.float64)
     high = highest = np.max([array.max(0) for array in arrays], 0).astype(np.float64)
@@ -88,8 +88,8 @@ def scales_of(*arrays: npt.NDArray[np.floating]) -> Scales:
 
 
 def _moments(arrays: tuple[npt.NDArray[np.floating], ...]) -> tuple[Values, Values]:
-    """Mean and standard deviation over all rows, merged block by block (Chan et al. 1983): a memory-mapped dataset is not
-    copied."""
+    """Compute mean and standard deviation over all rows, [n] each, merged block by block (Chan et al. 1983): a memory-mapped
+    dataset is not copied."""
     width = arrays[0].shape[1]
     mean, squares, count = np.zeros(width), np.zeros(width), 0
     for array in arrays:
@@ -104,10 +104,10 @@ def _moments(arrays: tuple[npt.NDArray[np.floating], ...]) -> tuple[Values, Valu
 
 
 def _usual_range(arrays: tuple[npt.NDArray[np.floating], ...]) -> tuple[Values, Values]:
-    """The range of a sample of the rows without the lowest and the highest of 1,000."""
+    """Compute the range of a sample of the rows without the lowest and the highest of 1,000, [n] each."""
     total, random = sum(map(len, arrays)), np.random.default_rng(0)
-    if total > _BLOCK:  # drawn, because every so many rows might always meet the same step of an episode
-        arrays = tuple(one[np.sort(random.integers(len(one), size=1 + _BLOCK * len(one) // total))] for one in arrays)
+    if total > _BLOCK:  # drawn at random, because a regular stride might always meet the same step of an episode
+        arrays = tuple(array[np.sort(random.integers(len(array), size=1 + _BLOCK * len(array) // total))] for array in arrays)
     rows = np.concatenate(arrays)
     if len(rows) < _FEW:
         return rows.min(0).astype(np.float64), rows.max(0).astype(np.float64)
@@ -128,8 +128,8 @@ class Normaliser:
 
 
 def normaliser(scales: Scales, chosen: npt.NDArray[np.bool_]) -> Normaliser:
-    """The normaliser of the chosen entries. It clips to what the data has, and a standard deviation beyond: where an entry
-    hardly varied, the network knows nothing of other values. Values far out are clipped to ±10."""
+    """Make the normaliser of the chosen entries. It clips to the range of the data and a standard deviation beyond: where an
+    entry hardly varied, the network knows nothing of other values. Values far out are clipped to ±10."""
     mean, std = np.where(chosen, scales.mean, 0.0), np.where(chosen, scales.spread, 1.0)
     low, high = (scales.low - mean) / std - 1.0, (scales.high - mean) / std + 1.0
     low = np.where(scales.lowest < scales.low, np.minimum(low, -10.0), low)
@@ -138,13 +138,13 @@ def normaliser(scales: Scales, chosen: npt.NDArray[np.bool_]) -> Normaliser:
 
 
 def action_range(scales: Scales, low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[Values, Values]:
-    """The actions that a network is to have as −1 and 1, [n] each: the bounds, or the range of the data where they are infinite
-    or far beyond it."""
+    """Choose the actions that become −1 and 1 for a network, [n] each: the bounds, or the range of the data where the bounds
+    are infinite or far beyond it."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     middle, half = (scales.low + scales.high) / 2.0, (scales.high - scales.low) / 2.0
     magnitude = np.abs(middle)
     constant = half <= np.maximum(_ROUNDING * magnitude, _TINY)
     half = np.where(constant, np.where(magnitude > _TINY, _ABOUT * magnitude, 1.0), half)
-    with np.errstate(over="ignore"):  # of bounds that are the largest of numbers
+    with np.errstate(over="ignore"):  # bounds may be the largest numbers that there are
         fits = high - low <= 2.0 * _BEYOND * half
     return np.where(fits, low, middle - half), np.where(fits, high, middle + half)

@@ -1,4 +1,4 @@
-"""The dataset that settings name, wherever it comes from."""
+"""The dataset that settings name, from any source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLISHED = Path(__file__).parent / "published.json"
 def is_local(
     dataset: settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL, env_id: str | None = None
 ) -> bool:
-    """Whether `load_dataset` would find it on this machine, and neither make nor fetch it."""
+    """Tell whether the dataset is on this machine, so that `load_dataset` would neither make nor fetch it."""
     match dataset:
         case settings.D4RL():
             return Path(dataset.path).expanduser().is_file()
@@ -36,10 +36,10 @@ def is_local(
 def load_dataset(
     dataset: settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL, env_id: str | None = None
 ) -> Trajectories:
-    """Load it in packed form, making or fetching it first where need be; `env_id` is what a generated tier is of, or what is
-    demonstrated.
+    """Load a dataset in packed form, making or fetching it first if need be; `env_id` is the environment of a generated tier or
+    of demonstrations.
 
-    Raises UserError where that cannot be done.
+    Raises UserError where the dataset cannot be made, fetched or trained on.
     """
     match dataset:
         case settings.Generated():

@@ -1,4 +1,4 @@
-"""Random numbers: what each is for, so that no two uses share any."""
+"""Random numbers, a separate stream for each use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a generator is for: part of its entropy, beside the seed."""
+    """Use of a generator: part of the generator's entropy, beside the seed."""
 
     POLICY = 0
     REFERENCE = 1
@@ -27,13 +27,13 @@ def _seed(entropy: tuple[int, ...]) -> int:
 
 
 def generator(*entropy: int) -> torch.Generator:
-    """A CPU generator that is a function of `entropy` alone; different tuples give independent streams."""
+    """Make a CPU generator that is a function of `entropy` alone; different tuples give independent streams."""
     return torch.Generator().manual_seed(_seed(entropy))
 
 
 @contextlib.contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Within, PyTorch's own CPU generator, with which modules choose their starting values, is such a generator."""
+    """Seed PyTorch's global CPU generator inside the block, so that module initialisation is reproducible."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(entropy))
         yield

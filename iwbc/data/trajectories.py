@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +41,12 @@ class Episode:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a dataset besides its arrays.
+    """Description of a dataset, besides the arrays.
 
-    `environment` is where to evaluate (None if unknown); `action_low` and `action_high` are the bounds of the action space
-    (infinite where there are none); `reference_scores` normalise returns (None where nothing is known). `observation_parts`
-    says what the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
-    what its owner should look at: loading it gives each as a DataWarning.
+    `environment` is for evaluation (None if unknown); `action_low` and `action_high` are the bounds of the action space
+    (infinite where there are none); `reference_scores` normalise returns (None if unknown). `observation_parts` are the parts
+    that the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
+    oddities of the data: loading the dataset gives each as a DataWarning.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Trajectories:
 
     Shapes: observations [N, obs], actions [N, act], rewards [N], final_observations [n, obs] (the observation after
     each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None. Float arrays are float32
-    and may be memory-mapped. `content_hash` is the SHA-256 of all of them.
+    and may be memory-mapped. `content_hash` is the SHA-256 of all arrays.
     """
 
     info: DatasetInfo
@@ -92,7 +92,7 @@ class Trajectories:
     def __getitem__(self, index: slice) -> list[Episode]: ...
 
     def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
-        """One trajectory, or a list of some; its arrays are views."""
+        """Return one trajectory, or a list of some, whose arrays are views. Raises IndexError for an index out of range."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = operator.index(index)
@@ -113,7 +113,7 @@ class Trajectories:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: npt.NDArray[np.int64]) -> Trajectories:
-        """Some of the trajectories, in this order, as a dataset of their own (a copy)."""
+        """Copy some of the trajectories, in this order, to a dataset."""
         rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices])
         return Trajectories(
             self.info,
@@ -136,16 +136,18 @@ class Trajectories:
         )
 
     def tensors(self, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-        """Observations [N, obs] and actions [N, act] on a device: on the CPU these arrays themselves, elsewhere one copy."""
+        """Return observations [N, obs] and actions [N, act] on a device: on the CPU the arrays themselves, elsewhere one
+        copy."""
         import torch
 
         key = str(device)
         if key not in self._on_devices:
-            self._on_devices[key] = tuple(torch.from_numpy(one).to(device) for one in (self.observations, self.actions))
+            observations, actions = torch.from_numpy(self.observations), torch.from_numpy(self.actions)
+            self._on_devices[key] = observations.to(device), actions.to(device)
         return self._on_devices[key]
 
     @cached_property
-    def _on_devices(self) -> dict[str, Any]:
+    def _on_devices(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {}
 
     @property

@@ -1,7 +1,7 @@
-"""CSV files that say something of each trajectory of a dataset, such as its weight.
+"""CSV files with a number for each trajectory of a dataset, such as a weight.
 
-The first line names the columns: trajectory (or episode), counted from 0, and the one that is read; others are left alone,
-with a warning. Every trajectory of the dataset has one row, in any order.
+The first line names the columns: trajectory (or episode), counted from 0, and the column that is read; other columns give a
+warning. Every trajectory of the dataset has one row, in any order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from iwbc.errors import UserError, warn
 
 _INDEX = ("trajectory", "episode")
-# Python's own readers would also take digits of other scripts, and 1_0 for 10.
+# Python's int and float would also take digits of other scripts, and 1_0 for 10.
 _WHOLE, _NUMBER = re.compile(r"[0-9]{1,18}"), re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -31,12 +31,11 @@ def sha256_of(path: Path) -> str:
 def read_column(path: Path, column: str, count: int, sha256: str | None = None) -> npt.NDArray[np.float64]:
     """Read a column of numbers that are finite and not negative, one for each of `count` trajectories, [count].
 
-    Raises UserError, naming file, line and column, where the file holds anything else; and where it is not the one of the
-    hash `sha256`.
+    Raises UserError, naming file, line and column, where the file holds anything else, or its hash is not `sha256`.
     """
     content = _content(path)
-    if sha256 not in (None, found := hashlib.sha256(content).hexdigest()):
-        raise UserError(f"{path}: has changed since the run began (its SHA-256 was {sha256}, and is {found}); put the file of "
+    if sha256 not in (None, digest := hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{path}: has changed since the run began (its SHA-256 was {sha256}, and is {digest}); put the file of "
                         "then back, or train again in another folder")  # fmt: skip
 
     def fail(line: int, problem: str, name: str = "") -> NoReturn:
@@ -92,7 +91,7 @@ def _content(path: Path) -> bytes:
 
 
 def _columns(path: Path, line: int, header: list[str], column: str) -> tuple[int, int]:
-    """Find the column that numbers the trajectories, and the one of their values."""
+    """Find the columns of the trajectories' numbers and of their values."""
     indices = [i for i, name in enumerate(header) if name in _INDEX]
     values = [i for i, name in enumerate(header) if name == column]
     if len(indices) != 1 or len(values) != 1:

@@ -1,5 +1,5 @@
-"""The fast wing: for Gaussian MLPs, what autograd and torch.optim would do, with gradients written out, oneDNN's products
-and fused Adam.
+"""The fast gradient step of Gaussian MLPs: gradients written out, oneDNN's products and fused Adam, instead of autograd and
+torch.optim.
 
 Nothing depends on it: switched off, everything runs by plain autograd, with the same numbers to 1e-5. Algorithms ask here
 for log-likelihoods and optimisers, and get the fast ones where there are any.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ _enabled = True
 
 @contextlib.contextmanager
 def switched(on: bool) -> Iterator[None]:
-    """Within, use the engine or do without. Of the whole process, as PyTorch's own flags are."""
+    """Switch the engine on or off inside the block, for the whole process, as PyTorch's flags do."""
     global _enabled
     before, _enabled = _enabled, on
     try:
@@ -34,30 +35,30 @@ def switched(on: bool) -> Iterator[None]:
 
 
 def is_on() -> bool:
-    """Whether it is used, where it can be."""
+    """Tell whether the engine is switched on."""
     return _enabled
 
 
-def _has_kernel(policy: Policy) -> bool:
+def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
     return _enabled and type(policy) is GaussianMLP  # a subclass may have another density
 
 
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:
-    """What makes gradient steps of weighted log-likelihood with this policy."""
-    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)  # type: ignore[arg-type]
+    """Make the optimiser of a policy: the engine's where it has a kernel for the policy, or else autograd's."""
+    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)
 
 
 @torch.no_grad()
 def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
-    """log π(a|s), [B, obs] and [B, act] → [B], without a gradient."""
+    """Compute log π(a|s) in nats without a gradient, [B, obs] and [B, act] → [B]."""
     if _has_kernel(policy):
-        return GaussianKernel(policy).log_prob(observations, actions)  # type: ignore[arg-type]
+        return GaussianKernel(policy).log_prob(observations, actions)
     return policy.log_prob(observations, actions)
 
 
 @torch.no_grad()
 def mean_action(policy: Policy, observations: Tensor) -> Tensor:
-    """The action that is played without noise, [B, obs] → [B, act]."""
+    """Compute the action that is played without noise, [B, obs] → [B, act]."""
     if _has_kernel(policy):
-        return GaussianKernel(policy).mean_action(observations)  # type: ignore[arg-type]
+        return GaussianKernel(policy).mean_action(observations)
     return policy.mean_action(observations)

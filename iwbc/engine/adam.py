@@ -14,10 +14,10 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 @lru_cache
 def has_fused_operation() -> bool:
-    """Whether this PyTorch has the operation behind torch.optim.Adam(fused=True), and takes it as it is called here."""
+    """Check that PyTorch's operation behind torch.optim.Adam(fused=True), which is private, accepts our arguments."""
     try:
-        one = torch.zeros(1)
-        _fused([one], [one.clone()], [one.clone()], [one.clone()], one[0].clone(), 0.0)
+        number = torch.zeros(1)
+        _fused([number], [number.clone()], [number.clone()], [number.clone()], number[0].clone(), 0.0)
     except (AttributeError, TypeError, RuntimeError):
         return False
     return True
@@ -44,7 +44,7 @@ def _fused(
 
 
 class Adam:
-    """The moments of some parameters, which it changes in place."""
+    """Optimiser that holds the moments of parameters and changes the parameters in place."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._values = list(parameters)
@@ -53,7 +53,7 @@ class Adam:
         self.steps = torch.zeros((), device=parameters[0].device)
 
     def step(self, gradient: list[Tensor], learning_rate: float) -> None:
-        """One step up a gradient."""
+        """Take one step up a gradient, a tensor for each parameter, in the parameters' order."""
         self.steps += 1.0
         if has_fused_operation():
             _fused(self._values, gradient, self.first_moments, self.second_moments, self.steps, learning_rate)
@@ -61,7 +61,7 @@ class Adam:
             self._plain(gradient, learning_rate)
 
     def _plain(self, gradient: list[Tensor], learning_rate: float) -> None:
-        """The same by public operations."""
+        """Take the step by public operations."""
         # 1 − βᵗ; in float32 the difference itself would lose half of its digits at first.
         seen = [-torch.expm1(self.steps * math.log(beta)) for beta in _BETAS]
         for value, slope, first, second in zip(self._values, gradient, self.first_moments, self.second_moments, strict=True):

@@ -16,17 +16,18 @@ class PolicyOptimizer(Protocol):
     by_autograd: bool
 
     def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
-        """One step with weights w [B], through which no gradient flows; log π(a|s) before it, [B]."""
+        """Take one step with weights w [B], through which no gradient flows; return log π(a|s) before it, [B]."""
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that a step changes."""
+        """Return every tensor that a step changes, by name."""
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
 
 
 class AutogradOptimizer:
-    """By autograd and torch.optim.Adam. The policy is in training mode within a step, and in evaluation mode otherwise."""
+    """Optimiser by autograd and torch.optim.Adam. The policy is in training mode in a step, and in evaluation mode
+    otherwise."""
 
     by_autograd = True
 
@@ -54,26 +55,26 @@ class AutogradOptimizer:
 
 
 def module_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers by name; they share the module's memory."""
+    """Return parameters and buffers by name; they share the module's memory."""
     return {f"{prefix}{name}": value.detach() for name, value in module.state_dict().items()}
 
 
 def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str = "") -> None:
     """Copy a `module_state` into a module, whose tensors stay where they are."""
     with torch.no_grad():
-        for name, own in module.state_dict().items():
-            own.copy_(state[prefix + name])
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(state[prefix + name])
 
 
 def adam_state(adam: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The moments by parameter name, and the number of steps, of an optimiser of all of a module's parameters."""
-    found, steps = {}, torch.zeros(())
+    """Return the moments by parameter name, and the number of steps, of an optimiser of all of a module's parameters."""
+    moments, steps = {}, torch.zeros(())
     for name, parameter in module.named_parameters():
-        own = adam.state.get(parameter, {})
+        state = adam.state.get(parameter, {})
         for moment in ("exp_avg", "exp_avg_sq"):
-            found[f"{prefix}{moment}.{name}"] = own.get(moment, torch.zeros_like(parameter)).detach()
-        steps = own.get("step", steps)
-    return {**found, f"{prefix}step": steps.detach()}
+            moments[f"{prefix}{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter)).detach()
+        steps = state.get("step", steps)
+    return {**moments, f"{prefix}step": steps.detach()}
 
 
 def load_adam(adam: torch.optim.Adam, module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:

@@ -11,7 +11,7 @@ from iwbc.policies.gaussian import GaussianMLP
 
 
 class GaussianOptimizer:
-    """By written-out gradients and one fused operation."""
+    """Optimiser by written-out gradients and one fused operation."""
 
     by_autograd = False
 
@@ -27,13 +27,13 @@ class GaussianOptimizer:
         return log_prob
 
     def state(self) -> dict[str, Tensor]:
-        found = module_state(self.policy, "policy.")
+        tensors = module_state(self.policy, "policy.")
         for moment, values in (("exp_avg", self._adam.first_moments), ("exp_avg_sq", self._adam.second_moments)):
-            found |= {f"adam.{moment}.{name}": value for name, value in zip(self._names, values, strict=True)}
-        return {**found, "adam.step": self._adam.steps}
+            tensors |= {f"adam.{moment}.{name}": value for name, value in zip(self._names, values, strict=True)}
+        return {**tensors, "adam.step": self._adam.steps}
 
     def load(self, state: dict[str, Tensor]) -> None:
         load_module(self.policy, state, "policy.")
-        for name, own in self.state().items():
+        for name, tensor in self.state().items():
             if name.startswith("adam."):
-                own.copy_(state[name])
+                tensor.copy_(state[name])

@@ -1,5 +1,5 @@
-"""GaussianMLP's density and its gradient, written out: autograd's bookkeeping cost a fifth of a gradient step of networks
-this small. iwbc.policies.gaussian has the same as a textbook does; the tests hold this to it."""
+"""GaussianMLP's density and the gradient of the density, written out: autograd's bookkeeping cost a fifth of a gradient step
+of networks this small. iwbc.policies.gaussian has the same in a textbook's form; the tests compare the two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class GaussianKernel:
-    """A GaussianMLP's parameters, which it shares, and what is computed with them.
+    """Density and mean of a GaussianMLP, whose parameters it shares.
 
     `parameters` is the order of every list of gradients: weight and bias of each layer, then log_std where it is global.
     """
@@ -31,12 +31,12 @@ class GaussianKernel:
         self.parameters = [part for layer in self._layers for part in layer]
         if self._log_std is not None:
             self.parameters.append(self._log_std)
-        # Of a standard Normal's density, and of the scale of actions.
+        # The constants of a standard Normal's density and of the scale of actions.
         self._log_scale = len(self._units.middle) * _HALF_LOG_2PI + self._units.log_scale
 
     def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
-        """Mean and log-std of the Normal, in units of ±1 actions (before the tanh where squashed), and the vector-Jacobian
-        product from gradients by them, [B, act] each, to those by the parameters."""
+        """Compute mean and log-std of the Normal, [B, act] each, in units of ±1 actions (before the tanh where squashed), and
+        the vector-Jacobian product from gradients by the two to gradients by the parameters."""
         output, network_vjp = _mlp(self._layers, self._units.observations(observations))
         mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
         if self._policy.kind == "tanh_mean":
@@ -46,7 +46,7 @@ class GaussianKernel:
         def vjp(by_mean: Tensor, by_log_std: Tensor) -> list[Tensor]:
             if self._policy.kind == "tanh_mean":
                 by_mean = torch.ops.aten.tanh_backward.default(by_mean, mean)
-            by_log_std = by_log_std * (log_std == free_log_std)  # none where it is clamped
+            by_log_std = by_log_std * (log_std == free_log_std)  # no gradient where it is clamped
             if self._log_std is None:
                 return network_vjp(torch.cat([by_mean, by_log_std], dim=-1))
             return [*network_vjp(by_mean), by_log_std.sum(0)]
@@ -54,7 +54,7 @@ class GaussianKernel:
         return mean, log_std, vjp
 
     def log_prob_and_vjp(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-        """log π(a|s), [B], and the function from weights w [B] to ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)."""
+        """Compute log π(a|s), [B], and return it with the function from weights w [B] to ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)."""
         mean, log_std, vjp = self._distribution(observations)
         units = self._units.to_units(actions)
         log_normaliser = log_std.sum(-1) + self._log_scale
@@ -74,19 +74,19 @@ class GaussianKernel:
         return log_prob, weighted_vjp
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log π(a|s), [B]."""
+        """Compute log π(a|s) in nats, [B, obs] and [B, act] → [B]."""
         return self.log_prob_and_vjp(observations, actions)[0]
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """The mean action, [B, act]."""
+        """Compute the mean action, [B, obs] → [B, act]."""
         mean, _, _ = self._distribution(observations)
         return self._units.to_actions(mean.tanh() if self._policy.kind == "squashed" else mean)
 
 
 def _mlp(layers: list[tuple[Tensor, Tensor]], inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-    """A ReLU multi-layer perceptron, [B, in] → [B, out], and its vector-Jacobian product, from a gradient by the output to
-    those by weight0, bias0, weight1, …"""
-    activations = [inputs]  # what every layer is given, and the output
+    """Evaluate a ReLU multi-layer perceptron, [B, in] → [B, out], and return the output with the vector-Jacobian product from a
+    gradient by the output to gradients by weight0, bias0, weight1, …"""
+    activations = [inputs]  # the input of every layer, and the output
     for i, (weight, bias) in enumerate(layers, start=1):
         activations.append(kernels.affine(activations[-1], weight, bias, relu=i < len(layers)))
 

@@ -21,13 +21,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 @lru_cache
 def prefers_onednn() -> bool:
-    """Whether this processor is an AMD one and this PyTorch has the operator."""
+    """Tell whether this processor is AMD's and this PyTorch has a working operator of oneDNN."""
     has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return bool(has_operator) and "AMD" in _processor() and _works()
 
 
 def _works() -> bool:
-    """Whether the operator, which is private, takes what it is given here and gives the product."""
+    """Check that the operator, which is private, accepts our arguments and is correct."""
     left, right = torch.arange(6.0).view(3, 2), torch.arange(4.0).view(2, 2)
     try:
         return torch.allclose(_linear(left, right, right[0], "relu"), (left @ right.t() + right[0]).relu())
@@ -46,12 +46,13 @@ def _onednn() -> Any:
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """activation(inputs · weightᵀ + bias), [B, in] and [out, in] → [B, out]."""
-    return _onednn()(inputs, weight, bias, activation, [], "")
+    """Compute activation(inputs · weightᵀ + bias) by oneDNN, [B, in] and [out, in] → [B, out]."""
+    output: Tensor = _onednn()(inputs, weight, bias, activation, [], "")
+    return output
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """inputs · weightᵀ + bias, then max(·, 0) where asked for: [B, in], [out, in], [out] → [B, out]."""
+    """Compute inputs · weightᵀ + bias, then max(·, 0) if `relu`: [B, in], [out, in], [out] → [B, out]."""
     if _by_onednn(inputs):
         return _linear(inputs, weight, bias, "relu" if relu else "none")
     output = torch.addmm(bias, inputs, weight.t())
@@ -59,15 +60,15 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left · right: [B, out], [out, in] → [B, in]."""
+    """Compute left · right: [B, out], [out, in] → [B, in]."""
     return _linear(left, right.t()) if _by_onednn(left) else left @ right
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ · right, contiguous: [B, out], [B, in] → [out, in]."""
+    """Compute leftᵀ · right, contiguous: [B, out], [B, in] → [out, in]."""
     if not _by_onednn(left):
         return left.t() @ right
-    # oneDNN copies a left factor that is transposed: let that be the smaller one.
+    # oneDNN copies a left factor that is transposed, so the smaller factor goes left.
     if right.shape[1] < left.shape[1]:
         return _linear(right.t(), left.t()).t().contiguous()
     return _linear(left.t(), right.t())

@@ -18,18 +18,18 @@ from iwbc.environments import tasks
 from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
-from iwbc.system.interrupts import unheard
+from iwbc.system.interrupts import sigint_deferred
 from iwbc.system.processes import Remote
 
 
 def _mujoco_warning(message: str | bytes) -> None:
-    """Pass MuJoCo's warnings on, except the one about Gymnasium's own half_cheetah.xml, which no user can act on."""
+    """Pass MuJoCo's warnings on, except the warning about Gymnasium's half_cheetah.xml, which no user can act on."""
     text = message.decode() if isinstance(message, bytes) else message
     if "settotalmass" not in text:
         warnings.warn(f"MuJoCo: {text.strip()}", RuntimeWarning, stacklevel=2)
 
 
-# Where environments and datasets say whether a task is done.
+# The keys by which environments and datasets report success.
 SUCCESS_KEYS = ("success", "is_success")
 
 # Gymnasium's wrappers that a dataset may ask for: they change spaces, rewards and time, and touch nothing else.
@@ -42,13 +42,13 @@ _WRAPPERS = {
 
 
 def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make an environment registered with Gymnasium, by its spec or its id alone, as it is played: without what the spec says
-    of rendering, for which `render_mode` alone counts, and without wrappers that only watch.
+    """Make an environment registered with Gymnasium, by a spec or an id, as it is played: `render_mode` replaces the spec's,
+    and wrappers that only watch are left out.
 
-    Raises UserError where it is not installed, or cannot be made as the spec says.
+    Raises UserError where the environment is not installed, or cannot be made as the spec says.
     """
     spec = EnvironmentSpec.of(environment).to_play()
-    if ":" in spec.id:  # Gymnasium would import what stands before it, and a dataset or a run folder may have chosen the name
+    if ":" in spec.id:  # Gymnasium would import the module before it, and a dataset or a run folder may have chosen the name
         raise UserError(
             f"environment {spec.id}: names a module to import; import it yourself, and give the name that it registers"
         )
@@ -60,7 +60,7 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
         settings["render_mode"] = render_mode
     try:
         with contextlib.suppress(ImportError):
-            with unheard():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
+            with sigint_deferred():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
                 mujoco = importlib.import_module("mujoco")
             mujoco.set_mju_user_warning(_mujoco_warning)
         env = gym.make(spec.id, disable_env_checker=True, **settings)
@@ -69,7 +69,7 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
         return env
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever an environment's own code raises
+    except (Exception, SystemExit) as error:  # the environment's code may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
 
@@ -84,12 +84,13 @@ def import_named(modules: Sequence[str]) -> None:
 
 
 def _register(spec: EnvironmentSpec) -> None:
-    """Import what registers an environment: what the user named, and its own package where that is a known one."""
+    """Import the modules that register an environment: those of the user, and the environment's package if it is in
+    PACKAGES."""
     tasks.register()
     import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what else these packages hold
+            warnings.simplefilter("ignore")  # of the rest of these packages
             importlib.import_module(spec.package)
 
 
@@ -113,7 +114,7 @@ def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
 
 
 def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
-    """List what an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
+    """List the parts that an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
     try:
         return parts_of(env.observation_space)
     except ValueError as error:
@@ -121,8 +122,8 @@ def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
 
 
 class Results(NamedTuple):
-    """What one step of k environments gave: observations [k, obs], rewards [k], terminated [k], truncated [k], and what the
-    environment says of success [k]: 1, 0, or NaN where it says nothing."""
+    """Results of one step of k environments: observations [k, obs], rewards [k], terminated [k], truncated [k], and success
+    [k]: 1, 0, or NaN where the environment does not report it."""
 
     observations: npt.NDArray[np.floating]
     rewards: npt.NDArray[np.float64]
@@ -132,7 +133,7 @@ class Results(NamedTuple):
 
 
 def reported_success(info: Mapping[str, Any], where: str) -> float:
-    """Read what a step's info says of success: 1 where any of SUCCESS_KEYS says so, 0, or NaN where none is there.
+    """Read success from a step's info: 1 if any of SUCCESS_KEYS is true, else 0, or NaN where none is there.
 
     Raises UserError, which begins with `where`, for a value that is not true or false (1 or 0).
     """
@@ -144,7 +145,7 @@ def success_label(value: Any, key: str, where: str) -> bool:
     """Read one label: true or false, 1 or 0, as such or as an array of one entry. Raises UserError for anything else."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    with contextlib.suppress(ValueError):  # of lists that make no array
+    with contextlib.suppress(ValueError):  # np.asarray's, for lists that make no array
         array = np.asarray(value)
         if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
             return bool(array.item())
@@ -155,24 +156,24 @@ class Environments(Protocol):
     """Some environments of one kind, stepped together. Observations are vectors, as iwbc.environments.spaces flattens them."""
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
-        """Start an episode in each of the first len(seeds) environments; their observations [n, obs]."""
+        """Start an episode in each of the first n = len(seeds) environments; return their observations [n, obs]."""
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         """Step the environments `indices` [k] with actions [k, act], clipped to the action space."""
 
     def close(self) -> None:
-        """End them."""
+        """End the environments."""
 
 
 class LocalEnvironments:
     """Environments of this process, made as they are needed and then used again."""
 
     def __init__(self, environment: EnvironmentSpec | str) -> None:
-        """Raises UserError where the environment is not installed, its observations cannot be flattened, or its actions are not
-        a vector."""
+        """Make one environment. Raises UserError where it is not installed, its observations cannot be flattened, or its
+        actions are not a vector."""
         spec = EnvironmentSpec.of(environment)
-        self.id, self._where, self._make = spec.id, f"environment {spec.id}", lambda: make_env(spec)
-        self._envs = [self._make()]
+        self.id, self._where = spec.id, f"environment {spec.id}"
+        self._spec, self._envs = spec, [make_env(spec)]
         self._parts, actions = observation_parts(self._envs[0], spec.id), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or actions.dtype.kind != "f":
             raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
@@ -192,14 +193,14 @@ class LocalEnvironments:
             raise UserError(
                 f"environment {self.id}: its observation has shape {wrong}, its space says ({self.observation_size},)"
             )
-        found = np.array(observations)
-        if not np.isfinite(found).all():
+        vectors = np.array(observations)
+        if not np.isfinite(vectors).all():
             raise UserError(f"environment {self.id}: its observation holds NaN or infinity")
-        return found
+        return vectors
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         while len(self._envs) < len(seeds):
-            self._envs.append(self._make())
+            self._envs.append(make_env(self._spec))
         with self._named("reset"):
             return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
 
@@ -211,20 +212,20 @@ class LocalEnvironments:
             observations, rewards, terminated, truncated, infos = zip(
                 *[self._envs[i].step(action) for i, action in zip(indices.tolist(), played, strict=True)], strict=True
             )
-            found = Results(
+            results = Results(
                 self._vectors(list(observations)),
                 np.array(rewards, np.float64),
                 np.array(terminated, np.bool_),
                 np.array(truncated, np.bool_),
                 np.array([reported_success(info, self._where) for info in infos], np.float32),
             )
-        if not np.isfinite(found.rewards).all() or found.rewards.ndim != 1:
+        if not np.isfinite(results.rewards).all() or results.rewards.ndim != 1:
             raise UserError(f"environment {self.id}: its reward is {rewards[0]}, not a finite number")
-        return found
+        return results
 
     @contextlib.contextmanager
     def _named(self, method: str) -> Iterator[None]:
-        """Within, what the environment raises is told in a line, with the place."""
+        """Turn an error of the environment inside the block into a UserError of one line, with the place."""
         try:
             yield
         except UserError:
@@ -242,7 +243,7 @@ class LocalEnvironments:
 
 
 class WorkerEnvironments:
-    """Environments dealt out to worker processes, which step their shares at the same time.
+    """Environments dealt out to worker processes, which step at the same time.
 
     Environment i lives in worker i mod `workers`. What an environment does depends on its seed and actions alone, so
     results are those of LocalEnvironments. The workers start while the constructor's caller goes on.
@@ -254,19 +255,19 @@ class WorkerEnvironments:
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         workers = len(self._workers)
         shares = [list(seeds[w::workers]) for w in range(workers)]
-        found = self._ask([("reset", (share,)) if share else None for share in shares])
-        observations = np.empty((len(seeds), *found[0].shape[1:]), found[0].dtype)
+        answers = self._ask([("reset", (share,)) if share else None for share in shares])
+        observations = np.empty((len(seeds), *answers[0].shape[1:]), answers[0].dtype)
         for w in range(min(workers, len(seeds))):
-            observations[w::workers] = found[w]
+            observations[w::workers] = answers[w]
         return observations
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         workers = len(self._workers)
         masks = [indices % workers == w for w in range(workers)]
-        found = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
-        first = next(result for result in found if result is not None)
+        answers = self._ask([("step", (indices[mask] // workers, actions[mask])) if mask.any() else None for mask in masks])
+        first = next(result for result in answers if result is not None)
         merged = [np.empty((len(indices), *part.shape[1:]), part.dtype) for part in first]
-        for mask, result in zip(masks, found, strict=True):
+        for mask, result in zip(masks, answers, strict=True):
             if result is not None:
                 for whole, part in zip(merged, result, strict=True):
                     whole[mask] = part
@@ -278,7 +279,7 @@ class WorkerEnvironments:
             None if request is None else worker.begin(request[0], *request[1])
             for worker, request in zip(self._workers, requests, strict=True)
         ]
-        return [None if one is None else one() for one in pending]
+        return [None if receive is None else receive() for receive in pending]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -287,9 +288,9 @@ class WorkerEnvironments:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the environments still playing. k of them: `active` [k] are their indices.
+    """One step of the k environments still playing, whose indices are `active` [k].
 
-    observations [k, obs] and actions [k, act] are what was acted on and how; next_observations [k, obs] what followed.
+    Actions [k, act] were taken on observations [k, obs]; next_observations [k, obs] followed.
     """
 
     active: npt.NDArray[np.int64]

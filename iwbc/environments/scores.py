@@ -17,7 +17,7 @@ class ReferenceScores:
     source: str
 
     def normalise(self, returns: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Score of each return: 0 is the random policy, 100 the expert."""
+        """Compute the score of each return: 0 is the random policy, 100 the expert."""
         return 100.0 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
 
 
@@ -31,6 +31,6 @@ _D4RL = {
 
 
 def d4rl_scores(env_id: str | None) -> ReferenceScores | None:
-    """D4RL's reference returns for a MuJoCo environment of any version, or None for an environment it does not list."""
+    """Return D4RL's reference returns for a MuJoCo environment of any version, or None if D4RL does not list it."""
     pair = _D4RL.get((env_id or "").split("-v")[0])
     return ReferenceScores(*pair, source="D4RL") if pair else None

@@ -1,5 +1,5 @@
-"""One flattening of observations to vectors, for all that holds any: datasets, environments, and what `predict` is given; and
-actions within bounds of any precision."""
+"""One flattening of observations to vectors, for datasets, environments and `predict`; and actions inside bounds of any
+precision."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import numpy.typing as npt
 class Part:
     """An array among those that an observation is made of.
 
-    path: what leads to it, keys of Dicts and (index, length) of Tuples; empty where the observation itself is the array. shape:
-    of the array. choices: where it holds choices (Discrete, MultiDiscrete), how many there are for each, from `first` on; they
-    become one-hot.
+    path: keys of Dicts and (index, length) of Tuples that lead to the array; empty where the observation itself is the array.
+    shape: of the array. choices: if the array holds choices (Discrete, MultiDiscrete), the number of them for each entry, from
+    `first` on; they become one-hot.
     """
 
     path: tuple[str | tuple[int, int], ...]
@@ -30,7 +30,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its path, joined by /; empty where the observation itself is the array."""
+        """The path, joined by /; empty where the observation itself is the array."""
         return "/".join(key if isinstance(key, str) else str(key[0]) for key in self.path)
 
     def __str__(self) -> str:
@@ -39,11 +39,12 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Count the entries of the vector that it makes."""
+        """The number of entries of the part's vector."""
         return math.prod(self.shape) if self.choices is None else sum(self.choices)
 
     def vectors(self, observation: Any) -> npt.NDArray[Any]:
-        """Its entries in an observation, [size], or in a batch of them, [B, size]. Raises ValueError where it is not there."""
+        """Read the part's entries in an observation, [size], or in a batch, [B, size]. Raises ValueError where the part is not
+        there."""
         array = np.asarray(self._within(observation))
         if self.shape == () and array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]  # numbers that were recorded as vectors of length 1
@@ -84,8 +85,8 @@ class Part:
 
 
 def parts_of(space: gym.Space[Any]) -> list[Part]:
-    """List what the vectors of a space are made of, in the order of Gymnasium's `flatten`, but with the keys of Dicts in
-    alphabetical order: an environment may order them otherwise, and a stored dataset has lost that order.
+    """List the parts of a space's vectors in the order of Gymnasium's `flatten`, but with the keys of Dicts in alphabetical
+    order: an environment may order them otherwise, and a stored dataset has lost that order.
 
     Raises ValueError, which says why, where the space's values are no vectors of a fixed size that an MLP can use.
     """
@@ -106,21 +107,21 @@ def parts_of(space: gym.Space[Any]) -> list[Part]:
 
 
 def _below(spaces: Sequence[tuple[str | tuple[int, int], gym.Space[Any]]]) -> list[Part]:
-    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, one in spaces for part in parts_of(one)]
+    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, space in spaces for part in parts_of(space)]
 
 
 def is_vector(space: gym.Space[Any]) -> bool:
-    """Decide whether a space's values are vectors as they come."""
+    """Tell whether a space's values are vectors already."""
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
 
 
 def size_of(parts: Sequence[Part]) -> int:
-    """The size of the vectors."""
+    """Return the size of the vectors that parts make."""
     return sum(part.size for part in parts)
 
 
 def flatten(parts: Sequence[Part], observation: Any) -> npt.NDArray[Any]:
-    """An observation as a vector [obs], or a batch of them as vectors [B, obs].
+    """Flatten an observation to a vector [obs], or a batch of them to vectors [B, obs].
 
     Raises ValueError, to be read after "the observation", where it is not made of these parts.
     """
@@ -135,7 +136,7 @@ def flatten(parts: Sequence[Part], observation: Any) -> npt.NDArray[Any]:
 
 
 def entry_names(parts: Sequence[Part] | None, size: int) -> list[str]:
-    """Name each entry of the vectors: its number, or the part that it is of, with its number there."""
+    """Name each entry of the vectors: by a number, or by the part and the number in the part."""
     if parts is None or not any(part.path for part in parts):
         return [str(entry) for entry in range(size)]
     return list(chain.from_iterable(_names_within(part) for part in parts))
@@ -146,8 +147,8 @@ def _names_within(part: Part) -> list[str]:
 
 
 def part_of_plain(plain: Any) -> Part:
-    """A part from the plain values of its fields, or from the path and shape that policies of format 2 hold. Raises KeyError,
-    TypeError or ValueError where they are none."""
+    """Make a part from the plain values of the fields, or from the path and shape that policies of format 2 hold. Raises
+    KeyError, TypeError or ValueError where they are none."""
     if isinstance(plain, list):
         path, shape = plain
         return Part(tuple(path.split("/")), tuple(map(int, shape)))
@@ -164,7 +165,7 @@ def clipped(space: gym.spaces.Box, actions: npt.NDArray[np.floating]) -> npt.NDA
 
 
 def float32_bounds(low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Round bounds [act] to float32, inwards: what lies within the rounded ones lies within those of any precision."""
+    """Round bounds [act] to float32, inwards: actions inside the rounded bounds are inside the bounds in any precision."""
     lowest, highest = np.asarray(low, np.float64), np.asarray(high, np.float64)
     with np.errstate(over="ignore"):
         below, above = lowest.astype(np.float32), highest.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which environment a dataset was recorded in, or policies are to be played in: as data, of which no name is followed.
+"""The environment that a dataset was recorded in, or that policies are to be played in: as data, of which no name is followed.
 
 Minari stores Gymnasium's EnvSpec: id, keyword arguments, time limit, wrappers, and an entry point that names a module. A file
 may be anybody's, so its entry point is looked at for one thing only: whether its package is one of `PACKAGES`.
@@ -13,7 +13,7 @@ from typing import Any
 
 from iwbc.system.files import parse_json
 
-# Packages that are imported, if installed, to register their environments, and what pip calls them.
+# Packages that are imported, if installed, to register their environments, with their names for pip.
 PACKAGES = {
     "gym_aloha": "gym-aloha",
     "gym_pusht": "gym-pusht",
@@ -52,7 +52,7 @@ class Wrapper:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """An environment registered with Gymnasium, and how it is made.
+    """An environment registered with Gymnasium, and the arguments that make it.
 
     max_episode_steps: None is the registered time limit. wrappers: from the inside out. package: the top module of its entry
     point, where a dataset names one. imports: modules that the user has named, imported to register it.
@@ -67,40 +67,47 @@ class EnvironmentSpec:
 
     @staticmethod
     def of(environment: EnvironmentSpec | str) -> EnvironmentSpec:
-        """A spec as it is, or that of an id alone."""
+        """Return a spec unchanged, or make the spec of an id."""
         return EnvironmentSpec(environment) if isinstance(environment, str) else environment
 
     def to_play(self) -> EnvironmentSpec:
-        """The same without what only watches: wrappers that change nothing, and render_mode, which may open a window or end
-        the process where there is no display."""
-        wrappers = tuple(one for one in self.wrappers if one.name.removesuffix("V0") not in _WATCHERS.get(one.package, ()))
-        wrappers = tuple(dataclasses.replace(one, kwargs=one.kwargs and _unrendered(one.kwargs)) for one in wrappers)
-        renders = any(one.name == _RENDERS for one in wrappers)
+        """Drop wrappers that change nothing, and render_mode, which may open a window or, without a display, end the
+        process."""
+        wrappers = tuple(
+            wrapper for wrapper in self.wrappers if wrapper.name.removesuffix("V0") not in _WATCHERS.get(wrapper.package, ())
+        )
+        wrappers = tuple(
+            dataclasses.replace(wrapper, kwargs=wrapper.kwargs and _unrendered(wrapper.kwargs)) for wrapper in wrappers
+        )
+        renders = any(wrapper.name == _RENDERS for wrapper in wrappers)
         return dataclasses.replace(self, kwargs=self.kwargs if renders else _unrendered(self.kwargs), wrappers=wrappers)
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return the spec as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def of_plain(plain: Mapping[str, Any]) -> EnvironmentSpec:
-        """From `to_plain`'s values. Raises KeyError or TypeError where they are none."""
-        wrappers = tuple(Wrapper(**one) for one in plain["wrappers"])
+        """Make a spec from `to_plain`'s values. Raises KeyError or TypeError where they are none."""
+        wrappers = tuple(Wrapper(**wrapper) for wrapper in plain["wrappers"])
         return EnvironmentSpec(**{**plain, "wrappers": wrappers, "imports": tuple(plain["imports"])})
 
     @staticmethod
     def of_gymnasium(text: str) -> EnvironmentSpec:
-        """From the JSON of Gymnasium's EnvSpec. Raises ValueError, KeyError, TypeError or AttributeError where it is none."""
+        """Make a spec from the JSON of Gymnasium's EnvSpec. Raises ValueError, KeyError, TypeError or AttributeError where it
+        is none."""
         fields = parse_json(text)
         wrappers = []
-        for one in fields.get("additional_wrappers") or ():
-            kwargs = one.get("kwargs")
-            wrappers.append(Wrapper(str(one["name"]), None if kwargs is None else dict(kwargs), _top(one["entry_point"]) or ""))
+        for wrapper in fields.get("additional_wrappers") or ():
+            kwargs = wrapper.get("kwargs")
+            wrappers.append(
+                Wrapper(str(wrapper["name"]), None if kwargs is None else dict(kwargs), _top(wrapper["entry_point"]) or "")
+            )
         limit = fields.get("max_episode_steps")
         return EnvironmentSpec(
             str(fields["id"]),
             dict(fields.get("kwargs") or {}),
-            # A recorder that had no time limit left none; ours must end.
+            # None where the recorder had no time limit: the registered one then ends our episodes.
             int(limit) if limit is not None and int(limit) > 0 else None,
             tuple(wrappers),
             _top(fields.get("entry_point")),
@@ -109,7 +116,7 @@ class EnvironmentSpec:
     def changed(
         self, kwargs: Mapping[str, Any], max_episode_steps: int | None = None, imports: tuple[str, ...] = ()
     ) -> EnvironmentSpec:
-        """The same with some keyword arguments, and the time limit, as the user has them."""
+        """Replace some keyword arguments and the time limit, and add imports."""
         return dataclasses.replace(
             self,
             kwargs={**self.kwargs, **kwargs},
@@ -125,9 +132,9 @@ def environment_spec(
     max_episode_steps: int | None,
     imports: tuple[str, ...],
 ) -> EnvironmentSpec | None:
-    """The environment to evaluate in: the user's `env_id`, or else the one that the data was recorded in (None where neither
-    is known); in either the user's settings come last. `module:Id`, Gymnasium's way to say what to import, counts as the id
-    with an import."""
+    """Return the environment to evaluate in: the user's `env_id`, or else the environment that the data was recorded in (None
+    where neither is known). The user's settings come last in either. `module:Id`, Gymnasium's notation for an import, counts as
+    the id with an import."""
     if env_id is not None:
         module, _, name = env_id.rpartition(":")
         imports = (*((module,) if module else ()), *imports)
@@ -141,5 +148,5 @@ def _unrendered(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _top(entry_point: Any) -> str | None:
-    """The package that an entry point lies in."""
+    """Return the package that an entry point lies in."""
     return entry_point.split(":")[0].split(".")[0] if isinstance(entry_point, str) else None

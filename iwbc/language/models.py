@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,8 @@ def quietly() -> Iterator[None]:
     from transformers.utils import logging
 
     level, hub_level, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    hub.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
+    hub.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
+from iwbc.system.files import MALFORMED, cache_folder, read_tensors, write_tensors
 
 # Bump when the same inputs give another reference than before.
 _FORMAT = 1
@@ -37,7 +37,7 @@ def read(key: str, count: int) -> Tensor | None:
     """Read the packed values [M] of a key from the cache; None where there is none, or what is there is damaged."""
     try:
         values = read_tensors(_path(key))[0]["log_probs"]
-    except PLAIN_DAMAGE:
+    except MALFORMED:
         return None
     return values if values.shape == (count,) else None
 

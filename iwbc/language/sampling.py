@@ -16,7 +16,7 @@ import numpy as np
 
 from iwbc.errors import UserError
 from iwbc.language.jsonl import Text
-from iwbc.system.files import PLAIN_DAMAGE, parse_json
+from iwbc.system.files import MALFORMED, parse_json
 from iwbc.system.progress import tracked
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Sampler:
         answers = []
         for (prompt, sample), tokens, logp in zip(places, completions, logps, strict=True):
             cut = tokens[-1] not in ends
-            text = self._tokenizer.decode(
+            text: Any = self._tokenizer.decode(
                 tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             answers.append(Answer(prompt, sample, text, len(tokens), logp, cut))
@@ -108,7 +108,8 @@ class Sampler:
         import torch
         from transformers import GenerationConfig
 
-        model, sampling = self._model, self._sampling
+        model: Any = self._model
+        sampling = self._sampling
         ends, padding = _ends(model, self._tokenizer), self._tokenizer.pad_token_id
         width = max(map(len, prompts))
         ids = torch.tensor([[padding] * (width - len(tokens)) + list(tokens) for tokens in prompts], device=model.device)
@@ -236,7 +237,7 @@ def _resumed(path: Path, settings: Mapping[str, Any], count: int) -> list[list[A
     try:
         before, *batches = [parse_json(line.decode()) for line in whole]
         done = [[Answer(**answer) for answer in batch] for batch in batches]
-    except PLAIN_DAMAGE as error:
+    except MALFORMED as error:
         raise UserError(f"{path}: is damaged ({error}); delete it to begin again") from None
     if before != head or len(done) > count:
         raise UserError(f"{path}: is of another model, other prompts or settings; delete it, or give another out=…")

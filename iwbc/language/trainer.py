@@ -9,6 +9,9 @@ one for each token. Without that column π_ref is the model as it stands when th
 
 from __future__ import annotations
 
+# mypy: disallow-untyped-calls=False
+# Methods of TRL's trainer have no types.
+
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -22,14 +25,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from iwbc.errors import UserError, warn
 from iwbc.language import reference
 from iwbc.language.models import digest, without_dropout
 from iwbc.language.settings import IWSFT
 from iwbc.language.weights import SequenceWeights
-from iwbc.system.files import PLAIN_DAMAGE, digest_of, read_tensors, write_tensors
+from iwbc.system.files import MALFORMED, digest_of, read_tensors, write_tensors
 
 # Of κ times the difference of log-likelihoods that ought to be equal: beyond it weights are mostly noise.
 _NOISE_FLOOR = 0.5
@@ -39,7 +43,7 @@ STATE = "iwbc_weights.safetensors"  # in a checkpoint, written last
 
 
 @dataclass
-class WeightedSFTConfig(IWSFT, SFTConfig):  # type: ignore[misc]
+class WeightedSFTConfig(IWSFT, SFTConfig):
     """TRL's SFTConfig with the settings of the weights (settings.IWSFT). kappa=0 is SFT, and then loss_type=dft may be DFT.
 
     curation_as: rows are drawn in proportion to their `weight` (`sampler`), or their loss is multiplied by it (`loss`).
@@ -70,10 +74,10 @@ class WeightedSFTConfig(IWSFT, SFTConfig):  # type: ignore[misc]
     @property
     def weighting(self) -> IWSFT:
         """The settings of the weights alone."""
-        return IWSFT(**{one.name: getattr(self, one.name) for one in fields(IWSFT)})
+        return IWSFT(**{each.name: getattr(self, each.name) for each in fields(IWSFT)})
 
 
-class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class WeightedSFTTrainer(SFTTrainer):
     """SFTTrainer whose loss is (1/tokens) Σ_b w_b Σ_t −log π_θ, w_b = importance weight, rows drawn by curation weight.
 
     Raises UserError for rows and settings with which the weights would be wrong, and where they are found to be while
@@ -178,9 +182,11 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             _check_finite(sums)
             return sums, None
         else:
-            for row, (given, length) in enumerate(zip(rows["reference_logp"], lengths.tolist(), strict=True)):
-                if len(given) != length:
-                    raise UserError(f"reference_logp: row {row} has {len(given)} numbers for {length} tokens of the completion")
+            for row, (numbers, length) in enumerate(zip(rows["reference_logp"], lengths.tolist(), strict=True)):
+                if len(numbers) != length:
+                    raise UserError(
+                        f"reference_logp: row {row} has {len(numbers)} numbers for {length} tokens of the completion"
+                    )
             values = torch.tensor([value for row in rows["reference_logp"] for value in row])
         _check_finite(values)
         tokens = reference.TokenLogProbs(values.to(device), offsets.to(device))
@@ -199,7 +205,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         def forward(batch: dict[str, Any]) -> Tensor:
             batch = self._prepare_inputs({name: value for name, value in batch.items() if name != "row"})
             with self.compute_loss_context_manager():
-                return self.model(**batch, use_cache=False, fused_lm_head=True).log_probs
+                log_probs: Tensor = self.model(**batch, use_cache=False, fused_lm_head=True).log_probs
+            return log_probs
 
         def compute() -> Tensor:
             training = self.model.training
@@ -209,7 +216,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             with torch.no_grad():
                 values = reference.token_log_probs(forward, columns, self.data_collator, offsets, size, share)
             self.model.train(training)
-            return self.accelerator.reduce(values.to(self.accelerator.device), "sum").cpu()
+            total: Tensor = self.accelerator.reduce(values.to(self.accelerator.device), "sum")
+            return total.cpu()
 
         kind = f"{self.accelerator.mixed_precision} {self.accelerator.device.type}"
         key = reference.key_of(digest(self.model), columns, kind)
@@ -336,7 +344,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
                 )
             self.importance.load(state)
             self._proposal.load(state)
-        except PLAIN_DAMAGE as error:
+        except MALFORMED as error:
             raise UserError(f"{path}: cannot be continued from ({error}); resume from another checkpoint") from None
 
 
@@ -373,7 +381,8 @@ class _Proposal:
         parameters = {name: value.to(dtypes[name]) for name, value in self._parameters.items()}
         options = {**inputs, "use_cache": False, "fused_lm_head": True}
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            return functional_call(trainer.model, parameters, kwargs=options).log_probs
+            log_probs: Tensor = functional_call(trainer.model, parameters, kwargs=options).log_probs
+        return log_probs
 
     def state(self) -> dict[str, Tensor]:
         return {f"proposal.{name}": value for name, value in self._parameters.items()}
@@ -399,9 +408,9 @@ class _WithRow:
         self._collate = collate
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._collate([{key: value for key, value in one.items() if key != "row"} for one in examples])
+        batch = self._collate([{key: value for key, value in row.items() if key != "row"} for row in examples])
         if "row" in examples[0]:
-            batch["row"] = torch.tensor([one["row"] for one in examples])
+            batch["row"] = torch.tensor([row["row"] for row in examples])
         return batch
 
 
@@ -422,7 +431,7 @@ class _InProportion(Sampler[int]):
         yield from torch.multinomial(self._weights, len(self), replacement=True, generator=generator).tolist()
 
 
-class _AfterStep(TrainerCallback):  # type: ignore[misc]
+class _AfterStep(TrainerCallback):
     """Calls `after_step` after every gradient step, and before anything is logged or saved."""
 
     def __init__(self, trainer: WeightedSFTTrainer) -> None:

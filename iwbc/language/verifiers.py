@@ -182,6 +182,7 @@ class _Worker:
         self._process.wait_for_start()
 
     def verdict(self, prompt: Text, text: str, answer: str | None) -> Verdict:
+        verdict: Verdict
         try:
             verdict, said = self._process.call(self._timeout, "verdict", prompt, text, answer)
         except (TimeoutError, WorkerLost) as error:

@@ -38,23 +38,25 @@ class CouplingFlow(Policy):
         self.kind, self.units = kind, units
         self.base = GaussianMLP(observation_size, units, hidden, kind, std, log_std_bounds)
         size = len(units.middle)
-        self.couplings = nn.ModuleList(mlp([observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings))
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling[-1].weight)  # type: ignore[index]
-            nn.init.zeros_(coupling[-1].bias)  # type: ignore[index]
+        networks = [mlp([observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings)]
+        for network in networks:
+            for parameter in network[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.couplings = nn.ModuleList(networks)
         stays = (torch.arange(size) + torch.arange(couplings)[:, None]) % 2 == 0
         self.stays: Tensor
         self.register_buffer("stays", stays.float(), persistent=False)  # [couplings, act]
 
     def _coupling(self, k: int, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """s and t of coupling k, [B, act] each, 0 for the entries that stay."""
+        """Compute s and t of coupling k, [B, act] each, 0 for the entries that stay."""
         inputs = torch.cat([self.units.observations(observations), actions * self.stays[k]], dim=-1)
         log_stretch, shift = self.couplings[k](inputs).chunk(2, dim=-1)
         moves = 1.0 - self.stays[k]
         return _LOG_STRETCH * (log_stretch / _LOG_STRETCH).tanh() * moves, shift * moves
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log N of what the action came from, less the log-determinants of the couplings."""
+        """Compute log N of the action sent back through the couplings, less their log-determinants, in nats: [B, obs] and
+        [B, act] → [B]."""
         units = self.units.to_units(actions)
         log_slope = torch.zeros_like(units)
         if self.kind == "squashed":
@@ -64,7 +66,8 @@ class CouplingFlow(Policy):
             units = (units - shift) * torch.exp(-log_stretch)
             log_slope = log_slope + log_stretch
         normal = self.base.distribution(observations)
-        return (normal.log_prob(units) - log_slope).sum(-1) - self.units.log_scale
+        log_prob: Tensor = normal.log_prob(units) - log_slope
+        return log_prob.sum(-1) - self.units.log_scale
 
     def _through(self, observations: Tensor, units: Tensor) -> Tensor:
         for k in range(len(self.couplings)):
@@ -73,17 +76,17 @@ class CouplingFlow(Policy):
         return self.units.to_actions(units.tanh() if self.kind == "squashed" else units)
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """Where the couplings send the Gaussian's mean."""
+        """Send the Gaussian's mean through the couplings, [B, obs] → [B, act]."""
         return self._through(observations, self.base.distribution(observations).mean)
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
 
     def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
-        """What `count` samples are made from: standard normal [count, act]."""
+        """Draw the noise of `count` samples: standard normal [count, act]."""
         return self.base.noise(count, generator, device)
 
     def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """The sample that this noise makes, [B, act]."""
+        """Make the sample of this noise, [B, obs] and [B, act] → [B, act]."""
         normal = self.base.distribution(observations)
         return self._through(observations, normal.mean + normal.stddev * noise)

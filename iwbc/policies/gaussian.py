@@ -13,7 +13,8 @@ from iwbc.policies.policy import Policy
 
 
 class GaussianMLP(Policy):
-    """kind "tanh_mean": a Normal around tanh(network), not squashed. kind "squashed": the tanh of a Normal, as in SAC.
+    """Gaussian policy. kind "tanh_mean": a Normal around tanh(network), not squashed; "squashed": the tanh of a Normal, as in
+    SAC.
 
     std "global": one log-std per action; "state": a second output of the network. Its log is clamped to log_std_bounds.
     """
@@ -34,7 +35,7 @@ class GaussianMLP(Policy):
         self.log_std = nn.Parameter(torch.zeros(action_size)) if std == "global" else None
 
     def distribution(self, observations: Tensor) -> Normal:
-        """The Normal over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of [B, act]."""
+        """Return the Normal over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of [B, act]."""
         output = self.network(self.units.observations(observations))
         mean, log_std = output.chunk(2, dim=-1) if self.log_std is None else (output, self.log_std)
         if self.kind == "tanh_mean":
@@ -42,27 +43,29 @@ class GaussianMLP(Policy):
         return Normal(mean, log_std.clamp(*self.log_std_bounds).exp(), validate_args=False)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Squashed: log N(atanh a) − Σ log(1 − a²)."""
+        """Compute log N(a), or, squashed, log N(atanh a) − Σ log(1 − a²), in nats: [B, obs] and [B, act] → [B]."""
         normal, units = self.distribution(observations), self.units.to_units(actions)
         if self.kind == "tanh_mean":
-            return normal.log_prob(units).sum(-1) - self.units.log_scale
+            log_prob: Tensor = normal.log_prob(units)
+            return log_prob.sum(-1) - self.units.log_scale
         before, log_slope = unsquash(units)
-        return (normal.log_prob(before) - log_slope).sum(-1) - self.units.log_scale
+        log_prob = normal.log_prob(before) - log_slope
+        return log_prob.sum(-1) - self.units.log_scale
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """The Normal's mean (squashed: its tanh)."""
+        """Compute the Normal's mean (squashed: the tanh of it), [B, obs] → [B, act]."""
         return self._played(self.distribution(observations).mean)
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """A tanh-mean policy may draw beyond the action range."""
+        """Draw actions, [B, obs] → [B, act]; a tanh-mean policy may draw beyond the action range."""
         return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
 
     def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
-        """What `count` samples are made from: standard normal [count, act]."""
+        """Draw the noise of `count` samples: standard normal [count, act]."""
         return (torch.randn((count, len(self.units.middle)), generator=generator).to(device),)
 
     def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """The sample that this noise makes, [B, act]."""
+        """Make the sample of this noise, [B, obs] and [B, act] → [B, act]."""
         normal = self.distribution(observations)
         return self._played(normal.mean + normal.stddev * noise)
 

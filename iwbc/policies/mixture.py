@@ -13,7 +13,7 @@ from iwbc.policies.policy import Policy
 
 
 class GaussianMixture(Policy):
-    """π(a|s) = Σ_k p_k(s) N(a; μ_k(s), σ_k), of `components` Gaussians, each as in GaussianMLP."""
+    """Mixture π(a|s) = Σ_k p_k(s) N(a; μ_k(s), σ_k) of `components` Gaussians, each as in GaussianMLP."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class GaussianMixture(Policy):
         self.log_std = nn.Parameter(torch.zeros(self.shape)) if std == "global" else None
 
     def distribution(self, observations: Tensor) -> MixtureSameFamily:
-        """The mixture over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of B, of vectors [act]."""
+        """Return the mixture over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of B, of vectors [act]."""
         output = self.network(self.units.observations(observations))
         logits, rest = output.split([self.shape[0], output.shape[-1] - self.shape[0]], dim=-1)
         parts = rest.unflatten(-1, (-1, *self.shape))  # [B, 1 or 2, K, act]
@@ -46,29 +46,32 @@ class GaussianMixture(Policy):
         return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log Σ_k p_k N_k(a); squashed: of atanh a, less Σ log(1 − a²)."""
+        """Compute log Σ_k p_k N_k(a), or, squashed, log Σ_k p_k N_k(atanh a) − Σ log(1 − a²), in nats: [B, obs] and [B, act] →
+        [B]."""
         mixture, units = self.distribution(observations), self.units.to_units(actions)
         if self.kind == "tanh_mean":
-            return mixture.log_prob(units) - self.units.log_scale
+            log_prob: Tensor = mixture.log_prob(units)
+            return log_prob - self.units.log_scale
         before, log_slope = unsquash(units)
-        return mixture.log_prob(before) - log_slope.sum(-1) - self.units.log_scale
+        log_prob = mixture.log_prob(before)
+        return log_prob - log_slope.sum(-1) - self.units.log_scale
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """The mean of the likeliest component: the mean of all may lie where no component does."""
+        """Return the mean of the likeliest component, [B, obs] → [B, act]: the mean of all may lie where no component does."""
         mixture = self.distribution(observations)
         return self._of_component(mixture.component_distribution.mean, mixture.mixture_distribution.logits.argmax(-1))
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """A component by its probability, then an action from it."""
+        """Draw a component by its probability, then an action from it, [B, obs] → [B, act]."""
         return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
 
     def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """What `count` samples are made from: uniform [count, K] in double precision, and standard normal [count, K, act]."""
+        """Draw the noise of `count` samples: uniform [count, K] in double precision, and standard normal [count, K, act]."""
         uniform = torch.rand((count, self.shape[0]), generator=generator, dtype=torch.float64)
         return uniform.to(device), torch.randn((count, *self.shape), generator=generator).to(device)
 
     def sample_from(self, observations: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
-        """The sample that this noise makes, [B, act]."""
+        """Make the sample of this noise, [B, obs], [B, K] and [B, K, act] → [B, act]."""
         mixture = self.distribution(observations)
         normal: Normal = mixture.component_distribution.base_dist  # type: ignore[attr-defined]
         # The largest of logits + Gumbel noise has the softmax's probabilities.

@@ -1,4 +1,4 @@
-"""What the shipped policies are built from: a multi-layer perceptron, and the units that it works in."""
+"""The parts of the shipped policies: a multi-layer perceptron, and the units that it works in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQUASH_LIMIT = 1.0 - 1e-6
 
 
 class Linear(nn.Linear):
-    """Weights and biases start at U(±1/√inputs) as torch.nn.Linear's do, but are drawn input by input."""
+    """Linear layer whose weights and biases start at U(±1/√inputs) as torch.nn.Linear's do, but are drawn input by input."""
 
     def reset_parameters(self) -> None:
         bound = 1.0 / math.sqrt(self.in_features)
@@ -25,7 +25,7 @@ class Linear(nn.Linear):
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """A ReLU multi-layer perceptron with layer sizes `sizes`."""
+    """Make a ReLU multi-layer perceptron with layer sizes `sizes`."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [Linear(inputs, outputs), nn.ReLU()]
@@ -33,10 +33,10 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class Units(nn.Module):
-    """From observations and actions as they come to those that a network works with.
+    """Change of units, from observations and actions as they come to the network's.
 
     Actions of action_low … action_high become ±1; `clip_actions` moves those beyond to the nearer of the two. Observations
-    become (o − mean) / std where those are given, clipped to observation_limits, the lowest and the highest of each entry.
+    become (o − mean) / std if these are not None, clipped to observation_limits, the lowest and the highest of each entry.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Units(nn.Module):
         clip_actions: bool = False,
     ) -> None:
         super().__init__()
-        # Values, also where only the shapes of parameters are asked for, on PyTorch's meta device.
+        # On the CPU even inside PyTorch's meta device, because their values are needed below.
         low, high = torch.tensor(action_low, device="cpu"), torch.tensor(action_high, device="cpu")
         self.plain = bool((low == -1.0).all() and (high == 1.0).all() and not clip_actions)
         self.normalises = observation_mean is not None and observation_std is not None
@@ -86,7 +86,7 @@ class Units(nn.Module):
 
 
 def unsquash(units: Tensor) -> tuple[Tensor, Tensor]:
-    """u = atanh(a) and log |da/du| = log(1 − a²) of actions in ±1, [B, act] → [B, act] each; a first moved inside
+    """Compute u = atanh(a) and log |da/du| = log(1 − a²) of actions in ±1, [B, act] → [B, act] each; a is first moved inside
     ±(1 − 1e-6), so that actions at the bounds have a finite log-likelihood and gradient."""
     before = units.clamp(-SQUASH_LIMIT, SQUASH_LIMIT).atanh()
     # log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not underflow.

@@ -1,4 +1,4 @@
-"""What an algorithm needs of a policy: log_prob and mean_action, and sample where actions are to be drawn."""
+"""The interface of a policy: log_prob and mean_action, and sample where actions are to be drawn."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Policy(nn.Module):
     """
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log π(a|s) in nats: observations [B, obs] and actions [B, act] → [B]."""
+        """Compute log π(a|s) in nats: observations [B, obs] and actions [B, act] → [B]."""
         raise NotImplementedError
 
     def mean_action(self, observations: Tensor) -> Tensor:
-        """The action that is played without noise, [B, obs] → [B, act]."""
+        """Compute the action that is played without noise, [B, obs] → [B, act]."""
         raise NotImplementedError
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions drawn from the policy, [B, obs] → [B, act]."""
+        """Draw actions from the policy, [B, obs] → [B, act]."""
         raise NotImplementedError

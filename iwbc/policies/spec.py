@@ -29,8 +29,8 @@ from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, O
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 _SHOWN = 6  # entries that a line names
-# How far a reference's units hold other data: actions beyond its range by this share of half of it; spreads this many times
-# smaller; spreads this many times larger.
+# Limits up to which a reference's units hold other data: actions beyond the range by this share of half of it; spreads this
+# many times smaller; spreads this many times larger.
 _BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
 
 
@@ -52,7 +52,7 @@ class Spaces:
         return np.clip(actions.astype(np.float32), *float32_bounds(self.action_low, self.action_high))
 
     def vector(self, observation: Any) -> npt.NDArray[np.float32]:
-        """An observation as it comes, or a batch of them, as vectors, [obs] or [B, obs]; vectors are taken as they are.
+        """Flatten an observation, or a batch of them, to vectors, [obs] or [B, obs]; vectors are taken as they are.
 
         Raises UserError where it is not of these spaces.
         """
@@ -64,15 +64,15 @@ class Spaces:
                 raise UserError(
                     "predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation"
                 ) from None
-            with contextlib.suppress(ValueError):  # of rows that differ in length
-                found = np.asarray(observation)
-                if found.dtype.kind in "fiub" and found.ndim in (1, 2) and found.shape[-1] == self.observation_size:
-                    return found.astype(np.float32)
+            with contextlib.suppress(ValueError):  # np.asarray's, for rows that differ in length
+                array = np.asarray(observation)
+                if array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == self.observation_size:
+                    return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
-    """The spaces of a dataset."""
+    """Return the spaces of a dataset."""
     info = trajectories.info
     parts = None if info.observation_parts is None else tuple(info.observation_parts)
     return Spaces(trajectories.observations.shape[1], tuple(info.action_low), tuple(info.action_high), parts)
@@ -80,7 +80,7 @@ def spaces_of(trajectories: Trajectories) -> Spaces:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """All that defines a policy of a shipped family besides its parameters: what a saved file rebuilds it from.
+    """Description of a policy of a shipped family, from which a saved file rebuilds it: everything besides the parameters.
 
     observation_mean, observation_std, observation_limits: the normaliser, as Units takes it; None where observations are taken
     as they come. action_range: the lowest and the highest action, −1 and 1 to the network; None where these are the bounds.
@@ -94,7 +94,7 @@ class PolicySpec:
     action_range: Pair | None = None
 
     def make(self) -> Policy:
-        """A policy with starting parameters by PyTorch's own generator."""
+        """Make a policy with starting parameters by PyTorch's global generator."""
         settings, spaces = self.settings, self.spaces
         units = Units(
             *self.units_range,
@@ -126,45 +126,45 @@ class PolicySpec:
         return self.action_range or (self.spaces.action_low, self.spaces.action_high)
 
     def said(self) -> list[str]:
-        """Tell of the units, a line each: which observations are standardised without having been asked for, and
-        which actions are scaled to the range of the data."""
+        """Describe the units, a line each: the observations that are standardised without having been asked for, and the
+        actions that are scaled to the range of the data."""
         lines, spaces = [], self.spaces
         if self.settings.normalise_observations == "auto" and self.observation_mean is not None:
             assert self.observation_std is not None
             names = entry_names(spaces.observation_parts, spaces.observation_size)
-            found = [
+            entries = [
                 f"{name} ({mean:.3g} ± {std:.3g})"
                 for name, mean, std in zip(names, self.observation_mean, self.observation_std, strict=True)
                 if (mean, std) != (0.0, 1.0)
             ]
             lines.append(
-                f"observations far from 0 ± 1 are standardised, {len(found)} of {spaces.observation_size}: {_listed(found)}"
+                f"observations far from 0 ± 1 are standardised, {len(entries)} of {spaces.observation_size}: {_listed(entries)}"
             )
         bounds = zip(*self.units_range, spaces.action_low, spaces.action_high, strict=True)
-        found = [
-            f"{entry} ({bottom:.3g} … {top:.3g} within {low:.3g} … {high:.3g})"
-            for entry, (bottom, top, low, high) in enumerate(bounds)
+        entries = [
+            f"{i} ({bottom:.3g} … {top:.3g} within {low:.3g} … {high:.3g})"
+            for i, (bottom, top, low, high) in enumerate(bounds)
             if (bottom, top) != (low, high)
         ]
-        if found:
-            count = f"{len(found)} of {len(spaces.action_low)}"
-            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(found)}")
+        if entries:
+            count = f"{len(entries)} of {len(spaces.action_low)}"
+            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(entries)}")
         return lines
 
     def say(self, console: Console) -> None:
-        """Print them."""
+        """Print the lines of `said`."""
         for line in self.said():
             console.print(f"Units: {line}", soft_wrap=True, markup=False, highlight=False)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return the spec as plain values, for JSON."""
         return asdict(self)
 
     @staticmethod
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
-        """From `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
+        """Make a spec from `plain` values. Raises KeyError, TypeError, ValueError or UserError where they are none."""
         named = dict(plain["settings"])
-        named.pop("precision", None)  # earlier files have it, but no policy acts otherwise for it
+        named.pop("precision", None)  # earlier files have it, but no policy depends on it
         settings = POLICIES[named["family"]](**named)
         settings.check("policy")
         spaces = spaces_of_plain(plain["spaces"])
@@ -181,10 +181,10 @@ class PolicySpec:
 
 
 def _numbers(plain: Any, count: int) -> tuple[float, ...]:
-    found = tuple(map(float, plain))
-    if len(found) != count or any(map(math.isnan, found)):
+    numbers = tuple(map(float, plain))
+    if len(numbers) != count or any(map(math.isnan, numbers)):
         raise ValueError(f"there are not {count} numbers for {count} entries")
-    return found
+    return numbers
 
 
 def _pair(plain: Any, count: int) -> Pair | None:
@@ -195,18 +195,18 @@ def _pair(plain: Any, count: int) -> Pair | None:
 
 
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
-    """From plain values. Raises KeyError, TypeError or ValueError where they are none."""
+    """Make spaces from plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
-    found = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
-    if found.observation_size < 1 or not found.action_low or len(found.action_low) != len(found.action_high):
+    spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
+    if spaces.observation_size < 1 or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
         raise ValueError("its observations or actions have no size")
-    if found.observation_parts and size_of(found.observation_parts) != found.observation_size:
+    if spaces.observation_parts and size_of(spaces.observation_parts) != spaces.observation_size:
         raise ValueError("its observations are of another size than their parts")
-    return found
+    return spaces
 
 
 def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec:
-    """The spec of a policy whose units hold all the datasets; its spaces are those of the first.
+    """Make the spec of a policy whose units hold all the datasets; the spaces are the first dataset's.
 
     Gives a DataWarning of values far out, which the units clip.
     """
@@ -230,8 +230,8 @@ def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec
 
 
 def _scales(datasets: Sequence[Trajectories], of: str) -> Scales:
-    found: Scales = getattr(datasets[0], f"{of}_scales")
-    return found if len(datasets) == 1 else scales_of(*(getattr(one, f"{of}s") for one in datasets))
+    scales: Scales = getattr(datasets[0], f"{of}_scales")
+    return scales if len(datasets) == 1 else scales_of(*(getattr(dataset, f"{of}s") for dataset in datasets))
 
 
 def _warn_of_far(
@@ -242,48 +242,53 @@ def _warn_of_far(
     names: Sequence[str],
     consequence: str,
 ) -> None:
-    found = [
+    entries = [
         f"{names[i]} ({scales.far[i]:,}, in {scales.lowest[i]:.3g} … {scales.highest[i]:.3g}; the others in "
         f"{scales.low[i]:.3g} … {scales.high[i]:.3g})"
         for i in np.flatnonzero(chosen & (scales.far > 0)).tolist()
     ]
-    if found:
-        ids = " and ".join(one.info.id for one in datasets)
-        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(found)}; {consequence}")
+    if entries:
+        ids = " and ".join(dataset.info.id for dataset in datasets)
+        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(entries)}; {consequence}")
 
 
-def _listed(found: Sequence[str]) -> str:
-    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} others" if len(found) > _SHOWN else "")
+def _listed(entries: Sequence[str]) -> str:
+    return ", ".join(entries[:_SHOWN]) + (f" and {len(entries) - _SHOWN} others" if len(entries) > _SHOWN else "")
 
 
 def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectories) -> tuple[PolicySpec | None, Spaces]:
-    """Spec and spaces of a policy that starts at a reference of these, and goes on with a dataset: the reference's units, in
-    the dataset's spaces.
+    """Return the spec and the spaces of a policy that starts at a reference and goes on with a dataset: the reference's units,
+    in the dataset's spaces.
 
     Raises UserError where the sizes differ, or the units of a shipped family do not hold the dataset's numbers.
     """
-    own, name = spaces_of(trajectories), trajectories.info.id
-    if (own.observation_size, len(own.action_low)) != (spaces.observation_size, len(spaces.action_low)):
+    data_spaces, name = spaces_of(trajectories), trajectories.info.id
+    if (data_spaces.observation_size, len(data_spaces.action_low)) != (spaces.observation_size, len(spaces.action_low)):
         raise UserError(
             f"reference: has {spaces.observation_size} observations and {len(spaces.action_low)} actions, dataset {name} has "
-            f"{own.observation_size} and {len(own.action_low)}"
+            f"{data_spaces.observation_size} and {len(data_spaces.action_low)}"
         )
-    if None not in (own.observation_parts, spaces.observation_parts) and own.observation_parts != spaces.observation_parts:
-        theirs, ours = (", ".join(map(str, one.observation_parts or ())) for one in (spaces, own))
+    if (
+        None not in (data_spaces.observation_parts, spaces.observation_parts)
+        and data_spaces.observation_parts != spaces.observation_parts
+    ):
+        theirs, ours = (", ".join(map(str, each.observation_parts or ())) for each in (spaces, data_spaces))
         raise UserError(f"reference: its observations are made of {theirs}; those of dataset {name}, of {ours}")
-    own = replace(own, observation_parts=own.observation_parts or spaces.observation_parts)
+    data_spaces = replace(data_spaces, observation_parts=data_spaces.observation_parts or spaces.observation_parts)
     if spec is None:
-        return None, own
+        return None, data_spaces
     _check_units(spec, trajectories)
-    return (spec if own == spec.spaces else replace(spec, spaces=own, action_range=spec.units_range)), own
+    return (
+        spec if data_spaces == spec.spaces else replace(spec, spaces=data_spaces, action_range=spec.units_range)
+    ), data_spaces
 
 
 def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
     """Raise UserError unless the units of a spec hold a dataset's numbers."""
 
-    def refuse(entry: str, known: str, given: str) -> None:
+    def refuse(entry: str, known: str, seen: str) -> None:
         raise UserError(
-            f"reference: {entry} is {known} in its units, {given} in dataset {trajectories.info.id}; train the reference on "
+            f"reference: {entry} is {known} in its units, {seen} in dataset {trajectories.info.id}; train the reference on "
             "data in the same units"
         )
 
@@ -295,7 +300,7 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
         i = int(outside.argmax())
         refuse(f"action {i}", f"{low[i]:.3g} … {high[i]:.3g}", f"{actions.low[i]:.3g} … {actions.high[i]:.3g}")
     if spec.settings.normalise_observations is False:
-        return  # whatever they are, they are taken as they come
+        return  # observations are taken as they come
     scales, size = trajectories.observation_scales, spec.spaces.observation_size
     mean, std = np.array(spec.observation_mean or [0.0] * size), np.array(spec.observation_std or [1.0] * size)
     lowest, highest = spec.observation_limits or (-np.inf, np.inf)
@@ -306,22 +311,22 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
     if 2 * lost.sum() > scales.varies.sum():
         strange |= lost
     name = entry_names(spec.spaces.observation_parts, size)
-    known, given = (
-        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*one, strict=True)] for one in ((mean, std), (scales.mean, scales.std))
+    known, seen = (
+        [f"{a:.3g} ± {b:.3g}" for a, b in zip(*scale, strict=True)] for scale in ((mean, std), (scales.mean, scales.std))
     )
     for i in np.flatnonzero(strange).tolist():
-        refuse(f"observation {name[i]}", known[i], given[i])
+        refuse(f"observation {name[i]}", known[i], seen[i])
     if (lost & standardised).any():
-        found = [f"{name[i]} ({given[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
-        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(found)}")
+        entries = [f"{name[i]} ({seen[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
+        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(entries)}")
 
 
-# What `fit` takes for a policy: settings or the spec of a shipped family, the user's own by name, or what makes a module.
+# `fit` takes any of these for a policy: settings or the spec of a shipped family, a custom policy's name, or a factory.
 PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | Callable[[], nn.Module]
 
 
 def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Callable[[], Any], PolicySpec | None]:
-    """What makes an untrained policy for a dataset, and its spec where it is of a shipped family."""
+    """Return the factory of untrained policies for a dataset, and the spec where they are of a shipped family."""
     if isinstance(choice, GaussianPolicy):
         choice = policy_spec(choice, trajectories)
     if isinstance(choice, PolicySpec):
@@ -330,9 +335,9 @@ def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Ca
 
 
 def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> Callable[[], nn.Module]:
-    """What makes a policy of the user's own: `choice` itself, or what it names, called with the sizes and its arguments.
+    """Return the factory of a custom policy: `choice` itself, or the function that it names, called with sizes and arguments.
 
-    Raises UserError where that cannot be imported; what is returned raises it where no policy is made.
+    Raises UserError where the function cannot be imported; the factory raises it where no policy is made.
     """
     if not isinstance(choice, OwnPolicy):
         return _checked(choice, "policy")
@@ -341,13 +346,13 @@ def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> 
 
 
 def imported(target: str) -> Callable[..., nn.Module]:
-    """What package.module.Name names. Raises UserError where it cannot be imported."""
+    """Import package.module.Name. Raises UserError where it cannot be imported."""
     module, _, name = target.rpartition(".")
     try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
+        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"policy._target_={target}: cannot be imported ({error}); is its folder in PYTHONPATH?") from None
-    return found
+    return factory
 
 
 def _checked(factory: Callable[[], nn.Module], name: str) -> Callable[[], nn.Module]:

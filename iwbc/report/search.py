@@ -17,7 +17,7 @@ import numpy as np
 from iwbc.errors import UserError, extra
 from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run
-from iwbc.system.files import PLAIN_DAMAGE
+from iwbc.system.files import MALFORMED
 
 
 @dataclass
@@ -47,7 +47,7 @@ def draw(log: Path, picture: Path) -> None:
         numbers = np.array([trial.number for trial in trials])
         settings = trials[0].distributions if trials else {}
         places = {name: [_place(trial.params[name], its) for trial in trials] for name, its in settings.items()}
-    except (*PLAIN_DAMAGE, RuntimeError):
+    except (*MALFORMED, RuntimeError):
         raise UserError(f"{log}: not a study, as iwbc tune writes them") from None
     if not trials:
         raise UserError(f"{log}: no trial has finished")

@@ -36,7 +36,7 @@ from iwbc.errors import UserError
 from iwbc.settings import SUMMARY_FORMAT, Config, OwnPolicy, drop_gone, to_plain, training_part
 from iwbc.system.files import (
     KINDS,
-    PLAIN_DAMAGE,
+    MALFORMED,
     cache_folder,
     kind_of,
     parse_json,
@@ -128,7 +128,7 @@ class RunFolder:
             if hashlib.sha256(content).hexdigest() != written["sha256"]:
                 raise ValueError("it does not begin as it did then")
             return content.decode()
-        except PLAIN_DAMAGE as error:
+        except MALFORMED as error:
             raise UserError(
                 f"{path}: is not the one that the checkpoint goes with ({error}); delete checkpoint.safetensors to start this "
                 "run again"
@@ -174,7 +174,7 @@ class RunFolder:
             if not isinstance(progress, dict):
                 raise ValueError("its progress is no object")
             return state, progress
-        except PLAIN_DAMAGE as error:
+        except MALFORMED as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
 
     def hashes(self) -> dict[str, str]:
@@ -215,7 +215,7 @@ class RunFolder:
         try:
             found: dict[str, Any] = read_json(path)
             _check_summary(found)
-        except PLAIN_DAMAGE as error:
+        except MALFORMED as error:
             raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it to run this again") from None
         return found
 

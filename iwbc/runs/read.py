@@ -17,7 +17,7 @@ import numpy.typing as npt
 from iwbc.environments.scores import ReferenceScores
 from iwbc.errors import UserError
 from iwbc.settings import SUMMARY_FORMAT, drop_gone
-from iwbc.system.files import PLAIN_DAMAGE, read_json, read_yaml
+from iwbc.system.files import MALFORMED, read_json, read_yaml
 
 _REMEDY = "train this run again, or leave its folder out"
 
@@ -148,12 +148,12 @@ def _finished(folder: Path, name: str, summary: dict[str, Any]) -> list[Run]:
         actions = [str(action) for action in finals.values()] or ["mean"]
     except KeyError as error:
         raise UserError(f"{path}: damaged, {error} is missing; {_REMEDY}") from None
-    except PLAIN_DAMAGE as error:
+    except MALFORMED as error:
         raise UserError(f"{path}: damaged, {error}; {_REMEDY}") from None
     config = _config(folder / "config.yaml")
     try:
         steps = int(config["algo"]["steps"])
-    except PLAIN_DAMAGE:
+    except MALFORMED:
         raise UserError(f"{folder / 'config.yaml'}: damaged, algo.steps is missing; {_REMEDY}") from None
     episodes = tuple(read_episodes(folder))
     tasks = [Task(dataset, content_hash, env_id, made_with, action, scores) for action in actions]
@@ -212,7 +212,7 @@ def read_episodes(folder: Path) -> Iterator[Episode]:
                 row["action"],
                 bool(int(row["success"])) if row.get("success") else None,
             )
-        except PLAIN_DAMAGE as error:
+        except MALFORMED as error:
             raise UserError(f"{path}, line {line}: damaged ({error}); {_REMEDY}") from None
 
 
@@ -260,5 +260,5 @@ def read_videos(folder: Path) -> list[dict[str, Any]]:
         rows = read_json(path) if path.exists() else []
         kinds = {"name": str, "seed": int, "episode": int, "return": float, "length": int, "of": int, "action": str}
         return [{"file": Path(row["file"]).name, **{key: kind(row[key]) for key, kind in kinds.items()}} for row in rows]
-    except PLAIN_DAMAGE as error:
+    except MALFORMED as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); record again, or delete it") from None

@@ -22,7 +22,7 @@ from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import RunLogger, make_logger
 from iwbc.runs.summary import phase_name
 from iwbc.settings import Config
-from iwbc.system.files import PLAIN_DAMAGE
+from iwbc.system.files import MALFORMED
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.trained import Policies
 from iwbc.training.trainer import Trainer
@@ -99,7 +99,7 @@ class Recorder:
                 trainer.load(state)
                 done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
                 metrics, evaluations = progress["tables"]
-            except (*PLAIN_DAMAGE, RuntimeError) as error:
+            except (*MALFORMED, RuntimeError) as error:
                 raise UserError(
                     f"{self.folder.path}: its checkpoint does not fit the policy ({error}); has its code changed? Train again"
                 ) from None

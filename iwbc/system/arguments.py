@@ -26,21 +26,21 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 
 def at_least(minimum: int, default: int | None) -> Any:
-    """A field with a whole number (or none, where that is the default)."""
+    """Make a field for a whole number of at least `minimum` (or none, where that is the default)."""
     return setting(default, lambda value: value is None or value >= minimum, f"must be at least {minimum}")
 
 
 def option_names(kind: type[Settings]) -> list[str]:
-    """The fields that are written key=value: all but a list of what stands alone."""
+    """List the fields that are written key=value: all but a list of arguments that stand alone."""
     hints = get_type_hints(kind)
-    names = [one.name for one in fields(kind) if one.init]  # type: ignore[arg-type]
+    names = [option.name for option in fields(kind) if option.init]
     return names[get_origin(hints[names[0]]) is list :]
 
 
 def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
-    """The value of every option. Raises UserError for an argument that is unknown, unreadable, repeated or missing."""
+    """Read the value of every option. Raises UserError for an argument that is unknown, unreadable, repeated or missing."""
     hints, names = get_type_hints(kind), option_names(kind)
-    first = fields(kind)[0].name  # type: ignore[arg-type]
+    first = fields(kind)[0].name
     values: dict[str, Any] = {} if first in names else {first: []}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -50,7 +50,9 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
             takes = first not in names or hints[first] is Path
             if argument.startswith("-") or not takes or (equals and not Path(argument).expanduser().exists()):
                 missing = "no such file, and " if takes and "/" in argument else ""
-                raise UserError(f"{argument}: {missing}not an option; the options are {', '.join(f'{one}=…' for one in names)}")
+                raise UserError(
+                    f"{argument}: {missing}not an option; the options are {', '.join(f'{option}=…' for option in names)}"
+                )
             key, text = first, argument
         if key not in names:
             values[key].append(get_args(hints[key])[0](text))
@@ -58,9 +60,9 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
             raise UserError(f"{argument}: {key} is given twice")
         else:
             values[key] = _read(key, text, hints[key])
-    for one in fields(kind):  # type: ignore[arg-type]
-        if one.name not in values and one.default is one.default_factory is MISSING:
-            raise UserError(f"{one.name}=… is missing (see --help)")
+    for option in fields(kind):
+        if option.name not in values and option.default is option.default_factory is MISSING:
+            raise UserError(f"{option.name}=… is missing (see --help)")
     options = kind(**values)
     options.check()
     return options
@@ -81,7 +83,7 @@ def _read(key: str, text: str, hint: Any) -> Any:
 
 def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:
     """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError or a file that cannot be used,
-    130 for Ctrl-C, after which `kept` tells what is left."""
+    130 for Ctrl-C, after which `kept` tells the user what remains."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((usage or "").strip())

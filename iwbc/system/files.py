@@ -23,31 +23,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What NumPy raises of a damaged file: of its container, of a header, which it reads as Python's literals, of one that claims
-# more than there can be.
+# NumPy raises these for a damaged file: for the container, for the header, which is read as Python's literals, and for a header
+# that claims more than there can be.
 NUMPY_DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError),
     *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# What reading and using plain values raises that are not what they should be: a number without end has no whole part, and what
-# is nested too deeply cannot be read.
-PLAIN_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-# How deeply values in files may be nested: more than any need, and far from Python's limit of recursion, near which whatever
+# Reading and using malformed plain values raises these: infinity has no whole part (ArithmeticError), and values nested too
+# deeply cannot be read (RecursionError).
+MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+# Values in files may be nested this deeply: more than any need, and far from Python's limit of recursion, near which code that
 # happens to run (a finalizer, by the garbage collector) fails, too.
 _DEEPEST = 100
 _JSON_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-# The one key of a tensor file's metadata, whose value is JSON: safetensors writes several keys in another order each time.
+# The only key of a tensor file's metadata, with a JSON value: safetensors writes several keys in another order each time.
 _METADATA = "iwbc"
 
 
 def config_folder() -> str:
-    """Where conf/ lies: inside an installed package, or beside it in a checkout."""
+    """Return the path of conf/: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "conf"
     return str(installed if installed.exists() else package.parent / "conf")
 
 
-# What a path may be, and what takes it.
+# The kinds of paths, each with the commands that take it.
 KINDS = {
     "run": "a run, which iwbc evaluate, verify, record, export and report take",
     "dataset": "a dataset, which iwbc info takes",
@@ -65,15 +65,15 @@ def kind_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """$IWBC_CACHE, or else iwbc/ in the user's cache folder."""
-    if own := os.environ.get("IWBC_CACHE"):
-        return Path(own)
+    """Return $IWBC_CACHE, or else iwbc/ in the user's cache folder."""
+    if folder := os.environ.get("IWBC_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iwbc"
 
 
 def temporary_prefix(path: Path) -> str:
-    """How the name of a temporary file or folder begins that is to become `path`, beside which it lies. What processes of this
-    machine that have been killed left under such names is removed."""
+    """Return the prefix of temporary files and folders that are to become `path`, beside which they lie. Removes leftovers with
+    this prefix of processes of this machine that were killed."""
     mine = f".{path.name}~{platform.node()}~"
     for stray in path.parent.glob(f"{glob.escape(mine)}*"):
         process = stray.name.removeprefix(mine).partition("~")[0]
@@ -107,14 +107,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError):  # a full disk says no name
+        if isinstance(error, OSError):  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain values in a YAML file. Tags are refused, which could make objects, and aliases, which could grow beyond memory.
-    Raises OSError where it cannot be read, ValueError where it is damaged."""
+    """Read the plain values in a YAML file. Tags are refused, because they could make objects, and aliases, because they could
+    grow beyond memory. Raises OSError where the file cannot be read, ValueError where it is damaged."""
     import yaml
 
     class Plain(yaml.SafeLoader):
@@ -137,7 +137,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The values in a JSON file. Raises OSError where it cannot be read, ValueError where it is damaged."""
+    """Read the values in a JSON file. Raises OSError where it cannot be read, ValueError where it is damaged."""
     return parse_json(path.read_text(encoding="utf-8"))
 
 
@@ -176,7 +176,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Compute the SHA-256 of what is said of tensors, and of them, in the order of their names."""
+    """Compute the SHA-256 of metadata and of tensors, in the order of the tensors' names."""
     import torch
 
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Ctrl-C and other requests to stop: where they may be heard."""
+"""Ctrl-C and other requests to stop: handled, deferred or ignored."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# What asks a process to stop, a launcher's signals among them.
+# Signals that ask a process to stop, a launcher's among them.
 _REQUESTS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
-def _heard_here() -> bool:
-    """Whether signals are this thread's to handle, and no program's around Python."""
+def _handled_here() -> bool:
+    """Tell whether this thread handles signals: it is the main thread, and Python installed the handler of SIGINT."""
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not None
 
 
 @contextlib.contextmanager
 def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM set the event, so that training stops between steps; a second one raises `at_once`."""
-    if not _heard_here():
+    """Let Ctrl-C and SIGTERM set the event inside the block, so that training stops between steps. A second one raises
+    `at_once`."""
+    if not _handled_here():
         yield
         return
 
@@ -38,13 +39,13 @@ def stop_requests(stop: threading.Event, at_once: type[KeyboardInterrupt] = Keyb
 
 
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Within, Ctrl-C waits. A process that is begun here hears no request to stop, until it unblocks them."""
-    if not (_heard_here() and hasattr(signal, "pthread_sigmask")):
+def sigint_deferred() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block. A process begun inside it gets no request to stop until it unblocks them."""
+    if not (_handled_here() and hasattr(signal, "pthread_sigmask")):
         yield
         return
     waiting: list[int] = []
-    # A signal that is blocked here may reach another thread, and is then heard by this one all the same.
+    # A signal that is blocked here may reach another thread, and Python then handles it in this one all the same.
     handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     try:
@@ -57,7 +58,7 @@ def unheard() -> Iterator[None]:
 
 
 def ignore_requests() -> None:
-    """From here on, and also where they had to wait, this process ignores them: the one that began it decides."""
+    """Ignore requests to stop in this process from now on, pending ones too: the process that began it decides."""
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):

@@ -12,7 +12,7 @@ from iwbc.errors import UserError
 
 
 @contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; other processes wait. Raises UserError where it cannot be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +23,6 @@ def only_one(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Unlinked while held: whoever waits finds its inode gone and starts over with a new file.
+        # Unlinked while held: a process that waits sees that the inode is gone and starts over with a new file.
         path.unlink(missing_ok=True)
         lock.release()

@@ -22,46 +22,46 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from iwbc.errors import UserError
-from iwbc.system.interrupts import ignore_requests, unheard
+from iwbc.system.interrupts import ignore_requests, sigint_deferred
 
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
-_STARTING = 5.0  # seconds that a process which starts is given before it is ended
+_STARTING = 5.0  # seconds that a process has to start before it is ended
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(threads: int | None) -> None:
-    """How many threads, and by them how many worker processes, this process uses; None leaves PyTorch's own choice."""
+    """Set how many threads, and so how many worker processes, this process uses; None leaves PyTorch's choice."""
     if threads is not None:
         _torch().set_num_threads(threads)
 
 
 def threads() -> int:
-    """How many it uses."""
+    """Return how many threads this process uses."""
     number: int = _torch().get_num_threads()
     return number
 
 
 def _torch() -> Any:
-    # Not imported with this module: processes that play environments do without.
+    # Not imported with this module, because processes that play environments do not need it.
     import torch
 
     return torch
 
 
 def environment_workers() -> int:
-    """How many processes play environments: as many as there are threads, which are idle while policies are played."""
+    """Return how many processes play environments: as many as there are threads, which idle while policies are played."""
     return threads() if threads() > 1 else 0
 
 
 def training_workers(seeds: int) -> int:
-    """How many processes train `seeds` seeds on a processor; 0: this one trains them in turn."""
+    """Return how many processes train `seeds` seeds on a processor; 0: this process trains them in turn."""
     if seeds == 1 or threads() == 1 or sys.platform != "linux":
         return 0
-    # The system shares out the cores best among a process for each seed; where not all cores are ours, no more may run.
+    # The system shares out the cores best among a process for each seed; where some cores are not ours, no more may run.
     return seeds if threads() >= cores() else min(seeds, threads())
 
 
@@ -76,7 +76,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, PyTorch uses one thread: idle ones would spin on the cores that other processes work on."""
+    """Let PyTorch use one thread inside the block: idle threads would spin on the cores that other processes work on."""
     before = threads()
     set_threads(1)
     try:
@@ -86,15 +86,15 @@ def one_thread() -> Iterator[None]:
 
 
 class _FreshProcess(SpawnProcess):
-    """A process that starts afresh, not as a fork, which would inherit the locks of this one's threads."""
+    """A spawned process: a fork would inherit the locks of this process's threads."""
 
     def start(self) -> None:
-        # It takes on its parent's start method by name. In a worker of joblib that is one which only joblib's own processes
-        # know, and with which every other process fails to start.
+        # A child takes on its parent's start method by name. Under joblib that is "loky", which multiprocessing rejects: use
+        # "spawn".
         if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
             multiprocessing.set_start_method("spawn", force=True)
-        # It would run the user's script once more, up to `if __name__ == "__main__"` and, where that is missing, all of it;
-        # what runs here is all in this package.
+        # A spawned process would run the user's script again, up to `if __name__ == "__main__"` or all of it. It needs none of
+        # the script, because all that it runs is in this package.
         main = sys.modules["__main__"]
         hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
         try:
@@ -106,14 +106,14 @@ class _FreshProcess(SpawnProcess):
 
 
 class _FreshContext(SpawnContext):
-    Process = _FreshProcess  # type: ignore[assignment]
+    Process = _FreshProcess
 
 
 _FRESH = _FreshContext()
 
 
 class WorkerLost(UserError):
-    """A worker process is no longer there; `how` says why, to follow "a worker process "."""
+    """Error for a worker process that has ended; `how` says why, to follow "a worker process "."""
 
     def __init__(self, how: str) -> None:
         super().__init__(f"a worker process {how}; `threads=1` does all work in one process")
@@ -124,10 +124,10 @@ class Handle(Protocol):
     """An object, here or in another process."""
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
-        """Begin a call of one of its methods; what is returned waits for the result."""
+        """Begin a call of one of the object's methods; the function returned waits for the result."""
 
     def close(self) -> None:
-        """End it."""
+        """End the process of the object, if it has one."""
 
 
 class Here:
@@ -148,7 +148,7 @@ class Remote:
     """A process that makes an object and answers calls of its methods, one after the other.
 
     It starts while the constructor's caller goes on; the first result waits for it. With context "fork" it shares this
-    process's memory as it is now, and must be made before other threads are. A process that dies, whatever it does, is a
+    process's memory as it is now, and must be made before other threads are. A process that dies is a
     UserError at the next result; what a method raises there is raised here.
     """
 
@@ -157,17 +157,17 @@ class Remote:
         self._connection, there = chosen.Pipe()
         process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
         if context == "spawn":
-            resource_tracker.ensure_running()  # not by `start`, within which it would let requests to stop through again
-        with unheard():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
+            resource_tracker.ensure_running()  # before `start`: started inside the block below, it would unblock the signals
+        with sigint_deferred():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
             there.close()
             self._started, self._process = threading.Event(), process
-            # Also where nobody closes it: Python waits at its exit for processes that it has only asked to stop.
+            # Also where nobody closes it: at exit Python waits for processes that it has only asked to stop.
             self.close = Finalize(self, _end, (process, self._connection, self._started), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as receiving will tell
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receiving raises WorkerLost
             self._connection.send((method, [_exported(argument) for argument in arguments]))
         return self._receive
 
@@ -207,28 +207,29 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _end(process: BaseProcess, connection: Connection, started: threading.Event) -> None:
-    # A process that is killed as it starts may leave one of its own (glfw asks one for its version), which complains.
+    # A process that is killed as it starts may leave a child process (glfw asks one for its version), which complains.
     patience = time.monotonic() + _STARTING
     while not started.wait(0.02) and process.is_alive() and not connection.poll() and time.monotonic() < patience:
         pass
     process.kill()
     process.join()
-    connection.close()  # not before: a thread may be waiting for what comes
+    connection.close()  # after the process: a thread may be waiting for an answer
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:
-    """A process: answers until the other end is closed, or until it is killed, at the latest when its parent ends."""
+    """Answer calls in a worker process until the other end is closed or the process is killed, at the latest with its
+    parent."""
     if context == "fork":  # then the pipe's other end may live on in processes that were forked later
         end_with_parent()
-    ignore_requests()  # they reach every process of a group
+    ignore_requests()  # which reach every process of a group
     if "torch" in sys.modules:
-        set_threads(1)  # a fork leaves the others behind, and would wait for them
+        set_threads(1)  # a fork has no other threads, and would wait for them
     try:
         value = make(*arguments)
         connection.send((False, None))
         while True:
-            method, given = connection.recv()
-            connection.send((False, _exported(getattr(value, method)(*map(_imported, given)))))
+            method, values = connection.recv()
+            connection.send((False, _exported(getattr(value, method)(*map(_imported, values)))))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
@@ -245,12 +246,12 @@ class _Sent:
 
 def _exported(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _exported(one) for name, one in value.items()}
+        return {name: _exported(item) for name, item in value.items()}
     is_tensor = "torch" in sys.modules and isinstance(value, _torch().Tensor)
     return _Sent(value.detach().numpy()) if is_tensor else value
 
 
 def _imported(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _imported(one) for name, one in value.items()}
+        return {name: _imported(item) for name, item in value.items()}
     return _torch().from_numpy(value.array) if isinstance(value, _Sent) else value

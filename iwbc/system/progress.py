@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """The items as they come, with a bar that counts them."""
+    """Yield the items as they come, with a bar that counts them."""
     if not sys.stderr.isatty():
         yield from items
         return

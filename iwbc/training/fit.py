@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from iwbc.algorithms import Ingredients, make_algorithm
+from iwbc.algorithms import make_algorithm
+from iwbc.algorithms.algorithm import Ingredients
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded

@@ -25,9 +25,9 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
-from iwbc.settings import Reference, to_plain
-from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
+from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_spec
+from iwbc.settings import GaussianPolicy, Reference, to_plain
+from iwbc.system.files import MALFORMED, cache_folder, read_tensors, write_tensors
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.fit import Observer, fit
 from iwbc.training.trained import Policies, load_policy
@@ -139,7 +139,7 @@ class _Checkpoints:
             done = int(metadata["step"])
             if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
                 raise ValueError
-        except PLAIN_DAMAGE:
+        except MALFORMED:
             self._console.print("The reference policy's checkpoint is damaged or of other data or code; it is trained anew.")
             self._path.unlink()
             return 0

@@ -23,7 +23,7 @@ from iwbc.engine.autograd import load_module, module_state
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
-from iwbc.system.files import PLAIN_DAMAGE, parse_json, read_tensors, write_tensors
+from iwbc.system.files import MALFORMED, parse_json, read_tensors, write_tensors
 
 _FORMAT = 3
 _READ = (2, 3)  # 2 knew no other units than the bounds and a normaliser without limits
@@ -146,7 +146,7 @@ def load_policy(
         found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
         _check_shapes(found.state(), saved)
         found.load(saved)
-    except (*PLAIN_DAMAGE, RuntimeError, MemoryError) as error:
+    except (*MALFORMED, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
     return found
 

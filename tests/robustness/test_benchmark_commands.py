@@ -90,7 +90,9 @@ def test_a_slower_commit_shows_in_the_ratio(repository: Path, tmp_path: Path) ->
         (["slow", "turns=3"], "turns=3: not an option"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_a_line(repository: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_figures_that_cannot_be_compared_are_refused_in_a_line(
+    repository: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     outcome = compare(repository, tmp_path / "tmp", *arguments)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert outcome.err.startswith(said)
@@ -101,8 +103,8 @@ def test_a_short_measurement_of_steps(tmp_path: Path) -> None:
     arguments = ("step", "data=synthetic", "repetitions=1", "steps=3", f"out={out}")
     outcome = finish(python("-m", "benchmarks.speed", *arguments, cwd=ROOT))
     assert outcome.code == 0, outcome.err
-    found = json.loads(out.read_text())["step"]
-    assert found["machine"]["cores"] >= 1 and found["machine"]["threads"] == 1
-    rates = {name: value for name, value in found.items() if name not in ("machine", "versions")}
+    figures = json.loads(out.read_text())["step"]
+    assert figures["machine"]["cores"] >= 1 and figures["machine"]["threads"] == 1
+    rates = {name: value for name, value in figures.items() if name not in ("machine", "versions")}
     assert {"bc_steps_per_second", "iw_bc_seed_steps_per_second_5", "engine_over_autograd_1"} <= rates.keys()
     assert all(value > 0 for value in rates.values())

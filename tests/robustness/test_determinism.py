@@ -46,10 +46,10 @@ def test_the_same_bytes_by_a_launcher(launcher: str, expected: Path, tmp_path: P
     assert_same(tmp_path / "sweep" / "run", expected)
 
 
-def assert_same(found: Path, expected: Path) -> None:
+def assert_same(outcome: Path, expected: Path) -> None:
     for name in FILES:
-        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (found, expected)]
+        assert (outcome / name).read_bytes() == (expected / name).read_bytes(), name
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (outcome, expected)]
     for summary in summaries:
         for times in ("seconds", "steps_per_second", "seed_steps_per_second"):
             del summary[times]

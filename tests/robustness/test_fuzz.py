@@ -251,7 +251,7 @@ def test_any_settings_are_accepted_or_refused_in_one_line(chosen: settings) -> N
     fuzz()
 
 
-def test_what_is_raised_is_told(tmp_path: Path, chosen: settings) -> None:
+def test_fuzzing_reports_an_unexpected_exception(tmp_path: Path, chosen: settings) -> None:
     def read() -> None:
         if path.read_bytes()[:1] != b"g":
             raise RuntimeError("not one line")

@@ -97,7 +97,7 @@ run(main, None)
 """
 
 
-def test_ctrl_c_while_a_worker_has_a_process_of_its_own_is_one_line(
+def test_ctrl_c_while_a_worker_has_a_child_process_is_one_line(
     datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in = tmp_path / "path" / "glfw"

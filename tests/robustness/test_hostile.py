@@ -307,7 +307,7 @@ def test_it_ends_as_it_should(case: Case, place: Place) -> None:
     assert attempt(case, place) == []
 
 
-def test_what_is_wrong_is_seen(place: Place) -> None:
+def test_the_attempt_reports_each_kind_of_harm(place: Place) -> None:
     def harm(name: str, *arguments: str) -> Outcome:
         Path("run/metrics.csv").write_text("harmed")
         place.bait.touch()
@@ -415,7 +415,7 @@ ALONE = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("call", "case"), ALONE, ids=lambda part: part.name if isinstance(part, Case) else "")
-def test_a_process_of_its_own_ends_as_it_should(call: Callable[..., Outcome], case: Case, place: Place) -> None:
+def test_a_separate_process_ends_as_it_should(call: Callable[..., Outcome], case: Case, place: Place) -> None:
     assert attempt(case, place, call) == []
 
 

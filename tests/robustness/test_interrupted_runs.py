@@ -67,9 +67,9 @@ def test_an_interrupted_run_continues_bit_for_bit(how: signal.Signals, uninterru
     assert 0 < int(after[1].replace(",", "")) < 2000
     for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
         assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes(), name
-    found, expected = (load_policy(path / "policy.safetensors") for path in (folder, uninterrupted))
-    assert found.state().keys() == expected.state().keys()
-    assert all(torch.equal(value, expected.state()[name]) for name, value in found.state().items())
+    trained, expected = (load_policy(path / "policy.safetensors") for path in (folder, uninterrupted))
+    assert trained.state().keys() == expected.state().keys()
+    assert all(torch.equal(value, expected.state()[name]) for name, value in trained.state().items())
     # A process that is killed while it writes leaves a hidden temporary file.
     visible = {path.name for path in folder.iterdir() if not (how == signal.SIGKILL and path.name.startswith("."))}
     assert visible == {path.name for path in uninterrupted.iterdir()}
@@ -89,20 +89,20 @@ def test_interrupted_before_training_nothing_is_left(hopper: Trajectories, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
+def test_a_custom_policy_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
     (tmp_path / "mine_of_mine.py").write_text(OWN)
     (tmp_path / "conf" / "policy").mkdir(parents=True)
     (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")
     arguments = [a for a in BRIEF if not a.startswith(("policy.", "algo.steps"))]
-    own = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
+    custom = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
     arguments += ["algo.steps=3000", "reference.steps=1500", "checkpoint_every=50", "eval.every=0"]
 
-    def command(*given: str) -> Outcome:
-        return finish(python(*given, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
+    def command(*arguments: str) -> Outcome:
+        return finish(python(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
 
     resume = ["resume=run", "policy._target_=mine_of_mine.Mine"]
-    for file, given in (("reference", [*own, *arguments, "hydra.run.dir=run"]), ("checkpoint", resume)):
-        process = python("-m", "iwbc.train", *given, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    for file, settings in (("reference", [*custom, *arguments, "hydra.run.dir=run"]), ("checkpoint", resume)):
+        process = python("-m", "iwbc.train", *settings, cwd=tmp_path, PYTHONPATH=str(tmp_path))
         wait_for((tmp_path / "run" / f"{file}.safetensors").exists, process)
         process.send_signal(signal.SIGINT)
         interrupted = finish(process)

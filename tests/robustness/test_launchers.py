@@ -31,9 +31,9 @@ LONG += ["seed=0,1,2"]
 def needs(mark: str, plugin: str, *programs: str) -> list[pytest.MarkDecorator]:
     """The mark, and a skip where the plugin or a program is missing."""
     module = f"hydra_plugins.hydra_{plugin}"
-    found = importlib.util.find_spec("hydra_plugins") is not None and importlib.util.find_spec(module) is not None
+    installed = importlib.util.find_spec("hydra_plugins") is not None and importlib.util.find_spec(module) is not None
     missing = [name for name in programs if shutil.which(name) is None]
-    here = found and not missing and (not programs or os.geteuid() == 0)
+    here = installed and not missing and (not programs or os.geteuid() == 0)
     return [getattr(pytest.mark, mark), pytest.mark.skipif(not here, reason=f"see the top of {Path(__file__).name}")]
 
 
@@ -70,12 +70,12 @@ def descendants(parent: int, name: str) -> list[int]:
     """The processes below one whose command line holds `name`."""
     listed = subprocess.run(["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
-    family, found = {parent}, []
+    family, pids = {parent}, []
     for pid, ppid, *command in sorted(rows, key=lambda row: int(row[0])):
         if int(ppid) in family:
             family.add(int(pid))
-            found += [int(pid)] if name in "".join(command) else []
-    return found
+            pids += [int(pid)] if name in "".join(command) else []
+    return pids
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -132,19 +132,19 @@ def test_a_failed_job_leaves_the_others_whole(
     arguments += ["dataset.tier=random", "dataset.steps=2000", "threads=1"]
     first = finish(python(*arguments, cwd=tmp_path, **environment, **nothing_yet))
     assert first.code == 1, first.err
-    found = results(first)
-    assert len(found) == 4, first.out
+    rows = results(first)
+    assert len(rows) == 4, first.out
     assert first.out.splitlines()[-1].startswith("2 of 4 jobs did not finish")
     for algo in ("filtered_bc", "iw_bc"):
-        assert found[f"algo={algo} algo.lr=0.001"].startswith("return ")
-        assert found[f"algo={algo} algo.lr=-1"].startswith("failed: algo.lr=-1.0: must be positive")
+        assert rows[f"algo={algo} algo.lr=0.001"].startswith("return ")
+        assert rows[f"algo={algo} algo.lr=-1"].startswith("failed: algo.lr=-1.0: must be positive")
     summaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")}
     assert len(summaries) == 2
     assert [path.name for path in (tmp_path / "multirun").glob(".sweep*")] == []
     references = list((tmp_path / "cache" / "iwbc" / "references").glob("*.safetensors"))
     assert len(references) == 1
     second = finish(python(*arguments, cwd=tmp_path, **environment, **nothing_yet))
-    assert (second.code, results(second)) == (1, found)
+    assert (second.code, results(second)) == (1, rows)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/*/summary.json")} == summaries
 
 
@@ -208,13 +208,13 @@ def test_a_job_cancelled_in_the_queue_is_listed(
     subprocess.run(["scancel", *waiting], check=True, env=os.environ | environment)
     outcome = finish(process)
     assert outcome.code == 1
-    found = results(outcome)
-    assert found["seed=0"].startswith("return ")
-    assert found["seed=1"].startswith("failed: it never began")
+    rows = results(outcome)
+    assert rows["seed=0"].startswith("return ")
+    assert rows["seed=1"].startswith("failed: it never began")
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("slurm hydra.launcher.mem_gb=1000000", marks=SLURM)])
-def test_what_the_cluster_refuses_is_said(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_refusal_of_the_cluster_is_reported(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
     outcome = finish(python(*SHORT, *f"hydra/launcher={launcher}".split(), "seed=0,1", cwd=tmp_path, **environment))
     assert outcome.code == 1
     assert "Memory specification can not be satisfied" in outcome.err

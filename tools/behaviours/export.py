@@ -61,12 +61,12 @@ def mean_return(tensors: Tensors, env_id: str, episodes: int, seed: int) -> floa
 
 def find_medium(snapshots: dict[int, Tensors], env_id: str, target: float) -> int:
     """The snapshot whose mean return is nearest to the target's, of those up to where training first reaches it."""
-    found: dict[int, float] = {}
+    returns: dict[int, float] = {}
     for step, tensors in snapshots.items():
-        found[step] = mean_return(tensors, env_id, 20, seed=4)
-        if len(found) >= 5 and np.mean(list(found.values())[-5:]) >= target:
+        returns[step] = mean_return(tensors, env_id, 20, seed=4)
+        if len(returns) >= 5 and np.mean(list(returns.values())[-5:]) >= target:
             break
-    nearest = sorted(found, key=lambda step: abs(found[step] - target))[:5]
+    nearest = sorted(returns, key=lambda step: abs(returns[step] - target))[:5]
     return min(nearest, key=lambda step: abs(mean_return(snapshots[step], env_id, 100, seed=5) - target))
 
 

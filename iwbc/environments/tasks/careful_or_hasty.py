@@ -19,10 +19,10 @@ _KNOCKED_AWAY = 0.03
 
 
 class CarefulOrHasty(ChanceTask):
-    """A planar arm with two joints is to take hold of a glass: to touch it with its tip.
+    """Task of a planar arm with two joints, which is to take hold of a glass: to touch it with the tip.
 
-    It always does when the tip moves at no more than 0.8 m/s as they touch. A faster one knocks the glass away with
-    probability `slip`, and the episode ends without success.
+    It always does when the tip moves at no more than 0.8 m/s as they touch. A faster tip knocks the glass away with probability
+    `slip`, and the episode ends without success.
 
     Actions [2], in ±1: the velocity to turn shoulder and elbow at, in units of 2.5 rad/s. Observations [8]: cosine and sine of
     the shoulder's angle, of the elbow's, their velocities (rad/s), and the way from the tip to the glass (x, y in m).

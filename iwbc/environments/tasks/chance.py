@@ -1,4 +1,4 @@
-"""What the tasks share: a MuJoCo model, a time limit in control steps, and a chance that the risky way fails."""
+"""The common base of the tasks: a MuJoCo model, a time limit in control steps, and a chance that the risky way fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LONGEST_TIMESTEP = 0.01  # of the physics, in seconds
 
 
 class ChanceTask(MujocoEnv, utils.EzPickle):
-    """An episode of `seconds` in `horizon` control steps; the reward is 1 at success, which ends it, and else 0.
+    """Task of `seconds` in `horizon` control steps; the reward is 1 at success, which ends the episode, and else 0.
 
-    Whether the risky way fails is drawn at the start of each episode, with probability `slip`, by the environment's own
-    generator; no observation depends on it before it happens. `info` has is_success at every step.
+    The failure of the risky way is drawn at the start of each episode, with probability `slip`, by the environment's generator;
+    no observation depends on it before it happens. `info` has is_success at every step.
     """
 
     model_file: ClassVar[str]
@@ -30,8 +30,8 @@ class ChanceTask(MujocoEnv, utils.EzPickle):
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array"]}  # noqa: RUF012
 
     def __init__(self, slip: float = 0.5, horizon: int = 30, render_mode: str | None = None, **rendering: Any) -> None:
-        """slip: the probability that the risky way fails. horizon: control steps in an episode, which always lasts as long:
-        the more there are, the finer the control. rendering: width, height and so on of Gymnasium's MujocoEnv.
+        """Make the task. slip: the probability that the risky way fails. horizon: control steps in an episode, which always
+        lasts as long: the more there are, the finer the control. rendering: width, height and so on of Gymnasium's MujocoEnv.
 
         Raises ValueError where they cannot be.
         """
@@ -69,7 +69,7 @@ class ChanceTask(MujocoEnv, utils.EzPickle):
         return self.observe(), float(success), success or failed, truncated, {"is_success": success}
 
     def move(self, action: npt.NDArray[np.floating]) -> None:
-        """The physics of one control step."""
+        """Run the physics of one control step."""
         self.do_simulation(action, self.frame_skip)
 
     def start(self) -> None:
@@ -77,9 +77,9 @@ class ChanceTask(MujocoEnv, utils.EzPickle):
         raise NotImplementedError
 
     def observe(self) -> Vector:
-        """What the policy sees: [observation_size]."""
+        """Return the observation of the policy, [observation_size]."""
         raise NotImplementedError
 
     def outcome(self) -> tuple[bool, bool]:
-        """Whether the task is done, and whether it has failed for good."""
+        """Tell whether the task is done, and whether it has failed for good."""
         raise NotImplementedError

@@ -18,7 +18,8 @@ MAP = [
 
 
 def point_maze(horizon: int | None = None) -> EnvironmentSpec:
-    """From the cell r to the goal in g, 6 cells by the short way and 10 by the long one, in `horizon` simulator steps.
+    """Describe the maze: from the cell r to the goal in g, 6 cells by the short way and 10 by the long way, in `horizon`
+    simulator steps.
 
     Observations [8], flattened: the position (achieved goal), the goal, position and velocity again. Actions [2], in ±1: the
     force.

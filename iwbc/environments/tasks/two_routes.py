@@ -13,7 +13,7 @@ _FALLEN = -0.1
 
 
 class TwoRoutes(ChanceTask):
-    """A point mass starts at (−1, 0) and is to reach (1, 0), above the wall (y > 0) or below it.
+    """Task of a point mass, which starts at (−1, 0) and is to reach (1, 0), above the wall (y > 0) or below it.
 
     The two ways are as long. Below, the way leads over ice, which breaks with probability `slip`: the mass then falls, and
     the episode ends without success, as it does for a mass that goes over the edge of the platform.
