@@ -98,7 +98,7 @@ def test_a_policy_of_the_users_own_is_imported_only_where_the_user_names_it(
     (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")
     arguments = [a for a in BRIEF if not a.startswith(("policy.", "algo.steps"))]
     own = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
-    arguments += ["algo.steps=3000", "reference.steps=1500", "checkpoint_every=50", "eval.every=0"]
+    arguments += ["algo.steps=1500", "reference.steps=1500", "checkpoint_every=50", "eval.every=0", "eval.episodes=1"]
 
     def importing(module: str, *given: str) -> Outcome:
         return finish(python("-m", module, *given, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
