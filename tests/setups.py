@@ -42,6 +42,11 @@ def rarely(*values: object) -> ParameterSet:
     return pytest.param(*values, marks=pytest.mark.robustness)
 
 
+def seldom(*values: object) -> ParameterSet:
+    """Mark a test's parameters as ones that `make test-all` leaves to `--long 2`."""
+    return pytest.param(*values, marks=[pytest.mark.robustness, pytest.mark.long])
+
+
 def every(nth: int, values: Iterable[object]) -> list[object]:
     """Leave all but the first of every `nth` values to `make test-all`."""
     return [value if i % nth == 0 else rarely(value) for i, value in enumerate(values)]

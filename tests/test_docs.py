@@ -77,6 +77,26 @@ def test_the_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None
         assert f'id="{name}"' in api
 
 
+def too_wide(text: str) -> list[str]:
+    """List the lines over 120 characters that are neither in a table nor in a code block."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
+def test_prose_is_at_most_120_characters_wide() -> None:
+    # Commands write what is in benchmarks/results.
+    folders = ("benchmarks", "docs", "examples", "iwbc", "tests", "tools")
+    paths = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.md"))]
+    pages = [path.relative_to(ROOT) for path in paths if ROOT / "benchmarks" / "results" not in path.parents]
+    assert {Path("README.md"), Path("docs/method.md"), Path("benchmarks/protocol.md")} <= set(pages)
+    assert {str(page): lines for page in pages if (lines := too_wide((ROOT / page).read_text()))} == {}
+
+
+def test_a_wide_line_of_prose_is_seen() -> None:
+    wide = 61 * "a "
+    assert too_wide(f"{wide}\n| {wide} |\n```\n{wide}\n```\n- {wide}") == [wide, f"- {wide}"]
+
+
 def test_every_dependency_has_its_licence_listed() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]

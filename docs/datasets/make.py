@@ -8,6 +8,7 @@ Makes the tiers and tasks of the default size and seed where they are not there 
 from __future__ import annotations
 
 import json
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -134,7 +135,9 @@ def main() -> None:
     sections.append("")
     for env_id in ENVIRONMENTS:
         sections += [f"## {env_id}", "", *(card(env_id, tier) for tier in TIERS)]
-    (FOLDER / "README.md").write_text("\n".join(sections).rstrip() + "\n")
+    lines = [line for section in sections for line in section.split("\n")]
+    prose = [line if line.startswith("|") else textwrap.fill(line, 120, break_on_hyphens=False) for line in lines]
+    (FOLDER / "README.md").write_text("\n".join(prose).rstrip() + "\n")
     print(FOLDER / "README.md")
     names = [ensure(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS]
     names += [demonstrations.ensure(env_id, Demonstrations()) for env_id in TASKS]

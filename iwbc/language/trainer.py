@@ -11,7 +11,6 @@ from __future__ import annotations
 
 # mypy: disallow-untyped-calls=False
 # Methods of TRL's trainer have no types.
-
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields

@@ -10,12 +10,14 @@ from pendulum import QUICK, make_pendulum
 from setups import finish, python
 
 FILES = ("policy.safetensors", "metrics.csv", "evaluations.csv", "curation.csv", "config.yaml")
-CIRCUMSTANCES = {
+EACH = {
     "another folder and working directory": ("deeply/nested place/run", {}),
     "another hash seed": ("run", {"PYTHONHASHSEED": "42"}),
     "another locale": ("run", {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONUTF8": "1"}),
     "another time zone and terminal": ("run", {"TZ": "Pacific/Chatham", "COLUMNS": "40", "TERM": "dumb"}),
 }
+ALL = ("deeply/nested place/run", {name: value for _, environment in EACH.values() for name, value in environment.items()})
+CIRCUMSTANCES = {"all of them": ALL, **EACH}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,8 @@ def make(cwd: Path, folder: str, *arguments: str, **environment: str) -> Path:
     return cwd / folder
 
 
-@pytest.mark.parametrize("circumstance", CIRCUMSTANCES)
+# Each alone says which of them it was.
+@pytest.mark.parametrize("circumstance", ["all of them", *(pytest.param(name, marks=pytest.mark.long) for name in EACH)])
 def test_the_same_bytes(circumstance: str, expected: Path, tmp_path: Path) -> None:
     folder, environment = CIRCUMSTANCES[circumstance]
     assert_same(make(tmp_path, folder, **environment), expected)

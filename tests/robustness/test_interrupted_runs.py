@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from setups import BRIEF, SMALL, Outcome, finish, python, read_csv, train, wait_for
+from setups import BRIEF, SMALL, Outcome, command, finish, python, read_csv, train, wait_for
 from test_runs import OWN
 from test_sweeps import SWEEP, folders
 
@@ -31,9 +31,9 @@ LONG = [
     "threads=1",
     "log_every=100",
     "checkpoint_every=200",
-    "eval.every=100",
-    "eval.periodic_episodes=2",
-    "eval.episodes=2",
+    "eval.every=200",
+    "eval.periodic_episodes=1",
+    "eval.episodes=1",
 ]
 
 
@@ -89,16 +89,19 @@ def test_interrupted_before_training_nothing_is_left(hopper: Trajectories, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_custom_policy_is_imported_only_where_the_user_names_it(hopper: Trajectories, tmp_path: Path) -> None:
+def test_a_custom_policy_is_imported_only_where_the_user_names_it(
+    hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_of_mine.py").write_text(OWN)
     (tmp_path / "conf" / "policy").mkdir(parents=True)
     (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_of_mine.Mine\nwidth: 16\n")
     arguments = [a for a in BRIEF if not a.startswith(("policy.", "algo.steps"))]
     custom = ["--config-dir", str(tmp_path / "conf"), "policy=mine"]
-    arguments += ["algo.steps=3000", "reference.steps=1500", "checkpoint_every=50", "eval.every=0"]
+    arguments += ["algo.steps=1500", "reference.steps=1500", "checkpoint_every=50", "eval.every=0", "eval.episodes=1"]
 
-    def command(*arguments: str) -> Outcome:
-        return finish(python(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
+    def importing(module: str, *words: str) -> Outcome:
+        return finish(python("-m", module, *words, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
 
     resume = ["resume=run", "policy._target_=mine_of_mine.Mine"]
     for file, settings in (("reference", [*custom, *arguments, "hydra.run.dir=run"]), ("checkpoint", resume)):
@@ -109,26 +112,26 @@ def test_a_custom_policy_is_imported_only_where_the_user_names_it(hopper: Trajec
         assert interrupted.code == 130, interrupted.err
         assert interrupted.err == f"Interrupted. Continue with: python -m iwbc.train {' '.join(resume)}\n"
     assert "Continuing the reference policy after step" in interrupted.out
-    refused = command("-m", "iwbc.train", "resume=run")
+    refused = train("resume=run")
     assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
     assert "to trust them, add policy._target_=mine_of_mine.Mine" in refused.err
-    assert command("-m", "iwbc.train", "resume=run", "policy._target_=os.system").code == 2
+    assert train("resume=run", "policy._target_=os.system").code == 2
     shutil.copytree(tmp_path / "run", tmp_path / "changed")
     (tmp_path / "mine_of_mine.py").write_text(OWN.replace("nn.Tanh(), ", "nn.Tanh(), nn.Linear(width, width), "))
-    refused = command("-m", "iwbc.train", "resume=changed", resume[1])
+    refused = importing("iwbc.train", "resume=changed", resume[1])
     assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
     assert "its checkpoint does not fit the policy" in refused.err
     (tmp_path / "mine_of_mine.py").write_text(OWN)
-    resumed = command("-m", "iwbc.train", *resume)
+    resumed = importing("iwbc.train", *resume)
     assert resumed.code == 0, resumed.err
     assert "imported" in resumed.out
     assert "Continuing the reference policy after step 1,500" in resumed.out
     assert "Continuing after step" in resumed.out
     assert not (tmp_path / "run" / "reference.safetensors").exists()
-    refused = command("-m", "iwbc.evaluate", "run=run")
+    refused = command("iwbc.evaluate", "run=run")
     assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
     assert "to import it, add policy=mine_of_mine.Mine" in refused.err
-    assert command("-m", "iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine").code == 0
+    assert importing("iwbc.evaluate", "run=run", "policy=mine_of_mine.Mine", "episodes=1").code == 0
     with pytest.raises(UserError, match="is a Mine of your own; load it with the function that makes it"):
         load_policy(tmp_path / "run" / "policy.safetensors")
 
@@ -179,7 +182,8 @@ def test_two_sweeps_at_the_same_time_share_what_they_need(tmp_path: Path) -> Non
 def test_an_interrupted_trial_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
     from test_tune import studies
 
-    long = ["env=hopper", *SMALL, "algo.steps=3000", "checkpoint_every=100", "eval.every=100", "eval.episodes=2", "threads=1"]
+    long = ["env=hopper", *SMALL, "algo.steps=3000", "checkpoint_every=100", "threads=1"]
+    long += ["eval.every=100", "eval.periodic_episodes=1", "eval.episodes=2"]
     arguments = ["-m", "iwbc.tune", *long, "algo.kappa=interval(0.1,2)", "trials=1"]
     process = python(*arguments, cwd=tmp_path)
     wait_for(lambda: any(tmp_path.glob("tune/run-*/evaluations.csv")), process)
