@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         folder = given.folder / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
         jobs[slip, horizon, episodes, kappa] = Job(tuple(f"{COMMON} {own}".split()), folder)
     found = play_all(list(jobs.values()), given.jobs)
-    success = {place: 100.0 * found[job]["totals"]["final"]["success_rate"] for place, job in jobs.items()}
+    success = {place: found[job].totals["final"].measures["success"].mean for place, job in jobs.items()}
     rows = []
     for slip, horizon, episodes, kappa in places:
         own_rate, filtered = success[slip, horizon, episodes, kappa], success[slip, horizon, episodes, "0"]

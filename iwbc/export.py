@@ -33,7 +33,7 @@ from iwbc.system.arguments import at_least, parse, run
 if TYPE_CHECKING:
     from torch import nn
 
-    from iwbc.runs.saved import SavedRun
+    from iwbc.runs.read import SavedRun
     from iwbc.training.trained import Policies
 
 
@@ -59,15 +59,15 @@ def main(arguments: Sequence[str]) -> None:
     if given.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
-    from iwbc.runs.saved import open_run
+    from iwbc.runs.read import open_run
 
-    saved = open_run(given.run, given.policy)
-    policies = saved.policies
+    saved = open_run(given.run)
+    policies = saved.policies(given.policy)
     if given.seed is not None:
         if given.seed not in policies.seeds:
             raise UserError(f"seed={given.seed}: the run has {', '.join(map(str, policies.seeds))}")
         policies = policies.select(given.seed)
-    out = given.out or saved.folder.path / _NAMES[kind]
+    out = given.out or saved.folder / _NAMES[kind]
     try:
         if kind == "hub":
             from iwbc.runs.hub import upload, write_folder
@@ -86,17 +86,18 @@ def main(arguments: Sequence[str]) -> None:
 
 def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
     """What an exported file says of itself, as text."""
-    summary, spaces = saved.summary, policies.spaces
+    summary, spaces, final = saved.summary, policies.spaces, saved.summary.totals.get("final")
+    environment = summary.environment
     return {
-        "method": summary["method"],
+        "method": summary.method,
         "seed": str(policies.seeds[0]),
-        "dataset": summary["dataset"]["id"],
-        "dataset_content_hash": summary["dataset"]["content_hash"],
-        "environment": json.dumps(summary["environment"]),
-        "results": json.dumps(summary["totals"].get("final")),
+        "dataset": summary.dataset.id,
+        "dataset_content_hash": summary.dataset.content_hash,
+        "environment": json.dumps(None if environment is None else environment.to_plain()),
+        "results": json.dumps(None if final is None else final.to_plain()),
         # What structured observations are flattened from, in the order of the vector.
         "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
-        "iwbc": summary["versions"]["iwbc"],
+        "iwbc": summary.versions["iwbc"],
     }
 
 

@@ -71,12 +71,12 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from iwbc.runs.page import write_page
-    from iwbc.runs.saved import open_run
+    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.read import open_run
     from iwbc.system.files import write_json
 
-    saved = open_run(given.run, given.policy)
-    environment = saved.played_in(given.imports)
+    saved = open_run(given.run)
+    policies, environment = saved.policies(given.policy), saved.environment(given.imports)
     config, console = saved.config, Console(stderr=True)
     kind = given.format or ("mp4" if _has_ffmpeg() else "gif")
     if kind == "mp4" and not _has_ffmpeg():
@@ -84,10 +84,10 @@ def main(arguments: Sequence[str]) -> None:
     episodes = given.episodes or config.eval.episodes or 10
     action = given.action or config.eval.actions[0]
     with console.status(f"Playing {episodes} episodes for each seed"):
-        played = play_all(saved.policies, environment, episodes, config.eval.seed, action)
+        played = play_all(policies, environment, episodes, config.eval.seed, action)
     ranked = sorted(played, key=lambda one: one.total)
     chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-    out = given.out or saved.folder.path / "videos"
+    out = given.out or saved.folder / "videos"
     rows = []
     for name, one in chosen.items():
         with console.status(f"Rendering the {name} of {len(played)} episodes"):
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{out / f'{name}.{kind}'}  return {one.total:.1f}, {len(one.actions)} steps (seed {one.seed})")
     write_json(out / "videos.json", rows)
     if given.out is None:
-        write_page(saved.folder.path, saved.summary)  # now with the videos
+        RunFolder(saved.folder).write_page(saved.summary)  # now with the videos
 
 
 def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, seed: int, action: str) -> list[Played]:

@@ -128,7 +128,8 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
     from iwbc.config import composed
     from iwbc.runs.folder import RunFolder
     from iwbc.runs.pipeline import run as run_pipeline
-    from iwbc.runs.sweeps import objective, result
+    from iwbc.runs.show import line
+    from iwbc.runs.sweeps import objective
 
     console = Console()
     for _ in range(trials):
@@ -155,7 +156,7 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
                 raise UserError(f"{path}: was not evaluated, and there is nothing to search by")
             trial.set_user_attr("run", path.name)
             study.tell(trial, value)
-            console.print(f"  {result(summary)}", highlight=False, markup=False)
+            console.print(f"  {line(summary)}", highlight=False, markup=False)
 
 
 def _show(study: Study, fixed: Sequence[str]) -> None:

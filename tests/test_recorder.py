@@ -18,10 +18,13 @@ from setups import compose, read_csv
 from torch import Tensor
 
 from iwbc.data.curated import Curated
+from iwbc.environments.scores import ReferenceScores
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.recorder import Recorder, Stopwatch, append_rows, weight_rows
+from iwbc.runs.rows import MetricRow
+from iwbc.runs.summary import Diverged
 from iwbc.system.files import write_csv
 
 CURATED = Curated(make_trajectories([4.0, 6.0, 8.0], [2, 3, 4]), np.array([1.0, 0.0, 2.0]), "trajectory")
@@ -59,9 +62,8 @@ class Trained:
 def played(policies: Any, episodes: int, action: str) -> Any:
     """An evaluation with returns 1, 2, … of the first seed, and ten more of every other."""
     returns = np.arange(1.0, episodes + 1) + 10 * np.arange(len(policies.seeds))[:, None]
-    found = mock.Mock(spec=Evaluation, returns=returns, scores=returns / 2, successes=returns > 1)
-    found.rows = lambda phase, step: [{"phase": phase, "step": step, "action": action}]
-    return found
+    scores = ReferenceScores(0.0, 200.0, "made up")
+    return Evaluation(policies.seeds, returns, np.ones(returns.shape, int), scores, returns > 1, action)
 
 
 @pytest.fixture
@@ -76,8 +78,7 @@ def recorder(folder: Path, *changes: str, plays: bool = True) -> Recorder:
     evaluator.evaluate.side_effect = played
     config = compose(*SETTINGS, *changes)
     console = Console(quiet=True)
-    rows = [{"kept": 2}]
-    return Recorder(config, RunFolder(folder), console, Stopwatch(), evaluator if plays else None, {}, rows, CURATED)
+    return Recorder(config, RunFolder(folder), console, Stopwatch(), evaluator if plays else None, CURATED)
 
 
 def rows(own: Recorder, name: str) -> list[dict[str, str]]:
@@ -118,7 +119,9 @@ def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> Non
         {"step": "6", "seed": "3", "learning_rate": str(rate(5)), "loss": "0.5", "ess_share": shares[0]},
         {"step": "6", "seed": "7", "learning_rate": str(rate(5)), "loss": "0.25", "ess_share": shares[1]},
     ]
-    assert rows(own, "evaluations.csv") == [{"phase": "periodic", "step": step, "action": "mean"} for step in ("5", "10")]
+    episodes = rows(own, "evaluations.csv")
+    assert {(row["phase"], row["action"]) for row in episodes} == {("periodic", "mean")}
+    assert [row["step"] for row in episodes] == ["5"] * 4 + ["10"] * 4
     assert [call.args[:2] for call in logger.log.call_args_list if "periodic/return" in call.args[2]] == [
         (step, seed) for step in (5, 10) for seed in (3, 7)
     ]
@@ -170,8 +173,8 @@ def test_a_checkpoint_comes_before_policies_are_played(
         own.after(5, LOSS, Trained())  # type: ignore[arg-type]
     with recorder(tmp_path, *changes) as again:
         assert again.start(Trained(), policies()) == 5  # type: ignore[arg-type]
-    played = [] if changes else [{"phase": "periodic", "step": "5", "action": "mean"}]
-    assert rows(again, "evaluations.csv") == played  # what was due when it stopped
+    steps = [row["step"] for row in rows(again, "evaluations.csv")]
+    assert steps == ([] if changes else ["5"] * 4)  # what was due when it stopped
 
 
 def test_after_the_last_step_there_is_nothing_to_stop(logger: mock.Mock, tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
     assert list(trainer.loaded) == ["3.a"]
     assert [(row["step"], row["seed"]) for row in rows(second, "metrics.csv")] == [("3", "3"), ("3", "7")]
     assert (tmp_path / "metrics.csv").read_bytes() == logged
-    assert second.diverged_seeds == [{"seed": 7, "step": 5, "why": "why", "kept_step": 4}]
+    assert second.diverged_seeds == [Diverged(7, 5, "why", 4)]
     assert second.stopwatch.seconds.keys() == first.stopwatch.seconds.keys()
     assert second.stopwatch.seconds["training"] >= 0.0 < second.stopwatch.seconds["checkpoints"]
 
@@ -253,11 +256,11 @@ def test_a_table_that_the_checkpoint_does_not_go_with_is_refused(
 
 def test_rows_that_are_appended_are_the_table(tmp_path: Path) -> None:
     values = [np.float64(0.5), float("nan"), "two\nlines", "", 'a "q"']
-    all_rows = [{"step": step, "a name, with a comma": value} for step, value in enumerate(values)]
+    all_rows = [MetricRow(step, 0, {"a name, with a comma": value}) for step, value in enumerate(values)]
     table = io.StringIO()
     for part in (all_rows[:1], all_rows[1:]):
         append_rows(table, part)
-    write_csv(tmp_path / "whole.csv", all_rows)
+    write_csv(tmp_path / "whole.csv", [row.to_plain() for row in all_rows])
     assert table.getvalue().encode() == (tmp_path / "whole.csv").read_bytes()
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.report.collect import Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Study
-from iwbc.runs.read import Run, read_curation, read_numbers, read_weights
+from iwbc.runs.read import read_curation, read_metrics, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -304,7 +305,7 @@ def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tu
 
 def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
     """The columns of the runs' metrics.csv at each logged step, averaged over seeds and runs; only what all of them have."""
-    tables = [table for run in runs if (table := read_numbers(run.folder / "metrics.csv", "step"))]
+    tables = [table for run in runs if (table := read_metrics(run.folder))]
     if not tables:
         return {}
     names = set.intersection(*map(set, tables)) - {"step", "seed"}
@@ -428,7 +429,7 @@ def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]
                 value = edges, columns["trajectories"], columns["kept"]
                 key = b"".join(array.tobytes() for array in value)
                 values[key] = value
-                names.setdefault(key, {})[str(run.summary.get("curation", method)).replace("_", " ")] = None
+                names.setdefault(key, {})[run.summary.curation.replace("_", " ")] = None
     return {", ".join(names[key]): value for key, value in values.items()}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from iwbc.errors import UserError
-from iwbc.runs.read import Episode, Run, Task
+from iwbc.report.collect import Run, Task
+from iwbc.runs.rows import EpisodeRow
 from iwbc.settings import TIERS
 
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
@@ -33,7 +34,7 @@ class Result:
 
     run: Run
     seed: int
-    episodes: tuple[Episode, ...]
+    episodes: tuple[EpisodeRow, ...]
 
     @property
     def mean_return(self) -> float:
@@ -86,9 +87,9 @@ def arrange(runs: Sequence[Run]) -> Study:
         for seed in run.seeds:
             if final := run.final(seed):
                 _add(study, place, Result(run, seed, tuple(final)))
-        for one in run.summary.get("diverged") or ():
+        for lost in run.summary.diverged:
             study.notes.append(
-                f"{run.name}: seed {one['seed']} diverged by step {one['step']} ({one['why']}); it is in no table or figure."
+                f"{run.name}: seed {lost.seed} diverged by step {lost.step} ({lost.why}); it is in no table or figure."
             )
     for task, seed, own in _references(runs, task_names):
         cell = study.cells.setdefault((task, REFERENCE), [])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from iwbc.report.collect import Missing, Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Result, Study
-from iwbc.runs.read import Missing, Run
 
 _NONE = "–"
 
@@ -218,16 +218,15 @@ def _place(study: Study, place: tuple[str, str]) -> tuple[int, int]:
 
 
 def _figures_of(run: Run) -> list[Cell]:
-    """Episodes, kept trajectories, speed and time, each – where the summary does not tell."""
+    """Make the cells of episodes, kept trajectories, speed and time."""
     finals = [len(run.final(seed)) for seed in run.seeds]
-    dataset, speed = run.summary["dataset"], run.summary.get("steps_per_second")
-    kept, total = dataset.get("kept_trajectories"), dataset.get("trajectories")
-    minutes = sum((run.summary.get("seconds") or {}).values()) / 60
+    dataset, speed = run.summary.dataset, run.summary.steps_per_second
+    kept, minutes = dataset.kept_trajectories, sum(run.summary.seconds.values()) / 60
     return [
         Cell(counts(finals, "episode").split(" episode")[0], min(finals)) if any(finals) else Cell("not evaluated"),
-        Cell(f"{kept:,} of {total:,}", kept) if kept is not None and total is not None else Cell(_NONE),
-        Cell(f"{speed:.0f}", speed) if speed is not None else Cell(_NONE),
-        Cell(f"{minutes:.1f}", minutes) if minutes else Cell(_NONE),
+        Cell(f"{kept:,} of {dataset.trajectories:,}", kept),
+        Cell(f"{speed:.0f}", speed),
+        Cell(f"{minutes:.1f}", minutes),
     ]
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from iwbc.errors import UserError, extra
 from iwbc.report import figures, statistics, tables
+from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
 from iwbc.report.protocol import check_protocol
 from iwbc.report.study import Study, arrange
-from iwbc.runs.read import Missing, collect
 from iwbc.system.files import temporary_prefix
 
 if TYPE_CHECKING:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from iwbc import engine
 from iwbc.data.checks import difference
-from iwbc.data.curation import curate, histogram, hold_out, pinned
+from iwbc.data.curation import curate, hold_out, pinned
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
@@ -24,9 +23,10 @@ from iwbc.evaluation import Evaluation, Evaluator, check_samples
 from iwbc.policies.spec import PolicyChoice, continued, imported, policy_factory, policy_spec, spaces_of
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import check_key
-from iwbc.runs.page import write_page
+from iwbc.runs.read import file_hashes, read_summary
 from iwbc.runs.recorder import Recorder, Stopwatch
-from iwbc.runs.summary import dataset_summary, method_name, phase_name, summary_of
+from iwbc.runs.results import method_name, phase_name, summary_of
+from iwbc.runs.summary import Summary
 from iwbc.settings import Config, Env, GaussianPolicy, Minari, OwnPolicy
 from iwbc.system import processes
 from iwbc.training.fit import fit
@@ -34,7 +34,7 @@ from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies
 
 
-def run(config: Config, path: Path, console: Console, resumed: bool = False) -> dict[str, Any]:
+def run(config: Config, path: Path, console: Console, resumed: bool = False) -> Summary:
     """Run a configuration in a folder, or continue there; the summary that the folder ends up with.
 
     A finished run is not run again. resumed: the folder's configuration may differ in what does not change the training.
@@ -44,7 +44,7 @@ def run(config: Config, path: Path, console: Console, resumed: bool = False) -> 
     # A second process with the same job waits, and then finds it finished.
     with folder.lock():
         folder.check(config, resumed)
-        finished = folder.summary()
+        finished = read_summary(path)
         if finished is not None:
             console.print(f"{folder.path} is finished already.", soft_wrap=True)
             return finished
@@ -63,7 +63,7 @@ def _check_device(device: str) -> None:
         raise UserError(f"device={device}: cannot be used ({str(error).splitlines()[0]}); device=cpu can") from None
 
 
-def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, Any]:
+def _execute(config: Config, folder: RunFolder, console: Console) -> Summary:
     # What is damaged or missing is refused before any work.
     folder.checkpoint()
     if isinstance(config.policy, OwnPolicy):
@@ -101,8 +101,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             with stopwatch.timed("reference"):
                 every = config.checkpoint_every
                 reference = reference_policy(own, policy, config.reference, seeds, device, console, every, begin_own)
-        shown = histogram(trajectories.returns, curated.kept)
-        recorder = Recorder(config, folder, console, stopwatch, evaluator, dataset_summary(curated), shown, curated)
+        recorder = Recorder(config, folder, console, stopwatch, evaluator, curated)
         closing.enter_context(recorder)
         policies = fit(
             config.algo,
@@ -129,9 +128,8 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> dict[str, A
             stopwatch.seconds,
             policies.seeds,
             recorder.diverged_seeds,
-            folder.hashes(),
+            file_hashes(folder.path),
         )
-        write_page(folder.path, summary)
         folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
 

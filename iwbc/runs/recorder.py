@@ -8,6 +8,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +17,14 @@ from rich.console import Console
 from torch import Tensor
 
 from iwbc.data.curated import Curated
+from iwbc.data.curation import histogram
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import RunLogger, make_logger
-from iwbc.runs.summary import phase_name
+from iwbc.runs.results import dataset_summary, episode_rows, phase_name
+from iwbc.runs.rows import EpisodeRow, MetricRow
+from iwbc.runs.summary import Diverged
 from iwbc.settings import Config
 from iwbc.system.files import PLAIN_DAMAGE
 from iwbc.system.interrupts import stop_requests
@@ -62,20 +66,16 @@ class Recorder:
         console: Console,
         stopwatch: Stopwatch,
         evaluator: Evaluator | None,
-        dataset: dict[str, Any],
-        curation: list[dict[str, Any]],
         curated: Curated,
     ) -> None:
-        """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
         self._plays_every = config.eval.period if evaluator else 0
         self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
         # The texts of metrics.csv and evaluations.csv, kept as written: making them anew each time would take ever longer.
         self.metrics, self.evaluations = io.StringIO(), io.StringIO()
-        self._dataset, self._curation, self._curated = dataset, curation, curated
-        # Seeds that have diverged: when, why, and the step whose state is kept.
-        self.diverged_seeds: list[dict[str, Any]] = []
+        self._curated = curated
+        self.diverged_seeds: list[Diverged] = []
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
         self._logger: RunLogger
@@ -93,9 +93,9 @@ class Recorder:
         if checkpoint is not None:
             state, progress = checkpoint
             try:
-                self.diverged_seeds = progress["diverged"]
-                for one in self.diverged_seeds:
-                    trainer.drop(one["seed"])
+                self.diverged_seeds = list(map(Diverged.of_plain, progress["diverged"]))
+                for lost in self.diverged_seeds:
+                    trainer.drop(lost.seed)
                 trainer.load(state)
                 done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
                 metrics, evaluations = progress["tables"]
@@ -108,8 +108,9 @@ class Recorder:
             self.console.print(f"Continuing after step {done:,}")
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)
-        self.folder.write_curation(self._curation)
-        self._logger = make_logger(self.config, self.folder.path, self._dataset, self._curation)
+        bins = histogram(self._curated.trajectories.returns, self._curated.kept)
+        self.folder.write_curation(bins)
+        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
@@ -157,7 +158,7 @@ class Recorder:
             raise UserError(f"step {step}: {why}; the run folder keeps the checkpoint before, if there was one")
         kept = self.folder.keep(seed)
         trainer.drop(seed)
-        self.diverged_seeds.append({"seed": seed, "step": step, "why": why, "kept_step": kept})
+        self.diverged_seeds.append(Diverged(seed, step, why, kept))
         self.console.print(
             f"Seed {seed} diverged by step {step:,}: {why}. The other seeds go on.", soft_wrap=True, markup=False
         )
@@ -168,7 +169,7 @@ class Recorder:
             "done": done,
             "unplayed": unplayed,
             "tables": self.write_tables(),
-            "diverged": self.diverged_seeds,
+            "diverged": list(map(asdict, self.diverged_seeds)),
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
@@ -188,9 +189,9 @@ class Recorder:
         for seed, values in found.items():
             # One transfer from the device for all of them.
             table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
-            row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
-            append_rows(self.metrics, [{"step": step, "seed": seed, **row}])
-            self._logger.log(step, seed, row)
+            row = MetricRow(step, seed, {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))})
+            append_rows(self.metrics, [row])
+            self._logger.log(step, seed, row.values)
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
         """Play policies; every episode is a row of evaluations.csv. Raises UserError, which says how to go on, where that
@@ -204,7 +205,7 @@ class Recorder:
                     f"{error}; what was trained is kept: resume={self.folder.path} goes on, also with other env.… and eval.… "
                     "(eval.episodes=0 plays nothing)"
                 ) from error
-        append_rows(self.evaluations, evaluation.rows(phase, step))
+        append_rows(self.evaluations, episode_rows(evaluation, phase, step))
         name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):
             values = {f"{name}/return": float(evaluation.returns[row].mean())}
@@ -219,12 +220,12 @@ class Recorder:
         return evaluation
 
 
-def append_rows(table: io.StringIO, rows: list[dict[str, Any]]) -> None:
+def append_rows(table: io.StringIO, rows: Sequence[EpisodeRow | MetricRow]) -> None:
     """Append rows, all of the same columns, to a table's text, which begins with the columns' names."""
-    writer = csv.writer(table, lineterminator="\n")
+    writer, plain = csv.writer(table, lineterminator="\n"), [row.to_plain() for row in rows]
     if not table.tell():
-        writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+        writer.writerow(plain[0])
+    writer.writerows(row.values() for row in plain)
 
 
 def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, Any]]:

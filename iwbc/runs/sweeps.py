@@ -18,7 +18,7 @@ import traceback
 import uuid
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,8 +27,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
-from iwbc.settings import ACTION_NAMES
 from iwbc.system.files import temporary_prefix, write_json
+
+if TYPE_CHECKING:
+    from iwbc.runs.summary import Summary
 
 
 class Sweep(Callback):
@@ -79,8 +81,7 @@ class Sweep(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         else:
             self._report_of(config, "finished")
-            summary = _summary(config.hydra.runtime.output_dir)
-            print(f"Job {config.hydra.job.num}: {result(summary)}{self._progress()}", flush=True)
+            print(f"Job {config.hydra.job.num}: {_line(config.hydra.runtime.output_dir)}{self._progress()}", flush=True)
 
     def _progress(self) -> str:
         """How far the sweep is, and how long the rest will take if it goes on like this."""
@@ -145,13 +146,13 @@ def remaining(seconds: float, done: int, jobs: int) -> str:
     return f"about {minutes:.0f} min left" if minutes < 90 else f"about {minutes / 60:.0f} h left"
 
 
-def objective(summary: dict[str, Any]) -> float | None:
-    """What a search maximises: the last policy's mean score; where there are no scores its success rate, or
-    else its return."""
-    final = summary["totals"].get("final")
+def objective(summary: Summary) -> float | None:
+    """Return what a search maximises: the last policy's mean score; where there are no scores its success rate, or else its
+    return."""
+    final = summary.totals.get("final")
     if final is None:
         return None
-    return float(next(final[name] for name in ("score_mean", "success_rate", "return_mean") if final[name] is not None))
+    return next(estimate.mean for estimate in (final.scores, final.successes, final.returns) if estimate is not None)
 
 
 def summarise() -> bool:
@@ -195,34 +196,20 @@ def summarise() -> bool:
 def _result(job: dict[str, str]) -> str:
     if job["status"] != "finished":
         return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
-    return result(_summary(job["folder"]))
+    return _line(job["folder"])
 
 
-def result(summary: dict[str, Any]) -> str:
-    """Say the last policy's return, score and success rate, each with its interval, on one line, for each kind of action."""
-    finals = [total for phase, total in summary["totals"].items() if phase.startswith("final")]
-    if not finals:
-        return "finished, not evaluated"
-    if len(finals) == 1:
-        return _measures(finals[0])
-    return "; ".join(f"{ACTION_NAMES[final['action']]}: {_measures(final)}" for final in finals)
+def _line(folder: str) -> str:
+    from iwbc.runs.show import line
+
+    return line(_summary(folder))
 
 
-def _measures(final: dict[str, Any]) -> str:
-    found = []
-    for name in ("return", "score"):
-        if final[f"{name}_mean"] is not None:
-            low, high = final[f"{name}_interval"]
-            found.append(f"{name} {final[f'{name}_mean']:.1f} [{low:.1f}, {high:.1f}]")
-    if final["success_rate"] is not None:
-        low, high = final["success_interval"]
-        found.append(f"success {100 * final['success_rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %")
-    return ", ".join(found)
+def _summary(folder: str) -> Summary:
+    """Read a finished job's summary by what needs NumPy, for which an error in the command does not wait."""
+    from iwbc.runs.read import finished_summary
 
-
-def _summary(folder: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text())
-    return found
+    return finished_summary(Path(folder))
 
 
 def best(jobs: list[dict[str, Any]]) -> set[int]:
@@ -232,7 +219,7 @@ def best(jobs: list[dict[str, Any]]) -> set[int]:
         if job["status"] == "finished":
             summary = _summary(job["folder"])
             if (value := objective(summary)) is not None:
-                by_dataset[summary["dataset"]["id"]].append((value, job["job"]))
+                by_dataset[summary.dataset.id].append((value, job["job"]))
     ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]
     return {first[1] for first, second, *_ in ranked if first[0] > second[0]}
 
