@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all
 from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
-from iwbc.runs.summary import SeedResult, Summary
+from iwbc.runs.summary import SeedResult, Summary, Total
 from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, parse, run
 from iwbc.system.files import write_csv
@@ -196,11 +196,10 @@ def settings_of(grid: Grid) -> list[str]:
 
 def final_score(summary: Summary) -> float:
     """Return the last policies' score, or success rate in per cent, averaged over mean and sampled actions."""
-    totals = [summary.totals[phase].measures for phase in PHASES]
-    return float(np.mean([measures["score" if "score" in measures else "success"].mean for measures in totals]))
+    return float(np.mean([score_of(summary.totals[phase]) for phase in PHASES]))
 
 
-def score_of(result: SeedResult) -> float:
+def score_of(result: SeedResult | Total) -> float:
     """Return the mean score, or, where there are none, the success rate in per cent."""
     if result.score_mean is not None:
         return result.score_mean

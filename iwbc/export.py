@@ -94,7 +94,7 @@ def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
         "dataset": summary.dataset.id,
         "dataset_content_hash": summary.dataset.content_hash,
         "environment": json.dumps(None if environment is None else environment.to_plain()),
-        "results": json.dumps(None if final is None else final.to_plain()),
+        "results": json.dumps(None if final is None else asdict(final)),
         # What structured observations are flattened from, in the order of the vector.
         "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
         "iwbc": summary.versions["iwbc"],

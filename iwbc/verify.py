@@ -19,6 +19,8 @@ from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from iwbc.evaluation import Evaluation
     from iwbc.runs.read import SavedRun
     from iwbc.runs.rows import EpisodeRow
@@ -134,11 +136,10 @@ def _numbers(name: str, evaluation: Evaluation, summary: Summary) -> Check:
     from iwbc.runs.results import of_seed, totals
 
     again = totals(evaluation)
-    wrong = _differing(again.to_plain(), summary.totals[name].to_plain())
+    wrong = _differing(again, summary.totals[name])
     for row, seed in enumerate(evaluation.seeds):
-        results = asdict(of_seed(evaluation, row)), asdict(summary.results[seed][name])
-        wrong += [f"{key} of seed {seed}" for key in _differing(*results)]
-    mean = f"return {again.returns.mean:.6g}" + ("" if again.scores is None else f", score {again.scores.mean:.6g}")
+        wrong += [f"{key} of seed {seed}" for key in _differing(of_seed(evaluation, row), summary.results[seed][name])]
+    mean = f"return {again.return_mean:.6g}" + ("" if again.score_mean is None else f", score {again.score_mean:.6g}")
     return Check(f"{name}: results", not wrong, ", ".join(wrong) or f"{mean}, from {evaluation.returns.size} returns")
 
 
@@ -149,14 +150,13 @@ def _gains(recorded: dict[str, Evaluation], summary: Summary) -> Iterator[Check]
     if summary.gains is None:
         return  # an earlier version wrote it
     for name, gain in gains(recorded).items():
-        written = summary.gains.get(name)
-        wrong = _differing(gain.to_plain(), {} if written is None else written.to_plain())
-        yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain.difference.mean:+.6g} of {gain.of}")
+        wrong = _differing(gain, summary.gains[name]) if name in summary.gains else ["it is missing"]
+        yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain.mean:+.6g} of {gain.of}")
 
 
-def _differing(again: dict[str, Any], written: dict[str, Any]) -> list[str]:
-    """List the keys whose values differ by more than rounding."""
-    return sorted(key for key, value in again.items() if not _close(value, written.get(key)))
+def _differing(again: DataclassInstance, written: DataclassInstance) -> list[str]:
+    """List the fields whose values differ by more than rounding."""
+    return sorted(key for key, value in asdict(again).items() if not _close(value, getattr(written, key)))
 
 
 def _close(one: Any, other: Any) -> bool:
@@ -189,7 +189,7 @@ def _data(config: Config, summary: Summary) -> list[Check]:
         kept = dataset_summary(curated)
     except UserError as error:
         return [Check("data", False, str(error))]
-    wrong = [key for key in _differing(asdict(kept), asdict(known)) if key not in ("id", "content_hash")]
+    wrong = [key for key in _differing(kept, known) if key not in ("id", "content_hash")]
     return [
         Check("data", kept.content_hash == known.content_hash, f"{known.id}, SHA-256 {kept.content_hash[:12]}…"),
         Check("curation", not wrong, ", ".join(wrong) or f"keeps {kept.kept_trajectories:,} of {kept.trajectories:,}"),

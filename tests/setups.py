@@ -7,6 +7,7 @@ import csv
 import functools
 import importlib
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import Policy
 from iwbc.policies.spec import policy_factory
-from iwbc.runs.summary import DatasetSummary, Estimate, SeedResult, Summary, Total
+from iwbc.runs.summary import DatasetSummary, SeedResult, Summary, Total
 from iwbc.settings import Config
 from iwbc.system.arguments import run
 from iwbc.train import main
@@ -159,13 +160,13 @@ def total(
     returns: float, scores: float | None = None, successes: float | None = None, *, action: str = "mean", width: float = 1.0
 ) -> Total:
     """The total of a phase with these means, each in the middle of an interval of twice the width."""
-    measures = (None if mean is None else Estimate(mean, mean - width, mean + width) for mean in (scores, successes))
-    return Total(2, action, "episodes", Estimate(returns, returns - width, returns + width), *measures)
+    measures = [(mean, None if mean is None else (mean - width, mean + width)) for mean in (returns, scores, successes)]
+    return Total(2, action, "episodes", *itertools.chain(*measures))  # type: ignore[arg-type]
 
 
 def summary_of(totals: dict[str, Total], **changes: Any) -> Summary:
     """The summary of a run of seed 0 with these totals."""
-    results = {phase: SeedResult(2, phase_total.returns.mean, 0.0, None, None) for phase, phase_total in totals.items()}
+    results = {phase: SeedResult(2, of_phase.return_mean, 0.0, None, None) for phase, of_phase in totals.items()}
     known: dict[str, Any] = {
         "method": "BC",
         "environment": None,

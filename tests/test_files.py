@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import hashlib
@@ -25,7 +26,7 @@ from iwbc.errors import UserError
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.read import file_hashes, finished_summary, read_config, read_summary
 from iwbc.runs.results import versions
-from iwbc.runs.summary import Diverged, Estimate, Gain
+from iwbc.runs.summary import Diverged, Gain
 from iwbc.system import files
 from iwbc.system.files import (
     digest_of,
@@ -358,7 +359,7 @@ def test_an_unfinished_run_has_no_configuration_or_summary(tmp_path: Path) -> No
         finished_summary(tmp_path)
 
 
-TOTAL = total(1.0, 1.0, 1.0).to_plain()
+TOTAL = dataclasses.asdict(total(1.0, 1.0, 1.0))
 SUMMARY = json.loads(json.dumps(summary_of({"final": total(1.0, 1.0, 1.0)}).to_plain()))
 
 
@@ -367,7 +368,7 @@ def test_a_summary_comes_back(tmp_path: Path) -> None:
     for good in (
         summary_of({}),
         summary_of({"final": final, "reference": total(3.0)}, environment=EnvironmentSpec("Pendulum-v1", {"g": 9.8})),
-        summary_of({"final": final}, gains={"final": Gain("returns", Estimate(1.0, 0.0, 2.0))}, seeds=(0,)),
+        summary_of({"final": final}, gains={"final": Gain("returns", 1.0, (0.0, 2.0))}, seeds=(0,)),
         summary_of({}, diverged=(Diverged(1, 40, "it is said to", 20), Diverged(2, 40, "so", None))),
         summary_of({}, normalisation=ReferenceScores(0.0, 200.0, "here")),
     ):

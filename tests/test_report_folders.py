@@ -165,7 +165,7 @@ def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
         ("summary.json", '{"format": 2, "sta', "damaged (Unterminated string"),
         ("summary.json", "[]", "damaged (it holds no object"),
         ("summary.json", '{"format": 1}', "format 1, written by another version of iwbc"),
-        ("summary.json", '{"format": 2, "status": "finished"}', "'environment' is missing"),
+        ("summary.json", '{"format": 2, "status": "finished"}', "'results' is missing"),
         ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10\n", "line 2: damaged"),
         ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10,7,10,\n", "not the final episodes of seed 0"),
         ("config.yaml", "algo: {name: bc}", "algo.steps is missing"),

@@ -30,7 +30,7 @@ from iwbc.evaluation import Evaluation
 from iwbc.runs.read import read_config
 from iwbc.runs.results import gains
 from iwbc.runs.show import results_table, verdict
-from iwbc.runs.summary import Estimate, Gain, Total
+from iwbc.runs.summary import Gain, Total
 from iwbc.settings import ACTION_NAMES
 from iwbc.training.trained import load_policy
 from iwbc.verify import verify
@@ -247,7 +247,7 @@ def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Pat
 
 
 def test_numbers_stay_whole_in_a_terminal_of_80_columns() -> None:
-    measures = Estimate(1234.5, 1111.1, 2222.2), Estimate(38.9, 35.1, 68.9), Estimate(0.512, 0.431, 0.622)
+    measures = (1234.5, (1111.1, 2222.2), 38.9, (35.1, 68.9), 0.512, (0.431, 0.622))
     names = ("reference (BC on all data)", "iw-BC return-weighted")
     rows = {
         f"{name}, {says}": Total(100, action, "seeds and episodes", *measures)
@@ -435,15 +435,14 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     before, after = played([[1.0, 2.0], [3.0, 4.0]], unit), played([[3.0, 4.0], [5.0, 6.0]], unit)
     # 2 of return in every episode, hence 1 of score; an interval of no width, as the differences do not vary.
     gain = gains({"reference": before, "final": after})["final"]
-    difference = gain.difference
-    assert (gain.of, (difference.mean, difference.low, difference.high)) == ("scores", pytest.approx((1.0, 1.0, 1.0)))
+    assert (gain.of, gain.mean, gain.interval) == ("scores", pytest.approx(1.0), pytest.approx((1.0, 1.0)))
     assert gains({"reference_sampled": before, "final_sampled": after}).keys() == {"final_sampled"}
     assert gains({"final": after}) == {}
     assert gains({"reference": played([[1.0]], unit), "final": after}) == {}  # a seed has diverged
     labels = [np.array([[False, True]]), np.array([[True, True]])]
     one, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
     gain = gains({"reference": one, "final": other})["final"]
-    assert (gain.of, gain.difference.mean) == ("successes", 0.5)
+    assert (gain.of, gain.mean) == ("successes", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -459,10 +458,10 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     ],
 )
 def test_the_verdict_says_how_sure_it_is(interval: tuple[float, float], seeds: int, says: str) -> None:
-    assert verdict("M", Gain("scores", Estimate(2.0, *interval)), seeds).startswith(says)
+    assert verdict("M", Gain("scores", 2.0, interval), seeds).startswith(says)
 
 
 def test_a_run_ends_with_its_verdict(run: tuple[Path, Outcome]) -> None:
     folder, outcome = run
     summary = json.loads((folder / "summary.json").read_text())
-    assert verdict(summary["method"], Gain.of_plain(summary["gains"]["final"]), 2) in outcome.out
+    assert verdict(summary["method"], Gain(**summary["gains"]["final"]), 2) in outcome.out

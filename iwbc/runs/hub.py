@@ -38,10 +38,10 @@ def model_card(summary: Summary, repo: str = _REPO) -> str:
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=False)
     metrics: list[tuple[str, str | float]] = []
     if (final := summary.totals.get("final")) is not None:
-        returns = final.returns
-        metrics.append(("mean_reward", f"{returns.mean:.2f} [{returns.low:.2f}, {returns.high:.2f}]"))
-        others = {"score_mean": final.scores, "success_rate": final.successes}
-        metrics += [(name, round(estimate.mean, 4)) for name, estimate in others.items() if estimate is not None]
+        low, high = final.return_interval
+        metrics.append(("mean_reward", f"{final.return_mean:.2f} [{low:.2f}, {high:.2f}]"))
+        others = {"score_mean": final.score_mean, "success_rate": final.success_rate}
+        metrics += [(name, round(mean, 4)) for name, mean in others.items() if mean is not None]
     return templates.get_template("model_card.md").render(
         env=None if summary.environment is None else summary.environment.id,
         method=summary.method,

@@ -24,7 +24,7 @@ from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import RunLogger, make_logger
 from iwbc.runs.results import dataset_summary, episode_rows, phase_name
 from iwbc.runs.rows import EpisodeRow, MetricRow
-from iwbc.runs.summary import Diverged
+from iwbc.runs.summary import Diverged, made
 from iwbc.settings import Config
 from iwbc.system.files import PLAIN_DAMAGE
 from iwbc.system.interrupts import stop_requests
@@ -93,7 +93,7 @@ class Recorder:
         if checkpoint is not None:
             state, progress = checkpoint
             try:
-                self.diverged_seeds = list(map(Diverged.of_plain, progress["diverged"]))
+                self.diverged_seeds = [made(Diverged, lost) for lost in progress["diverged"]]
                 for lost in self.diverged_seeds:
                     trainer.drop(lost.seed)
                 trainer.load(state)

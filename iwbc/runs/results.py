@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-import numpy.typing as npt
 import torch
 
 from iwbc import __version__
@@ -16,7 +16,7 @@ from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.evaluation import Evaluation, interval
 from iwbc.runs.rows import EpisodeRow
-from iwbc.runs.summary import DatasetSummary, Diverged, Estimate, Gain, SeedResult, Summary, Total
+from iwbc.runs.summary import DatasetSummary, Diverged, Gain, SeedResult, Summary, Total
 from iwbc.settings import Config
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
@@ -87,8 +87,9 @@ def totals(evaluation: Evaluation) -> Total:
     """Average over seeds and episodes, with 95 % bootstrap intervals: over seeds and episodes, or, of one seed, over its
     episodes alone."""
     over = "seeds and episodes" if len(evaluation.seeds) > 1 else "episodes"
-    scores, successes = (None if values is None else _estimate(values) for values in (evaluation.scores, evaluation.successes))
-    return Total(evaluation.returns.shape[1], evaluation.action, over, _estimate(evaluation.returns), scores, successes)
+    measures = (evaluation.returns, evaluation.scores, evaluation.successes)
+    means = [(None, None) if values is None else (float(values.mean()), interval(values)) for values in measures]
+    return Total(evaluation.returns.shape[1], evaluation.action, over, *itertools.chain(*means))  # type: ignore[arg-type]
 
 
 def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, Gain]:
@@ -100,12 +101,9 @@ def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, Gain]:
         if reference is None or reference is final or reference.seeds != final.seeds:
             continue
         measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
-        compared[phase] = Gain(measure, _estimate(getattr(final, measure) - getattr(reference, measure).astype(float)))
+        difference = getattr(final, measure) - getattr(reference, measure).astype(float)
+        compared[phase] = Gain(measure, float(difference.mean()), interval(difference))
     return compared
-
-
-def _estimate(values: npt.NDArray) -> Estimate:  # type: ignore[type-arg]
-    return Estimate(float(values.mean()), *interval(values))
 
 
 def episode_rows(evaluation: Evaluation, phase: str, step: int) -> list[EpisodeRow]:

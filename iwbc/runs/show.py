@@ -34,9 +34,9 @@ def show(summary: Summary, console: Console) -> None:
 def verdict(name: str, gain: Gain, seeds: int) -> str:
     """Say in a sentence how the last policy compares with its reference, and how sure that is."""
     by, unit = (100.0, " points of success") if gain.of == "successes" else (1.0, f" of {gain.of[:-1]}")
-    by_this = gain.difference.times(by)
-    says = "does better than" if by_this.low > 0 else "does worse than" if by_this.high < 0 else "cannot be told from"
-    numbers = f"{by_this.mean:+.1f} [{by_this.low:+.1f}, {by_this.high:+.1f}]{unit}"
+    low, high = gain.interval
+    says = "does better than" if low > 0 else "does worse than" if high < 0 else "cannot be told from"
+    numbers = f"{by * gain.mean:+.1f} [{by * low:+.1f}, {by * high:+.1f}]{unit}"
     sure = f"over {seeds} seeds" if seeds > 1 else "for this seed alone; seeds=[0,1,2] tells more"
     return f"{name} {says} the reference that it started from: {numbers} {sure}."
 
@@ -54,7 +54,7 @@ def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], sco
     note += f"\nin brackets: 95 % bootstrap interval of the mean over {first.interval_over}"
     table = Table(title=env, caption=note, caption_justify="left")
     table.add_column("policy", overflow="fold")  # what gives way in a narrow terminal: numbers stay whole
-    shown = ("return", "score") if first.successes is None else ("return", "score", "success")
+    shown = ("return", "score") if first.success_rate is None else ("return", "score", "success")
     for name in shown:
         table.add_column("success %" if name == "success" else name, justify="right", no_wrap=True)
     for name, total in rows.items():

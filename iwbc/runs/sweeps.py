@@ -152,7 +152,7 @@ def objective(summary: Summary) -> float | None:
     final = summary.totals.get("final")
     if final is None:
         return None
-    return next(estimate.mean for estimate in (final.scores, final.successes, final.returns) if estimate is not None)
+    return next(mean for mean in (final.score_mean, final.success_rate, final.return_mean) if mean is not None)
 
 
 def summarise() -> bool:
