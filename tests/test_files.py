@@ -304,11 +304,12 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
         folder.check(compose("algo=bc", "seed=1"))
     assert folder.checkpoint() is None
     assert folder.keep(0) is None
-    state = {"0.a": torch.arange(3.0), "10.a": torch.ones(2), "1.a": torch.zeros(2)}
+    state = {0: {"a": torch.arange(3.0)}, 10: {"a": torch.ones(2), "b.c": torch.ones(1)}, 1: {"a": torch.zeros(2)}}
     folder.write_checkpoint(state, {"done": 40, "metrics": []})
     found = folder.checkpoint()
     assert found is not None
-    assert found[0].keys() == state.keys() and torch.equal(found[0]["0.a"], state["0.a"])
+    assert {seed: set(own) for seed, own in found[0].items()} == {0: {"a"}, 1: {"a"}, 10: {"a", "b.c"}}
+    assert torch.equal(found[0][0]["a"], torch.arange(3.0))
     assert found[1] == {"done": 40, "metrics": []}
 
 
@@ -325,7 +326,7 @@ def test_a_checkpoint_whose_progress_is_none_is_refused(progress: str, tmp_path:
 def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"1.a": torch.zeros(2), "10.a": torch.ones(2), "11.b": torch.ones(1)}, {"done": 40})
+    folder.write_checkpoint({1: {"a": torch.zeros(2)}, 10: {"a": torch.ones(2)}, 11: {"b": torch.ones(1)}}, {"done": 40})
     assert folder.keep(1) == 40
     kept, metadata = read_tensors(tmp_path / "last-good-seed1.safetensors")
     assert list(kept) == ["1.a"] and metadata["step"] == "40"
@@ -334,7 +335,7 @@ def test_what_is_kept_of_a_seed(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.write_checkpoint({0: {"a": torch.zeros(2)}}, {"done": 40})
     folder.start(compose("algo=bc", "seed=1"))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read \(it is of a run with another conf"):
         folder.checkpoint()
@@ -343,7 +344,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_a_finished_run_keeps_no_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.write_checkpoint({0: {"a": torch.zeros(2)}}, {"done": 40})
     folder.write_failure("why", ["a=1"])
     assert read_json(tmp_path / "failure.json") == {"error": "why", "overrides": ["a=1"]}
     assert read_summary(tmp_path) is None

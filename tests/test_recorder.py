@@ -36,16 +36,16 @@ class Trained:
 
     def __init__(self) -> None:
         self.seeds: tuple[int, ...] = (3, 7)
-        self.loaded: dict[str, Tensor] = {}
+        self.loaded: dict[int, dict[str, Tensor]] = {}
 
     def measure(self) -> dict[int, dict[str, Tensor]]:
         return {seed: {"ess_share": torch.tensor(seed / 10)} for seed in self.seeds}
 
-    def state(self) -> dict[str, Tensor]:
-        return {f"{seed}.a": torch.full((2,), float(seed)) for seed in self.seeds}
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        return {seed: {"a": torch.full((2,), float(seed))} for seed in self.seeds}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        if any(name.endswith(".other") for name in state):
+    def load(self, state: dict[int, dict[str, Tensor]]) -> None:
+        if any("other" in own for own in state.values()):
             raise KeyError("other")
         self.loaded = state
 
@@ -206,7 +206,7 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
         trainer = Trained()
         assert second.start(trainer, policies()) == 8  # type: ignore[arg-type]
     assert trainer.seeds == (3,)
-    assert list(trainer.loaded) == ["3.a"]
+    assert list(trainer.loaded) == [3]
     assert [(row["step"], row["seed"]) for row in rows(second, "metrics.csv")] == [("3", "3"), ("3", "7")]
     assert (tmp_path / "metrics.csv").read_bytes() == logged
     assert second.diverged_seeds == [Diverged(7, 5, "why", 4)]
@@ -216,7 +216,7 @@ def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "progress"),
-    [("3.other", {"tables": [{}, {}]}), ("3.a", {"tables": [{}]}), ("3.a", {"tables": [{}, {}, {}]}), ("3.a", {})],
+    [("other", {"tables": [{}, {}]}), ("a", {"tables": [{}]}), ("a", {"tables": [{}, {}, {}]}), ("a", {})],
 )
 def test_a_checkpoint_of_another_policy_is_refused(
     name: str, progress: dict[str, Any], logger: mock.Mock, tmp_path: Path
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_policy_is_refused(
     own = recorder(tmp_path)
     own.folder.start(own.config)
     own.folder.write_checkpoint(
-        {name: torch.zeros(1)}, {"done": 4, "unplayed": False, "diverged": [], "seconds": {}, **progress}
+        {3: {name: torch.zeros(1)}}, {"done": 4, "unplayed": False, "diverged": [], "seconds": {}, **progress}
     )
     with pytest.raises(UserError, match="its checkpoint does not fit the policy"):
         own.start(Trained(), policies())  # type: ignore[arg-type]

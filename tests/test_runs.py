@@ -168,7 +168,7 @@ def test_the_policy_is_rebuilt_from_its_file_alone(folder: Path, tmp_path: Path)
     action, _ = policy.predict(np.zeros(11))
     assert action.shape == (3,)
     state = policy.state()
-    assert not torch.equal(state["0.network.0.weight"], state["1.network.0.weight"])
+    assert not torch.equal(state[0]["network.0.weight"], state[1]["network.0.weight"])
 
 
 def test_the_same_command_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 import yaml
 from filelock import FileLock
-from torch import Tensor
 
 from iwbc.errors import UserError
 from iwbc.runs.page import page
@@ -33,12 +32,11 @@ from iwbc.system.files import (
     PLAIN_DAMAGE,
     cache_folder,
     parse_json,
-    read_tensors,
     write_bytes,
     write_csv,
     write_json,
-    write_tensors,
 )
+from iwbc.training.states import State, read_states, write_states
 from iwbc.training.trained import Policies
 
 
@@ -108,10 +106,10 @@ class RunFolder:
     def write_policy(self, policies: Policies) -> None:
         policies.save(self.path / "policy.safetensors")
 
-    def write_checkpoint(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Write all that is needed to continue a run that was started: the algorithm's tensors, how far the tables go, and the
+    def write_checkpoint(self, states: dict[int, State], progress: dict[str, Any]) -> None:
+        """Write all that is needed to continue a run that was started: each seed's tensors, how far the tables go, and the
         times so far."""
-        write_tensors(self._checkpoint, state, {"progress": json.dumps(progress), "config": self._training})
+        write_states(self._checkpoint, states, {"progress": json.dumps(progress), "config": self._training})
 
     @property
     def _checkpoint(self) -> Path:
@@ -122,31 +120,31 @@ class RunFolder:
         """Where the training of a reference of the user's own leaves its state."""
         return self.path / "reference.safetensors"
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def checkpoint(self) -> tuple[dict[int, State], dict[str, Any]] | None:
         """The last checkpoint, or None where there is none. Raises UserError where it is damaged."""
         if not self._checkpoint.exists():
             return None
         try:
-            state, metadata = read_tensors(self._checkpoint)
+            states, metadata = read_states(self._checkpoint)
             if metadata["config"] != _hash_of_training(read_config(self.path)):
                 raise ValueError("it is of a run with another configuration")
             progress: dict[str, Any] = parse_json(metadata["progress"])
             if not isinstance(progress, dict):
                 raise ValueError("its progress is no object")
-            return state, progress
+            return states, progress
         except PLAIN_DAMAGE as error:
             raise UserError(f"{self._checkpoint}: cannot be read ({error}); delete it to start this run again") from None
 
     def keep(self, seed: int) -> int | None:
-        """Put what the checkpoint holds of a seed into a file of its own, last-good-seed<n>.safetensors, which stays; its step,
-        or None where there is no checkpoint."""
-        found = self.checkpoint()
-        if found is None:
+        """Put what the checkpoint holds of a seed into last-good-seed<n>.safetensors, which stays; return the step that it is
+        of, or None where there is no checkpoint."""
+        checkpoint = self.checkpoint()
+        if checkpoint is None:
             return None
-        state, progress = found
-        own = {name: value for name, value in state.items() if name.startswith(f"{seed}.")}
-        write_tensors(self.path / f"last-good-seed{seed}.safetensors", own, {"step": str(progress["done"])})
-        return int(progress["done"])
+        states, progress = checkpoint
+        step = int(progress["done"])
+        write_states(self.path / f"last-good-seed{seed}.safetensors", {seed: states[seed]}, {"step": str(step)})
+        return step
 
     def finish(self, summary: Summary) -> None:
         """Write the page and the summary, which marks the run as finished, and remove what only an unfinished run needs."""

@@ -91,12 +91,12 @@ class Recorder:
         self._all_policies, done, unplayed = policies, 0, False
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
-            state, progress = checkpoint
+            states, progress = checkpoint
             try:
                 self.diverged_seeds = [made(Diverged, lost) for lost in progress["diverged"]]
                 for lost in self.diverged_seeds:
                     trainer.drop(lost.seed)
-                trainer.load(state)
+                trainer.load(states)
                 done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
                 metrics, evaluations = progress["tables"]
             except (*PLAIN_DAMAGE, RuntimeError) as error:

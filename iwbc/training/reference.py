@@ -27,9 +27,10 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
 from iwbc.settings import Reference, to_plain
-from iwbc.system.files import PLAIN_DAMAGE, cache_folder, read_tensors, write_tensors
+from iwbc.system.files import PLAIN_DAMAGE, cache_folder
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.fit import Observer, fit
+from iwbc.training.states import State, read_states, write_states
 from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Trainer
 
@@ -135,7 +136,7 @@ class _Checkpoints:
         if not self._path.exists():
             return 0
         try:
-            state, metadata = read_tensors(self._path)
+            state, metadata = read_states(self._path)
             done = int(metadata["step"])
             if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
                 raise ValueError
@@ -153,10 +154,10 @@ class _Checkpoints:
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
         """Write a checkpoint where it is time to, at the end, and where the process is to stop."""
         if step % self.every[0] == 0 or step == self._steps or self.stop.is_set():
-            write_tensors(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
+            write_states(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
         if self.stop.is_set():
             raise KeyboardInterrupt
 
 
-def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+def _shapes(states: dict[int, State]) -> dict[int, dict[str, torch.Size]]:
+    return {seed: {name: tensor.shape for name, tensor in state.items()} for seed, state in states.items()}

@@ -23,6 +23,7 @@ from iwbc.settings import Recipe
 from iwbc.system import processes
 from iwbc.system.processes import Handle, Here, Remote
 from iwbc.training.diagnostics import Diagnostics
+from iwbc.training.states import State
 
 # Gradient steps between two looks at the progress bar, at requests to stop, and for signs of divergence.
 _CHUNK = 100
@@ -94,15 +95,15 @@ class Learner:
         ]
         return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(found)) / lengths
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self) -> State:
         """The policy's parameters and buffers by name."""
         return module_state(self.algorithm.policy)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """Every tensor that training changes."""
         return self.algorithm.state()
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Continue from a `state()`."""
         self.algorithm.load(state)
 
@@ -117,7 +118,7 @@ class Learners:
         """A method of every learner, with the same arguments; the results by seed."""
         return {seed: getattr(learner, method)(*arguments) for seed, learner in self._learners.items()}
 
-    def load(self, states: dict[int, dict[str, Tensor]]) -> None:
+    def load(self, states: dict[int, State]) -> None:
         for seed, learner in self._learners.items():
             learner.load(states[seed])
 
@@ -173,21 +174,17 @@ class Trainer:
         """The mean weight of each kept trajectory's steps, [K], of each seed."""
         return self._all("trajectory_weights")
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The policies' parameters, as `Policies.load` takes them."""
-        return _flat(self._all("parameters"))
+    def parameters(self) -> dict[int, State]:
+        """The parameters of each seed's policy, as `Policies.load` takes them."""
+        return self._all("parameters")
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes, as <seed>.<name>."""
-        return _flat(self._all("state"))
+    def state(self) -> dict[int, State]:
+        """Every tensor that training changes, of each seed."""
+        return self._all("state")
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, states: dict[int, State]) -> None:
         """Continue from a `state()`."""
-        own: dict[int, dict[str, Tensor]] = {seed: {} for seed in self.seeds}
-        for key, value in state.items():
-            seed, _, name = key.partition(".")
-            own[int(seed)][name] = value
-        for wait in [handle.begin("load", own) for handle in self._handles]:
+        for wait in [handle.begin("load", states) for handle in self._handles]:
             wait()
 
     def close(self) -> None:
@@ -200,10 +197,6 @@ class Trainer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _flat(by_seed: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{seed}.{name}": value for seed, found in by_seed.items() for name, value in found.items()}
 
 
 def steps(
