@@ -70,9 +70,8 @@ def curated_of(config: Config, trajectories: Trajectories) -> Curated:
 
 def untrained(config: Config, trajectories: Trajectories, seed: int = 0) -> Policy:
     """The policy that training from scratch begins with."""
-    make, _ = policy_factory(config.policy, trajectories)
     with seeded(Stream.POLICY, seed):
-        return make()
+        return policy_factory(config.policy, trajectories).make()
 
 
 def algorithm_of(config: Config, curated: Curated, reference: Policy | None, seed: int = 0) -> Algorithm:

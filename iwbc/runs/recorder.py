@@ -138,6 +138,22 @@ class Recorder:
             self._play_periodically(step, trainer)
         self.stopwatch.lap()
 
+    def play_finally(self, reference: Policies | None, policies: Policies) -> dict[str, Evaluation]:
+        """Play the reference, of the seeds that have not diverged, and the last policies; the evaluations by phase."""
+        settings, evaluations = self.config.eval, dict[str, Evaluation]()
+        if self.evaluator is None or not settings.episodes:
+            return evaluations
+        playing = [("final", policies, self.config.algo.steps)]
+        if reference is not None and settings.reference:
+            playing.insert(0, ("reference", reference.select(*policies.seeds), 0))
+        for phase, players, step in playing:
+            for action in settings.actions:
+                with self.console.status(f"Playing {settings.episodes} episodes per seed: {phase} policy, {action} action"):
+                    name = phase_name(phase, action, settings.action)
+                    evaluations[name] = self.play(phase, step, players, settings.episodes, action)
+                self.check_stop()
+        return evaluations
+
     def _plays_after(self, step: int) -> bool:
         """Decide whether policies are played after `step` gradient steps, before the end."""
         return self._plays_every > 0 and step % self._plays_every == 0 and step < self.config.algo.steps

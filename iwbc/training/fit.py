@@ -17,7 +17,7 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import PolicyChoice, continued, policy_factory, spaces_of
+from iwbc.policies.spec import PolicyChoice, PolicyFactory, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.training.diagnostics import Diagnostics
 from iwbc.training.trained import Policies
@@ -84,10 +84,11 @@ def fit(
         policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
     else:
         policy = policy if policy is not None else GaussianPolicy()
-        make, spec = policy_factory(policy, trajectories)
-        if spec is not None and spec is not policy:  # who gives a spec has said it
-            spec.say(console)
-        policies = Policies([_untrained(make, seed, device) for seed in seeds], seeds, spaces_of(trajectories), spec)
+        factory = policy_factory(policy, trajectories)
+        if factory.spec is not None and isinstance(policy, GaussianPolicy):  # who gives a spec has said it
+            factory.spec.say(console)
+        modules = [_untrained(factory, seed, device) for seed in seeds]
+        policies = Policies(modules, seeds, spaces_of(trajectories), factory.spec)
 
     def make_learner(seed: int) -> Learner:
         own = None if reference is None else reference.of_seed(seed)
@@ -112,9 +113,8 @@ def fit(
     return policies
 
 
-def _untrained(make: object, seed: int, device: str | torch.device) -> torch.nn.Module:
-    """An untrained policy: seed s starts with the same parameters alone or beside others."""
-    assert callable(make)
+def _untrained(factory: PolicyFactory, seed: int, device: str | torch.device) -> torch.nn.Module:
+    """Make an untrained policy: seed s starts with the same parameters alone or beside others."""
     with seeded(Stream.POLICY, seed):
-        made: torch.nn.Module = make()
-    return made.to(device)
+        module: torch.nn.Module = factory.make()
+    return module.to(device)

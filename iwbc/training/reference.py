@@ -25,7 +25,7 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import GaussianPolicy, PolicyChoice, PolicySpec, policy_spec
+from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_factory
 from iwbc.settings import Reference, to_plain
 from iwbc.system.files import PLAIN_DAMAGE, cache_folder
 from iwbc.system.interrupts import stop_requests
@@ -54,13 +54,14 @@ def reference_policy(
 
     Raises UserError where training diverges, KeyboardInterrupt when told to stop.
     """
+    factory = policy_factory(policy, trajectories)
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
 
     def train(missing: Sequence[int], observer: Observer | None = None) -> Policies:
         return fit(
             recipe,
             everything,
-            policy=policy,
+            policy=factory,
             seeds=missing,
             device=device,
             console=console,
@@ -69,16 +70,14 @@ def reference_policy(
             observer=observer,
         )
 
-    if isinstance(policy, GaussianPolicy):
-        policy = policy_spec(policy, trajectories)
-    if not isinstance(policy, PolicySpec):
+    spec = factory.spec
+    if spec is None:
         if begin_own is None:
             return train(seeds)
         inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
         own = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
         with stop_requests(own.stop):
             return train(seeds, own)
-    spec = policy
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
     lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
