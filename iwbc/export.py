@@ -33,7 +33,7 @@ from iwbc.system.arguments import at_least, parse, run
 if TYPE_CHECKING:
     from torch import nn
 
-    from iwbc.runs.read import SavedRun
+    from iwbc.runs.summary import Summary
     from iwbc.training.trained import Policies
 
 
@@ -76,18 +76,17 @@ def main(arguments: Sequence[str]) -> None:
             if given.repo is not None:
                 print(upload(out, given.repo, given.private))
         elif kind == "onnx":
-            write_onnx(policies, out, given.action, described(saved, policies))
+            write_onnx(policies, out, given.action, described(saved.summary, policies))
         else:
-            write_torchscript(policies, out, given.action, described(saved, policies))
+            write_torchscript(policies, out, given.action, described(saved.summary, policies))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
     print(out)
 
 
-def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
-    """What an exported file says of itself, as text."""
-    summary, spaces, final = saved.summary, policies.spaces, saved.summary.totals.get("final")
-    environment = summary.environment
+def described(summary: Summary, policies: Policies) -> dict[str, str]:
+    """List what an exported file says of itself, as text."""
+    spaces, environment, final = policies.spaces, summary.environment, summary.totals.get("final")
     return {
         "method": summary.method,
         "seed": str(policies.seeds[0]),
