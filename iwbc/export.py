@@ -101,7 +101,7 @@ def described(summary: Summary, policies: Policies) -> dict[str, str]:
 
 
 def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[str, Any]]:
-    """The first policy as a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
+    """Make the first policy a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
     clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own."""
     import torch
     from torch import Tensor, nn

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, seed: int, action: str) -> list[Played]:
-    """The episodes that an evaluation in Gymnasium plays, bit for bit."""
+    """Play the episodes that an evaluation in Gymnasium plays, bit for bit."""
     import numpy as np
 
     from iwbc.evaluation import Evaluator
@@ -122,7 +122,7 @@ def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, se
 
 
 def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tuple[list[npt.NDArray[np.uint8]], float]:
-    """Pictures of an episode, [height, width, 3] each, played again by its actions, and how many are shown a second.
+    """Draw pictures of an episode, [height, width, 3] each, played again by its actions, and how many are shown a second.
 
     Raises UserError where nothing can render it.
     """

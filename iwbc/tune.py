@@ -96,8 +96,8 @@ def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributio
 
 
 def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], seed: int) -> Study:
-    """The study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be, or its
-    file is damaged."""
+    """Open the study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be, or
+    its file is damaged."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -160,7 +160,7 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
 
 
 def _show(study: Study, fixed: Sequence[str]) -> None:
-    """The best trials in a table, and the command that trains as the best one did."""
+    """Print the best trials in a table, and the command that trains as the best one did."""
     from optuna.trial import TrialState
     from rich.console import Console
     from rich.table import Table

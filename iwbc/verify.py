@@ -37,7 +37,7 @@ class Options(Settings):
 
 
 class Check(NamedTuple):
-    """What was looked at; whether it is as it should be, None where that cannot be told; and what was seen."""
+    """Result of a check: what it is of, whether that is as it should be (None where that cannot be told), and what was seen."""
 
     what: str
     same: bool | None
@@ -171,7 +171,7 @@ def _close(one: Any, other: Any) -> bool:
 
 
 def _data(config: Config, summary: Summary) -> list[Check]:
-    """The dataset's own hash, and what curation keeps of it, where it is on this machine."""
+    """Compare the dataset's hash, and what curation keeps of it, where it is on this machine."""
     from iwbc.data.curation import curate, hold_out
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError

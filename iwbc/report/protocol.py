@@ -30,7 +30,7 @@ def check_protocol(runs: Sequence[Run]) -> None:
 
 
 def _protocol(run: Run) -> dict[tuple[str, str], Any]:
-    """What must be the same, by name and by the dataset that it must be the same on (all, where that is empty)."""
+    """List what must be the same, by name and by the dataset on which it must be (all, where that is empty)."""
     evaluation, versions = run.config.get("eval"), run.summary.versions
     found: dict[tuple[str, str], Any] = {("reference returns", run.task.dataset): run.task.normalisation}
     if isinstance(evaluation, dict):

@@ -69,7 +69,7 @@ class RunFolder:
         self._training = _hash_of_training(config)
 
     def begun(self) -> bool:
-        """Whether there is a run that can be resumed."""
+        """Tell a folder with a run that can be resumed from others."""
         return self._config.exists()
 
     @property
@@ -121,7 +121,7 @@ class RunFolder:
         return self.path / "reference.safetensors"
 
     def checkpoint(self) -> tuple[dict[int, State], dict[str, Any]] | None:
-        """The last checkpoint, or None where there is none. Raises UserError where it is damaged."""
+        """Read the last checkpoint, or None where there is none. Raises UserError where it is damaged."""
         if not self._checkpoint.exists():
             return None
         try:

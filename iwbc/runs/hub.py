@@ -31,7 +31,7 @@ def write_folder(saved: SavedRun, out: Path) -> None:
 
 
 def model_card(summary: Summary, repo: str = _REPO) -> str:
-    """The model card: YAML that the Hub reads, results, and how to use the policy."""
+    """Write the model card: YAML that the Hub reads, results, and how to use the policy."""
     from jinja2 import Environment, FileSystemLoader
 
     # Markdown, which nothing renders as it stands: HTML's escapes would be read as they are.

@@ -30,17 +30,17 @@ class RunLogger(Protocol):
     """One stream of figures for each seed of a run."""
 
     def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """Values of one seed at a gradient step."""
+        """Log values of one seed at a gradient step."""
 
     def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """What one seed ends with."""
+        """Log the values that one seed ends with."""
 
     def close(self, failed: bool) -> None:
         """End every stream, so that the next job of the same process starts its own."""
 
 
 def make_logger(config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> RunLogger:
-    """The logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
+    """Make the logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
     histogram of returns, of all trajectories and of those kept (the rows of curation.csv)."""
     match config.logger.name:
         case "wandb":

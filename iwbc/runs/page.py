@@ -48,7 +48,7 @@ def _charts(folder: Path, summary: Summary) -> list[Chart]:
 
 
 def _learning_curve(folder: Path, summary: Summary) -> Chart:
-    """The mean of every evaluation, for each seed and over them."""
+    """Draw the mean of every evaluation, for each seed and over them."""
     action = summary.totals["final"].action if "final" in summary.totals else "mean"
     episodes = [episode for episode in read_episodes(folder) if episode.action == action]
     measure = _result(episodes[0])[0] if episodes else "return"
@@ -67,7 +67,7 @@ def _learning_curve(folder: Path, summary: Summary) -> Chart:
 
 
 def _result(episode: EpisodeRow) -> tuple[str, float]:
-    """What is told of an episode, and how much it is."""
+    """Return the name and the value of what is told of an episode."""
     if episode.score is not None:
         return "score", episode.score
     return ("return", episode.total) if episode.success is None else ("success rate", float(episode.success))
@@ -101,7 +101,7 @@ def _weight_histogram(columns: Columns) -> Chart:
 
 
 def _over_steps(title: str, y: str, metrics: Columns, names: dict[str, str]) -> Chart:
-    """Columns of metrics.csv over the gradient steps, each the mean over seeds."""
+    """Draw columns of metrics.csv over the gradient steps, each the mean over seeds."""
     chart = Chart(title, "gradient steps", y)
     for i, (name, label) in enumerate((name, label) for name, label in names.items() if name in metrics):
         steps, row = np.unique(metrics["step"], return_inverse=True)

@@ -41,13 +41,13 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """The time within is a phase's; the time since the last lap is nobody's."""
+        """Count the time of the block to a phase; time before the block is not attributed to any."""
         self.lap()
         yield
         self.lap(phase)
 
     def lap(self, phase: str | None = None) -> None:
-        """The time since the last lap is a phase's."""
+        """Count the time since the last lap to a phase, or to none."""
         now = time.perf_counter()
         if phase is not None:
             self.seconds[phase] += now - self._since
@@ -55,7 +55,7 @@ class Stopwatch:
 
 
 class Recorder:
-    """Looks on while `fit` trains (an Observer of iwbc.training.fit), and plays policies; a context manager, for its logger."""
+    """Observer of `fit` that writes a run's files and plays policies; a context manager, for its logger."""
 
     measures = True
 
@@ -163,7 +163,7 @@ class Recorder:
         self.play("periodic", step, self._trained(trainer), settings.periodic_episodes, settings.actions[0])
 
     def _trained(self, trainer: Trainer) -> Policies:
-        """The policies as they are by now, of the seeds that have not diverged."""
+        """Return the policies as they are by now, of the seeds that have not diverged."""
         policies = self._all_policies.select(*trainer.seeds)
         policies.load(trainer.parameters())
         return policies
@@ -245,7 +245,7 @@ def append_rows(table: io.StringIO, rows: Sequence[EpisodeRow | MetricRow]) -> N
 
 
 def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, Any]]:
-    """A row for each seed and kept trajectory, the rows of weights.csv: its index, return and length, its curation weight
+    """Make the rows of weights.csv, one for each seed and kept trajectory: its index, return and length, its curation weight
     R_i, and its importance weight or the like (1 where there is none)."""
     of_data, kept = curated.trajectories, curated.kept
     columns = [

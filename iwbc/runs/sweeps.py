@@ -46,7 +46,7 @@ class Sweep(Callback):
         self.begun = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the launching process."""
+        """Choose, in the launching process, where jobs report."""
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.reports = folder, folder / f"{temporary_prefix(folder / 'sweep')}{uuid.uuid4().hex}"
@@ -56,13 +56,13 @@ class Sweep(Callback):
             self._follow_submitit(self.reports)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the job's process."""
+        """Report, in the job's process, that it runs."""
         if self.reports is not None:
             print(f"Job {config.hydra.job.num}: {' '.join(config.hydra.overrides.task)}", flush=True)
             self._report_of(config, "running")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """In the job's process. What went wrong is noted in the job's folder, and its result is None: the others go on."""
+        """Report, in the job's process, how it ended; a failure is noted in its folder, and the other jobs go on."""
         if self.reports is None:
             return
         try:
@@ -84,7 +84,7 @@ class Sweep(Callback):
             print(f"Job {config.hydra.job.num}: {_line(config.hydra.runtime.output_dir)}{self._progress()}", flush=True)
 
     def _progress(self) -> str:
-        """How far the sweep is, and how long the rest will take if it goes on like this."""
+        """Say how far the sweep is, and how long the rest will take at this rate."""
         assert self.reports is not None
         done = sum(job["status"] != "running" for job in _reported(self.reports))
         if self.jobs is None or not 0 < done < self.jobs:  # a killed job is not done
@@ -125,12 +125,12 @@ class Sweep(Callback):
 
 
 def _reported(reports: Path) -> list[dict[str, Any]]:
-    """What the jobs that have begun say of themselves."""
+    """Read the reports of the jobs that have begun."""
     return [json.loads(path.read_text()) for path in reports.glob("*.json")]
 
 
 def _count_jobs(config: DictConfig) -> int | None:
-    """The number of jobs that Hydra's own sweeper will make of the command; None for another one."""
+    """Count the jobs that Hydra's own sweeper will make of the command; None for another one."""
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return None
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
@@ -139,7 +139,7 @@ def _count_jobs(config: DictConfig) -> int | None:
 
 
 def remaining(seconds: float, done: int, jobs: int) -> str:
-    """In words, how long the other jobs will take, when `done` of them took so many seconds."""
+    """Say how long the other jobs will take, when `done` of them took so many seconds."""
     minutes = seconds / done * (jobs - done) / 60
     if minutes < 1:
         return "less than a minute left"
@@ -225,7 +225,7 @@ def best(jobs: list[dict[str, Any]]) -> set[int]:
 
 
 def job_key(*, _root_: DictConfig) -> str:
-    """A hash of the whole job's configuration, so that a sweep's folder is found again by a second sweep."""
+    """Hash the whole job's configuration, so that a second sweep comes upon the same folder."""
     job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     plain = OmegaConf.to_container(job, resolve=True)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]

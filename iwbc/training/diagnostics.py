@@ -51,7 +51,7 @@ class Diagnostics:
         }
 
     def measure(self, policy: Policy) -> dict[str, Tensor]:
-        """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
+        """Measure log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
 
         The bound is κ-tempered and in units of the kept trajectories' reward: E_{D+}[1 + κ (ℓ(π_θ) − ℓ(π_ref))], 1 at
         π_θ = π_ref. Scalars; without a reference there are no drifts and no bound.

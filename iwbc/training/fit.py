@@ -25,20 +25,20 @@ from iwbc.training.trainer import Learner, Trainer, steps
 
 
 class Observer(Protocol):
-    """What looks on while `fit` trains, and may raise to stop it."""
+    """Onlooker of `fit`, which may raise an error to stop it."""
 
     every: Sequence[int]
     measures: bool  # whether it asks the trainer to `measure`
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
-        """Before training; the number of steps made already, where it loads a checkpoint. The policies are its to load with
+        """Begin, and return the number of steps made already, where a checkpoint is loaded. The policies are its to load with
         the trainer's parameters."""
 
     def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
-        """A seed has diverged; to let the others go on, drop it from the trainer."""
+        """Hear that a seed has diverged; to let the others go on, drop it from the trainer."""
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
-        """After `step` gradient steps: at multiples of `every`, at the end, and often besides."""
+        """Look on after `step` gradient steps: at multiples of `every`, at the end, and often besides."""
 
 
 def fit(
@@ -55,7 +55,7 @@ def fit(
     observer: Observer | None = None,
     held_out: Curated | None = None,
 ) -> Policies:
-    """Train a policy by an algorithm, of each seed one; the last policies.
+    """Train a policy by an algorithm, one of each seed, and return the last policies.
 
     data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
     same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,

@@ -48,9 +48,9 @@ def reference_policy(
     checkpoint_every: int = 1000,
     begin_own: Callable[[], Path] | None = None,
 ) -> Policies:
-    """The reference policies of `seeds`, from the cache; those not there are trained together first, with a checkpoint every
-    so many steps. Those of the user's own are trained each time, with checkpoints in the file that `begin_own` names when
-    training begins; it stays, and whoever names it again goes on from it.
+    """Return the reference policies of `seeds`, from the cache; missing ones are trained together first, with a checkpoint
+    every so many steps. Custom ones are trained each time, with checkpoints in the file that `begin_own` names when training
+    begins; it stays, and whoever names it again goes on from it.
 
     Raises UserError where training diverges, KeyboardInterrupt when told to stop.
     """
@@ -104,7 +104,7 @@ def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: Reference, seed
 
 
 def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, console: Console) -> Policies | None:
-    """The cached policy, or None where there is none or what is there is damaged."""
+    """Read the cached policy, or None where there is none or what is there is damaged."""
     if not path.exists():
         return None
     try:
@@ -119,12 +119,12 @@ def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, c
 
 
 class _Checkpoints:
-    """Looks on while references train (an Observer of iwbc.training.fit)."""
+    """Observer of the training of references that writes checkpoints."""
 
     measures = False
 
     def __init__(self, begin: Callable[[], Path], inputs: str, steps: int, every: int, console: Console) -> None:
-        """`begin` says, as training begins, where the checkpoint is; `inputs`, what it must have been made from."""
+        """Take `begin`, which says, as training begins, where the checkpoint is, and `inputs`, of which it must be made."""
         self.every: Sequence[int] = (every,)
         self.stop = threading.Event()
         self._begin, self._inputs, self._steps, self._console = begin, inputs, steps, console

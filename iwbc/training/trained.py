@@ -55,11 +55,11 @@ class Policies(Sequence[Any]):
         return f"Policies({type(self.modules[0]).__name__}, seeds {', '.join(map(str, self.seeds))})"
 
     def of_seed(self, seed: int) -> Any:
-        """The module of one seed."""
+        """Return the module of one seed."""
         return self.modules[self.seeds.index(seed)]
 
     def select(self, *seeds: int) -> Policies:
-        """The policies of some of the seeds; the same modules, not copies."""
+        """Return the policies of some of the seeds; the same modules, not copies."""
         return Policies([self.of_seed(seed) for seed in seeds], seeds, self.spaces, self.spec)
 
     def predict(
@@ -90,11 +90,11 @@ class Policies(Sequence[Any]):
         state: tuple[npt.NDArray[Any], ...] | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
-        """`predict`, with the mean action, as the rollouts of imitation call a policy."""
+        """Predict with the mean action, as the rollouts of imitation call a policy."""
         return self.predict(observation, state, episode_start)
 
     def state(self) -> dict[int, State]:
-        """Every parameter and buffer, by seed and name."""
+        """Return every parameter and buffer, by seed and name."""
         return {seed: module_state(module) for seed, module in zip(self.seeds, self.modules, strict=True)}
 
     def load(self, states: Mapping[int, State]) -> None:

@@ -59,7 +59,7 @@ class Learner:
 
     @torch.no_grad()
     def trouble(self) -> str | None:
-        """Why training has diverged, and what to do, or None."""
+        """Say why training has diverged, and what to do; None where it has not."""
         loss, largest = torch.stack([self._loss.detach().float(), self._largest_parameter().float()]).tolist()
         if not (math.isfinite(loss) and largest <= self._limit):
             return _DIVERGED
@@ -82,7 +82,7 @@ class Learner:
 
     @torch.no_grad()
     def trajectory_weights(self) -> Tensor:
-        """The mean weight of each kept trajectory's steps, [K]; 1 where the algorithm weighs none."""
+        """Average the weights of each kept trajectory's steps, [K]; 1 where the algorithm weighs none."""
         curated, device = self.sampler.curated, self.sampler.device
         weigh = getattr(self.algorithm, "weigh", None)
         if weigh is None:
@@ -96,11 +96,11 @@ class Learner:
         return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(found)) / lengths
 
     def parameters(self) -> State:
-        """The policy's parameters and buffers by name."""
+        """Return the policy's parameters and buffers by name."""
         return module_state(self.algorithm.policy)
 
     def state(self) -> State:
-        """Every tensor that training changes."""
+        """Return every tensor that training changes."""
         return self.algorithm.state()
 
     def load(self, state: State) -> None:
@@ -115,7 +115,7 @@ class Learners:
         self._learners = {seed: make(seed) for seed in seeds}
 
     def all(self, method: str, *arguments: object) -> dict[int, Any]:
-        """A method of every learner, with the same arguments; the results by seed."""
+        """Call a method of every learner, with the same arguments; the results by seed."""
         return {seed: getattr(learner, method)(*arguments) for seed, learner in self._learners.items()}
 
     def load(self, states: dict[int, State]) -> None:
@@ -130,7 +130,7 @@ class Trainer:
     """All seeds of a run in training. Results are by seed, in order."""
 
     def __init__(self, make: Callable[[int], Learner], seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
-        """`make` makes the learner of a seed, in the process that trains it. Raises what it raises."""
+        """Begin the processes. `make` makes the learner of a seed, in the process that trains it, and may raise errors."""
         self.seeds = tuple(seeds)
         workers = processes.training_workers(len(seeds)) if torch.device(device).type == "cpu" else 0
         self._handles: list[Handle]
@@ -157,7 +157,7 @@ class Trainer:
         return self._all("train", first, last)
 
     def troubles(self) -> dict[int, str]:
-        """Why training has diverged, of each seed of which it has."""
+        """Map each diverged seed to the reason."""
         return {seed: why for seed, why in self._all("trouble").items() if why is not None}
 
     def drop(self, seed: int) -> None:
@@ -171,15 +171,15 @@ class Trainer:
         return self._all("measure")
 
     def trajectory_weights(self) -> dict[int, Tensor]:
-        """The mean weight of each kept trajectory's steps, [K], of each seed."""
+        """Average the weights of each kept trajectory's steps, [K], for each seed."""
         return self._all("trajectory_weights")
 
     def parameters(self) -> dict[int, State]:
-        """The parameters of each seed's policy, as `Policies.load` takes them."""
+        """Return the parameters of each seed's policy, as `Policies.load` takes them."""
         return self._all("parameters")
 
     def state(self) -> dict[int, State]:
-        """Every tensor that training changes, of each seed."""
+        """Return every tensor that training changes, of each seed."""
         return self._all("state")
 
     def load(self, states: dict[int, State]) -> None:
