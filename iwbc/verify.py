@@ -46,14 +46,14 @@ class Check(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Verify a run folder, print a table of what was looked at, and exit with code 1 where something differs."""
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
 
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    checks = verify(given.run, replay=given.replay, policy=given.policy, imports=given.imports)
-    table = Table(title=f"Verification of {escape(str(given.run))}")
+    checks = verify(options.run, replay=options.replay, policy=options.policy, imports=options.imports)
+    table = Table(title=f"Verification of {escape(str(options.run))}")
     for name in ("what", "result", "seen"):
         table.add_column(name, overflow="fold")
     names = {True: "the same", False: "DIFFERS", None: "not checked"}
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         table.add_row(check.what, names[check.same], escape(check.seen), style="bold red" if check.same is False else None)
     Console().print(table)
     if differing := [check.what for check in checks if check.same is False]:
-        print(f"{given.run}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
+        print(f"{options.run}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -115,8 +115,8 @@ class Axis:
         """Place values; NaN where a logarithm has none."""
         with np.errstate(divide="ignore", invalid="ignore"):
             used = np.log10(values) if self.log else values
-        found: Array = self.first + (used - self.low) / (self.high - self.low) * (self.last - self.first)
-        return np.where(np.isfinite(used), found, np.nan)
+        places: Array = self.first + (used - self.low) / (self.high - self.low) * (self.last - self.first)
+        return np.where(np.isfinite(used), places, np.nan)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return places and texts of three to six round values."""

@@ -35,16 +35,16 @@ def page(folder: Path, summary: Summary) -> str:
 
 def _charts(folder: Path, summary: Summary) -> list[Chart]:
     metrics, weights = read_metrics(folder), read_weights(folder)
-    found = [_learning_curve(folder, summary), _returns(folder)]
+    charts = [_learning_curve(folder, summary), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
-        found += [_weights(weights), _weight_histogram(weights)]
-    found.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
-    found.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
+        charts += [_weights(weights), _weight_histogram(weights)]
+    charts.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
+    charts.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
     likelihoods = {"log_prob_kept": "kept", "log_prob_dropped": "dropped", "log_prob_held_out": "held out"}
-    found.append(_over_steps("Log-likelihood", "nats a step, mean over seeds", metrics, likelihoods))
+    charts.append(_over_steps("Log-likelihood", "nats a step, mean over seeds", metrics, likelihoods))
     drifts = {"drift_kept": "kept", "drift_dropped": "dropped"}
-    found.append(_over_steps("Drift from the reference", "nats a step, mean over seeds", metrics, drifts))
-    return found
+    charts.append(_over_steps("Drift from the reference", "nats a step, mean over seeds", metrics, drifts))
+    return charts
 
 
 def _learning_curve(folder: Path, summary: Summary) -> Chart:
@@ -56,11 +56,13 @@ def _learning_curve(folder: Path, summary: Summary) -> Chart:
     by_seed: dict[int, dict[int, list[float]]] = {}
     for episode in episodes:
         by_seed.setdefault(episode.seed, {}).setdefault(episode.step, []).append(_result(episode)[1])
-    curves = {seed: {step: float(np.mean(values)) for step, values in sorted(own.items())} for seed, own in by_seed.items()}
-    for own in curves.values() if len(curves) > 1 else ():
-        chart.line(np.array(list(own)), np.array(list(own.values())), "faint")
+    curves = {
+        seed: {step: float(np.mean(values)) for step, values in sorted(by_step.items())} for seed, by_step in by_seed.items()
+    }
+    for by_step in curves.values() if len(curves) > 1 else ():
+        chart.line(np.array(list(by_step)), np.array(list(by_step.values())), "faint")
     steps = sorted(set.intersection(*map(set, curves.values()))) if curves else []
-    means = np.array([np.mean([own[step] for own in curves.values()]) for step in steps])
+    means = np.array([np.mean([by_step[step] for by_step in curves.values()]) for step in steps])
     chart.line(np.array(steps), means, "s0", "mean over seeds (thin: each)" if len(curves) > 1 else None)
     chart.points(np.array(steps), means, "s0")
     return chart
@@ -87,8 +89,8 @@ def _weights(columns: Columns) -> Chart:
     x = "return" if np.ptp(columns["return"]) > 1e-6 else "length"  # where only success is rewarded, say
     chart = Chart("Weights at the end", x, "weight of a trajectory, logarithmic", log_y=True)
     for i, seed in enumerate(np.unique(columns["seed"])):
-        own = columns["seed"] == seed
-        chart.points(columns[x][own], columns["weight"][own], f"s{i % 4}", f"seed {seed:.0f}")
+        rows = columns["seed"] == seed
+        chart.points(columns[x][rows], columns["weight"][rows], f"s{i % 4}", f"seed {seed:.0f}")
     return chart
 
 

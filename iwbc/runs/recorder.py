@@ -122,7 +122,7 @@ class Recorder:
         """Log, write a checkpoint and play where it is time to; at the end write the policy, too."""
         config, last = self.config, step == self.config.algo.steps
         if step % config.log_every == 0 or last:
-            self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
+            self._log(step, {seed: {"loss": loss[seed], **measured} for seed, measured in trainer.measure().items()})
         self.stopwatch.lap("training")
         plays = self._plays_after(step)
         if last:
@@ -200,9 +200,9 @@ class Recorder:
         if self._stop.is_set():
             raise Interrupted
 
-    def _log(self, step: int, found: dict[int, dict[str, Tensor]]) -> None:
+    def _log(self, step: int, by_seed: dict[int, dict[str, Tensor]]) -> None:
         learning_rate = self.config.algo.learning_rate(step - 1)
-        for seed, values in found.items():
+        for seed, values in by_seed.items():
             # One transfer from the device for all of them.
             table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
             row = MetricRow(step, seed, {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))})
@@ -257,6 +257,6 @@ def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, 
     names = ("trajectory", "return", "length", "curation", "weight")
     return [
         {"seed": seed, **dict(zip(names, values, strict=True))}
-        for seed, own in weights.items()
-        for values in zip(*columns, own.tolist(), strict=True)
+        for seed, of_seed in weights.items()
+        for values in zip(*columns, of_seed.tolist(), strict=True)
     ]

@@ -112,14 +112,14 @@ class Sweep(Callback):
             overrides, _, number, *_ = job.submission().args
             path = reports / f"{number}.json"
             try:
-                found = original(job)
+                returned = original(job)
             except (UncompletedJobError, FailedJobError):
                 if not path.exists():
                     self._report(number, overrides, None, "failed", f"it never began; see {job.paths.stderr}")
-                found = [JobReturn(status=JobStatus.COMPLETED)]
+                returned = [JobReturn(status=JobStatus.COMPLETED)]
             ended = _result(json.loads(path.read_text()))
             print(f"Job {number}: {ended} (its output: {job.paths.stdout}){self._progress()}", flush=True)
-            return found
+            return returned
 
         submitit.Job.results = results  # type: ignore[assignment, method-assign]
 
@@ -133,8 +133,8 @@ def _count_jobs(config: DictConfig) -> int | None:
     """Count the jobs that Hydra's own sweeper will make of the command; None for another one."""
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return None
-    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*parameters, *config.hydra.overrides.task])
     return sum(map(len, BasicSweeper.split_arguments(overrides, max_batch_size=None)))
 
 

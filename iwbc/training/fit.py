@@ -91,12 +91,12 @@ def fit(
         policies = Policies(modules, seeds, spaces_of(trajectories), factory.spec)
 
     def make_learner(seed: int) -> Learner:
-        own = None if reference is None else reference.of_seed(seed)
-        given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
+        start = None if reference is None else reference.of_seed(seed)
+        ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
         looked_at = observer is not None and observer.measures
-        watched = Diagnostics(curated, own, seed, settings.bound_kappa, device, held_out) if looked_at else None
-        return Learner(make_algorithm(settings, given), sampler, settings, watched)
+        watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out) if looked_at else None
+        return Learner(make_algorithm(settings, ingredients), sampler, settings, watched)
 
     with Trainer(make_learner, seeds, device) as trainer:
         done = 0 if observer is None else observer.start(trainer, policies)

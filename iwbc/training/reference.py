@@ -75,25 +75,25 @@ def reference_policy(
         if begin_own is None:
             return train(seeds)
         inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
-        own = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
-        with stop_requests(own.stop):
-            return train(seeds, own)
+        custom = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
+        with stop_requests(custom.stop):
+            return train(seeds, custom)
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
     lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        found = {seed: _read(path, spec, seed, device, console) for seed, path in paths.items()}
-        missing = [seed for seed, one in found.items() if one is None]
+        by_seed = {seed: _read(path, spec, seed, device, console) for seed, path in paths.items()}
+        missing = [seed for seed, policies in by_seed.items() if policies is None]
         if missing:
             path = _entry(trajectories, spec, recipe, [engine.is_on(), *missing]).with_suffix(".checkpoint")
             checkpoints = _Checkpoints(lambda: path, path.stem, recipe.steps, checkpoint_every, console)
             with stop_requests(checkpoints.stop):
                 trained = train(missing, checkpoints)
             for seed in missing:
-                found[seed] = one = trained.select(seed)
-                one.save(paths[seed])
+                by_seed[seed] = policies = trained.select(seed)
+                policies.save(paths[seed])
             path.unlink(missing_ok=True)
-    modules = [one[0] for one in found.values() if one is not None]
+    modules = [policies[0] for policies in by_seed.values() if policies is not None]
     return Policies(modules, seeds, spec.spaces, spec)
 
 

@@ -144,12 +144,12 @@ def load_policy(
             with torch.device("meta"):  # no memory is given to networks of which the file holds no parameters
                 _check_shapes(Policies([spec.make() for _ in seeds], seeds, spaces, spec).state(), saved)
         make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
-        found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
-        _check_shapes(found.state(), saved)
-        found.load(saved)
+        policies = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
+        _check_shapes(policies.state(), saved)
+        policies.load(saved)
     except (*PLAIN_DAMAGE, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
-    return found
+    return policies
 
 
 def _check_shapes(states: dict[int, State], saved: dict[int, State]) -> None:

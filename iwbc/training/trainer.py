@@ -89,11 +89,11 @@ class Learner:
             return torch.ones(len(curated.kept))
         lengths = torch.from_numpy(curated.lengths)
         trajectory, step = torch.arange(len(lengths)).repeat_interleave(lengths), torch.arange(curated.steps)
-        found = [
+        weights = [
             weigh(Minibatch(observations, actions, trajectory[some].to(device), step[some].to(device))).double().cpu()
             for some, observations, actions in curated.batches(device)
         ]
-        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(found)) / lengths
+        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(weights)) / lengths
 
     def parameters(self) -> State:
         """Return the policy's parameters and buffers by name."""
@@ -139,8 +139,8 @@ class Trainer:
             forked = [Remote(Learners, make, share, context="fork") for share in shares]
             self._handles = list(forked)
             try:
-                for one in forked:
-                    one.wait_for_start()
+                for handle in forked:
+                    handle.wait_for_start()
             except BaseException:
                 self.close()
                 raise
@@ -149,8 +149,8 @@ class Trainer:
 
     def _all(self, method: str, *arguments: object) -> dict[int, Any]:
         pending = [handle.begin("all", method, *arguments) for handle in self._handles]
-        found = {seed: result for one in pending for seed, result in one().items()}
-        return {seed: found[seed] for seed in self.seeds}
+        results = {seed: result for wait in pending for seed, result in wait().items()}
+        return {seed: results[seed] for seed in self.seeds}
 
     def train(self, first: int, last: int) -> dict[int, Tensor]:
         """Make gradient steps `first` … `last` − 1; the last one's loss of each seed."""
