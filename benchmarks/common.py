@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iwbc.errors import UserError
+from iwbc.runs.summary import Summary
 from iwbc.system.processes import cores
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,7 +41,7 @@ class Job:
     folder: Path
 
 
-def play(job: Job) -> dict[str, Any]:
+def play(job: Job) -> Summary:
     """Run a job, in a process of its own; its summary."""
     from rich.console import Console
 
@@ -51,7 +52,7 @@ def play(job: Job) -> dict[str, Any]:
         return run_pipeline(compose(*job.overrides), job.folder, Console(file=nowhere))
 
 
-def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, dict[str, Any]]:
+def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, Summary]:
     """All jobs' summaries; those that have finished are not run again."""
     summaries = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -14,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all
 from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
+from iwbc.runs.summary import SeedResult, Summary, Total
 from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, parse, run
 from iwbc.system.files import write_csv
@@ -194,14 +194,17 @@ def settings_of(grid: Grid) -> list[str]:
     ]
 
 
-def final_score(summary: Mapping[str, Any]) -> float:
-    """The last policies' score, or success rate in per cent, averaged over mean and sampled actions."""
-    return float(np.mean([score_of(summary["totals"][phase]) for phase in PHASES]))
+def final_score(summary: Summary) -> float:
+    """Return the last policies' score, or success rate in per cent, averaged over mean and sampled actions."""
+    return float(np.mean([score_of(summary.totals[phase]) for phase in PHASES]))
 
 
-def score_of(result: Mapping[str, Any]) -> float:
-    """The mean score, or, where there are none, the success rate in per cent."""
-    return float(result["score_mean"] if result["score_mean"] is not None else 100.0 * result["success_rate"])
+def score_of(result: SeedResult | Total) -> float:
+    """Return the mean score, or, where there are none, the success rate in per cent."""
+    if result.score_mean is not None:
+        return result.score_mean
+    assert result.success_rate is not None
+    return 100.0 * result.success_rate
 
 
 def tune(name: str, folder: Path, workers: int) -> dict[str, str]:
@@ -256,10 +259,10 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     summaries = play_all(list(jobs.values()), workers)
     rows = []
     for (task, method), job in jobs.items():
-        for result in summaries[job]["results"]:
+        for seed, results in summaries[job].results.items():
             for phase, action in PHASES.items():
-                where = {"task": task, "method": method, "action": action, "seed": result["seed"]}
-                rows.append({**where, "score": round(score_of(result[phase]), 3)})
+                where = {"task": task, "method": method, "action": action, "seed": seed}
+                rows.append({**where, "score": round(score_of(results[phase]), 3)})
     write_csv(RESULTS / "fair" / f"{name}-cells.csv", rows)
 
 

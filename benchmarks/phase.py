@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         folder = options.folder / f"slip{slip}-horizon{horizon}-episodes{episodes}-kappa{kappa}"
         jobs[slip, horizon, episodes, kappa] = Job(tuple(f"{COMMON} {changes}".split()), folder)
     summaries = play_all(list(jobs.values()), options.jobs)
-    success = {place: 100.0 * summaries[job]["totals"]["final"]["success_rate"] for place, job in jobs.items()}
+    success = {place: summaries[job].totals["final"].measures["success"].mean for place, job in jobs.items()}
     rows = []
     for slip, horizon, episodes, kappa in places:
         own_rate, filtered = success[slip, horizon, episodes, kappa], success[slip, horizon, episodes, "0"]

@@ -57,7 +57,7 @@ from iwbc.environments.gymnasium import make_env
 from iwbc.evaluation import Evaluator
 from iwbc.policies import GaussianMLP, Policy
 from iwbc.policies.spec import policy_spec
-from iwbc.runs.folder import versions
+from iwbc.runs.results import versions
 from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, Settings, TopFraction, setting
 from iwbc.system import processes
 from iwbc.system.arguments import at_least, parse, run

@@ -33,13 +33,14 @@ def main(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from iwbc.evaluation import Evaluator
-    from iwbc.runs.saved import open_run
-    from iwbc.runs.summary import results_table, totals
+    from iwbc.runs.read import open_run
+    from iwbc.runs.results import episode_rows, totals
+    from iwbc.runs.show import results_table
     from iwbc.system.files import write_csv
 
-    saved = open_run(given.run, given.policy)
-    environment = saved.played_in(given.imports)
-    config, policy, scores = saved.config, saved.policies, saved.scores
+    saved = open_run(given.run)
+    config, summary, policies = saved.config, saved.summary, saved.policies(given.policy)
+    environment, scores = saved.environment(given.imports), summary.normalisation
     episodes = given.episodes or config.eval.episodes or Eval().episodes
     seed = config.eval.seed if given.seed is None else given.seed
     evaluator = Evaluator(environment, seed, scores=scores)
@@ -48,13 +49,14 @@ def main(arguments: Sequence[str]) -> None:
     evaluations = []
     for action in chosen.actions:
         with console.status(f"Playing {episodes} episodes of {environment.id}, {ACTION_NAMES[action]}"):
-            evaluations.append(evaluator.evaluate(policy, episodes, action))
+            evaluations.append(evaluator.evaluate(policies, episodes, action))
     evaluator.close()
     if given.out is not None:
-        write_csv(given.out, [row for one in evaluations for row in one.rows("repeated", config.algo.steps)])
-    method, several = saved.summary["method"], len(evaluations) > 1
-    rows = {f"{method}, {ACTION_NAMES[one.action]}" if several else method: totals(one) for one in evaluations}
-    console.print(results_table(rows, environment.id, saved.summary["seeds"], scores))
+        rows = [row for evaluation in evaluations for row in episode_rows(evaluation, "repeated", config.algo.steps)]
+        write_csv(given.out, [row.to_plain() for row in rows])
+    method, several = summary.method, len(evaluations) > 1
+    named = {f"{method}, {ACTION_NAMES[played.action]}" if several else method: totals(played) for played in evaluations}
+    console.print(results_table(named, environment.id, summary.seeds, scores))
 
 
 if __name__ == "__main__":

@@ -63,25 +63,6 @@ class Evaluation:
         episodes = f"{len(self.seeds)} × {self.returns.shape[1]} episodes"
         return f"Evaluation({episodes}, {self.action} action: return {self.returns.mean():.1f}{score}{success})"
 
-    def rows(self, phase: str, step: int) -> list[dict[str, Any]]:
-        """Make one row per episode for evaluations.csv."""
-        normalised = self.scores
-        return [
-            {
-                "phase": phase,
-                "step": step,
-                "seed": seed,
-                "episode": episode,
-                "action": self.action,
-                "return": float(self.returns[row, episode]),
-                "length": int(self.lengths[row, episode]),
-                "score": "" if normalised is None else float(normalised[row, episode]),
-                "success": "" if self.successes is None else int(self.successes[row, episode]),
-            }
-            for row, seed in enumerate(self.seeds)
-            for episode in range(self.returns.shape[1])
-        ]
-
 
 class Evaluator:
     """Player of policies in one environment, on `workers` processes besides this process (0: in this process)."""

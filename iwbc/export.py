@@ -33,7 +33,7 @@ from iwbc.system.arguments import at_least, parse, run
 if TYPE_CHECKING:
     from torch import nn
 
-    from iwbc.runs.saved import SavedRun
+    from iwbc.runs.summary import Summary
     from iwbc.training.trained import Policies
 
 
@@ -59,15 +59,15 @@ def main(arguments: Sequence[str]) -> None:
     if given.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
-    from iwbc.runs.saved import open_run
+    from iwbc.runs.read import open_run
 
-    saved = open_run(given.run, given.policy)
-    policies = saved.policies
+    saved = open_run(given.run)
+    policies = saved.policies(given.policy)
     if given.seed is not None:
         if given.seed not in policies.seeds:
             raise UserError(f"seed={given.seed}: the run has {', '.join(map(str, policies.seeds))}")
         policies = policies.select(given.seed)
-    out = given.out or saved.folder.path / _NAMES[kind]
+    out = given.out or saved.folder / _NAMES[kind]
     try:
         if kind == "hub":
             from iwbc.runs.hub import upload, write_folder
@@ -76,32 +76,32 @@ def main(arguments: Sequence[str]) -> None:
             if given.repo is not None:
                 print(upload(out, given.repo, given.private))
         elif kind == "onnx":
-            write_onnx(policies, out, given.action, described(saved, policies))
+            write_onnx(policies, out, given.action, described(saved.summary, policies))
         else:
-            write_torchscript(policies, out, given.action, described(saved, policies))
+            write_torchscript(policies, out, given.action, described(saved.summary, policies))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
     print(out)
 
 
-def described(saved: SavedRun, policies: Policies) -> dict[str, str]:
-    """What an exported file says of itself, as text."""
-    summary, spaces = saved.summary, policies.spaces
+def described(summary: Summary, policies: Policies) -> dict[str, str]:
+    """List what an exported file says of itself, as text."""
+    spaces, environment, final = policies.spaces, summary.environment, summary.totals.get("final")
     return {
-        "method": summary["method"],
+        "method": summary.method,
         "seed": str(policies.seeds[0]),
-        "dataset": summary["dataset"]["id"],
-        "dataset_content_hash": summary["dataset"]["content_hash"],
-        "environment": json.dumps(summary["environment"]),
-        "results": json.dumps(summary["totals"].get("final")),
+        "dataset": summary.dataset.id,
+        "dataset_content_hash": summary.dataset.content_hash,
+        "environment": json.dumps(None if environment is None else environment.to_plain()),
+        "results": json.dumps(None if final is None else asdict(final)),
         # What structured observations are flattened from, in the order of the vector.
         "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
-        "iwbc": summary["versions"]["iwbc"],
+        "iwbc": summary.versions["iwbc"],
     }
 
 
 def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[str, Any]]:
-    """The first policy as a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
+    """Make the first policy a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
     clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own."""
     import torch
     from torch import Tensor, nn

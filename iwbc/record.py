@@ -66,48 +66,48 @@ class Played:
 
 def main(arguments: Sequence[str]) -> None:
     """Record a run's videos and print where they are."""
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
     _choose_renderer()
 
     from rich.console import Console
 
-    from iwbc.runs.page import write_page
-    from iwbc.runs.saved import open_run
+    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.read import open_run
     from iwbc.system.files import write_json
 
-    saved = open_run(given.run, given.policy)
-    environment = saved.played_in(given.imports)
+    saved = open_run(options.run)
+    policies, environment = saved.policies(options.policy), saved.environment(options.imports)
     config, console = saved.config, Console(stderr=True)
-    kind = given.format or ("mp4" if _has_ffmpeg() else "gif")
+    kind = options.format or ("mp4" if _has_ffmpeg() else "gif")
     if kind == "mp4" and not _has_ffmpeg():
         raise UserError(f"format=mp4: {extra('video')}; or take format=gif")
-    episodes = given.episodes or config.eval.episodes or 10
-    action = given.action or config.eval.actions[0]
+    episodes = options.episodes or config.eval.episodes or 10
+    action = options.action or config.eval.actions[0]
     with console.status(f"Playing {episodes} episodes for each seed"):
-        played = play_all(saved.policies, environment, episodes, config.eval.seed, action)
-    ranked = sorted(played, key=lambda one: one.total)
+        played = play_all(policies, environment, episodes, config.eval.seed, action)
+    ranked = sorted(played, key=lambda episode: episode.total)
     chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-    out = given.out or saved.folder.path / "videos"
+    out = options.out or saved.folder / "videos"
     rows = []
-    for name, one in chosen.items():
+    for name, episode in chosen.items():
         with console.status(f"Rendering the {name} of {len(played)} episodes"):
-            frames, rate = frames_of(environment, one, given.seconds)
+            frames, rate = frames_of(environment, episode, options.seconds)
             _write(out / f"{name}.{kind}", frames, rate)
-        rows.append({"name": name, "file": f"{name}.{kind}", "seed": one.seed, "episode": one.episode})
-        rows[-1] |= {"return": one.total, "length": len(one.actions), "of": len(played), "action": action}
-        print(f"{out / f'{name}.{kind}'}  return {one.total:.1f}, {len(one.actions)} steps (seed {one.seed})")
+        rows.append({"name": name, "file": f"{name}.{kind}", "seed": episode.seed, "episode": episode.episode})
+        rows[-1] |= {"return": episode.total, "length": len(episode.actions), "of": len(played), "action": action}
+        print(f"{out / f'{name}.{kind}'}  return {episode.total:.1f}, {len(episode.actions)} steps (seed {episode.seed})")
     write_json(out / "videos.json", rows)
-    if given.out is None:
-        write_page(saved.folder.path, saved.summary)  # now with the videos
+    if options.out is None:
+        RunFolder(saved.folder).write_page(saved.summary)  # now with the videos
 
 
 def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, seed: int, action: str) -> list[Played]:
-    """The episodes that an evaluation in Gymnasium plays, bit for bit."""
+    """Play the episodes that an evaluation in Gymnasium plays, bit for bit."""
     import numpy as np
 
     from iwbc.evaluation import Evaluator
 
-    found: list[Played] = []
+    played: list[Played] = []
     evaluator = Evaluator(environment, seed)
     taken: dict[tuple[int, int], list[Any]] = defaultdict(list)
     try:
@@ -117,12 +117,12 @@ def play_all(policies: Policies, environment: EnvironmentSpec, episodes: int, se
     for row, policy in enumerate(policies.seeds):
         for episode in range(episodes):
             start, actions = evaluator.start(policy, episode), np.stack(taken[policy, episode])
-            found.append(Played(policy, episode, start, actions, float(evaluation.returns[row, episode])))
-    return found
+            played.append(Played(policy, episode, start, actions, float(evaluation.returns[row, episode])))
+    return played
 
 
 def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tuple[list[npt.NDArray[np.uint8]], float]:
-    """Pictures of an episode, [height, width, 3] each, played again by its actions, and how many are shown a second.
+    """Draw pictures of an episode, [height, width, 3] each, played again by its actions, and how many are shown a second.
 
     Raises UserError where nothing can render it.
     """

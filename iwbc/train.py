@@ -55,7 +55,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 # Imports only for composing a configuration: an error in it must show at once.
 import hydra
@@ -71,6 +71,9 @@ from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.runs import sweeps
 from iwbc.settings import Config, Env, OwnPolicy
 from iwbc.system.files import config_folder
+
+if TYPE_CHECKING:
+    from iwbc.runs.summary import Summary
 
 
 def main() -> None:
@@ -202,10 +205,10 @@ def _job(composed: DictConfig) -> float | None:
 
 
 def _resume(arguments: list[str]) -> None:
-    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.read import read_config
 
     folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
-    held = RunFolder(folder).config()
+    held = read_config(folder)
     targets = [argument for argument in settings if argument.startswith("policy._target_=")]
     trusted = [argument for argument in settings if argument in _imports(held)]
     changes = [argument for argument in settings if argument not in (*targets, *trusted)]
@@ -231,12 +234,12 @@ def _imports(config: Config) -> list[str]:
     return settings
 
 
-def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> dict[str, Any]:
+def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = False) -> Summary:
     from rich.console import Console
 
     from iwbc.runs.folder import RunFolder
     from iwbc.runs.pipeline import run
-    from iwbc.runs.summary import show
+    from iwbc.runs.show import show
 
     console = Console()
     try:
@@ -254,8 +257,8 @@ def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = F
     if not in_sweep:  # a sweep lists all summaries at the end
         show(summary, console)
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
-    if (diverged := summary.get("diverged")) and not in_sweep:
-        seeds = ", ".join(f"{seed['seed']} (step {seed['step']}: {seed['why']})" for seed in diverged)
+    if summary.diverged and not in_sweep:
+        seeds = ", ".join(f"{lost.seed} (step {lost.step}: {lost.why})" for lost in summary.diverged)
         _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 

@@ -96,8 +96,8 @@ def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributio
 
 
 def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], seed: int) -> Study:
-    """The study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be, or its
-    file is damaged."""
+    """Open the study of these settings, new or with the trials that it has. Raises UserError where the settings cannot be, or
+    its file is damaged."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -128,7 +128,8 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
     from iwbc.config import composed
     from iwbc.runs.folder import RunFolder
     from iwbc.runs.pipeline import run as run_pipeline
-    from iwbc.runs.sweeps import objective, result
+    from iwbc.runs.show import line
+    from iwbc.runs.sweeps import objective
 
     console = Console()
     for _ in range(trials):
@@ -155,11 +156,11 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
                 raise UserError(f"{path}: was not evaluated, and there is nothing to search by")
             trial.set_user_attr("run", path.name)
             study.tell(trial, value)
-            console.print(f"  {result(summary)}", highlight=False, markup=False)
+            console.print(f"  {line(summary)}", highlight=False, markup=False)
 
 
 def _show(study: Study, fixed: Sequence[str]) -> None:
-    """The best trials in a table, and the command that trains as the best one did."""
+    """Print the best trials in a table, and the command that trains as the best one did."""
     from optuna.trial import TrialState
     from rich.console import Console
     from rich.table import Table

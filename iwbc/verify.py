@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +19,12 @@ from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from iwbc.evaluation import Evaluation
-    from iwbc.runs.folder import RunFolder
+    from iwbc.runs.read import SavedRun
+    from iwbc.runs.rows import EpisodeRow
+    from iwbc.runs.summary import Summary
     from iwbc.settings import Config
 
 
@@ -33,7 +37,7 @@ class Options(Settings):
 
 
 class Check(NamedTuple):
-    """What was looked at; whether it is as it should be, None where that cannot be told; and what was seen."""
+    """Result of a check: what it is of, whether that is as it should be (None where that cannot be told), and what was seen."""
 
     what: str
     same: bool | None
@@ -42,14 +46,14 @@ class Check(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Verify a run folder, print a table of what was looked at, and exit with code 1 where something differs."""
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
 
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    checks = verify(given.run, replay=given.replay, policy=given.policy, imports=given.imports)
-    table = Table(title=f"Verification of {escape(str(given.run))}")
+    checks = verify(options.run, replay=options.replay, policy=options.policy, imports=options.imports)
+    table = Table(title=f"Verification of {escape(str(options.run))}")
     for name in ("what", "result", "seen"):
         table.add_column(name, overflow="fold")
     names = {True: "the same", False: "DIFFERS", None: "not checked"}
@@ -57,71 +61,69 @@ def main(arguments: Sequence[str]) -> None:
         table.add_row(check.what, names[check.same], escape(check.seen), style="bold red" if check.same is False else None)
     Console().print(table)
     if differing := [check.what for check in checks if check.same is False]:
-        print(f"{given.run}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
+        print(f"{options.run}: {len(differing)} of {len(checks)} checks differ: {', '.join(differing)}", file=sys.stderr)
         sys.exit(1)
 
 
 def verify(path: Path, *, replay: bool = True, policy: str | None = None, imports: Sequence[str] = ()) -> list[Check]:
-    """Every check of a finished run. `policy` and `imports` name what may be imported.
+    """Make every check of a finished run. `policy` and `imports` name what may be imported.
 
     Raises UserError where the folder holds no finished run, or one that is too damaged to be read.
     """
     from iwbc.errors import UserError
-    from iwbc.runs.folder import RunFolder
-    from iwbc.runs.read import collect
+    from iwbc.runs.read import open_run, read_episodes
 
-    folder = RunFolder(path)
-    config, summary = folder.config(), folder.finished_summary()
-    checks = [*_files(folder, summary)]
+    saved = open_run(path)
+    summary = saved.summary
+    checks = [*_files(saved)]
     recorded: dict[str, Evaluation] = {}
     try:
-        runs, _ = collect([path])
-        recorded = {name: _recorded(runs[0].episodes, summary, name) for name in summary["totals"]}
+        episodes = list(read_episodes(path))
+        recorded = {phase: _recorded(episodes, summary, phase) for phase in summary.totals}
     except (UserError, ValueError) as error:
         checks.append(Check("episodes", False, str(error)))
-    checks += [check for name, evaluation in recorded.items() for check in _numbers(name, evaluation, summary)]
+    checks += [_numbers(phase, evaluation, summary) for phase, evaluation in recorded.items()]
     checks += _gains(recorded, summary)
-    checks += _data(config, summary)
+    checks += _data(saved.config, summary)
     if replay:
-        finals = {name: evaluation for name, evaluation in recorded.items() if name.startswith("final")}
-        checks += _replayed(folder, config, summary, finals, policy, imports)
+        finals = {phase: evaluation for phase, evaluation in recorded.items() if phase in summary.finals}
+        checks += _replayed(saved, finals, policy, imports)
     return checks
 
 
-def _files(folder: RunFolder, summary: dict[str, Any]) -> Iterator[Check]:
-    """Each file against its hash."""
-    known = summary.get("sha256")
-    if not isinstance(known, dict):
+def _files(saved: SavedRun) -> Iterator[Check]:
+    """Compare each file with its hash."""
+    from iwbc.runs.read import file_hashes
+
+    known = saved.summary.sha256
+    if known is None:
         yield Check("files", None, "summary.json holds no hashes: an earlier version wrote it")
         return
     try:
-        found = folder.hashes()
+        hashes = file_hashes(saved.folder)
     except OSError as error:
         yield Check("files", False, f"{error.filename}: {error.strerror}")
         return
-    for name, own in found.items():
-        yield Check(name, own == known.get(name), f"SHA-256 {own[:12]}…")
+    for name, digest in hashes.items():
+        yield Check(name, digest == known.get(name), f"SHA-256 {digest[:12]}…")
 
 
-def _recorded(episodes: Sequence[Any], summary: dict[str, Any], name: str) -> Evaluation:
-    """What evaluations.csv holds of a phase. Raises ValueError where episodes are missing or their scores are wrong."""
+def _recorded(episodes: Sequence[EpisodeRow], summary: Summary, name: str) -> Evaluation:
+    """Gather the episodes of a phase. Raises ValueError where some are missing or their scores are wrong."""
     import numpy as np
 
-    from iwbc.environments.scores import ReferenceScores
     from iwbc.evaluation import Evaluation
 
-    phase, action = name.removesuffix("_sampled"), summary["totals"][name]["action"]
-    seeds = tuple(summary["seeds"])
-    own = [e for e in episodes if (e.phase, e.action) == (phase, action)]
-    rows = [sorted((e for e in own if e.seed == seed), key=lambda e: e.episode) for seed in seeds]
+    phase, action = name.removesuffix("_sampled"), summary.totals[name].action
+    played = [e for e in episodes if (e.phase, e.action) == (phase, action)]
+    rows = [sorted((e for e in played if e.seed == seed), key=lambda e: e.episode) for seed in summary.seeds]
     count = len(rows[0])
     if not count or any([e.episode for e in row] != list(range(count)) for row in rows):
         raise ValueError(f"evaluations.csv: {name} episodes are missing, or there twice")
     returns = np.array([[e.total for e in row] for row in rows])
     lengths = np.array([[e.length for e in row] for row in rows])
     successes = None if rows[0][0].success is None else np.array([[bool(e.success) for e in row] for row in rows])
-    scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    evaluation = Evaluation(seeds, returns, lengths, scores, successes, action)
+    evaluation = Evaluation(summary.seeds, returns, lengths, summary.normalisation, successes, action)
     if evaluation.scores is not None:
         listed = np.array([[np.nan if e.score is None else e.score for e in row] for row in rows])
         if not _close(listed, evaluation.scores):
@@ -129,30 +131,32 @@ def _recorded(episodes: Sequence[Any], summary: dict[str, Any], name: str) -> Ev
     return evaluation
 
 
-def _numbers(name: str, evaluation: Evaluation, summary: dict[str, Any]) -> Iterator[Check]:
-    """Means, scores, success rates and intervals, computed anew from the returns."""
-    from iwbc.runs.summary import of_seed, totals
+def _numbers(name: str, evaluation: Evaluation, summary: Summary) -> Check:
+    """Compute means, scores, success rates and intervals again from the returns."""
+    from iwbc.runs.results import of_seed, totals
 
-    anew, seen = totals(evaluation), summary["totals"][name]
-    wrong = sorted(key for key, value in anew.items() if not _close(value, seen.get(key)))
-    rows = {row["seed"]: row.get(name) or {} for row in summary["results"]}
+    again = totals(evaluation)
+    wrong = _differing(again, summary.totals[name])
     for row, seed in enumerate(evaluation.seeds):
-        own = rows.get(seed, {})
-        wrong += [f"{key} of seed {seed}" for key, value in of_seed(evaluation, row).items() if not _close(value, own.get(key))]
-    mean = f"return {anew['return_mean']:.6g}" + ("" if anew["score_mean"] is None else f", score {anew['score_mean']:.6g}")
-    yield Check(f"{name}: results", not wrong, ", ".join(wrong) or f"{mean}, from {evaluation.returns.size} returns")
+        wrong += [f"{key} of seed {seed}" for key in _differing(of_seed(evaluation, row), summary.results[seed][name])]
+    mean = f"return {again.return_mean:.6g}" + ("" if again.score_mean is None else f", score {again.score_mean:.6g}")
+    return Check(f"{name}: results", not wrong, ", ".join(wrong) or f"{mean}, from {evaluation.returns.size} returns")
 
 
-def _gains(recorded: dict[str, Evaluation], summary: dict[str, Any]) -> Iterator[Check]:
-    """The gains over the reference, computed again from the returns."""
-    from iwbc.runs.summary import gains
+def _gains(recorded: dict[str, Evaluation], summary: Summary) -> Iterator[Check]:
+    """Compute the gains over the reference again from the returns."""
+    from iwbc.runs.results import gains
 
-    if "gains" not in summary:
+    if summary.gains is None:
         return  # an earlier version wrote it
     for name, gain in gains(recorded).items():
-        written = summary["gains"].get(name) or {}
-        wrong = sorted(key for key, value in gain.items() if not _close(value, written.get(key)))
-        yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain['mean']:+.6g} of {gain['of']}")
+        wrong = _differing(gain, summary.gains[name]) if name in summary.gains else ["it is missing"]
+        yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain.mean:+.6g} of {gain.of}")
+
+
+def _differing(again: DataclassInstance, written: DataclassInstance) -> list[str]:
+    """List the fields whose values differ by more than rounding."""
+    return sorted(key for key, value in asdict(again).items() if not _close(value, getattr(written, key)))
 
 
 def _close(one: Any, other: Any) -> bool:
@@ -166,57 +170,48 @@ def _close(one: Any, other: Any) -> bool:
         return False
 
 
-def _data(config: Config, summary: dict[str, Any]) -> list[Check]:
-    """The dataset's own hash, and what curation keeps of it, where it is on this machine."""
+def _data(config: Config, summary: Summary) -> list[Check]:
+    """Compare the dataset's hash, and what curation keeps of it, where it is on this machine."""
     from iwbc.data.curation import curate, hold_out
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
-    from iwbc.runs.summary import dataset_summary
+    from iwbc.runs.results import dataset_summary
     from iwbc.settings import TrajectoryWeights
 
-    known = summary["dataset"]
+    known = summary.dataset
     if not is_local(config.dataset, config.env.id):
-        return [Check("data", None, f"{known['id']} is not on this machine")]
+        return [Check("data", None, f"{known.id} is not on this machine")]
     if isinstance(config.curation, TrajectoryWeights) and not Path(config.curation.path).expanduser().exists():
         return [Check("data", None, f"{config.curation.path}, the weights of its trajectories, is not on this machine")]
     try:
         trajectories = load_dataset(config.dataset, config.env.id)  # whose arrays are hashed as they are loaded
         curated, _ = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
-        kept, own = dataset_summary(curated), curated.trajectories.content_hash
+        kept = dataset_summary(curated)
     except UserError as error:
         return [Check("data", False, str(error))]
-    wrong = sorted(key for key in ("trajectories", "steps", "kept_trajectories", "kept_steps") if kept[key] != known.get(key))
+    wrong = [key for key in _differing(kept, known) if key not in ("id", "content_hash")]
     return [
-        Check("data", own == known.get("content_hash"), f"{known['id']}, SHA-256 {own[:12]}…"),
-        Check("curation", not wrong, ", ".join(wrong) or f"keeps {kept['kept_trajectories']:,} of {kept['trajectories']:,}"),
+        Check("data", kept.content_hash == known.content_hash, f"{known.id}, SHA-256 {kept.content_hash[:12]}…"),
+        Check("curation", not wrong, ", ".join(wrong) or f"keeps {kept.kept_trajectories:,} of {kept.trajectories:,}"),
     ]
 
 
-def _replayed(
-    folder: RunFolder,
-    config: Config,
-    summary: dict[str, Any],
-    finals: dict[str, Evaluation],
-    policy: str | None,
-    imports: Sequence[str],
-) -> Iterator[Check]:
-    """The final episodes, played again."""
+def _replayed(saved: SavedRun, finals: dict[str, Evaluation], policy: str | None, imports: Sequence[str]) -> Iterator[Check]:
+    """Play the final episodes again."""
     from iwbc import engine
-    from iwbc.environments.spec import EnvironmentSpec
     from iwbc.errors import UserError
     from iwbc.evaluation import Evaluator
-    from iwbc.runs.saved import check_trust
 
     if not finals:
         yield Check("replay", None, "no final episodes were played")
         return
-    environment = EnvironmentSpec.of_plain(summary["environment"])
-    own = check_trust(folder.path, config, environment, policy, imports)
+    saved.custom_policy(policy)  # before the check: a class that the user does not trust is no difference
+    environment = saved.environment(imports)
     try:
-        policies = folder.policy(own)
-        evaluator = Evaluator(environment, config.eval.seed)
+        policies = saved.policies(policy)
+        evaluator = Evaluator(environment, saved.config.eval.seed)
         try:
-            with engine.switched(config.engine):
+            with engine.switched(saved.config.engine):
                 for name, recorded in finals.items():
                     episodes = recorded.returns.shape[1]
                     again = evaluator.evaluate(policies.select(*recorded.seeds), episodes, recorded.action)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import settings
+from torch import Tensor
 
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 
@@ -101,3 +102,8 @@ def few_steps(**changes: Any) -> dict[str, Any]:
 def everything(folder: Path) -> list[str]:
     """All that lies in a folder, however deep."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def named(states: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies of tensors by seed and name, under one name each, as a file has them."""
+    return {f"{seed}.{name}": value.clone() for seed, state in states.items() for name, value in state.items()}

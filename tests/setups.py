@@ -7,6 +7,7 @@ import csv
 import functools
 import importlib
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -28,6 +30,7 @@ from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import Policy
 from iwbc.policies.spec import policy_factory
+from iwbc.runs.summary import DatasetSummary, SeedResult, Summary, Total
 from iwbc.settings import Config
 from iwbc.system.arguments import run
 from iwbc.train import main
@@ -72,9 +75,8 @@ def curated_of(config: Config, trajectories: Trajectories) -> Curated:
 
 def untrained(config: Config, trajectories: Trajectories, seed: int = 0) -> Policy:
     """The policy that training from scratch begins with."""
-    make, _ = policy_factory(config.policy, trajectories)
     with seeded(Stream.POLICY, seed):
-        return make()
+        return policy_factory(config.policy, trajectories).make()
 
 
 def algorithm_of(config: Config, curated: Curated, reference: Policy | None, seed: int = 0) -> Algorithm:
@@ -156,3 +158,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def column(rows: Sequence[dict[str, str]], name: str, **where: object) -> list[float]:
     """A column's numbers, of the rows that have these values."""
     return [float(row[name]) for row in rows if all(row[key] == str(value) for key, value in where.items())]
+
+
+def total(
+    returns: float, scores: float | None = None, successes: float | None = None, *, action: str = "mean", width: float = 1.0
+) -> Total:
+    """The total of a phase with these means, each in the middle of an interval of twice the width."""
+    measures = [(mean, None if mean is None else (mean - width, mean + width)) for mean in (returns, scores, successes)]
+    return Total(2, action, "episodes", *itertools.chain(*measures))  # type: ignore[arg-type]
+
+
+def summary_of(totals: dict[str, Total], **changes: Any) -> Summary:
+    """The summary of a run of seed 0 with these totals."""
+    results = {phase: SeedResult(2, of_phase.return_mean, 0.0, None, None) for phase, of_phase in totals.items()}
+    known: dict[str, Any] = {
+        "method": "BC",
+        "environment": None,
+        "dataset": DatasetSummary("a/b-v0", "ab" * 32, 40, 400, 4, 40),
+        **{"algo": "bc", "curation": "all", "averaging": "trajectory"},
+        **{"seeds": (0,), "diverged": (), "results": {0: results}, "totals": totals, "gains": {}, "normalisation": None},
+        **{"steps_per_second": 250.0, "seed_steps_per_second": 250.0, "seconds": {"training": 60.0, "evaluation": 30.0}},
+        **{"versions": {"iwbc": "0"}, "sha256": {}},
+    }
+    return Summary(**{**known, **changes})

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import make_info, make_trajectories
+from helpers import make_info, make_trajectories, named
 from rich.console import Console
-from safetensors.torch import load_file
 from setups import algorithm_of, compose, curated_of, every, rarely, seldom, untrained
 from torch import Tensor, nn
 
@@ -29,8 +28,9 @@ from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import AWR, BC, IWBC, Config
-from iwbc.system.files import config_folder, write_tensors
+from iwbc.system.files import config_folder
 from iwbc.training.fit import fit
+from iwbc.training.states import read_states, write_states
 from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Learner, Trainer
 
@@ -114,14 +114,14 @@ class Observer:
     def start(self, trainer: Trainer, policies: Policies) -> int:
         if self.stop_after is not None or not self.checkpoint.exists():
             return 0
-        trainer.load(load_file(self.checkpoint))
+        trainer.load(read_states(self.checkpoint)[0])
         return STOP
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
         (measured,) = trainer.measure().values()
         self.seen[step] = {"loss": loss[7].clone(), **{name: value.clone() for name, value in measured.items()}}
         if step == self.stop_after:
-            write_tensors(self.checkpoint, trainer.state(), {})
+            write_states(self.checkpoint, trainer.state(), {})
             raise Stopped
 
 
@@ -156,7 +156,7 @@ def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, polic
     make = OwnPolicy if policy == "own" else None
     curated, choice, quiet = curated_of(config, TOY), make or config.policy, Console(quiet=True)
     reference = fit(config.reference.__class__(steps=5, batch_size=16), TOY, policy=choice, seeds=[7], console=quiet)
-    before = {key: value.clone() for key, value in reference.state().items()}
+    before = named(reference.state())
     start = {"reference": reference} if config.algo.start == "reference" else {"policy": choice}
 
     def train(observer: Observer) -> Policies:
@@ -168,7 +168,7 @@ def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, polic
     for step, weights in whole.seen.items():
         for key, value in weights.items():
             assert value.shape == () and value.isfinite(), (step, key)
-    assert all(torch.equal(value, before[key]) for key, value in reference.state().items())  # π_ref is frozen
+    assert all(torch.equal(value, before[key]) for key, value in named(reference.state()).items())  # π_ref is frozen
     moved = [
         (parameter - untrained_).abs().max()
         for parameter, untrained_ in zip(trained[0].parameters(), reference[0].parameters(), strict=True)
@@ -184,13 +184,13 @@ def test_it_trains_resumes_bit_for_bit_saves_loads_and_predicts(name: str, polic
         assert weights.keys() == whole.seen[step].keys()
         for key, value in weights.items():
             assert torch.equal(value, whole.seen[step][key]), (step, key)
-    expected = trained.state()
-    assert expected.keys() == continued.state().keys()
-    assert all(torch.equal(value, expected[key]) for key, value in continued.state().items())
+    expected = named(trained.state())
+    assert expected.keys() == named(continued.state()).keys()
+    assert all(torch.equal(value, expected[key]) for key, value in named(continued.state()).items())
 
     trained.save(tmp_path / "policy.safetensors")
     loaded = load_policy(tmp_path / "policy.safetensors", policy=make)
-    assert all(torch.equal(value, expected[key]) for key, value in loaded.state().items())
+    assert all(torch.equal(value, expected[key]) for key, value in named(loaded.state()).items())
     actions, _ = loaded.predict(TOY.observations)
     assert actions.shape == TOY.actions.shape
     assert np.array_equal(actions, trained.predict(TOY.observations)[0])

@@ -114,7 +114,7 @@ def test_a_run_of_the_fair_table(tmp_path: Path) -> None:
     setting = fair.settings_of(fair.CHANCE.methods["iw_bc_auto"])[0]
     job = Job(tuple(f"{setting} {brief} {fair.EVERY_RUN}".split()), tmp_path / "run")
     summary = play_all([job], 1)[job]
-    rates = [summary["totals"][phase]["success_rate"] for phase in ("final", "final_sampled")]
+    rates = [summary.totals[phase].success_rate for phase in ("final", "final_sampled")]
     assert fair.final_score(summary) == pytest.approx(50.0 * sum(rates))
-    assert "reference" not in summary["totals"]
-    assert play_all([job], 1)[job]["seconds"] == summary["seconds"]  # it is not run again
+    assert "reference" not in summary.totals
+    assert play_all([job], 1)[job].seconds == summary.seconds  # it is not run again

@@ -15,7 +15,7 @@ from setups import compose, every, finish, python, rarely, seldom, train
 from iwbc.config import composed, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
-from iwbc.runs.folder import RunFolder
+from iwbc.runs.read import read_config
 from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, to_plain
 from iwbc.system.files import config_folder
 
@@ -379,7 +379,7 @@ def test_a_missing_field_of_a_saved_configuration_is_refused(tmp_path: Path) -> 
     del plain["reference"]["averaging"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
     with pytest.raises(UserError, match="not all settings are there"):
-        RunFolder(tmp_path).config()
+        read_config(tmp_path)
 
 
 # What iwbc 0.1 wrote.
@@ -474,12 +474,12 @@ def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_pa
     plain = to_plain(compose())
     plain["eval"]["backend"], plain["policy"]["precision"] = "gymnasium", "float32"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
-    assert RunFolder(tmp_path).config() == compose()
+    assert read_config(tmp_path) == compose()
     for group, name, value in (("policy", "precision", "bfloat16"), ("eval", "backend", "envpool")):
         refused = plain | {group: plain[group] | {name: value}}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(refused))
         with pytest.raises(UserError, match=rf"or train again \({group}.{name}={value}: this version has only "):
-            RunFolder(tmp_path).config()
+            read_config(tmp_path)
     outcome = train(f"resume={tmp_path}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
 

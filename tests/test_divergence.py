@@ -15,8 +15,8 @@ from rich.console import Console
 from setups import read_csv, train
 
 import iwbc
+from iwbc.report.collect import collect
 from iwbc.report.study import arrange
-from iwbc.runs.read import collect
 from iwbc.system.files import read_tensors
 from iwbc.training.trained import load_policy
 from iwbc.training.trainer import Learner

@@ -19,6 +19,7 @@ from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import DataWarning, UserError
 from iwbc.evaluation import Evaluation, Evaluator, interval
 from iwbc.policies.spec import PolicySpec, Spaces
+from iwbc.runs.results import episode_rows
 from iwbc.settings import GaussianPolicy
 from iwbc.training.trained import Policies
 
@@ -133,7 +134,7 @@ def test_environments_are_made_once() -> None:
 def test_rows_for_the_table() -> None:
     returns, lengths = np.array([[10.0, 20.0], [30.0, 40.0]]), np.array([[1, 2], [3, 4]])
     evaluation = Evaluation((4, 9), returns, lengths, ReferenceScores(10.0, 30.0, "made up"))
-    rows = evaluation.rows("final", 50)
+    rows = [row.to_plain() for row in episode_rows(evaluation, "final", 50)]
     assert evaluation.score == 75.0
     assert [row["seed"] for row in rows] == [4, 4, 9, 9]
     assert rows[3] == {
@@ -148,11 +149,11 @@ def test_rows_for_the_table() -> None:
         "success": "",
     }
     tried = Evaluation((4, 9), returns, lengths, None, np.array([[True, False], [True, True]]), "sample")
-    assert [row["success"] for row in tried.rows("final", 50)] == [1, 0, 1, 1]
-    assert [row["action"] for row in tried.rows("final", 50)] == ["sample"] * 4
+    assert [row.to_plain()["success"] for row in episode_rows(tried, "final", 50)] == [1, 0, 1, 1]
+    assert [row.action for row in episode_rows(tried, "final", 50)] == ["sample"] * 4
     assert tried.success_rate == 0.75
     without = Evaluation((4, 9), returns, lengths)
-    assert without.rows("final", 50)[0]["score"] == ""
+    assert episode_rows(without, "final", 50)[0].to_plain()["score"] == ""
     assert without.score is without.scores is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import hashlib
@@ -17,12 +18,15 @@ from unittest import mock
 import pytest
 import safetensors.torch
 import torch
-from setups import compose
+from setups import compose, summary_of, total
 
+from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.runs.folder import RunFolder, versions
-from iwbc.settings import SUMMARY_FORMAT
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.read import file_hashes, finished_summary, read_config, read_summary
+from iwbc.runs.results import versions
+from iwbc.runs.summary import Diverged, Gain
 from iwbc.system import files
 from iwbc.system.files import (
     digest_of,
@@ -293,19 +297,20 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     config = compose("algo=bc")
     folder.check(config)
     folder.start(config)
-    assert folder.config() == config
+    assert read_config(tmp_path) == config
     assert (tmp_path / "config.yaml").read_text().startswith("env:\n")  # in the order of the settings
     folder.check(config)
     with pytest.raises(UserError, match="holds a run with another configuration"):
         folder.check(compose("algo=bc", "seed=1"))
     assert folder.checkpoint() is None
     assert folder.keep(0) is None
-    state = {"0.a": torch.arange(3.0), "10.a": torch.ones(2), "1.a": torch.zeros(2)}
+    state = {0: {"a": torch.arange(3.0)}, 10: {"a": torch.ones(2), "b.c": torch.ones(1)}, 1: {"a": torch.zeros(2)}}
     folder.write_checkpoint(state, {"done": 40, "metrics": []})
-    checkpoint = folder.checkpoint()
-    assert checkpoint is not None
-    assert checkpoint[0].keys() == state.keys() and torch.equal(checkpoint[0]["0.a"], state["0.a"])
-    assert checkpoint[1] == {"done": 40, "metrics": []}
+    found = folder.checkpoint()
+    assert found is not None
+    assert {seed: set(own) for seed, own in found[0].items()} == {0: {"a"}, 1: {"a"}, 10: {"a", "b.c"}}
+    assert torch.equal(found[0][0]["a"], torch.arange(3.0))
+    assert found[1] == {"done": 40, "metrics": []}
 
 
 @pytest.mark.parametrize("progress", ["[" * 100_000, "{", "3"])
@@ -321,7 +326,7 @@ def test_a_checkpoint_whose_progress_is_none_is_refused(progress: str, tmp_path:
 def test_the_last_good_state_of_a_seed_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"1.a": torch.zeros(2), "10.a": torch.ones(2), "11.b": torch.ones(1)}, {"done": 40})
+    folder.write_checkpoint({1: {"a": torch.zeros(2)}, 10: {"a": torch.ones(2)}, 11: {"b": torch.ones(1)}}, {"done": 40})
     assert folder.keep(1) == 40
     kept, metadata = read_tensors(tmp_path / "last-good-seed1.safetensors")
     assert list(kept) == ["1.a"] and metadata["step"] == "40"
@@ -330,7 +335,7 @@ def test_the_last_good_state_of_a_seed_is_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.write_checkpoint({0: {"a": torch.zeros(2)}}, {"done": 40})
     folder.start(compose("algo=bc", "seed=1"))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: cannot be read \(it is of a run with another conf"):
         folder.checkpoint()
@@ -339,45 +344,43 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_a_finished_run_keeps_no_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.start(compose("algo=bc"))
-    folder.write_checkpoint({"0.a": torch.zeros(2)}, {"done": 40})
+    folder.write_checkpoint({0: {"a": torch.zeros(2)}}, {"done": 40})
     folder.write_failure("why", ["a=1"])
     assert read_json(tmp_path / "failure.json") == {"error": "why", "overrides": ["a=1"]}
-    assert folder.summary() is None
-    folder.finish({"status": "finished"})
-    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "summary.json"]
-    with pytest.raises(UserError, match=r"summary\.json: damaged"):
-        folder.summary()
+    assert read_summary(tmp_path) is None
+    folder.finish(summary_of({}))
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "run.html", "summary.json"]
+    assert read_summary(tmp_path) == summary_of({})
 
 
 def test_an_unfinished_run_has_no_configuration_or_summary(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder"):
-        RunFolder(tmp_path).config()
+        read_config(tmp_path)
     with pytest.raises(UserError, match="this run is not finished"):
-        RunFolder(tmp_path).finished_summary()
+        finished_summary(tmp_path)
 
 
-TOTAL = {"action": "mean", "episodes": 3, "interval_over": "episodes"} | {
-    f"{what}_{part}": value
-    for what, name in (("return", "mean"), ("score", "mean"), ("success", "rate"))
-    for part, value in ((name, 1.0), ("interval", [0.0, 2.0]))
-}
-SUMMARY = {
-    "format": SUMMARY_FORMAT,
-    "environment": None,
-    "normalisation": None,
-    "totals": {"final": TOTAL},
-    "seeds": [0],
-    "method": "BC",
-    "dataset": {"id": "a/b-v0"},
-}
+TOTAL = dataclasses.asdict(total(1.0, 1.0, 1.0))
+SUMMARY = json.loads(json.dumps(summary_of({"final": total(1.0, 1.0, 1.0)}).to_plain()))
 
 
 def test_a_summary_comes_back(tmp_path: Path) -> None:
-    environment = json.loads(json.dumps(EnvironmentSpec("Pendulum-v1").to_plain()))
-    unknown = dict.fromkeys(TOTAL) | {"episodes": 0}
-    for good in (SUMMARY, SUMMARY | {"environment": environment}, SUMMARY | {"totals": {"final": unknown}}):
-        write_json(tmp_path / "summary.json", good)
-        assert RunFolder(tmp_path).finished_summary() == good
+    final = total(1.0, 2.0, 0.5)
+    for good in (
+        summary_of({}),
+        summary_of({"final": final, "reference": total(3.0)}, environment=EnvironmentSpec("Pendulum-v1", {"g": 9.8})),
+        summary_of({"final": final}, gains={"final": Gain("returns", 1.0, (0.0, 2.0))}, seeds=(0,)),
+        summary_of({}, diverged=(Diverged(1, 40, "it is said to", 20), Diverged(2, 40, "so", None))),
+        summary_of({}, normalisation=ReferenceScores(0.0, 200.0, "here")),
+    ):
+        write_json(tmp_path / "summary.json", good.to_plain())
+        assert finished_summary(tmp_path) == good
+
+
+def test_summaries_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    earlier = {key: value for key, value in SUMMARY.items() if key not in ("gains", "sha256", "diverged")}
+    write_json(tmp_path / "summary.json", earlier | {"backend": "gymnasium"})
+    assert finished_summary(tmp_path) == summary_of({"final": total(1.0, 1.0, 1.0)}, gains=None, sha256=None)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +390,9 @@ def test_a_summary_comes_back(tmp_path: Path) -> None:
         {"normalisation": {"random": 0.0}},
         {"method": None},
         {"dataset": {"id": ""}},
+        {"status": "running"},
+        {"results": []},
+        {"gains": {"reference": {"of": "scores", "mean": 1.0, "interval": [0.0, 2.0]}}},
         {"seeds": ["a"]},
         {"seeds": [float("inf")]},
         {"totals": {"final": TOTAL | {"return_mean": "high"}}},
@@ -397,12 +403,7 @@ def test_a_summary_comes_back(tmp_path: Path) -> None:
 def test_a_summary_without_what_commands_read_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", SUMMARY | change)
     with pytest.raises(UserError, match=r"summary\.json: damaged"):
-        RunFolder(tmp_path).summary()
-
-
-def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"policy\.safetensors"):
-        RunFolder(tmp_path).policy()
+        read_summary(tmp_path)
 
 
 def test_the_policy_has_its_name(tmp_path: Path) -> None:
@@ -415,12 +416,12 @@ def test_the_hashes_of_results(tmp_path: Path) -> None:
     names = ["config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"]
     for name in names:
         (tmp_path / name).write_text(name)
-    assert RunFolder(tmp_path).hashes() == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    assert file_hashes(tmp_path) == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
 
 
 def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("cuda" in versions()) is bool(torch.version.cuda)
-    monkeypatch.setattr("iwbc.runs.folder.version", lambda name: f"of {name}")
+    monkeypatch.setattr("iwbc.runs.results.version", lambda name: f"of {name}")
     assert {name: versions()[name] for name in ("torch", "wandb")} == {"torch": "of torch", "wandb": "of wandb"}
 
 
@@ -439,17 +440,17 @@ def test_a_configuration_that_asks_the_machine_is_refused(tmp_path: Path) -> Non
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("device: cpu", "device: ${oc.env:HOME}"))
     with pytest.raises(UserError, match="it holds an interpolation"):
-        folder.config()
+        read_config(tmp_path)
     (tmp_path / "config.yaml").write_text(text.replace("held_out: 0.0\n", ""))
     with pytest.raises(UserError, match="not all settings are there"):
-        folder.config()
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "3", "[1, 2]", '"a: ["', "... 0.001\n  schedu   name"])
 def test_a_configuration_that_is_no_settings_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml: damaged, or written by another version") as caught:
-        RunFolder(tmp_path).config()
+        read_config(tmp_path)
     assert "\n" not in str(caught.value)
 
 

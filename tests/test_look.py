@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -20,8 +21,8 @@ from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.record import Played, frames_of, play_all
 from iwbc.runs.charts import Chart
-from iwbc.runs.page import write_page
-from iwbc.runs.saved import open_run
+from iwbc.runs.folder import RunFolder
+from iwbc.runs.read import finished_summary, open_run
 from iwbc.verify import verify
 
 SETTINGS = ["env=two_routes", "dataset.episodes=200", "policy=mixture", "policy.hidden=[32,32]", "reference.steps=100"]
@@ -75,9 +76,9 @@ def test_a_run_leaves_a_page(run: Path) -> None:
 def test_names_are_escaped_on_the_page(run: Path, tmp_path: Path) -> None:
     for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    summary = json.loads((run / "summary.json").read_text())
-    summary["dataset"]["id"] = "<script>alert(1)</script>"
-    write_page(tmp_path, summary)
+    summary = finished_summary(run)
+    dataset = dataclasses.replace(summary.dataset, id="<script>alert(1)</script>")
+    RunFolder(tmp_path).write_page(dataclasses.replace(summary, dataset=dataset))
     assert "<script>" not in (tmp_path / "run.html").read_text()
 
 
@@ -150,8 +151,8 @@ def test_a_chart_draws_what_is_finite() -> None:
 
 
 def test_the_episodes_are_those_of_the_final_evaluation(run: Path) -> None:
-    saved = open_run(run, None)
-    played = play_all(saved.policies, saved.played_in([]), 6, saved.config.eval.seed, "mean")
+    saved = open_run(run)
+    played = play_all(saved.policies(None), saved.environment([]), 6, saved.config.eval.seed, "mean")
     final = [row for row in read_csv(run / "evaluations.csv") if row["phase"] == "final"]
     assert [(one.seed, one.episode, len(one.actions)) for one in played] == [
         (int(row["seed"]), int(row["episode"]), int(row["length"])) for row in final

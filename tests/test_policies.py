@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers import named
 from setups import finish, python, rarely
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
@@ -259,7 +260,7 @@ def test_a_damaged_file_is_an_error_of_one_line(damage: str, tmp_path: Path) -> 
     policies, path = make_policies(make_spec(), (0,)), tmp_path / "policy.safetensors"
     policies.save(path)
     content = path.read_bytes()
-    tensors = {name: value.clone() for name, value in policies.state().items()}
+    tensors = named(policies.state())
     _, metadata = read_tensors(path)
     match damage:
         case "missing":
@@ -297,7 +298,7 @@ def test_no_memory_is_given_to_networks_that_the_file_does_not_hold(tmp_path: Pa
     policies.save(path)
     fields = json.loads(read_tensors(path)[1]["policy"])
     fields["spec"]["settings"]["hidden"] = [2**20, 2**20]  # four terabytes
-    safetensors.torch.save_file(policies.state(), path, metadata={"policy": json.dumps(fields)})
+    safetensors.torch.save_file(named(policies.state()), path, metadata={"policy": json.dumps(fields)})
     made: list[str] = []
     monkeypatch.setattr("iwbc.policies.networks.Linear.reset_parameters", lambda self: made.append(self.weight.device.type))
     with pytest.raises(UserError, match=r"cannot be read \(0\.network\.0\.weight has shape .*, not \(1048576, ") as caught:
@@ -311,7 +312,7 @@ def test_a_tensor_that_would_broadcast_is_not_accepted(name: str, tmp_path: Path
     policies, path = make_policies(make_spec(), (0, 1)), tmp_path / "policy.safetensors"
     policies.save(path)
     _, metadata = read_tensors(path)
-    tensors = {name: value.clone() for name, value in policies.state().items()}
+    tensors = named(policies.state())
     tensors[name] = tensors[name][:1].contiguous()
     safetensors.torch.save_file(tensors, path, metadata=metadata)
     with pytest.raises(UserError, match="cannot be read"):

@@ -1,230 +1,287 @@
-"""When a run logs, plays and writes checkpoints, and what it goes on with: the Recorder, with a trainer that trains nothing."""
+"""When a run logs, plays and writes checkpoints, and what it goes on with: the Recorder, beside training of a few steps."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from helpers import make_trajectories
 from rich.console import Console
-from setups import compose, read_csv
-from torch import Tensor
+from setups import column, compose, read_csv
 
 from iwbc.data.curated import Curated
+from iwbc.environments.scores import ReferenceScores
 from iwbc.errors import Interrupted, UserError
-from iwbc.evaluation import Evaluation
+from iwbc.evaluation import Evaluator
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.recorder import Recorder, Stopwatch, append_rows, weight_rows
+from iwbc.runs.rows import MetricRow
+from iwbc.runs.summary import Diverged
 from iwbc.system.files import write_csv
+from iwbc.training.fit import fit
+from iwbc.training.trained import Policies
+from iwbc.training.trainer import Learner, Trainer
 
+ENV = "iwbc-tests/Short-v0"
 CURATED = Curated(make_trajectories([4.0, 6.0, 8.0], [2, 3, 4]), np.array([1.0, 0.0, 2.0]), "trajectory")
-SETTINGS = ("algo=bc", "algo.steps=12", "log_every=3", "checkpoint_every=4", "eval.every=5", "eval.periodic_episodes=2")
+SETTINGS = (
+    *("algo=bc", "algo.steps=12", "algo.batch_size=8", "algo.warmup_steps=2", "policy.hidden=[8]", "seeds=[3,7]"),
+    *("log_every=3", "checkpoint_every=4", "eval.every=5", "eval.periodic_episodes=2", "eval.episodes=2"),
+)
 
 
-class Trained:
-    """Two seeds, of which nothing changes."""
+class Short(gym.Env[Any, Any]):
+    """Two steps, whose rewards are the first entry of the action; a success where that is positive."""
+
+    observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (3,)), gym.spaces.Box(-1.0, 1.0, (2,))
+    stuck = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        if Short.stuck:
+            raise RuntimeError("the arm is stuck")
+        self.steps += 1
+        observation = self.np_random.normal(size=3).astype(np.float32)
+        return observation, float(action[0]), False, self.steps == 2, {"success": bool(action[0] > 0.0)}
+
+
+class Notes:
+    """A logger that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.seeds: tuple[int, ...] = (3, 7)
-        self.loaded: dict[str, Tensor] = {}
+        self.logged: list[tuple[int, int, dict[str, float]]] = []
+        self.ended: list[tuple[int, int, dict[str, float]]] = []
+        self.closed: list[bool] = []
 
-    def measure(self) -> dict[int, dict[str, Tensor]]:
-        return {seed: {"ess_share": torch.tensor(seed / 10)} for seed in self.seeds}
+    def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        self.logged.append((step, seed, dict(values)))
 
-    def state(self) -> dict[str, Tensor]:
-        return {f"{seed}.a": torch.full((2,), float(seed)) for seed in self.seeds}
+    def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+        self.ended.append((step, seed, dict(values)))
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        if any(name.endswith(".other") for name in state):
-            raise KeyError("other")
-        self.loaded = state
-
-    def drop(self, seed: int) -> None:
-        self.seeds = tuple(other for other in self.seeds if other != seed)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {}
-
-    def trajectory_weights(self) -> dict[int, Tensor]:
-        return {seed: torch.tensor([1.0, seed]) for seed in self.seeds}
+    def close(self, failed: bool) -> None:
+        self.closed.append(failed)
 
 
-def played(policies: Any, episodes: int, action: str) -> Any:
-    """An evaluation with returns 1, 2, … of the first seed, and ten more of every other."""
-    returns = np.arange(1.0, episodes + 1) + 10 * np.arange(len(policies.seeds))[:, None]
-    found = mock.Mock(spec=Evaluation, returns=returns, scores=returns / 2, successes=returns > 1)
-    found.rows = lambda phase, step: [{"phase": phase, "step": step, "action": action}]
-    return found
+class Watched(Recorder):
+    """Calls `before` with every step after which it looks on."""
+
+    before: Callable[[int], object] = staticmethod(lambda step: None)
+
+    def after(self, step: int, loss: dict[int, torch.Tensor], trainer: Trainer) -> None:
+        self.before(step)
+        super().after(step, loss, trainer)
 
 
-@pytest.fixture
-def logger(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-    made = mock.Mock()
-    monkeypatch.setattr("iwbc.runs.recorder.make_logger", lambda *_: made)
-    return made
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> Iterator[None]:
+    gym.register(ENV, Short, disable_env_checker=True)
+    yield
+    del gym.registry[ENV]
 
 
-def recorder(folder: Path, *changes: str, plays: bool = True) -> Recorder:
-    evaluator = mock.Mock()
-    evaluator.evaluate.side_effect = played
-    config = compose(*SETTINGS, *changes)
-    console = Console(quiet=True)
-    rows = [{"kept": 2}]
-    return Recorder(config, RunFolder(folder), console, Stopwatch(), evaluator if plays else None, {}, rows, CURATED)
+@pytest.fixture(autouse=True)
+def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
+    notes = Notes()
+    monkeypatch.setattr("iwbc.runs.recorder.make_logger", lambda *_: notes)
+    return notes
 
 
-def rows(own: Recorder, name: str) -> list[dict[str, str]]:
-    """What a table holds, once it is written."""
-    own.write_tables()
-    return read_csv(own.folder.path / name)
+@contextlib.contextmanager
+def recording(folder: Path, *changes: str, plays: bool = True) -> Iterator[Watched]:
+    config, console = compose(*SETTINGS, *changes), Console(width=30, file=io.StringIO())
+    evaluator = Evaluator(ENV, 0, scores=ReferenceScores(0.0, 4.0, "made up")) if plays else None
+    with (
+        contextlib.nullcontext() if evaluator is None else contextlib.closing(evaluator),
+        Watched(config, RunFolder(folder), console, Stopwatch(), evaluator, CURATED) as recorder,
+    ):
+        yield recorder
 
 
-def policies() -> mock.Mock:
-    found = mock.Mock()
-    found.select.side_effect = lambda *seeds: mock.Mock(seeds=seeds)
-    return found
+def training(recorder: Recorder) -> Policies:
+    config = recorder.config
+    choice, quiet = config.policy, Console(quiet=True)
+    return fit(config.algo, CURATED, policy=choice, seeds=config.all_seeds, console=quiet, observer=recorder)
 
 
-LOSS = {3: torch.tensor(0.5), 7: torch.tensor(0.25)}
+def train(folder: Path, *changes: str, stop_at: int | None = None) -> Recorder:
+    """Train to the end, or, where that is told, stop by Ctrl-C after some steps."""
+    with pytest.raises(Interrupted) if stop_at else contextlib.nullcontext(), recording(folder, *changes) as recorder:
+        recorder.before = lambda step: step == stop_at and signal.raise_signal(signal.SIGINT)
+        training(recorder)
+    return recorder
 
 
-def test_when_it_logs_plays_and_writes(logger: mock.Mock, tmp_path: Path) -> None:
-    trainer = Trained()
-    logged, plays, checkpoints = [], [], []
-    with recorder(tmp_path, "eval.action=both") as own:
-        assert own.start(trainer, policies()) == 0  # type: ignore[arg-type]
-        assert (own.measures, own.every) == (True, (3, 5, 4))
-        assert set(os.listdir(tmp_path)) == {"config.yaml", "curation.csv"}
-        for step in range(1, 13):
-            before = len(rows(own, "metrics.csv")), len(rows(own, "evaluations.csv"))
-            own.after(step, LOSS, trainer)  # type: ignore[arg-type]
-            logged += [step] * (len(rows(own, "metrics.csv")) > before[0])
-            plays += [step] * (len(rows(own, "evaluations.csv")) > before[1])
-            found = own.folder.checkpoint()
-            checkpoints += [step] * (found is not None and found[1]["done"] == step)
-            assert (tmp_path / "weights.csv").exists() is (step == 12)
-    assert (logged, plays, checkpoints) == ([3, 6, 9, 12], [5, 10], [4, 5, 8, 10, 12])
-    rate = own.config.algo.learning_rate
+def done(folder: Path) -> int | None:
+    """The step of the checkpoint."""
+    checkpoint = RunFolder(folder).checkpoint()
+    return None if checkpoint is None else checkpoint[1]["done"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    with mock.patch("iwbc.runs.recorder.make_logger", lambda *_: Notes()):
+        train(folder)
+    return folder
+
+
+def test_when_it_logs_plays_and_writes(notes: Notes, tmp_path: Path) -> None:
+    checkpoints: dict[int, int | None] = {}
+    with recording(tmp_path, "eval.action=both") as recorder:
+        recorder.before = lambda step: checkpoints.update({step: done(tmp_path)})
+        training(recorder)
+    assert checkpoints == {3: None, 4: None, 5: 4, 6: 5, 8: 5, 9: 8, 10: 8, 12: 10}
+    assert done(tmp_path) == 12
+    files = {"config.yaml", "curation.csv", "metrics.csv", "evaluations.csv", "weights.csv", "policy.safetensors"}
+    assert set(os.listdir(tmp_path)) == files | {"checkpoint.safetensors"}
+    rows, rate = read_csv(tmp_path / "metrics.csv"), recorder.config.algo.learning_rate
+    assert [(row["step"], row["seed"]) for row in rows] == [(str(step), seed) for step in (3, 6, 9, 12) for seed in "37"]
     assert rate(4) != rate(5) != rate(6)
-    shares = [str(float(torch.tensor(share))) for share in (0.3, 0.7)]
-    assert rows(own, "metrics.csv")[2:4] == [
-        {"step": "6", "seed": "3", "learning_rate": str(rate(5)), "loss": "0.5", "ess_share": shares[0]},
-        {"step": "6", "seed": "7", "learning_rate": str(rate(5)), "loss": "0.25", "ess_share": shares[1]},
+    assert column(rows, "learning_rate", step=6) == [rate(5), rate(5)]
+    episodes = read_csv(tmp_path / "evaluations.csv")
+    assert [(row["step"], row["seed"], row["episode"]) for row in episodes] == [
+        (step, seed, episode) for step in ("5", "10") for seed in "37" for episode in "01"
     ]
-    assert rows(own, "evaluations.csv") == [{"phase": "periodic", "step": step, "action": "mean"} for step in ("5", "10")]
-    assert [call.args[:2] for call in logger.log.call_args_list if "periodic/return" in call.args[2]] == [
-        (step, seed) for step in (5, 10) for seed in (3, 7)
-    ]
-    assert logger.log.call_args_list[2].args[2] == {"periodic/return": 1.5, "periodic/score": 0.75, "periodic/success": 0.5}
-    assert not logger.results.called
-    assert read_csv(tmp_path / "metrics.csv")[-1]["step"] == "12"
-    logger.close.assert_called_once_with(False)
+    assert {(row["phase"], row["action"], row["length"]) for row in episodes} == {("periodic", "mean", "2")}
+    played = [(step, seed, values) for step, seed, values in notes.logged if "periodic/return" in values]
+    assert [(step, seed) for step, seed, _ in played] == [(5, 3), (5, 7), (10, 3), (10, 7)]
+    for step, seed, values in played:
+        for name in ("return", "score", "success"):
+            assert values[f"periodic/{name}"] == pytest.approx(np.mean(column(episodes, name, step=step, seed=seed)))
+    logged = [{"step": step, "seed": seed, **values} for step, seed, values in notes.logged if "loss" in values]
+    assert [{name: str(value) for name, value in row.items()} for row in logged] == rows
+    assert (notes.ended, notes.closed) == ([], [False])
 
 
-def test_final_episodes_are_results(logger: mock.Mock, tmp_path: Path) -> None:
-    with recorder(tmp_path) as own:
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        own.play("final", 12, mock.Mock(seeds=(3, 7)), 2, "mean")
-    assert not logger.log.called
-    assert [call.args[:2] for call in logger.results.call_args_list] == [(12, 3), (12, 7)]
-    assert [call.args[2]["final/return"] for call in logger.results.call_args_list] == [1.5, 11.5]
+def test_what_is_played_at_the_end_is_a_result(notes: Notes, tmp_path: Path) -> None:
+    with recording(tmp_path, "eval.every=0", "eval.action=both") as recorder:
+        evaluations = recorder.play_finally(None, training(recorder))
+        recorder.write_tables()
+    assert list(evaluations) == ["final", "final_sampled"]
+    rows = read_csv(tmp_path / "evaluations.csv")
+    assert {(row["phase"], row["step"], row["action"]) for row in rows} == {("final", "12", "mean"), ("final", "12", "sample")}
+    assert [(step, seed) for step, seed, _ in notes.ended] == [(12, 3), (12, 7)] * 2
+    assert notes.ended[1][2]["final/return"] == pytest.approx(np.mean(column(rows, "return", seed=7, action="mean")))
+    assert notes.ended[2][2]["final_sampled/return"] == pytest.approx(np.mean(column(rows, "return", seed=3, action="sample")))
 
 
-def test_a_run_that_plays_nothing_does_not_pause_for_it(logger: mock.Mock, tmp_path: Path) -> None:
-    with recorder(tmp_path, plays=False) as own:
-        assert own.every == (3, 0, 4)
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        own.after(5, LOSS, Trained())  # type: ignore[arg-type]
-    assert rows(own, "evaluations.csv") == []
+def test_a_run_that_plays_nothing_does_not_pause_for_it(tmp_path: Path) -> None:
+    seen: list[int] = []
+    with recording(tmp_path, plays=False) as recorder:
+        recorder.before = seen.append
+        assert recorder.play_finally(None, training(recorder)) == {}
+    assert seen == [3, 4, 6, 8, 9, 12]
+    assert read_csv(tmp_path / "evaluations.csv") == []
 
 
-def test_a_request_to_stop_leaves_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted), recorder(tmp_path) as own:
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        own._stop.set()
-        own.after(1, LOSS, Trained())  # type: ignore[arg-type]
-    found = own.folder.checkpoint()
-    assert found is not None and found[1]["done"] == 1
-    logger.close.assert_called_once_with(True)
+@pytest.mark.parametrize("step", [3, 5, 6])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(step: int, whole: Path, notes: Notes, tmp_path: Path) -> None:
+    train(tmp_path, stop_at=step)
+    assert (done(tmp_path), notes.closed) == (step, [True])
+    assert len(read_csv(tmp_path / "evaluations.csv")) == (4 if step > 5 else 0)  # the checkpoint comes before the episodes
+    again = train(tmp_path)
+    assert f"Continuing after step {step}" in again.console.file.getvalue()  # type: ignore[attr-defined]
+    for name in ("metrics.csv", "evaluations.csv", "weights.csv", "policy.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_what_was_written_after_the_checkpoint_is_made_again(whole: Path, tmp_path: Path) -> None:
+    train(tmp_path, stop_at=5)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("6,3,0.")  # as where a run is killed before its next checkpoint
+    train(tmp_path)
+    assert (tmp_path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("changes", [(), ("eval.every=0",), ("eval.periodic_episodes=0",)])
+def test_a_checkpoint_comes_before_episodes_that_fail(
+    changes: tuple[str, ...], notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Short, "stuck", True)
+    with pytest.raises(UserError, match=r"the arm is stuck.*; what was trained is kept: resume="):
+        train(tmp_path)
+    assert (done(tmp_path), notes.closed) == (5, [True])
+    monkeypatch.setattr(Short, "stuck", False)
+    train(tmp_path, *changes)
+    steps = [row["step"] for row in read_csv(tmp_path / "evaluations.csv")]
+    assert steps == ([] if changes else ["5"] * 4 + ["10"] * 4)  # what was due when it stopped, too
+
+
+def test_after_the_last_step_there_is_nothing_to_stop(notes: Notes, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), recording(tmp_path) as recorder:
+        recorder.before = lambda step: step == 12 and signal.raise_signal(signal.SIGINT)
+        policies = training(recorder)
+        assert policies.seeds == (3, 7)
+        assert (done(tmp_path), (tmp_path / "weights.csv").exists(), notes.closed) == (12, True, [])
+        recorder.play_finally(None, policies)
+    assert {row["phase"] for row in read_csv(tmp_path / "evaluations.csv")} == {"periodic"}
+
+
+WHY = "it is [bold]too[/bold] large"
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, *seeds: int) -> None:
+    """Let the training of seeds diverge by the third look at it, after step 5."""
+    looks: dict[int, int] = {}
+
+    def trouble(self: Learner) -> str | None:
+        seed = self.sampler.seed
+        looks[seed] = looks.get(seed, 0) + 1
+        return WHY if seed in seeds and looks[seed] == 3 else None
+
+    monkeypatch.setattr(Learner, "trouble", trouble)
+
+
+def test_a_seed_that_diverges_is_left_behind(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging(monkeypatch, 7)
+    first = train(tmp_path, stop_at=8)
+    said = first.console.file.getvalue()  # type: ignore[attr-defined]
+    assert said == f"Seed 7 diverged by step 5: {WHY}. The other seeds go on.\n"  # one line, as it is
+    second = train(tmp_path)
+    assert first.diverged_seeds == second.diverged_seeds == [Diverged(7, 5, WHY, 4)]
+    assert (tmp_path / "last-good-seed7.safetensors").exists()
+    rows, expected = read_csv(tmp_path / "metrics.csv"), read_csv(whole / "metrics.csv")
+    assert rows == [row for row in expected if row["seed"] == "3" or row["step"] == "3"]
+    assert all(second.stopwatch.seconds[phase] > 0.0 for phase in ("training", "checkpoints", "evaluation"))
+
+
+def test_where_all_seeds_diverge_there_is_nothing_to_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging(monkeypatch, 3, 7)
+    with pytest.raises(UserError) as caught:
+        train(tmp_path)
+    assert str(caught.value) == f"step 5: {WHY}; the run folder keeps the checkpoint before, if there was one"
+    assert done(tmp_path) == 4
 
 
 @pytest.mark.parametrize(
-    ("stops", "changes"), [(True, ()), (False, ()), (True, ("eval.every=0",)), (True, ("eval.periodic_episodes=0",))]
+    ("names", "tables"), [({"other"}, 2), ({"policy.network.0.weight"}, 2), (None, 1), (None, 3), (None, 0)]
 )
-def test_a_checkpoint_comes_before_policies_are_played(
-    stops: bool, changes: tuple[str, ...], logger: mock.Mock, tmp_path: Path
-) -> None:
-    own = recorder(tmp_path)
-    own.evaluator.evaluate.side_effect = UserError("stuck")  # type: ignore[union-attr]
-    with pytest.raises(Interrupted if stops else UserError, match=None if stops else "^stuck; what was trained is kept"), own:
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        if stops:
-            own._stop.set()
-        own.after(5, LOSS, Trained())  # type: ignore[arg-type]
-    with recorder(tmp_path, *changes) as again:
-        assert again.start(Trained(), policies()) == 5  # type: ignore[arg-type]
-    played = [] if changes else [{"phase": "periodic", "step": "5", "action": "mean"}]
-    assert rows(again, "evaluations.csv") == played  # what was due when it stopped
-
-
-def test_after_the_last_step_there_is_nothing_to_stop(logger: mock.Mock, tmp_path: Path) -> None:
-    with recorder(tmp_path) as own:
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        own._stop.set()
-        own.after(12, LOSS, Trained())  # type: ignore[arg-type]
-    found = own.folder.checkpoint()
-    assert found is not None and found[1]["done"] == 12
-    assert (tmp_path / "weights.csv").exists()
-    logger.close.assert_called_once_with(False)  # it has not failed
-
-
-def test_it_goes_on_from_a_checkpoint(logger: mock.Mock, tmp_path: Path) -> None:
-    with recorder(tmp_path) as first:
-        trainer = Trained()
-        first.start(trainer, policies())  # type: ignore[arg-type]
-        first.after(3, LOSS, trainer)  # type: ignore[arg-type]
-        first.after(4, LOSS, trainer)  # type: ignore[arg-type]
-        first.diverged(7, 5, "why", trainer)  # type: ignore[arg-type]
-        first.after(8, LOSS, trainer)  # type: ignore[arg-type]
-        logged = (tmp_path / "metrics.csv").read_bytes()
-        first.after(9, LOSS, trainer)  # type: ignore[arg-type]
-        first.write_tables()
-        assert (tmp_path / "metrics.csv").read_bytes() != logged  # as where a run is killed before its next checkpoint
-        with pytest.raises(UserError, match="step 9: why"):
-            first.diverged(3, 9, "why", trainer)  # type: ignore[arg-type]
-    with recorder(tmp_path) as second:
-        trainer = Trained()
-        assert second.start(trainer, policies()) == 8  # type: ignore[arg-type]
-    assert trainer.seeds == (3,)
-    assert list(trainer.loaded) == ["3.a"]
-    assert [(row["step"], row["seed"]) for row in rows(second, "metrics.csv")] == [("3", "3"), ("3", "7")]
-    assert (tmp_path / "metrics.csv").read_bytes() == logged
-    assert second.diverged_seeds == [{"seed": 7, "step": 5, "why": "why", "kept_step": 4}]
-    assert second.stopwatch.seconds.keys() == first.stopwatch.seconds.keys()
-    assert second.stopwatch.seconds["training"] >= 0.0 < second.stopwatch.seconds["checkpoints"]
-
-
-@pytest.mark.parametrize(
-    ("name", "progress"),
-    [("3.other", {"tables": [{}, {}]}), ("3.a", {"tables": [{}]}), ("3.a", {"tables": [{}, {}, {}]}), ("3.a", {})],
-)
-def test_a_checkpoint_of_another_policy_is_refused(
-    name: str, progress: dict[str, Any], logger: mock.Mock, tmp_path: Path
-) -> None:
-    own = recorder(tmp_path)
-    own.folder.start(own.config)
-    own.folder.write_checkpoint(
-        {name: torch.zeros(1)}, {"done": 4, "unplayed": False, "diverged": [], "seconds": {}, **progress}
-    )
+def test_a_checkpoint_of_another_policy_is_refused(names: set[str] | None, tables: int, tmp_path: Path) -> None:
+    folder = train(tmp_path, stop_at=4).folder
+    checkpoint = folder.checkpoint()
+    assert checkpoint is not None
+    states, progress = checkpoint
+    if names is not None:
+        states = {seed: {name: torch.zeros(1) for name in names} for seed in states}
+    folder.write_checkpoint(states, progress | {"tables": (progress["tables"] * 2)[:tables]})
     with pytest.raises(UserError, match="its checkpoint does not fit the policy"):
-        own.start(Trained(), policies())  # type: ignore[arg-type]
+        train(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "evaluations.csv"])
@@ -237,27 +294,24 @@ def test_a_checkpoint_of_another_policy_is_refused(
     ],
 )
 def test_a_table_that_the_checkpoint_does_not_go_with_is_refused(
-    name: str, damage: Callable[[Path], object], logger: mock.Mock, tmp_path: Path
+    name: str, damage: Callable[[Path], object], tmp_path: Path
 ) -> None:
-    with recorder(tmp_path) as own:
-        own.start(Trained(), policies())  # type: ignore[arg-type]
-        for step in (3, 5, 8):
-            own.after(step, LOSS, Trained())  # type: ignore[arg-type]
+    train(tmp_path, stop_at=8)
     damage(tmp_path / name)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=rf"{name}: is not the one that the checkpoint goes with") as caught:
-        recorder(tmp_path).start(Trained(), policies())  # type: ignore[arg-type]
+        train(tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_rows_that_are_appended_are_the_table(tmp_path: Path) -> None:
     values = [np.float64(0.5), float("nan"), "two\nlines", "", 'a "q"']
-    all_rows = [{"step": step, "a name, with a comma": value} for step, value in enumerate(values)]
+    all_rows = [MetricRow(step, 0, {"a name, with a comma": value}) for step, value in enumerate(values)]
     table = io.StringIO()
     for part in (all_rows[:1], all_rows[1:]):
         append_rows(table, part)
-    write_csv(tmp_path / "whole.csv", all_rows)
+    write_csv(tmp_path / "whole.csv", [row.to_plain() for row in all_rows])
     assert table.getvalue().encode() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -270,16 +324,6 @@ def test_seconds_by_phase() -> None:
         stopwatch.lap()
     expected = {"data": 0.0, "reference": 0.0, "training": 3.0, "checkpoints": 0.0, "evaluation": 2.0}
     assert stopwatch.seconds == expected
-
-
-def test_a_message_about_a_seed_is_one_line_without_markup(logger: mock.Mock, tmp_path: Path) -> None:
-    own = recorder(tmp_path)
-    own.console = Console(width=30, file=io.StringIO())
-    own.folder.start(own.config)
-    own.diverged(7, 1000, "it is [bold]too[/bold] large", Trained())  # type: ignore[arg-type]
-    assert (
-        own.console.file.getvalue() == "Seed 7 diverged by step 1,000: it is [bold]too[/bold] large. The other seeds go on.\n"
-    )
 
 
 def test_weights_by_hand() -> None:

@@ -21,11 +21,11 @@ from test_report_folders import HOPPER, make_failure, make_run
 
 from iwbc.errors import UserError
 from iwbc.report import figures, statistics, tables
+from iwbc.report.collect import collect
 from iwbc.report.page import page
 from iwbc.report.statistics import Scores
 from iwbc.report.study import Study, arrange
 from iwbc.report.write import write_report
-from iwbc.runs.read import collect
 from iwbc.system.files import write_csv
 
 FILTERED = "filtered BC 10 %"

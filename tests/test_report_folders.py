@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from setups import summary_of, total
 
+from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-from iwbc.runs.read import collect, read_numbers, read_videos, read_weights
-from iwbc.settings import SUMMARY_FORMAT
-from iwbc.system.files import write_csv
+from iwbc.report.collect import collect
+from iwbc.runs.read import read_numbers, read_videos, read_weights
+from iwbc.runs.summary import DatasetSummary, SeedResult
+from iwbc.system.files import write_csv, write_json
 
 HOPPER = {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
 HEADER = "phase,step,seed,episode,action,return,length,score,success"
@@ -80,30 +83,24 @@ def make_run(
     if histogram:
         names = ("return_low", "return_high", "trajectories", "kept")
         write_csv(folder / "curation.csv", [dict(zip(names, row, strict=True)) for row in histogram])
-    results = [
-        {"seed": seed}
-        | {
-            phase: {"episodes": len(of_seeds[seed]), "return_mean": sum(of_seeds[seed]) / len(of_seeds[seed])}
-            for phase, (_, of_seeds) in played.items()
-            if of_seeds[seed]
-        }
-        for seed in returns
-    ]
-    summary = {
-        "format": SUMMARY_FORMAT,
-        "status": "finished",
-        "method": method,
-        "environment": None if env_id is None else EnvironmentSpec(env_id).to_plain(),
-        "dataset": {"id": dataset, "content_hash": content_hash, "trajectories": 40, "kept_trajectories": 4},
-        "curation": config.get("curation", {}).get("name", "all"),
-        "seeds": list(returns),
-        "results": results,
-        "totals": {phase: {"action": action} for phase, (action, of_seeds) in played.items() if any(of_seeds.values())},
-        "normalisation": normalisation,
-        "steps_per_second": 250.0,
-        "seconds": {"training": 60.0, "evaluation": 30.0},
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
+    played = {phase: (action, of_seeds) for phase, (action, of_seeds) in played.items() if any(of_seeds.values())}
+
+    def result(of_seed: Sequence[float]) -> SeedResult:
+        return SeedResult(len(of_seed), sum(of_seed) / len(of_seed), 0.0, None, None)
+
+    totals = {phase: total(sum(map(sum, of_seeds.values())), action=action) for phase, (action, of_seeds) in played.items()}
+    summary = summary_of(
+        totals,
+        method=method,
+        environment=None if env_id is None else EnvironmentSpec(env_id),
+        dataset=DatasetSummary(dataset, content_hash, 40, 400, 4, 40),
+        curation=config.get("curation", {}).get("name", "all"),
+        seeds=tuple(returns),
+        results={seed: {phase: result(of_seeds[seed]) for phase, (_, of_seeds) in played.items()} for seed in returns},
+        normalisation=None if normalisation is None else ReferenceScores(**normalisation),
+        versions={},
+    )
+    write_json(folder / "summary.json", summary.to_plain())
     return folder
 
 
@@ -165,10 +162,10 @@ def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("summary.json", '{"format": 2, "sta', "damaged, not readable as JSON"),
-        ("summary.json", "[]", "damaged, it holds no object"),
+        ("summary.json", '{"format": 2, "sta', "damaged (Unterminated string"),
+        ("summary.json", "[]", "damaged (it holds no object"),
         ("summary.json", '{"format": 1}', "format 1, written by another version of iwbc"),
-        ("summary.json", '{"format": 2, "status": "finished"}', "'normalisation' is missing"),
+        ("summary.json", '{"format": 2, "status": "finished"}', "'results' is missing"),
         ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10\n", "line 2: damaged"),
         ("evaluations.csv", f"{HEADER}\nfinal,1,0,0,mean,10,7,10,\n", "not the final episodes of seed 0"),
         ("config.yaml", "algo: {name: bc}", "algo.steps is missing"),
@@ -176,7 +173,7 @@ def test_files_inside_a_run_are_no_runs_of_their_own(tmp_path: Path) -> None:
         ("config.yaml", "algo: {steps: 1}\neval: {backend: envpool}", "eval.backend=envpool: this version has only gymnasium"),
         ("config.yaml", "algo: {steps: 1}\npolicy: {precision: bfloat16}", "policy.precision=bfloat16: this version has only"),
         ("config.yaml", "- 1\n", "holds no settings"),
-        ("failure.json", "{", "not readable as JSON"),
+        ("failure.json", "{", "damaged (Expecting property name"),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, name: str, content: str, problem: str) -> None:
@@ -191,8 +188,9 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, name: str, con
 
 def test_a_number_without_end_is_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    (run / "summary.json").write_text((run / "summary.json").read_text().replace('"seeds": [0]', '"seeds": [1e999]'))
-    with pytest.raises(UserError, match=r"summary\.json: damaged, cannot convert float infinity"):
+    text = json.dumps(json.loads((run / "summary.json").read_text()))
+    (run / "summary.json").write_text(text.replace('"seeds": [0]', '"seeds": [1e999]'))
+    with pytest.raises(UserError, match=r"summary\.json: damaged \(cannot convert float infinity"):
         collect([tmp_path])
 
 

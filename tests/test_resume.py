@@ -19,6 +19,7 @@ from iwbc.config import changed
 from iwbc.data.minari_folder import make_once
 from iwbc.errors import UserError
 from iwbc.runs.folder import RunFolder
+from iwbc.runs.read import read_config
 from iwbc.settings import to_plain
 from iwbc.verify import verify
 
@@ -132,7 +133,7 @@ def test_a_failed_evaluation_keeps_the_trained_policy(how: str, healthy: int, un
     assert resumed.code == 0, resumed.err
     assert same(folder, undisturbed, "policy.safetensors", "metrics.csv", "evaluations.csv", "weights.csv")
     expected = {"how": "fine", "healthy": healthy}  # Dicts are merged, as on every command line
-    assert RunFolder(folder).config().env.kwargs == expected
+    assert read_config(folder).env.kwargs == expected
     assert json.loads((folder / "summary.json").read_text())["environment"]["kwargs"] == expected
     assert all(check.same for check in verify(folder)), verify(folder)
 

@@ -27,8 +27,10 @@ from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.evaluation import Evaluation
-from iwbc.runs.folder import RunFolder
-from iwbc.runs.summary import gains, results_table, verdict
+from iwbc.runs.read import read_config
+from iwbc.runs.results import gains
+from iwbc.runs.show import results_table, verdict
+from iwbc.runs.summary import Gain, Total
 from iwbc.settings import ACTION_NAMES
 from iwbc.training.trained import load_policy
 from iwbc.verify import verify
@@ -77,7 +79,7 @@ def test_the_terminal_shows_progress_a_table_and_the_folder(run: tuple[Path, Out
 
 
 def test_the_configuration_is_the_resolved_one(folder: Path) -> None:
-    assert RunFolder(folder).config() == compose(*ARGUMENTS)
+    assert read_config(folder) == compose(*ARGUMENTS)
     assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["level"] == "trajectory"
 
 
@@ -166,7 +168,7 @@ def test_the_policy_is_rebuilt_from_its_file_alone(folder: Path, tmp_path: Path)
     action, _ = policy.predict(np.zeros(11))
     assert action.shape == (3,)
     state = policy.state()
-    assert not torch.equal(state["0.network.0.weight"], state["1.network.0.weight"])
+    assert not torch.equal(state[0]["network.0.weight"], state[1]["network.0.weight"])
 
 
 def test_the_same_command_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
@@ -245,10 +247,13 @@ def test_evaluate_refuses_what_is_not_a_finished_run(folder: Path, tmp_path: Pat
 
 
 def test_numbers_stay_whole_in_a_terminal_of_80_columns() -> None:
-    total = {"episodes": 100, "interval_over": "seeds and episodes", "return_mean": 1234.5, "return_interval": (1111.1, 2222.2)}
-    total |= {"score_mean": 38.9, "score_interval": (35.1, 68.9), "success_rate": 0.512, "success_interval": (0.431, 0.622)}
+    measures = (1234.5, (1111.1, 2222.2), 38.9, (35.1, 68.9), 0.512, (0.431, 0.622))
     names = ("reference (BC on all data)", "iw-BC return-weighted")
-    rows = {f"{name}, {says}": total | {"action": action} for name in names for action, says in ACTION_NAMES.items()}
+    rows = {
+        f"{name}, {says}": Total(100, action, "seeds and episodes", *measures)
+        for name in names
+        for action, says in ACTION_NAMES.items()
+    }
     console = Console(file=io.StringIO(), width=80)
     console.print(results_table(rows, "Hopper-v5", [0, 1, 2], None))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -430,14 +435,14 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     before, after = played([[1.0, 2.0], [3.0, 4.0]], unit), played([[3.0, 4.0], [5.0, 6.0]], unit)
     # 2 of return in every episode, hence 1 of score; an interval of no width, as the differences do not vary.
     gain = gains({"reference": before, "final": after})["final"]
-    assert (gain["of"], gain["mean"], gain["interval"]) == ("scores", pytest.approx(1.0), pytest.approx((1.0, 1.0)))
+    assert (gain.of, gain.mean, gain.interval) == ("scores", pytest.approx(1.0), pytest.approx((1.0, 1.0)))
     assert gains({"reference_sampled": before, "final_sampled": after}).keys() == {"final_sampled"}
     assert gains({"final": after}) == {}
     assert gains({"reference": played([[1.0]], unit), "final": after}) == {}  # a seed has diverged
     labels = [np.array([[False, True]]), np.array([[True, True]])]
     one, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
-    assert gains({"reference": one, "final": other})["final"]["of"] == "successes"
-    assert gains({"reference": one, "final": other})["final"]["mean"] == 0.5
+    gain = gains({"reference": one, "final": other})["final"]
+    assert (gain.of, gain.mean) == ("successes", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -453,10 +458,10 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     ],
 )
 def test_the_verdict_says_how_sure_it_is(interval: tuple[float, float], seeds: int, says: str) -> None:
-    assert verdict("M", {"of": "scores", "mean": 2.0, "interval": interval}, seeds).startswith(says)
+    assert verdict("M", Gain("scores", 2.0, interval), seeds).startswith(says)
 
 
 def test_a_run_ends_with_its_verdict(run: tuple[Path, Outcome]) -> None:
     folder, outcome = run
     summary = json.loads((folder / "summary.json").read_text())
-    assert verdict(summary["method"], summary["gains"]["final"], 2) in outcome.out
+    assert verdict(summary["method"], Gain(**summary["gains"]["final"]), 2) in outcome.out

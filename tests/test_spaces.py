@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
+from setups import summary_of
 
 import iwbc
 from iwbc.data.minari_source import load
@@ -251,18 +251,12 @@ def test_parts_are_read_back_from_json(name: str) -> None:
 
 
 def test_an_exported_file_says_the_parts() -> None:
-    summary = {
-        "method": "BC",
-        "dataset": {"id": "a", "content_hash": "b"},
-        "environment": None,
-        "totals": {},
-        "versions": {"iwbc": "0"},
-    }
+    summary = summary_of({})
     policies = policies_of(parts_of(SPACES["nested"]))
-    text = described(SimpleNamespace(summary=summary), policies)["observation_parts"]  # type: ignore[arg-type]
+    text = described(summary, policies)["observation_parts"]
     assert [part_of_plain(part) for part in json.loads(text)] == parts_of(SPACES["nested"])
     vectors = Policies(policies.modules, (0,), dataclasses.replace(policies.spaces, observation_parts=None), None)
-    assert described(SimpleNamespace(summary=summary), vectors)["observation_parts"] == "null"  # type: ignore[arg-type]
+    assert described(summary, vectors)["observation_parts"] == "null"
 
 
 def test_names_of_entries() -> None:

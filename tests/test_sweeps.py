@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from setups import BRIEF, every, finish, python, train
+from setups import BRIEF, every, finish, python, summary_of, total, train
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.runs import pipeline, sweeps
+from iwbc.runs.show import line
 from iwbc.runs.sweeps import Sweep, objective, remaining
+from iwbc.system.files import write_json
 
 SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
 
@@ -135,8 +137,7 @@ def jobs_with(folder: Path, *scores: float) -> list[dict[str, Any]]:
     jobs = []
     for number, score in enumerate(scores):
         (folder / str(number)).mkdir()
-        summary = {"dataset": {"id": "some/data-v0"}, "totals": {"final": {"score_mean": score}}}
-        (folder / str(number) / "summary.json").write_text(json.dumps(summary))
+        write_json(folder / str(number) / "summary.json", summary_of({"final": total(1.0, score)}).to_plain())
         jobs.append({"job": number, "status": "finished", "folder": str(folder / str(number))})
     return jobs
 
@@ -149,16 +150,13 @@ def test_of_several_that_did_as_well_none_is_the_best(scores: tuple[float, ...],
 
 
 def test_a_job_s_result_tells_of_both_kinds_of_action() -> None:
-    def total(action: str, mean: float) -> dict[str, Any]:
-        of_scores = {"score_mean": None, "score_interval": None, "success_rate": None, "success_interval": None}
-        return {"action": action, "return_mean": mean, "return_interval": [mean - 1, mean + 1], **of_scores}
-
-    finals = {"final": total("mean", 5.0), "final_sampled": total("sample", 3.0)}
-    summary = {"totals": {"reference": total("mean", 1.0), **finals}}
+    finals = {"final": total(5.0), "final_sampled": total(3.0, action="sample")}
     expected = "mean action: return 5.0 [4.0, 6.0]; sampled actions: return 3.0 [2.0, 4.0]"
-    assert sweeps.result(summary) == expected
-    assert sweeps.result({"totals": {"final": finals["final"]}}) == "return 5.0 [4.0, 6.0]"
-    assert sweeps.result({"totals": {}}) == "finished, not evaluated"
+    assert line(summary_of({"reference": total(1.0), **finals})) == expected
+    assert line(summary_of({"final": total(5.0)})) == "return 5.0 [4.0, 6.0]"
+    measured = "return 5.0 [4.9, 5.1], score 7.0 [6.9, 7.1], success 50.0 [40.0, 60.0] %"
+    assert line(summary_of({"final": total(5.0, 7.0, 0.5, width=0.1)})) == measured
+    assert line(summary_of({})) == "finished, not evaluated"
 
 
 @pytest.mark.robustness
@@ -171,8 +169,8 @@ def test_the_best_is_told_only_among_runs_on_the_same_dataset(
     assert "the best" not in outcome.out and " * │" not in outcome.out
 
 
-def test_a_search_maximises_the_score_or_else_success_or_return() -> None:
-    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": 1.5, "success_rate": 0.5}}}) == 1.5
-    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": 0.5}}}) == 0.5
-    assert objective({"totals": {"final": {"return_mean": 3.0, "score_mean": None, "success_rate": None}}}) == 3.0
-    assert objective({"totals": {}}) is None
+def test_what_a_search_maximises() -> None:
+    assert objective(summary_of({"final": total(3.0, 1.5, 0.5)})) == 1.5
+    assert objective(summary_of({"final": total(3.0, None, 0.5)})) == 0.5
+    assert objective(summary_of({"final": total(3.0)})) == 3.0
+    assert objective(summary_of({})) is None

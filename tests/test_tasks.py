@@ -26,6 +26,7 @@ from iwbc.environments.tasks import ENTRY_POINTS, register
 from iwbc.environments.tasks.point_maze import HORIZON, MAP
 from iwbc.errors import UserError
 from iwbc.runs.folder import RunFolder
+from iwbc.runs.read import read_summary
 from iwbc.settings import Demonstrations
 
 TASKS = list(ENTRY_POINTS)
@@ -221,10 +222,11 @@ def test_a_dataset_of_the_maze_is_evaluated_in_the_same_maze(datasets, tmp_path)
         "env=point_maze", "curation=success", "dataset.episodes=8", "eval.episodes=2", *QUICK, f"hydra.run.dir={tmp_path}"
     )
     assert outcome.code == 0, outcome.err
-    summary = RunFolder(tmp_path).summary()
-    assert summary is not None and summary["dataset"]["id"] == "iwbc/pointmaze_umaze/demonstrations-8-v1"
-    environment = summary["environment"]
-    assert (environment["kwargs"]["maze_map"], environment["max_episode_steps"]) == (MAP, HORIZON)
+    summary = read_summary(tmp_path)
+    assert summary is not None and summary.dataset.id == "iwbc/pointmaze_umaze/demonstrations-8-v1"
+    environment = summary.environment
+    assert environment is not None
+    assert (environment.kwargs["maze_map"], environment.max_episode_steps) == (MAP, HORIZON)
     assert all(int(row["length"]) <= HORIZON for row in read_csv(tmp_path / "evaluations.csv"))
     with pytest.raises(UserError, match=r"PointMaze_UMaze-v3: has no dataset\.slip"):
         iwbc.demonstrations(MAZE, slip=0.2)
@@ -239,11 +241,11 @@ def test_the_command_makes_demonstrations_trains_and_evaluates(datasets, tmp_pat
     outcome = train(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     folder = RunFolder(tmp_path / "run")
-    summary = folder.summary()
+    summary = read_summary(folder.path)
     assert summary is not None
-    assert summary["environment"]["kwargs"] == {"horizon": 40}
-    assert summary["dataset"]["id"].endswith("/demonstrations-60-horizon40-v1")
-    assert summary["dataset"]["kept_trajectories"] < summary["dataset"]["trajectories"] == 60
+    assert summary.environment is not None and summary.environment.kwargs == {"horizon": 40}
+    assert summary.dataset.id.endswith("/demonstrations-60-horizon40-v1")
+    assert summary.dataset.kept_trajectories < summary.dataset.trajectories == 60
     rows = read_csv(folder.path / "evaluations.csv")
     assert {float(row["return"]) for row in rows} <= {0.0, 1.0}
     assert all(int(row["length"]) <= 40 for row in rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import make_trajectories
+from helpers import make_trajectories, named
 from rich.console import Console
 from setups import PATIENCE, compose, untrained
 from torch import Tensor
@@ -128,7 +128,7 @@ def test_a_process_trains_a_seed_by_itself() -> None:
         parameters = trainer.parameters()
     learner = learner_of(5)
     assert torch.equal(learner.train(0, 10), loss)
-    assert all(torch.equal(value, parameters[f"5.{name}"]) for name, value in learner.parameters().items())
+    assert all(torch.equal(value, parameters[5][name]) for name, value in learner.parameters().items())
 
 
 # --- in several processes ------------------------------------------------------------------------------------------------
@@ -136,8 +136,7 @@ def test_a_process_trains_a_seed_by_itself() -> None:
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:
     """All that it says of itself; copies."""
-    measured = {f"{seed}.{name}": value for seed, metrics in trainer.measure().items() for name, value in metrics.items()}
-    return {name: value.clone() for name, value in {**trainer.parameters(), **measured, **trainer.state()}.items()}
+    return named(trainer.parameters()) | named(trainer.measure()) | named(trainer.state())
 
 
 @forked
@@ -150,7 +149,7 @@ def test_seeds_learn_the_same_side_by_side_in_turn_and_alone(
     with Trainer(learner_of, seeds) as in_turn:
         assert len(in_turn._handles) == 1
         first_losses = in_turn.train(0, 7)
-        half = {name: value.clone() for name, value in in_turn.state().items()}
+        half = copy.deepcopy(in_turn.state())
         losses, expected = in_turn.train(7, 10), everything(in_turn)
     threads(count, cores)
     with Trainer(learner_of, seeds) as side_by_side:

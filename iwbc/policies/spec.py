@@ -321,17 +321,33 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
         warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(entries)}")
 
 
-# `fit` takes any of these for a policy: settings or the spec of a shipped family, a custom policy's name, or a factory.
-PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | Callable[[], nn.Module]
+@dataclass(frozen=True)
+class PolicyFactory:
+    """Maker of untrained policies for a dataset: `make` makes one; `spec` is that of a shipped family, None of a custom one."""
+
+    make: Callable[[], Any]
+    spec: PolicySpec | None = None
 
 
-def policy_factory(choice: PolicyChoice, trajectories: Trajectories) -> tuple[Callable[[], Any], PolicySpec | None]:
-    """Return the factory of untrained policies for a dataset, and the spec where they are of a shipped family."""
-    if isinstance(choice, GaussianPolicy):
-        choice = policy_spec(choice, trajectories)
-    if isinstance(choice, PolicySpec):
-        return choice.make, choice
-    return own_factory(choice, spaces_of(trajectories)), None
+# What `fit` takes for a policy: settings or the spec of a shipped family, a custom one by name, or what makes a module.
+PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | PolicyFactory | Callable[[], nn.Module]
+
+
+def policy_factory(choice: PolicyChoice, *datasets: Trajectories) -> PolicyFactory:
+    """Return what makes a policy for the first of the datasets, in units of all of them; a factory as it is.
+
+    Raises UserError where a custom policy cannot be imported.
+    """
+    match choice:
+        case PolicyFactory():
+            return choice
+        case PolicySpec():
+            return PolicyFactory(choice.make, choice)
+        case GaussianPolicy():
+            spec = policy_spec(choice, *datasets)
+            return PolicyFactory(spec.make, spec)
+        case _:
+            return PolicyFactory(own_factory(choice, spaces_of(datasets[0])))
 
 
 def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> Callable[[], nn.Module]:

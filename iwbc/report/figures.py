@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.report.collect import Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Study
-from iwbc.runs.read import Run, read_curation, read_numbers, read_weights
+from iwbc.runs.read import read_curation, read_metrics, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ class Picture:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within, figures look alike; the user's own matplotlib settings play no part."""
+    """Let figures in the block look alike, whatever the user's matplotlib settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -75,7 +76,7 @@ def _picture(name: str, caption: str, figure: Figure) -> Picture:
 
 
 def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour for each of ten methods, told apart by colour-blind readers too; from then on dashes as well."""
+    """Choose a colour for each of ten methods, told apart by colour-blind readers too; from then on dashes as well."""
     import matplotlib
 
     colours, dashes = matplotlib.color_sequences["petroff10"], ("-", "--", ":", "-.")
@@ -86,7 +87,7 @@ def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _panels(count: int, height: float = 2.6, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, three to a row; the figure narrows where there are fewer."""
+    """Make a figure with `count` panels, three to a row; the figure narrows where there are fewer."""
     from matplotlib.figure import Figure
 
     columns = min(count, _COLUMNS)
@@ -100,12 +101,12 @@ def _panels(count: int, height: float = 2.6, **shared: Any) -> tuple[Figure, lis
 
 
 def _title(task: str) -> str:
-    """What stands in brackets on a line of its own: a panel is narrow."""
+    """Put what stands in brackets on another line: a panel is narrow."""
     return task.replace(" (", "\n(")
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
-    """One legend for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     entries: dict[Any, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -228,7 +229,7 @@ def _of_action(name: str, caption: str, scores: Scores) -> tuple[str, str]:
 def performance_profiles(
     study: Study, scores: Scores, thresholds: Array, found: Mapping[str, tuple[Array, Array, Array]]
 ) -> Picture:
-    """The share of runs that score above each threshold."""
+    """Draw the share of runs that score above each threshold."""
     figure, (axis,) = _panels(1, height=3.6)
     for method, look in _looks(study.methods).items():
         if method in found:
@@ -261,7 +262,7 @@ _DIAGNOSTICS = {
 
 
 def weight_diagnostics(study: Study) -> list[Picture]:
-    """What importance weights and likelihoods did during training, a figure per dataset that has any of it."""
+    """Draw what importance weights and likelihoods did during training, a figure per dataset that has any of it."""
     from matplotlib.figure import Figure
 
     looks, pictures = _looks(study.methods), []
@@ -303,8 +304,8 @@ def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tu
 
 
 def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
-    """The columns of the runs' metrics.csv at each logged step, averaged over seeds and runs; only what all of them have."""
-    tables = [table for run in runs if (table := read_numbers(run.folder / "metrics.csv", "step"))]
+    """Average the columns of the runs' metrics.csv at each logged step over seeds and runs; only what all of them have."""
+    tables = [table for run in runs if (table := read_metrics(run.folder))]
     if not tables:
         return {}
     names = set.intersection(*map(set, tables)) - {"step", "seed"}
@@ -315,7 +316,7 @@ def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
 
 
 def trajectory_weights(study: Study) -> list[Picture]:
-    """The weights that runs ended with, how many trajectories have each and over their returns, a figure per dataset."""
+    """Draw the weights that runs ended with, how many trajectories have each and over their returns, a figure per dataset."""
     from matplotlib.figure import Figure
 
     looks, pictures = _looks(study.methods), []
@@ -363,7 +364,7 @@ def _final_weights(runs: Sequence[Run]) -> dict[str, Array]:
 
 
 def seed_results(study: Study) -> Picture | None:
-    """Every seed's result as a dot, a panel per dataset; None where no method has two seeds."""
+    """Draw every seed's result as a dot, a panel per dataset; None where no method has two seeds."""
     if not any(len(results) > 1 for results in study.cells.values()):
         return None
     tasks = [task for task in study.tasks if any(place[0] == task for place in study.cells)]
@@ -418,7 +419,7 @@ def curated_returns(study: Study) -> Picture | None:
 
 
 def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]:
-    """Bin edges, counts of all and of kept trajectories, by the names of the curations that give them."""
+    """Return bin edges, counts of all and of kept trajectories, by the names of the curations that give them."""
     names: dict[bytes, dict[str, None]] = {}
     values: dict[bytes, tuple[Array, Array, Array]] = {}
     for method in study.methods:
@@ -428,7 +429,7 @@ def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]
                 value = edges, columns["trajectories"], columns["kept"]
                 key = b"".join(array.tobytes() for array in value)
                 values[key] = value
-                names.setdefault(key, {})[str(run.summary.get("curation", method)).replace("_", " ")] = None
+                names.setdefault(key, {})[run.summary.curation.replace("_", " ")] = None
     return {", ".join(names[key]): value for key, value in values.items()}
 
 

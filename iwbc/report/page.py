@@ -18,7 +18,7 @@ _LARGEST = 2_000_000  # bytes of a video that the page takes in
 
 
 def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """The page: `results`, figures, videos, `runs`, and every run's configuration."""
+    """Make the page: `results`, figures, videos, `runs`, and every run's configuration."""
     from jinja2 import Environment, FileSystemLoader
 
     templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -64,7 +64,7 @@ def _lead(table: Table) -> str:
 
 
 def _videos(study: Study) -> list[dict[str, Any]]:
-    """What `iwbc record` left in the run folders, as data; videos that are too large are left out."""
+    """List what `iwbc record` left in the run folders, as data; videos that are too large are left out."""
     found = []
     for (task, method), runs in study.runs.items():
         for run in runs:

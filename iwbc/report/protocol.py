@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iwbc.errors import UserError
-from iwbc.runs.read import Run
+from iwbc.report.collect import Run
 
 # The versions that returns may depend on.
 _VERSIONS = ("iwbc", "torch", "gymnasium", "mujoco")
@@ -17,7 +17,7 @@ def check_protocol(runs: Sequence[Run]) -> None:
     actions and evaluation seed, and the same versions, and the runs of a dataset the same reference returns."""
     first: dict[tuple[str, str], tuple[Any, Run]] = {}
     for run in runs:
-        if not run.summary["totals"]:
+        if not run.summary.totals:
             continue
         for (name, where), value in _protocol(run).items():
             known, other = first.setdefault((name, where), (value, run))
@@ -30,11 +30,9 @@ def check_protocol(runs: Sequence[Run]) -> None:
 
 
 def _protocol(run: Run) -> dict[tuple[str, str], Any]:
-    """What must be the same, by name and by the dataset that it must be the same on (all, where that is empty)."""
-    evaluation, versions = run.config.get("eval"), run.summary.get("versions")
+    """List what must be the same, by name and by the dataset on which it must be (all, where that is empty)."""
+    evaluation, versions = run.config.get("eval"), run.summary.versions
     found: dict[tuple[str, str], Any] = {("reference returns", run.task.dataset): run.task.normalisation}
     if isinstance(evaluation, dict):
         found |= {(f"eval.{key}", ""): evaluation[key] for key in ("episodes", "action", "seed") if key in evaluation}
-    if isinstance(versions, dict):
-        found |= {(f"the version of {key}", ""): versions[key] for key in _VERSIONS if key in versions}
-    return found
+    return found | {(f"the version of {key}", ""): versions[key] for key in _VERSIONS if key in versions}

@@ -74,7 +74,7 @@ def draw(log: Path, picture: Path) -> None:
 
 
 def _place(value: Any, distribution: Any) -> float:
-    """Where a value stands on its axis: itself, or among its choices."""
+    """Place a value on its axis: by itself, or among its choices."""
     choices = getattr(distribution, "choices", None)
     return float(value) if choices is None else float(choices.index(value))
 

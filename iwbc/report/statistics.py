@@ -87,7 +87,7 @@ def aggregates(scores: Scores) -> dict[str, dict[str, Estimate]]:
 
 
 def interquartile_mean(matrix: Array) -> Array:
-    """The mean of the middle half of all scores, [..., seeds, tasks] → [...]; a quarter is cut off either end, rounded down."""
+    """Average the middle half of all scores, [..., seeds, tasks] → [...]; a quarter is cut off either end, rounded down."""
     values = np.sort(matrix.reshape(*matrix.shape[:-2], -1), -1)
     cut = values.shape[-1] // 4
     found: Array = values[..., cut : values.shape[-1] - cut].mean(-1)
@@ -106,7 +106,7 @@ def improvement(scores: Scores, baseline: str) -> dict[str, Estimate]:
 
 
 def probability_of_improvement(x: Array, y: Array) -> Array:
-    """The mean over tasks of the share of pairs of seeds in which x is higher, [..., seeds, tasks] each → [...]."""
+    """Average over tasks the share of pairs of seeds in which x is higher, [..., seeds, tasks] each → [...]."""
     first, second = x[..., :, None, :], y[..., None, :, :]
     found: Array = ((first > second) + 0.5 * (first == second)).mean((-3, -2, -1))
     return found
@@ -121,8 +121,8 @@ def profiles(scores: Scores, thresholds: Array) -> dict[str, tuple[Array, Array,
 
 
 def _interval(matrices: Sequence[Array], measure: Callable[..., Array], repetitions: int) -> tuple[Array, Array, Array]:
-    """A measure of matrices [seeds, tasks], and its 95 % percentile bootstrap interval: in every sample the seeds of each
-    task, and of each matrix, are drawn anew by themselves. NaN where a single seed allows no interval."""
+    """Compute a measure of matrices [seeds, tasks], and its 95 % percentile bootstrap interval: in every sample the seeds
+    of each task, and of each matrix, are drawn again by themselves. NaN where a single seed allows no interval."""
     point = measure(*matrices)
     if min(map(len, matrices)) < 2:
         return point, np.full_like(point, np.nan), np.full_like(point, np.nan)

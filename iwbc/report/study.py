@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from iwbc.errors import UserError
-from iwbc.runs.read import Episode, Run, Task
+from iwbc.report.collect import Run, Task
+from iwbc.runs.rows import EpisodeRow
 from iwbc.settings import TIERS
 
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
@@ -33,7 +34,7 @@ class Result:
 
     run: Run
     seed: int
-    episodes: tuple[Episode, ...]
+    episodes: tuple[EpisodeRow, ...]
 
     @property
     def mean_return(self) -> float:
@@ -67,13 +68,13 @@ class Study:
     differences: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def baseline(self) -> str | None:
-        """The filtered BC that others are compared with: the only one, or else the one that keeps 10 %."""
+        """Name the filtered BC that others are compared with: the only one, or else the one that keeps 10 %."""
         candidates = [method for method in self.methods if method.startswith("filtered BC")]
         return candidates[0] if len(candidates) == 1 else next((m for m in candidates if m == "filtered BC 10 %"), None)
 
 
 def arrange(runs: Sequence[Run]) -> Study:
-    """The grid of the runs. Raises UserError where two runs with the same settings, data and seed disagree."""
+    """Arrange the runs in a grid. Raises UserError where two runs with the same settings, data and seed disagree."""
     study = Study()
     task_names = _task_names({run.task for run in runs})
     methods = {id(run): name for run, name in _method_names(runs, study)}
@@ -86,9 +87,9 @@ def arrange(runs: Sequence[Run]) -> Study:
         for seed in run.seeds:
             if final := run.final(seed):
                 _add(study, place, Result(run, seed, tuple(final)))
-        for one in run.summary.get("diverged") or ():
+        for lost in run.summary.diverged:
             study.notes.append(
-                f"{run.name}: seed {one['seed']} diverged by step {one['step']} ({one['why']}); it is in no table or figure."
+                f"{run.name}: seed {lost.seed} diverged by step {lost.step} ({lost.why}); it is in no table or figure."
             )
     for task, seed, own in _references(runs, task_names):
         cell = study.cells.setdefault((task, REFERENCE), [])
@@ -102,7 +103,7 @@ def arrange(runs: Sequence[Run]) -> Study:
 
 
 def _references(runs: Sequence[Run], task_names: Mapping[Task, str]) -> Iterator[tuple[str, int, Result]]:
-    """The results of the reference policies by task and seed, where all that a task's runs began from are of one kind."""
+    """Return the results of the reference policies by task and seed, where a task's runs all began from one kind."""
     kinds: dict[str, set[str]] = {}
     found = []
     for run in runs:
@@ -137,7 +138,7 @@ def _add(study: Study, place: tuple[str, str], result: Result) -> None:
 
 
 def _task_names(tasks: set[Task]) -> dict[Task, str]:
-    """The dataset's id; where several tasks share it, with all that tells them apart."""
+    """Name each task by its dataset's id; where several tasks share it, with all that tells them apart."""
     names = {}
     for task in tasks:
         same = [other for other in tasks if other.dataset == task.dataset]
@@ -157,8 +158,8 @@ def _task_names(tasks: set[Task]) -> dict[Task, str]:
 
 
 def _method_names(runs: Sequence[Run], study: Study) -> list[tuple[Run, str]]:
-    """Each run's column: the method's name, with every setting that differs between its runs on some one dataset; or, where
-    that is much, with a letter, and the settings among the study's differences.
+    """Name each run's column: the method's name, with every setting that differs between its runs on a dataset; or,
+    where that is much, with a letter, and the settings among the study's differences.
 
     A setting that only differs between datasets was chosen for each of them: it is noted, and the column stays one.
     """
@@ -223,12 +224,12 @@ def _untold_differences(runs: Sequence[Run], methods: Mapping[int, str]) -> list
 
 
 def _letter(number: int) -> str:
-    """a, b, … z, aa, ab, …"""
+    """Count a, b, … z, aa, ab, …"""
     return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run's final score depends on, by dotted key."""
+    """Return the settings that a run's final score depends on, by dotted key."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -264,12 +265,12 @@ def _method_order(name: str) -> tuple[int, list[Any]]:
 
 
 def _task_order(name: str) -> tuple[str, int, list[Any]]:
-    """By environment, then from random to expert."""
+    """Sort by environment, then from random to expert."""
     family, _, level = name.rpartition("/")
     tier = re.sub(r"-v\d+.*", "", level)
     return (family, TIERS.index(tier) if tier in TIERS else len(TIERS), _natural(name))
 
 
 def _natural(text: str) -> list[Any]:
-    """A sorting key that puts 2 before 10."""
+    """Make a sorting key that puts 2 before 10."""
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from iwbc.report.collect import Missing, Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Result, Study
-from iwbc.runs.read import Missing, Run
 
 _NONE = "–"
 
@@ -46,7 +46,7 @@ class Table:
 
 
 def score_table(study: Study) -> Table | None:
-    """Mean ± std of the normalised score, dataset by method; None where nothing has scores."""
+    """Tabulate mean ± std of the normalised score, dataset by method; None where nothing has scores."""
     tasks = [name for name, task in study.tasks.items() if task.normalisation]
     table = _grid(study, tasks, "scores", "Normalised score, mean ± standard deviation over seeds", lambda r: r.mean_score)
     if table is None:
@@ -61,7 +61,7 @@ def score_table(study: Study) -> Table | None:
 
 
 def success_table(study: Study) -> Table | None:
-    """Mean ± std of the success rate in per cent, where environments say whether an episode succeeds; None where none do."""
+    """Tabulate mean ± std of the success rate in per cent, where environments tell of success; None where none do."""
     tasks = [name for name in study.tasks if _says_success(study, name)]
     caption = "Success rate in per cent, mean ± standard deviation over seeds"
     return _grid(study, tasks, "success", caption, lambda r: r.success_percent)
@@ -72,7 +72,7 @@ def _says_success(study: Study, task: str) -> bool:
 
 
 def return_table(study: Study) -> Table | None:
-    """Mean ± std of the return on the datasets that have neither reference returns nor successes; None where there are none."""
+    """Tabulate mean ± std of the return on the datasets with neither reference returns nor successes; None without any."""
     tasks = [name for name, task in study.tasks.items() if not task.normalisation and not _says_success(study, name)]
     caption = "Undiscounted return, mean ± standard deviation over seeds, where no reference returns are known"
     return _grid(study, tasks, "returns", caption, lambda r: r.mean_return)
@@ -114,7 +114,7 @@ def aggregate_table(
 
 
 def difference_table(study: Study) -> Table | None:
-    """What methods that go by a letter differ in; None where none do."""
+    """Tabulate what methods that go by a letter differ in; None where none do."""
     keys = list(dict.fromkeys(key for one in study.differences.values() for key in one))
     rows = [
         [Cell(method), *(Cell(study.differences[method].get(key, _NONE)) for key in keys)]
@@ -125,7 +125,7 @@ def difference_table(study: Study) -> Table | None:
 
 
 def run_table(study: Study) -> Table:
-    """Every finished run: what it trained on, how long it took, where it is."""
+    """List every finished run: what it trained on, how long it took, where it is."""
     columns = ["folder", "method", "dataset", "seeds", "final episodes", "kept trajectories", "gradient steps/s", "minutes"]
     rows = []
     for (task, method), runs in sorted(study.runs.items(), key=lambda item: _place(study, item[0])):
@@ -136,7 +136,7 @@ def run_table(study: Study) -> Table:
 
 
 def missing_table(missing: Sequence[Missing]) -> Table:
-    """The runs that failed or have not finished, with the reason."""
+    """List the runs that failed or have not finished, with the reason."""
     rows = [[Cell(one.name), Cell(one.status), Cell(one.reason)] for one in missing]
     return Table("missing", "Failed and unfinished runs", ["folder", "status", "reason"], rows)
 
@@ -168,7 +168,7 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
 
 
 def _mean_std(values: Sequence[float], best: float | None, say_seeds: bool) -> Cell:
-    """The mean, with the sample's standard deviation where there is more than one value."""
+    """Write the mean, with the sample's standard deviation where there is more than one value."""
     if not values:
         return Cell(_NONE)
     mean = float(np.mean(values))
@@ -197,13 +197,13 @@ def _normalisation(study: Study, tasks: Sequence[str]) -> str:
 
 
 def counts(numbers: Iterable[int], thing: str) -> str:
-    """3 seeds, 1 seed, or 3 to 5 seeds where the numbers differ."""
+    """Write 3 seeds, 1 seed, or 3 to 5 seeds where the numbers differ."""
     low, high = min(found := set(numbers)), max(found)
     return f"{low} to {high} {thing}s" if low != high else f"{low} {thing}{'s' * (low != 1)}"
 
 
 def _ranges(seeds: Iterable[int]) -> str:
-    """0–4, 7 for 0, 1, 2, 3, 4, 7."""
+    """Write 0–4, 7 for 0, 1, 2, 3, 4, 7."""
     ends: list[list[int]] = []
     for seed in sorted(seeds):
         if ends and seed == ends[-1][1] + 1:
@@ -218,16 +218,15 @@ def _place(study: Study, place: tuple[str, str]) -> tuple[int, int]:
 
 
 def _figures_of(run: Run) -> list[Cell]:
-    """Episodes, kept trajectories, speed and time, each – where the summary does not tell."""
+    """Make the cells of episodes, kept trajectories, speed and time."""
     finals = [len(run.final(seed)) for seed in run.seeds]
-    dataset, speed = run.summary["dataset"], run.summary.get("steps_per_second")
-    kept, total = dataset.get("kept_trajectories"), dataset.get("trajectories")
-    minutes = sum((run.summary.get("seconds") or {}).values()) / 60
+    dataset, speed = run.summary.dataset, run.summary.steps_per_second
+    kept, minutes = dataset.kept_trajectories, sum(run.summary.seconds.values()) / 60
     return [
         Cell(counts(finals, "episode").split(" episode")[0], min(finals)) if any(finals) else Cell("not evaluated"),
-        Cell(f"{kept:,} of {total:,}", kept) if kept is not None and total is not None else Cell(_NONE),
-        Cell(f"{speed:.0f}", speed) if speed is not None else Cell(_NONE),
-        Cell(f"{minutes:.1f}", minutes) if minutes else Cell(_NONE),
+        Cell(f"{kept:,} of {dataset.trajectories:,}", kept),
+        Cell(f"{speed:.0f}", speed),
+        Cell(f"{minutes:.1f}", minutes),
     ]
 
 
@@ -235,7 +234,7 @@ def _figures_of(run: Run) -> list[Cell]:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table under its caption, notes below."""
+    """Write a pipe table under its caption, notes below."""
 
     def line(texts: Iterable[str]) -> str:
         return f"| {' | '.join(texts)} |"
@@ -260,7 +259,7 @@ _LATEX = {
 
 
 def to_latex(table: Table) -> str:
-    r"""A booktabs table; the notes are part of its caption. Needs \usepackage{booktabs} and nothing else."""
+    r"""Write a booktabs table; the notes are part of its caption. Needs \usepackage{booktabs} and nothing else."""
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(character, character) for character in text)

@@ -15,10 +15,10 @@ import numpy as np
 
 from iwbc.errors import UserError, extra
 from iwbc.report import figures, statistics, tables
+from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
 from iwbc.report.protocol import check_protocol
 from iwbc.report.study import Study, arrange
-from iwbc.runs.read import Missing, collect
 from iwbc.system.files import temporary_prefix
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _check_libraries() -> None:
 
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
-    """The tables of results, and the figures of their aggregates."""
+    """Make the tables of results, and the figures of their aggregates."""
     drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
     found = [table for table in drawn if table]
     pictures: list[figures.Picture] = []
@@ -73,7 +73,7 @@ def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
 
 
 def _aggregates(study: Study, scores: statistics.Scores) -> tuple[tables.Table, list[figures.Picture]]:
-    """The table and the figures of one kind of action."""
+    """Make the table and the figures of one kind of action."""
     baseline = study.baseline()
     baseline = baseline if baseline in scores.matrices else None
     estimates = statistics.aggregates(scores)
@@ -116,7 +116,7 @@ def _write(
 
 @contextlib.contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end, and is gone if anything goes wrong before."""
+    """Yield a new folder beside `out` that takes its place at the end, and is gone if anything goes wrong before."""
     if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _FILES):
         raise UserError(f"out={out}: is there and holds other things than a report; choose another folder")
     out = out.resolve()

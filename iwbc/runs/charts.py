@@ -19,7 +19,7 @@ Array = npt.NDArray[np.floating]
 
 @dataclass
 class Chart:
-    """What is drawn: each mark with its class in the page's style (s0, s1, … are the colours of series)."""
+    """Marks of a chart: each with its class in the page's style (s0, s1, … are the colours of series)."""
 
     title: str
     x: str
@@ -30,16 +30,16 @@ class Chart:
     _marks: list[tuple[str, str, Array, Array]] = field(default_factory=list)
 
     def line(self, x: Array, y: Array, style: str, name: str | None = None) -> None:
-        """A line through the points with finite values; `name` puts it into the legend."""
+        """Draw a line through the points with finite values; `name` puts it into the legend."""
         self._add("line", x, y, style, name)
 
     def points(self, x: Array, y: Array, style: str, name: str | None = None) -> None:
-        """A dot at each of the points, or of every so many where there are very many."""
+        """Draw a dot at each of the points, or of every so many where there are very many."""
         every = max(1, -(-len(x) // _MOST_POINTS))
         self._add("points", x[::every], y[::every], style, name)
 
     def bars(self, edges: Array, counts: Array, style: str, name: str | None = None) -> None:
-        """A histogram: counts [n] between edges [n + 1]."""
+        """Draw a histogram: counts [n] between edges [n + 1]."""
         self._add("bars", edges, np.append(counts, np.nan), style, name)
 
     def _add(self, kind: str, x: Array, y: Array, style: str, name: str | None) -> None:
@@ -48,7 +48,7 @@ class Chart:
             self.legend.append((style, name))
 
     def svg(self) -> str:
-        """The drawing, or nothing where no mark has a finite value."""
+        """Return the drawing, or nothing where no mark has a finite value."""
         finite = [(x[ok], y[ok]) for _, _, x, y in self._marks if (ok := np.isfinite(x) & np.isfinite(y)).any()]
         if not finite:
             return ""
@@ -101,7 +101,7 @@ class Axis:
 
     @staticmethod
     def over(values: Array, log: bool, first: float, last: float) -> Axis:
-        """An axis over the finite values, with a little room where they are all one."""
+        """Make an axis over the finite values, with a little room where they are all one."""
         with np.errstate(divide="ignore", invalid="ignore"):
             used = np.log10(values) if log else values
         used = used[np.isfinite(used)]
@@ -112,14 +112,14 @@ class Axis:
         return Axis(low, high, log, first, last)
 
     def place(self, values: Array) -> Array:
-        """Where values stand; NaN where a logarithm has none."""
+        """Place values; NaN where a logarithm has none."""
         with np.errstate(divide="ignore", invalid="ignore"):
             used = np.log10(values) if self.log else values
-        found: Array = self.first + (used - self.low) / (self.high - self.low) * (self.last - self.first)
-        return np.where(np.isfinite(used), found, np.nan)
+        places: Array = self.first + (used - self.low) / (self.high - self.low) * (self.last - self.first)
+        return np.where(np.isfinite(used), places, np.nan)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and texts of three to six round values."""
+        """Return places and texts of three to six round values."""
         span = self.high - self.low
         if self.log and span > 1.5:
             step = max(1, math.ceil(span / 5))
@@ -141,5 +141,5 @@ def _number(value: float) -> str:
 
 
 def figures(charts: Sequence[Chart]) -> list[tuple[Chart, str]]:
-    """The charts that have something to show, with their drawings."""
+    """Return the charts that have something to show, with their drawings."""
     return [(chart, drawing) for chart in charts if (drawing := chart.svg())]

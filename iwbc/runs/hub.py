@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from iwbc.errors import UserError
-from iwbc.runs.page import facts_of, lead_of
-from iwbc.runs.saved import SavedRun
-from iwbc.system.files import read_json, write_bytes
+from iwbc.runs.read import SavedRun, finished_summary
+from iwbc.runs.show import facts, sentences
+from iwbc.runs.summary import Summary
+from iwbc.system.files import write_bytes
 
 _FILES = ("policy.safetensors", "config.yaml", "summary.json", "evaluations.csv", "run.html")
 _REPO = "<user>/<name>"  # until it is known
@@ -21,35 +21,35 @@ def write_folder(saved: SavedRun, out: Path) -> None:
         raise UserError(f"out={out}: is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
-        if (path := saved.folder.path / name).exists():
+        if (path := saved.folder / name).exists():
             write_bytes(out / name, path.read_bytes())
-    for video in (saved.folder.path / "videos").glob("*"):
+    for video in (saved.folder / "videos").glob("*"):
         write_bytes(out / "videos" / video.name, video.read_bytes())
         if video.name == "best.mp4":
             write_bytes(out / "replay.mp4", video.read_bytes())
     write_bytes(out / "README.md", model_card(saved.summary).encode())
 
 
-def model_card(summary: dict[str, Any], repo: str = _REPO) -> str:
-    """The model card: YAML that the Hub reads, results, and how to use the policy."""
+def model_card(summary: Summary, repo: str = _REPO) -> str:
+    """Write the model card: YAML that the Hub reads, results, and how to use the policy."""
     from jinja2 import Environment, FileSystemLoader
 
     # Markdown, which nothing renders as it stands: HTML's escapes would be read as they are.
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=False)
-    final, environment = summary["totals"].get("final"), summary["environment"]
-    metrics = []
-    if final is not None:
-        low, high = final["return_interval"]
-        metrics.append(("mean_reward", f"{final['return_mean']:.2f} [{low:.2f}, {high:.2f}]"))
-        metrics += [(name, round(final[name], 4)) for name in ("score_mean", "success_rate") if final[name] is not None]
+    metrics: list[tuple[str, str | float]] = []
+    if (final := summary.totals.get("final")) is not None:
+        low, high = final.return_interval
+        metrics.append(("mean_reward", f"{final.return_mean:.2f} [{low:.2f}, {high:.2f}]"))
+        others = {"score_mean": final.score_mean, "success_rate": final.success_rate}
+        metrics += [(name, round(mean, 4)) for name, mean in others.items() if mean is not None]
     return templates.get_template("model_card.md").render(
-        env=None if environment is None else environment["id"],
-        method=summary["method"],
+        env=None if summary.environment is None else summary.environment.id,
+        method=summary.method,
         metrics=metrics,
-        dataset=summary["dataset"],
-        version=summary["versions"]["iwbc"],
-        lead=lead_of(summary),
-        facts=facts_of(summary),
+        dataset=summary.dataset,
+        version=summary.versions["iwbc"],
+        lead=sentences(summary),
+        facts=facts(summary),
         repo=repo,
     )
 
@@ -61,8 +61,7 @@ def upload(folder: Path, repo: str, private: bool) -> str:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError:
         raise UserError("repo: needs huggingface_hub: pip install huggingface_hub") from None
-    card = read_json(folder / "summary.json")
-    write_bytes(folder / "README.md", model_card(card, repo).encode())
+    write_bytes(folder / "README.md", model_card(finished_summary(folder), repo).encode())
     try:
         api = HfApi()
         address = api.create_repo(repo, private=private, exist_ok=True)

@@ -13,12 +13,14 @@ import netrc
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from iwbc.errors import UserError, extra
+from iwbc.runs.summary import DatasetSummary
 from iwbc.settings import Config, Logger, to_plain
 
 _PATIENCE = 20.0  # seconds to wait for W&B's server, at the beginning and at the end
@@ -28,17 +30,17 @@ class RunLogger(Protocol):
     """One stream of figures for each seed of a run."""
 
     def log(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """Values of one seed at a gradient step."""
+        """Log values of one seed at a gradient step."""
 
     def results(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """What one seed ends with."""
+        """Log the values that one seed ends with."""
 
     def close(self, failed: bool) -> None:
         """End every stream, so that the next job of the same process starts its own."""
 
 
-def make_logger(config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]) -> RunLogger:
-    """The logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
+def make_logger(config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> RunLogger:
+    """Make the logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
     histogram of returns, of all trajectories and of those kept (the rows of curation.csv)."""
     match config.logger.name:
         case "wandb":
@@ -65,9 +67,7 @@ class NoLogger:
 class WandbLogger:
     """One W&B run per seed, of one group; never a prompt. Where W&B or its server fails, training goes on, and says so once."""
 
-    def __init__(
-        self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
-    ) -> None:
+    def __init__(self, config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")  # its log-in would greet
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's telemetry of itself would complain
         import wandb  # check_key has seen that it is there
@@ -83,9 +83,9 @@ class WandbLogger:
                 entity=config.logger.entity,
                 mode=mode,  # type: ignore[arg-type]
                 dir=str(folder),
-                group=f"{config.algo.name}-{dataset['id'].replace('/', '-')}",
+                group=f"{config.algo.name}-{dataset.id.replace('/', '-')}",
                 name=f"{folder.name}-seed{seed}",
-                config={**to_plain(config), "seed": seed, "data": dict(dataset)},
+                config={**to_plain(config), "seed": seed, "data": asdict(dataset)},
                 reinit="create_new",
                 settings=wandb.Settings(
                     silent=True,
@@ -152,9 +152,7 @@ class WandbLogger:
 class TensorboardLogger:
     """A folder of events per seed, tensorboard/seed<n> in the run's folder."""
 
-    def __init__(
-        self, config: Config, folder: Path, dataset: Mapping[str, Any], curation: Sequence[Mapping[str, float]]
-    ) -> None:
+    def __init__(self, config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -163,7 +161,7 @@ class TensorboardLogger:
         self._writers: dict[int, Any] = {}
         for seed in config.all_seeds:
             writer = self._writers[seed] = SummaryWriter(folder / "tensorboard" / f"seed{seed}")
-            settings = json.dumps({**to_plain(config), "seed": seed, "data": dict(dataset)}, indent=2)
+            settings = json.dumps({**to_plain(config), "seed": seed, "data": asdict(dataset)}, indent=2)
             writer.add_text("config", f"```json\n{settings}\n```")
             for name in ("trajectories", "kept"):
                 middles = [(row["return_low"] + row["return_high"]) / 2.0 for row in curation]

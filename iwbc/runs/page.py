@@ -4,105 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from iwbc import __version__
 from iwbc.runs.charts import Array, Chart, figures
-from iwbc.runs.read import Episode, read_curation, read_episodes, read_numbers, read_videos, read_weights
-from iwbc.settings import ACTION_NAMES
-from iwbc.system.files import write_bytes
+from iwbc.runs.read import read_curation, read_episodes, read_metrics, read_videos, read_weights
+from iwbc.runs.rows import EpisodeRow
+from iwbc.runs.show import facts, sentences
+from iwbc.runs.summary import Summary
 
 Columns = Mapping[str, Array]
 
 
-def write_page(folder: Path, summary: dict[str, Any]) -> None:
-    """Write or replace a run folder's run.html, from its other files and its summary. Raises UserError where one is damaged."""
+def page(folder: Path, summary: Summary) -> str:
+    """Make the text of run.html from a run folder's other files and its summary. Raises UserError where one is damaged."""
     from jinja2 import Environment, FileSystemLoader
 
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    text = templates.get_template("run.html").render(
-        title=f"{summary['method']} on {summary['dataset']['id']}",
-        lead=lead_of(summary),
-        facts=facts_of(summary),
+    return templates.get_template("run.html").render(
+        title=f"{summary.method} on {summary.dataset.id}",
+        lead=sentences(summary),
+        facts=facts(summary),
         charts=figures(_charts(folder, summary)),
         videos=read_videos(folder),
         settings=(folder / "config.yaml").read_text(encoding="utf-8"),
         version=__version__,
     )
-    write_bytes(folder / "run.html", text.encode())
 
 
-def lead_of(summary: dict[str, Any]) -> list[str]:
-    """The results, a sentence for each policy and action."""
-    found = []
-    for phase, total in summary["totals"].items():
-        who = "The reference (BC on all data)" if phase.startswith("reference") else summary["method"]
-        parts = []
-        for name, key, scale, unit in (
-            ("success", "success_rate", 100.0, " %"),
-            ("score", "score_mean", 1.0, ""),
-            ("return", "return_mean", 1.0, ""),
-        ):
-            if total[key] is not None:
-                low, high = (scale * bound for bound in total[f"{name}_interval"])
-                parts.append(f"{name} {scale * total[key]:.1f}{unit} [{low:.1f}, {high:.1f}]")
-        what = f"{total['episodes']} episodes of each seed, {ACTION_NAMES[total['action']]}"
-        found.append(f"{who}: {', '.join(parts)} ({what}; 95 % bootstrap interval over {total['interval_over']}).")
-    return found or ["The policy was not evaluated."]
-
-
-def facts_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What else there is to say of a run, by name."""
-    dataset, environment, scores = summary["dataset"], summary["environment"], summary["normalisation"]
-    kept = f"{dataset['kept_trajectories']:,} of {dataset['trajectories']:,} trajectories, {dataset['kept_steps']:,} steps"
-    found = [
-        ("curation", f"{summary['curation']} keeps {kept}"),
-        ("environment", "none" if environment is None else environment["id"]),
-        ("seeds", ", ".join(map(str, summary["seeds"]))),
-        ("time", f"{sum(summary['seconds'].values()):.0f} s, {summary['steps_per_second']:.0f} gradient steps a second"),
-    ]
-    if scores:
-        found.append(("score", f"0 is a return of {scores['random']:g}, 100 of {scores['expert']:g} ({scores['source']})"))
-    return found
-
-
-def _charts(folder: Path, summary: dict[str, Any]) -> list[Chart]:
-    metrics, weights = read_numbers(folder / "metrics.csv", "step"), read_weights(folder)
-    found = [_learning_curve(folder, summary), _returns(folder)]
+def _charts(folder: Path, summary: Summary) -> list[Chart]:
+    metrics, weights = read_metrics(folder), read_weights(folder)
+    charts = [_learning_curve(folder, summary), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
-        found += [_weights(weights), _weight_histogram(weights)]
-    found.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
-    found.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
+        charts += [_weights(weights), _weight_histogram(weights)]
+    charts.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
+    charts.append(_over_steps("κ", "κ that gives the weights their effective sample size", metrics, {"kappa": ""}))
     likelihoods = {"log_prob_kept": "kept", "log_prob_dropped": "dropped", "log_prob_held_out": "held out"}
-    found.append(_over_steps("Log-likelihood", "nats a step, mean over seeds", metrics, likelihoods))
+    charts.append(_over_steps("Log-likelihood", "nats a step, mean over seeds", metrics, likelihoods))
     drifts = {"drift_kept": "kept", "drift_dropped": "dropped"}
-    found.append(_over_steps("Drift from the reference", "nats a step, mean over seeds", metrics, drifts))
-    return found
+    charts.append(_over_steps("Drift from the reference", "nats a step, mean over seeds", metrics, drifts))
+    return charts
 
 
-def _learning_curve(folder: Path, summary: dict[str, Any]) -> Chart:
-    """The mean of every evaluation, for each seed and over them."""
-    action = next((total["action"] for phase, total in summary["totals"].items() if phase == "final"), "mean")
+def _learning_curve(folder: Path, summary: Summary) -> Chart:
+    """Draw the mean of every evaluation, for each seed and over them."""
+    action = summary.totals["final"].action if "final" in summary.totals else "mean"
     episodes = [episode for episode in read_episodes(folder) if episode.action == action]
     measure = _result(episodes[0])[0] if episodes else "return"
     chart = Chart("Learning curve", "gradient steps", f"{measure}, mean of episodes")
     by_seed: dict[int, dict[int, list[float]]] = {}
     for episode in episodes:
         by_seed.setdefault(episode.seed, {}).setdefault(episode.step, []).append(_result(episode)[1])
-    curves = {seed: {step: float(np.mean(values)) for step, values in sorted(own.items())} for seed, own in by_seed.items()}
-    for own in curves.values() if len(curves) > 1 else ():
-        chart.line(np.array(list(own)), np.array(list(own.values())), "faint")
+    curves = {
+        seed: {step: float(np.mean(values)) for step, values in sorted(by_step.items())} for seed, by_step in by_seed.items()
+    }
+    for by_step in curves.values() if len(curves) > 1 else ():
+        chart.line(np.array(list(by_step)), np.array(list(by_step.values())), "faint")
     steps = sorted(set.intersection(*map(set, curves.values()))) if curves else []
-    means = np.array([np.mean([own[step] for own in curves.values()]) for step in steps])
+    means = np.array([np.mean([by_step[step] for by_step in curves.values()]) for step in steps])
     chart.line(np.array(steps), means, "s0", "mean over seeds (thin: each)" if len(curves) > 1 else None)
     chart.points(np.array(steps), means, "s0")
     return chart
 
 
-def _result(episode: Episode) -> tuple[str, float]:
-    """What is told of an episode, and how much it is."""
+def _result(episode: EpisodeRow) -> tuple[str, float]:
+    """Return the name and the value of what is told of an episode."""
     if episode.score is not None:
         return "score", episode.score
     return ("return", episode.total) if episode.success is None else ("success rate", float(episode.success))
@@ -122,8 +89,8 @@ def _weights(columns: Columns) -> Chart:
     x = "return" if np.ptp(columns["return"]) > 1e-6 else "length"  # where only success is rewarded, say
     chart = Chart("Weights at the end", x, "weight of a trajectory, logarithmic", log_y=True)
     for i, seed in enumerate(np.unique(columns["seed"])):
-        own = columns["seed"] == seed
-        chart.points(columns[x][own], columns["weight"][own], f"s{i % 4}", f"seed {seed:.0f}")
+        rows = columns["seed"] == seed
+        chart.points(columns[x][rows], columns["weight"][rows], f"s{i % 4}", f"seed {seed:.0f}")
     return chart
 
 
@@ -136,7 +103,7 @@ def _weight_histogram(columns: Columns) -> Chart:
 
 
 def _over_steps(title: str, y: str, metrics: Columns, names: dict[str, str]) -> Chart:
-    """Columns of metrics.csv over the gradient steps, each the mean over seeds."""
+    """Draw columns of metrics.csv over the gradient steps, each the mean over seeds."""
     chart = Chart(title, "gradient steps", y)
     for i, (name, label) in enumerate((name, label) for name, label in names.items() if name in metrics):
         steps, row = np.unique(metrics["step"], return_inverse=True)

@@ -8,6 +8,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +17,14 @@ from rich.console import Console
 from torch import Tensor
 
 from iwbc.data.curated import Curated
+from iwbc.data.curation import histogram
 from iwbc.errors import Interrupted, UserError
 from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import RunLogger, make_logger
-from iwbc.runs.summary import phase_name
+from iwbc.runs.results import dataset_summary, episode_rows, phase_name
+from iwbc.runs.rows import EpisodeRow, MetricRow
+from iwbc.runs.summary import Diverged, made
 from iwbc.settings import Config
 from iwbc.system.files import MALFORMED
 from iwbc.system.interrupts import stop_requests
@@ -37,13 +41,13 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """The time within is a phase's; the time since the last lap is nobody's."""
+        """Count the time of the block to a phase; time before the block is not attributed to any."""
         self.lap()
         yield
         self.lap(phase)
 
     def lap(self, phase: str | None = None) -> None:
-        """The time since the last lap is a phase's."""
+        """Count the time since the last lap to a phase, or to none."""
         now = time.perf_counter()
         if phase is not None:
             self.seconds[phase] += now - self._since
@@ -51,7 +55,7 @@ class Stopwatch:
 
 
 class Recorder:
-    """Looks on while `fit` trains (an Observer of iwbc.training.fit), and plays policies; a context manager, for its logger."""
+    """Observer of `fit` that writes a run's files and plays policies; a context manager, for its logger."""
 
     measures = True
 
@@ -62,20 +66,16 @@ class Recorder:
         console: Console,
         stopwatch: Stopwatch,
         evaluator: Evaluator | None,
-        dataset: dict[str, Any],
-        curation: list[dict[str, Any]],
         curated: Curated,
     ) -> None:
-        """`dataset` is what summary.json says of it, `curation` the histogram of returns that curation.csv is to hold."""
         self.config, self.folder, self.console, self.stopwatch = config, folder, console, stopwatch
         self.evaluator = evaluator
         self._plays_every = config.eval.period if evaluator else 0
         self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
         # The texts of metrics.csv and evaluations.csv, kept as written: making them anew each time would take ever longer.
         self.metrics, self.evaluations = io.StringIO(), io.StringIO()
-        self._dataset, self._curation, self._curated = dataset, curation, curated
-        # Seeds that have diverged: when, why, and the step whose state is kept.
-        self.diverged_seeds: list[dict[str, Any]] = []
+        self._curated = curated
+        self.diverged_seeds: list[Diverged] = []
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
         self._logger: RunLogger
@@ -91,12 +91,12 @@ class Recorder:
         self._all_policies, done, unplayed = policies, 0, False
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
-            state, progress = checkpoint
+            states, progress = checkpoint
             try:
-                self.diverged_seeds = progress["diverged"]
-                for one in self.diverged_seeds:
-                    trainer.drop(one["seed"])
-                trainer.load(state)
+                self.diverged_seeds = [made(Diverged, lost) for lost in progress["diverged"]]
+                for lost in self.diverged_seeds:
+                    trainer.drop(lost.seed)
+                trainer.load(states)
                 done, self.stopwatch.seconds, unplayed = progress["done"], progress["seconds"], progress["unplayed"]
                 metrics, evaluations = progress["tables"]
             except (*MALFORMED, RuntimeError) as error:
@@ -108,8 +108,9 @@ class Recorder:
             self.console.print(f"Continuing after step {done:,}")
         # Not before: a run that is refused leaves nothing behind.
         self.folder.start(self.config)
-        self.folder.write_curation(self._curation)
-        self._logger = make_logger(self.config, self.folder.path, self._dataset, self._curation)
+        bins = histogram(self._curated.trajectories.returns, self._curated.kept)
+        self.folder.write_curation(bins)
+        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
@@ -121,7 +122,7 @@ class Recorder:
         """Log, write a checkpoint and play where it is time to; at the end write the policy, too."""
         config, last = self.config, step == self.config.algo.steps
         if step % config.log_every == 0 or last:
-            self._log(step, {seed: {"loss": loss[seed], **found} for seed, found in trainer.measure().items()})
+            self._log(step, {seed: {"loss": loss[seed], **measured} for seed, measured in trainer.measure().items()})
         self.stopwatch.lap("training")
         plays = self._plays_after(step)
         if last:
@@ -137,6 +138,22 @@ class Recorder:
             self._play_periodically(step, trainer)
         self.stopwatch.lap()
 
+    def play_finally(self, reference: Policies | None, policies: Policies) -> dict[str, Evaluation]:
+        """Play the reference, of the seeds that have not diverged, and the last policies; the evaluations by phase."""
+        settings, evaluations = self.config.eval, dict[str, Evaluation]()
+        if self.evaluator is None or not settings.episodes:
+            return evaluations
+        playing = [("final", policies, self.config.algo.steps)]
+        if reference is not None and settings.reference:
+            playing.insert(0, ("reference", reference.select(*policies.seeds), 0))
+        for phase, players, step in playing:
+            for action in settings.actions:
+                with self.console.status(f"Playing {settings.episodes} episodes per seed: {phase} policy, {action} action"):
+                    name = phase_name(phase, action, settings.action)
+                    evaluations[name] = self.play(phase, step, players, settings.episodes, action)
+                self.check_stop()
+        return evaluations
+
     def _plays_after(self, step: int) -> bool:
         """Decide whether policies are played after `step` gradient steps, before the end."""
         return self._plays_every > 0 and step % self._plays_every == 0 and step < self.config.algo.steps
@@ -146,7 +163,7 @@ class Recorder:
         self.play("periodic", step, self._trained(trainer), settings.periodic_episodes, settings.actions[0])
 
     def _trained(self, trainer: Trainer) -> Policies:
-        """The policies as they are by now, of the seeds that have not diverged."""
+        """Return the policies as they are by now, of the seeds that have not diverged."""
         policies = self._all_policies.select(*trainer.seeds)
         policies.load(trainer.parameters())
         return policies
@@ -157,7 +174,7 @@ class Recorder:
             raise UserError(f"step {step}: {why}; the run folder keeps the checkpoint before, if there was one")
         kept = self.folder.keep(seed)
         trainer.drop(seed)
-        self.diverged_seeds.append({"seed": seed, "step": step, "why": why, "kept_step": kept})
+        self.diverged_seeds.append(Diverged(seed, step, why, kept))
         self.console.print(
             f"Seed {seed} diverged by step {step:,}: {why}. The other seeds go on.", soft_wrap=True, markup=False
         )
@@ -168,7 +185,7 @@ class Recorder:
             "done": done,
             "unplayed": unplayed,
             "tables": self.write_tables(),
-            "diverged": self.diverged_seeds,
+            "diverged": list(map(asdict, self.diverged_seeds)),
             "seconds": self.stopwatch.seconds,
         }
         self.folder.write_checkpoint(trainer.state(), progress)
@@ -183,14 +200,14 @@ class Recorder:
         if self._stop.is_set():
             raise Interrupted
 
-    def _log(self, step: int, found: dict[int, dict[str, Tensor]]) -> None:
+    def _log(self, step: int, by_seed: dict[int, dict[str, Tensor]]) -> None:
         learning_rate = self.config.algo.learning_rate(step - 1)
-        for seed, values in found.items():
+        for seed, values in by_seed.items():
             # One transfer from the device for all of them.
             table = torch.stack([value.double() for value in values.values()]).cpu().tolist()
-            row = {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))}
-            append_rows(self.metrics, [{"step": step, "seed": seed, **row}])
-            self._logger.log(step, seed, row)
+            row = MetricRow(step, seed, {"learning_rate": learning_rate, **dict(zip(values, table, strict=True))})
+            append_rows(self.metrics, [row])
+            self._logger.log(step, seed, row.values)
 
     def play(self, phase: str, step: int, policies: Policies, episodes: int, action: str) -> Evaluation:
         """Play policies; every episode is a row of evaluations.csv. Raises UserError, which says how to go on, where that
@@ -204,7 +221,7 @@ class Recorder:
                     f"{error}; what was trained is kept: resume={self.folder.path} goes on, also with other env.… and eval.… "
                     "(eval.episodes=0 plays nothing)"
                 ) from error
-        append_rows(self.evaluations, evaluation.rows(phase, step))
+        append_rows(self.evaluations, episode_rows(evaluation, phase, step))
         name = phase_name(phase, action, self.config.eval.action)
         for row, seed in enumerate(policies.seeds):
             values = {f"{name}/return": float(evaluation.returns[row].mean())}
@@ -219,16 +236,16 @@ class Recorder:
         return evaluation
 
 
-def append_rows(table: io.StringIO, rows: list[dict[str, Any]]) -> None:
+def append_rows(table: io.StringIO, rows: Sequence[EpisodeRow | MetricRow]) -> None:
     """Append rows, all of the same columns, to a table's text, which begins with the columns' names."""
-    writer = csv.writer(table, lineterminator="\n")
+    writer, plain = csv.writer(table, lineterminator="\n"), [row.to_plain() for row in rows]
     if not table.tell():
-        writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+        writer.writerow(plain[0])
+    writer.writerows(row.values() for row in plain)
 
 
 def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, Any]]:
-    """A row for each seed and kept trajectory, the rows of weights.csv: its index, return and length, its curation weight
+    """Make the rows of weights.csv, one for each seed and kept trajectory: its index, return and length, its curation weight
     R_i, and its importance weight or the like (1 where there is none)."""
     of_data, kept = curated.trajectories, curated.kept
     columns = [
@@ -240,6 +257,6 @@ def weight_rows(curated: Curated, weights: dict[int, Tensor]) -> list[dict[str, 
     names = ("trajectory", "return", "length", "curation", "weight")
     return [
         {"seed": seed, **dict(zip(names, values, strict=True))}
-        for seed, own in weights.items()
-        for values in zip(*columns, own.tolist(), strict=True)
+        for seed, of_seed in weights.items()
+        for values in zip(*columns, of_seed.tolist(), strict=True)
     ]

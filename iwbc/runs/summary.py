@@ -1,179 +1,172 @@
-"""What a run ends with: returns and scores with intervals, and the table that shows them."""
+"""Contents of summary.json, with which a finished run ends, as values of Python and as the file's plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import types
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from rich.console import Console
-from rich.table import Table
-
-from iwbc.data.curated import Curated
-from iwbc.data.curation import keeps_all
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
-from iwbc.evaluation import Evaluation, interval
-from iwbc.runs.folder import versions
-from iwbc.settings import ACTION_NAMES, SUMMARY_FORMAT, Config
+from iwbc.settings import SUMMARY_FORMAT
+
+Interval = tuple[float, float]
 
 
-def dataset_summary(curated: Curated) -> dict[str, Any]:
-    """What summary.json says of the data: id, content hash, and how much of it is kept."""
-    trajectories = curated.trajectories
-    return {
-        "id": trajectories.info.id,
-        "content_hash": trajectories.content_hash,
-        "trajectories": len(trajectories),
-        "steps": trajectories.steps,
-        "kept_trajectories": len(curated.kept),
-        "kept_steps": curated.steps,
-    }
+class Estimate(NamedTuple):
+    """Mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
-def method_name(config: Config, curated: Curated) -> str:
-    """A run's method as tables name it, which says where a curation that was to choose has kept everything alike."""
-    return config.method + (" (keeps all)" if keeps_all(curated.curation_weights, config.curation) else "")
+@dataclass(frozen=True)
+class Total:
+    """Results of a phase over seeds and episodes, or, of one seed, over its episodes alone (`interval_over`); no score without
+    reference returns, no success where the environment reports none."""
+
+    episodes: int
+    action: str
+    interval_over: str
+    return_mean: float
+    return_interval: Interval
+    score_mean: float | None
+    score_interval: Interval | None
+    success_rate: float | None
+    success_interval: Interval | None
+
+    @property
+    def measures(self) -> dict[str, Estimate]:
+        """The measures that there are, by name; success in per cent."""
+        measures = {"return": Estimate(self.return_mean, *self.return_interval)}
+        if self.score_mean is not None and self.score_interval is not None:
+            measures["score"] = Estimate(self.score_mean, *self.score_interval)
+        if self.success_rate is not None and self.success_interval is not None:
+            measures["success"] = Estimate(*(100.0 * value for value in (self.success_rate, *self.success_interval)))
+        return measures
 
 
-def phase_name(phase: str, action: str, chosen: str) -> str:
-    """What a phase is called among results: `final`, or `final_sampled` beside it where eval.action is both."""
-    return f"{phase}_sampled" if chosen == "both" and action == "sample" else phase
+@dataclass(frozen=True)
+class Gain:
+    """Mean difference between the last policy and its reference, `of` scores, successes or returns."""
+
+    of: str
+    mean: float
+    interval: Interval
 
 
-def summary_of(
-    config: Config,
-    curated: Curated,
-    environment: EnvironmentSpec | None,
-    scores: ReferenceScores | None,
-    evaluations: Mapping[str, Evaluation],
-    seconds: Mapping[str, float],
-    seeds: Sequence[int],
-    diverged: Sequence[Mapping[str, Any]],
-    hashes: Mapping[str, str],
-) -> dict[str, Any]:
-    """What summary.json holds: results by seed and phase, the dataset, what scores are relative to, times, versions, and the
-    SHA-256 of other files. `seeds` are those that finished."""
-    seed_steps = config.algo.steps * len(seeds)
-    return {
-        "format": SUMMARY_FORMAT,
-        "status": "finished",
-        "method": method_name(config, curated),
-        "environment": None if environment is None else environment.to_plain(),
-        "dataset": dataset_summary(curated),
-        "algo": config.algo.name,
-        "curation": config.curation.name,
-        "averaging": config.averaging,
-        "seeds": list(seeds),
-        "diverged": list(diverged),
-        "results": [
-            {"seed": seed, **{phase: of_seed(one, row) for phase, one in evaluations.items()}} for row, seed in enumerate(seeds)
-        ],
-        "totals": {phase: totals(one) for phase, one in evaluations.items()},
-        "gains": gains(evaluations),
-        "normalisation": {"random": scores.random, "expert": scores.expert, "source": scores.source} if scores else None,
-        "steps_per_second": config.algo.steps / seconds["training"],
-        "seed_steps_per_second": seed_steps / seconds["training"],
-        "seconds": seconds,
-        "versions": versions(),
-        "sha256": dict(hashes),
-    }
+@dataclass(frozen=True)
+class SeedResult:
+    """Means over the episodes of one seed in a phase."""
+
+    episodes: int
+    return_mean: float
+    return_std: float
+    score_mean: float | None
+    success_rate: float | None
 
 
-def of_seed(evaluation: Evaluation, row: int) -> dict[str, Any]:
-    """Mean return, score and success rate of one seed's episodes; None where there are no scores or successes."""
-    returns = evaluation.returns[row]
-    return {
-        "episodes": len(returns),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "score_mean": None if evaluation.scores is None else float(evaluation.scores[row].mean()),
-        "success_rate": None if evaluation.successes is None else float(evaluation.successes[row].mean()),
-    }
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The data of a run, and how much of it the curation keeps."""
+
+    id: str
+    content_hash: str
+    trajectories: int
+    steps: int
+    kept_trajectories: int
+    kept_steps: int
 
 
-def totals(evaluation: Evaluation) -> dict[str, Any]:
-    """Mean return, score and success rate over seeds and episodes with 95 % bootstrap intervals: over seeds and episodes, or,
-    of one seed, over its episodes alone. Scores and success are None where there are none."""
-    found: dict[str, Any] = {
-        "episodes": evaluation.returns.shape[1],
-        "action": evaluation.action,
-        "interval_over": "seeds and episodes" if len(evaluation.seeds) > 1 else "episodes",
-    }
-    measures = {"return": evaluation.returns, "score": evaluation.scores, "success": evaluation.successes}
-    for name, values in measures.items():
-        found[_MEANS[name]] = None if values is None else float(values.mean())
-        found[f"{name}_interval"] = None if values is None else interval(values)
-    return found
+@dataclass(frozen=True)
+class Diverged:
+    """Seed whose training diverged, and the step of the checkpoint that is kept of it, None where there was none."""
+
+    seed: int
+    step: int
+    why: str
+    kept_step: int | None
 
 
-def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
-    """Compare the last policy with the reference that it started from, for each kind of action that both played: the mean
-    difference of scores (else of successes, else of returns) in episodes of the same seeds, and its 95 % interval."""
-    compared = {}
-    for phase, final in evaluations.items():
-        reference = evaluations.get(phase.replace("final", "reference"))
-        if reference is None or reference is final or reference.seeds != final.seeds:
-            continue
-        measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
-        difference = getattr(final, measure) - getattr(reference, measure).astype(float)
-        compared[phase] = {"of": measure, "mean": float(difference.mean()), "interval": interval(difference)}
-    return compared
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A finished run: its method, data and environment, results by seed and phase, times, versions, and the SHA-256 of other
+    files.
+
+    seeds: those that finished. diverged, gains, sha256: earlier versions wrote none.
+    """
+
+    method: str
+    environment: EnvironmentSpec | None
+    dataset: DatasetSummary
+    algo: str
+    curation: str
+    averaging: str
+    seeds: tuple[int, ...]
+    diverged: tuple[Diverged, ...] = ()
+    results: dict[int, dict[str, SeedResult]]
+    totals: dict[str, Total]
+    gains: dict[str, Gain] | None = None
+    normalisation: ReferenceScores | None
+    steps_per_second: float
+    seed_steps_per_second: float
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    sha256: dict[str, str] | None = None
+
+    @property
+    def finals(self) -> dict[str, Total]:
+        """The last policy's totals, by phase: one for each kind of action that was played."""
+        return {phase: total for phase, total in self.totals.items() if phase.startswith("final")}
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        plain = asdict(self)
+        plain["results"] = [{"seed": seed, **by_phase} for seed, by_phase in plain["results"].items()]
+        unwritten = [name for name in ("gains", "sha256") if plain[name] is None]
+        plain = {name: value for name, value in plain.items() if name not in unwritten}
+        return {"format": SUMMARY_FORMAT, "status": "finished", **plain}
+
+    @staticmethod
+    def of_plain(plain: Any) -> Summary:
+        """Make a summary of `to_plain`'s values. Raises an error of MALFORMED where they are none."""
+        if not isinstance(plain, dict):
+            raise TypeError("it holds no object")
+        if (kind := plain.get("format")) != SUMMARY_FORMAT:
+            raise ValueError(
+                f"format {kind}, written by another version of iwbc, which can read it; this one reads {SUMMARY_FORMAT}"
+            )
+        if plain["status"] != "finished":
+            raise ValueError(f"its status is {plain['status']}")
+        by_seed = {row["seed"]: {phase: row[phase] for phase in plain["totals"]} for row in plain["results"]}
+        summary: Summary = made(Summary, {**plain, "results": by_seed})
+        if set(summary.results) != set(summary.seeds):
+            raise ValueError(f"it has results of seeds {sorted(summary.results)}, but trained {sorted(summary.seeds)}")
+        if unplayed := set(summary.gains or ()) - set(summary.totals):
+            raise ValueError(f"it has a gain of {min(unplayed)}, which was not played")
+        return summary
 
 
-# What the mean of each measure is called in summary.json.
-_MEANS = {"return": "return_mean", "score": "score_mean", "success": "success_rate"}
-
-
-def show(summary: dict[str, Any], console: Console) -> None:
-    """Print the table of a run's summary: its reference policy, if it has one, and its last policy."""
-    if not summary["totals"]:
-        console.print("No evaluation was made.")
-        return
-    names = {"reference": "reference (BC on all data)", "final": summary["method"]}
-    both = len({total["action"] for total in summary["totals"].values()}) > 1
-    rows = {}
-    for phase, total in summary["totals"].items():
-        name = names[phase.removesuffix("_sampled")]
-        rows[f"{name}, {ACTION_NAMES[total['action']]}" if both else name] = total
-    scores = ReferenceScores(**summary["normalisation"]) if summary["normalisation"] else None
-    console.print(results_table(rows, summary["environment"]["id"], summary["seeds"], scores))
-    for phase, gain in summary.get("gains", {}).items():  # an earlier version wrote none
-        played = f", {ACTION_NAMES[summary['totals'][phase]['action']]}" if both else ""
-        console.print(verdict(summary["method"] + played, gain, len(summary["seeds"])), markup=False, soft_wrap=True)
-
-
-def verdict(name: str, gain: Mapping[str, Any], seeds: int) -> str:
-    """Say in a sentence how the last policy compares with its reference, and how sure that is."""
-    low, high = gain["interval"]
-    says = "does better than" if low > 0 else "does worse than" if high < 0 else "cannot be told from"
-    by, unit = (100.0, " points of success") if gain["of"] == "successes" else (1.0, f" of {gain['of'][:-1]}")
-    numbers = f"{by * gain['mean']:+.1f} [{by * low:+.1f}, {by * high:+.1f}]{unit}"
-    sure = f"over {seeds} seeds" if seeds > 1 else "for this seed alone; seeds=[0,1,2] tells more"
-    return f"{name} {says} the reference that it started from: {numbers} {sure}."
-
-
-def results_table(rows: dict[str, dict[str, Any]], env: str, seeds: list[int], scores: ReferenceScores | None) -> Table:
-    """A table of `totals`, one named row each."""
-    first = next(iter(rows.values()))
-    played = {row["action"] for row in rows.values()}
-    actions = " and ".join(name for action, name in ACTION_NAMES.items() if action in played)
-    note = f"{first['episodes']} episodes for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
-    if scores is not None:
-        note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
-    note += f"\nin brackets: 95 % bootstrap interval of the mean over {first['interval_over']}"
-    table = Table(title=env, caption=note, caption_justify="left")
-    table.add_column("policy", overflow="fold")  # what gives way in a narrow terminal: numbers stay whole
-    shown = {"return": 1.0, "score": 1.0, "success": 100.0}
-    if first["success_rate"] is None:
-        del shown["success"]
-    for name in shown:
-        table.add_column("success %" if name == "success" else name, justify="right", no_wrap=True)
-    for row, total in rows.items():
-        table.add_row(row, *(_cell(total[_MEANS[what]], total[f"{what}_interval"], by) for what, by in shown.items()))
-    return table
-
-
-def _cell(mean: float | None, bounds: tuple[float, float] | None, by: float) -> str:
-    if mean is None or bounds is None:
-        return "–"
-    return f"{by * mean:.1f} \\[{by * bounds[0]:.1f}, {by * bounds[1]:.1f}]"
+def made(kind: Any, plain: Any) -> Any:
+    """Make a value of a kind, such as a dataclass or tuple[int, ...], of plain data. Raises an error of MALFORMED where they
+    do not fit."""
+    if kind is EnvironmentSpec:
+        return EnvironmentSpec.of_plain(plain)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        needed = [field.name for field in fields(kind) if field.name in plain or field.default is MISSING]
+        return kind(**{name: made(hints[name], plain[name]) for name in needed})  # type: ignore[operator]
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case types.UnionType:  # with None
+            return None if plain is None else made(arguments[0], plain)
+        case origin if origin is dict:
+            return {made(arguments[0], key): made(arguments[1], value) for key, value in plain.items()}
+        case origin if origin is tuple and arguments[-1] is Ellipsis:
+            return tuple(made(arguments[0], value) for value in plain)
+        case origin if origin is tuple:
+            return tuple(made(argument, value) for argument, value in zip(arguments, plain, strict=True))
+    if kind is str and not (isinstance(plain, str) and plain):
+        raise TypeError(f"{plain!r} is no name")
+    return kind(plain)

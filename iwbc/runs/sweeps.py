@@ -18,7 +18,7 @@ import traceback
 import uuid
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,8 +27,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwbc.errors import UserError
-from iwbc.settings import ACTION_NAMES
 from iwbc.system.files import temporary_prefix, write_json
+
+if TYPE_CHECKING:
+    from iwbc.runs.summary import Summary
 
 
 class Sweep(Callback):
@@ -44,7 +46,7 @@ class Sweep(Callback):
         self.begun = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the launching process."""
+        """Choose, in the launching process, where jobs report."""
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.reports = folder, folder / f"{temporary_prefix(folder / 'sweep')}{uuid.uuid4().hex}"
@@ -54,13 +56,13 @@ class Sweep(Callback):
             self._follow_submitit(self.reports)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the job's process."""
+        """Report, in the job's process, that it runs."""
         if self.reports is not None:
             print(f"Job {config.hydra.job.num}: {' '.join(config.hydra.overrides.task)}", flush=True)
             self._report_of(config, "running")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """In the job's process. What went wrong is noted in the job's folder, and its result is None: the others go on."""
+        """Report, in the job's process, how it ended; a failure is noted in its folder, and the other jobs go on."""
         if self.reports is None:
             return
         try:
@@ -79,11 +81,10 @@ class Sweep(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         else:
             self._report_of(config, "finished")
-            summary = _summary(config.hydra.runtime.output_dir)
-            print(f"Job {config.hydra.job.num}: {result(summary)}{self._progress()}", flush=True)
+            print(f"Job {config.hydra.job.num}: {_line(config.hydra.runtime.output_dir)}{self._progress()}", flush=True)
 
     def _progress(self) -> str:
-        """How far the sweep is, and how long the rest will take if it goes on like this."""
+        """Say how far the sweep is, and how long the rest will take at this rate."""
         assert self.reports is not None
         done = sum(job["status"] != "running" for job in _reported(self.reports))
         if self.jobs is None or not 0 < done < self.jobs:  # a killed job is not done
@@ -111,47 +112,47 @@ class Sweep(Callback):
             overrides, _, number, *_ = job.submission().args
             path = reports / f"{number}.json"
             try:
-                found = original(job)
+                returned = original(job)
             except (UncompletedJobError, FailedJobError):
                 if not path.exists():
                     self._report(number, overrides, None, "failed", f"it never began; see {job.paths.stderr}")
-                found = [JobReturn(status=JobStatus.COMPLETED)]
+                returned = [JobReturn(status=JobStatus.COMPLETED)]
             ended = _result(json.loads(path.read_text()))
             print(f"Job {number}: {ended} (its output: {job.paths.stdout}){self._progress()}", flush=True)
-            return found
+            return returned
 
         submitit.Job.results = results  # type: ignore[assignment, method-assign]
 
 
 def _reported(reports: Path) -> list[dict[str, Any]]:
-    """What the jobs that have begun say of themselves."""
+    """Read the reports of the jobs that have begun."""
     return [json.loads(path.read_text()) for path in reports.glob("*.json")]
 
 
 def _count_jobs(config: DictConfig) -> int | None:
-    """The number of jobs that Hydra's own sweeper will make of the command; None for another one."""
+    """Count the jobs that Hydra's own sweeper will make of the command; None for another one."""
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return None
-    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*parameters, *config.hydra.overrides.task])
     return sum(map(len, BasicSweeper.split_arguments(overrides, max_batch_size=None)))
 
 
 def remaining(seconds: float, done: int, jobs: int) -> str:
-    """In words, how long the other jobs will take, when `done` of them took so many seconds."""
+    """Say how long the other jobs will take, when `done` of them took so many seconds."""
     minutes = seconds / done * (jobs - done) / 60
     if minutes < 1:
         return "less than a minute left"
     return f"about {minutes:.0f} min left" if minutes < 90 else f"about {minutes / 60:.0f} h left"
 
 
-def objective(summary: dict[str, Any]) -> float | None:
-    """What a search maximises: the last policy's mean score; where there are no scores its success rate, or
-    else its return."""
-    final = summary["totals"].get("final")
+def objective(summary: Summary) -> float | None:
+    """Return what a search maximises: the last policy's mean score; where there are no scores its success rate, or else its
+    return."""
+    final = summary.totals.get("final")
     if final is None:
         return None
-    return float(next(final[name] for name in ("score_mean", "success_rate", "return_mean") if final[name] is not None))
+    return next(mean for mean in (final.score_mean, final.success_rate, final.return_mean) if mean is not None)
 
 
 def summarise() -> bool:
@@ -195,34 +196,20 @@ def summarise() -> bool:
 def _result(job: dict[str, str]) -> str:
     if job["status"] != "finished":
         return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
-    return result(_summary(job["folder"]))
+    return _line(job["folder"])
 
 
-def result(summary: dict[str, Any]) -> str:
-    """Say the last policy's return, score and success rate, each with its interval, on one line, for each kind of action."""
-    finals = [total for phase, total in summary["totals"].items() if phase.startswith("final")]
-    if not finals:
-        return "finished, not evaluated"
-    if len(finals) == 1:
-        return _measures(finals[0])
-    return "; ".join(f"{ACTION_NAMES[final['action']]}: {_measures(final)}" for final in finals)
+def _line(folder: str) -> str:
+    from iwbc.runs.show import line
+
+    return line(_summary(folder))
 
 
-def _measures(final: dict[str, Any]) -> str:
-    found = []
-    for name in ("return", "score"):
-        if final[f"{name}_mean"] is not None:
-            low, high = final[f"{name}_interval"]
-            found.append(f"{name} {final[f'{name}_mean']:.1f} [{low:.1f}, {high:.1f}]")
-    if final["success_rate"] is not None:
-        low, high = final["success_interval"]
-        found.append(f"success {100 * final['success_rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %")
-    return ", ".join(found)
+def _summary(folder: str) -> Summary:
+    """Read a finished job's summary by what needs NumPy, for which an error in the command does not wait."""
+    from iwbc.runs.read import finished_summary
 
-
-def _summary(folder: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text())
-    return found
+    return finished_summary(Path(folder))
 
 
 def best(jobs: list[dict[str, Any]]) -> set[int]:
@@ -232,13 +219,13 @@ def best(jobs: list[dict[str, Any]]) -> set[int]:
         if job["status"] == "finished":
             summary = _summary(job["folder"])
             if (value := objective(summary)) is not None:
-                by_dataset[summary["dataset"]["id"]].append((value, job["job"]))
+                by_dataset[summary.dataset.id].append((value, job["job"]))
     ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]
     return {first[1] for first, second, *_ in ranked if first[0] > second[0]}
 
 
 def job_key(*, _root_: DictConfig) -> str:
-    """A hash of the whole job's configuration, so that a sweep's folder is found again by a second sweep."""
+    """Hash the whole job's configuration, so that a second sweep comes upon the same folder."""
     job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     plain = OmegaConf.to_container(job, resolve=True)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]

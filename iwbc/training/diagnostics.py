@@ -42,7 +42,7 @@ class Diagnostics:
             sets["held_out"] = held_out
         self._kappa = kappa
         self._probes: dict[str, Minibatch] = {
-            name: StepSampler(one, seed, _STEPS, Stream.PROBES, device).batch(0) for name, one in sets.items()
+            name: StepSampler(data, seed, _STEPS, Stream.PROBES, device).batch(0) for name, data in sets.items()
         }
         self._reference = {
             name: engine.log_prob(reference, probe.observations, probe.actions)
@@ -51,18 +51,18 @@ class Diagnostics:
         }
 
     def measure(self, policy: Policy) -> dict[str, Tensor]:
-        """log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
+        """Measure log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
 
         The bound is κ-tempered and in units of the kept trajectories' reward: E_{D+}[1 + κ (ℓ(π_θ) − ℓ(π_ref))], 1 at
         π_θ = π_ref. Scalars; without a reference there are no drifts and no bound.
         """
-        found: dict[str, Tensor] = {}
+        measured: dict[str, Tensor] = {}
         for name, probe in self._probes.items():
             log_prob = engine.log_prob(policy, probe.observations, probe.actions)
-            found[f"log_prob_{name}"] = log_prob.mean()
+            measured[f"log_prob_{name}"] = log_prob.mean()
             if name in self._reference:
                 log_ratio = log_prob - self._reference[name]
-                found[f"drift_{name}"] = log_ratio.mean()
+                measured[f"drift_{name}"] = log_ratio.mean()
                 if name == "kept":
-                    found["reference_bound"] = reference_bound(torch.ones_like(log_ratio), self._kappa * log_ratio)
-        return found
+                    measured["reference_bound"] = reference_bound(torch.ones_like(log_ratio), self._kappa * log_ratio)
+        return measured

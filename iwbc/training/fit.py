@@ -18,7 +18,7 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import PolicyChoice, continued, policy_factory, spaces_of
+from iwbc.policies.spec import PolicyChoice, PolicyFactory, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.training.diagnostics import Diagnostics
 from iwbc.training.trained import Policies
@@ -26,20 +26,20 @@ from iwbc.training.trainer import Learner, Trainer, steps
 
 
 class Observer(Protocol):
-    """What looks on while `fit` trains, and may raise to stop it."""
+    """Onlooker of `fit`, which may raise an error to stop it."""
 
     every: Sequence[int]
     measures: bool  # whether it asks the trainer to `measure`
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
-        """Before training; the number of steps made already, where it loads a checkpoint. The policies are its to load with
+        """Begin, and return the number of steps made already, where a checkpoint is loaded. The policies are its to load with
         the trainer's parameters."""
 
     def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
-        """A seed has diverged; to let the others go on, drop it from the trainer."""
+        """Hear that a seed has diverged; to let the others go on, drop it from the trainer."""
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
-        """After `step` gradient steps: at multiples of `every`, at the end, and often besides."""
+        """Look on after `step` gradient steps: at multiples of `every`, at the end, and often besides."""
 
 
 def fit(
@@ -56,7 +56,7 @@ def fit(
     observer: Observer | None = None,
     held_out: Curated | None = None,
 ) -> Policies:
-    """Train a policy by an algorithm, of each seed one; the last policies.
+    """Train a policy by an algorithm, one of each seed, and return the last policies.
 
     data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
     same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
@@ -85,18 +85,19 @@ def fit(
         policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
     else:
         policy = policy if policy is not None else GaussianPolicy()
-        make, spec = policy_factory(policy, trajectories)
-        if spec is not None and spec is not policy:  # who gives a spec has said it
-            spec.say(console)
-        policies = Policies([_untrained(make, seed, device) for seed in seeds], seeds, spaces_of(trajectories), spec)
+        factory = policy_factory(policy, trajectories)
+        if factory.spec is not None and isinstance(policy, GaussianPolicy):  # who gives a spec has said it
+            factory.spec.say(console)
+        modules = [_untrained(factory, seed, device) for seed in seeds]
+        policies = Policies(modules, seeds, spaces_of(trajectories), factory.spec)
 
     def make_learner(seed: int) -> Learner:
-        own = None if reference is None else reference.of_seed(seed)
-        given = Ingredients(policies.of_seed(seed), own, curated, seed, device)
+        start = None if reference is None else reference.of_seed(seed)
+        ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
         looked_at = observer is not None and observer.measures
-        watched = Diagnostics(curated, own, seed, settings.bound_kappa, device, held_out) if looked_at else None
-        return Learner(make_algorithm(settings, given), sampler, settings, watched)
+        watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out) if looked_at else None
+        return Learner(make_algorithm(settings, ingredients), sampler, settings, watched)
 
     with Trainer(make_learner, seeds, device) as trainer:
         done = 0 if observer is None else observer.start(trainer, policies)
@@ -113,9 +114,8 @@ def fit(
     return policies
 
 
-def _untrained(make: object, seed: int, device: str | torch.device) -> torch.nn.Module:
-    """An untrained policy: seed s starts with the same parameters alone or beside others."""
-    assert callable(make)
+def _untrained(factory: PolicyFactory, seed: int, device: str | torch.device) -> torch.nn.Module:
+    """Make an untrained policy: seed s starts with the same parameters alone or beside others."""
     with seeded(Stream.POLICY, seed):
-        made: torch.nn.Module = make()
-    return made.to(device)
+        module: torch.nn.Module = factory.make()
+    return module.to(device)

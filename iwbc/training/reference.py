@@ -25,11 +25,12 @@ from iwbc.data.curated import Curated
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_spec
-from iwbc.settings import GaussianPolicy, Reference, to_plain
-from iwbc.system.files import MALFORMED, cache_folder, read_tensors, write_tensors
+from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_factory
+from iwbc.settings import Reference, to_plain
+from iwbc.system.files import MALFORMED, cache_folder
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.fit import Observer, fit
+from iwbc.training.states import State, read_states, write_states
 from iwbc.training.trained import Policies, load_policy
 from iwbc.training.trainer import Trainer
 
@@ -47,19 +48,20 @@ def reference_policy(
     checkpoint_every: int = 1000,
     begin_own: Callable[[], Path] | None = None,
 ) -> Policies:
-    """The reference policies of `seeds`, from the cache; those not there are trained together first, with a checkpoint every
-    so many steps. Those of the user's own are trained each time, with checkpoints in the file that `begin_own` names when
-    training begins; it stays, and whoever names it again goes on from it.
+    """Return the reference policies of `seeds`, from the cache; missing ones are trained together first, with a checkpoint
+    every so many steps. Custom ones are trained each time, with checkpoints in the file that `begin_own` names when training
+    begins; it stays, and whoever names it again goes on from it.
 
     Raises UserError where training diverges, KeyboardInterrupt when told to stop.
     """
+    factory = policy_factory(policy, trajectories)
     everything = Curated(trajectories, np.ones(len(trajectories)), recipe.averaging)
 
     def train(missing: Sequence[int], observer: Observer | None = None) -> Policies:
         return fit(
             recipe,
             everything,
-            policy=policy,
+            policy=factory,
             seeds=missing,
             device=device,
             console=console,
@@ -68,32 +70,30 @@ def reference_policy(
             observer=observer,
         )
 
-    if isinstance(policy, GaussianPolicy):
-        policy = policy_spec(policy, trajectories)
-    if not isinstance(policy, PolicySpec):
+    spec = factory.spec
+    if spec is None:
         if begin_own is None:
             return train(seeds)
         inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
-        own = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
-        with stop_requests(own.stop):
-            return train(seeds, own)
-    spec = policy
+        custom = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
+        with stop_requests(custom.stop):
+            return train(seeds, custom)
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
     lock = _entry(trajectories, spec, recipe, None).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        found = {seed: _read(path, spec, seed, device, console) for seed, path in paths.items()}
-        missing = [seed for seed, one in found.items() if one is None]
+        by_seed = {seed: _read(path, spec, seed, device, console) for seed, path in paths.items()}
+        missing = [seed for seed, policies in by_seed.items() if policies is None]
         if missing:
             path = _entry(trajectories, spec, recipe, [engine.is_on(), *missing]).with_suffix(".checkpoint")
             checkpoints = _Checkpoints(lambda: path, path.stem, recipe.steps, checkpoint_every, console)
             with stop_requests(checkpoints.stop):
                 trained = train(missing, checkpoints)
             for seed in missing:
-                found[seed] = one = trained.select(seed)
-                one.save(paths[seed])
+                by_seed[seed] = policies = trained.select(seed)
+                policies.save(paths[seed])
             path.unlink(missing_ok=True)
-    modules = [one[0] for one in found.values() if one is not None]
+    modules = [policies[0] for policies in by_seed.values() if policies is not None]
     return Policies(modules, seeds, spec.spaces, spec)
 
 
@@ -104,7 +104,7 @@ def _entry(trajectories: Trajectories, spec: PolicySpec, recipe: Reference, seed
 
 
 def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, console: Console) -> Policies | None:
-    """The cached policy, or None where there is none or what is there is damaged."""
+    """Read the cached policy, or None where there is none or what is there is damaged."""
     if not path.exists():
         return None
     try:
@@ -119,12 +119,12 @@ def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, c
 
 
 class _Checkpoints:
-    """Looks on while references train (an Observer of iwbc.training.fit)."""
+    """Observer of the training of references that writes checkpoints."""
 
     measures = False
 
     def __init__(self, begin: Callable[[], Path], inputs: str, steps: int, every: int, console: Console) -> None:
-        """`begin` says, as training begins, where the checkpoint is; `inputs`, what it must have been made from."""
+        """Take `begin`, which says, as training begins, where the checkpoint is, and `inputs`, of which it must be made."""
         self.every: Sequence[int] = (every,)
         self.stop = threading.Event()
         self._begin, self._inputs, self._steps, self._console = begin, inputs, steps, console
@@ -135,7 +135,7 @@ class _Checkpoints:
         if not self._path.exists():
             return 0
         try:
-            state, metadata = read_tensors(self._path)
+            state, metadata = read_states(self._path)
             done = int(metadata["step"])
             if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
                 raise ValueError
@@ -153,10 +153,10 @@ class _Checkpoints:
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
         """Write a checkpoint where it is time to, at the end, and where the process is to stop."""
         if step % self.every[0] == 0 or step == self._steps or self.stop.is_set():
-            write_tensors(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
+            write_states(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
         if self.stop.is_set():
             raise KeyboardInterrupt
 
 
-def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+def _shapes(states: dict[int, State]) -> dict[int, dict[str, torch.Size]]:
+    return {seed: {name: tensor.shape for name, tensor in state.items()} for seed, state in states.items()}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from iwbc import engine
 from iwbc.data.streams import generator
@@ -23,7 +23,8 @@ from iwbc.engine.autograd import load_module, module_state
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
-from iwbc.system.files import MALFORMED, parse_json, read_tensors, write_tensors
+from iwbc.system.files import MALFORMED, parse_json
+from iwbc.training.states import State, read_states, write_states
 
 _FORMAT = 3
 _READ = (2, 3)  # 2 knew no other units than the bounds and a normaliser without limits
@@ -54,11 +55,11 @@ class Policies(Sequence[Any]):
         return f"Policies({type(self.modules[0]).__name__}, seeds {', '.join(map(str, self.seeds))})"
 
     def of_seed(self, seed: int) -> Any:
-        """The module of one seed."""
+        """Return the module of one seed."""
         return self.modules[self.seeds.index(seed)]
 
     def select(self, *seeds: int) -> Policies:
-        """The policies of some of the seeds; the same modules, not copies."""
+        """Return the policies of some of the seeds; the same modules, not copies."""
         return Policies([self.of_seed(seed) for seed in seeds], seeds, self.spaces, self.spec)
 
     def predict(
@@ -89,17 +90,17 @@ class Policies(Sequence[Any]):
         state: tuple[npt.NDArray[Any], ...] | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
-        """`predict`, with the mean action, as the rollouts of imitation call a policy."""
+        """Predict with the mean action, as the rollouts of imitation call a policy."""
         return self.predict(observation, state, episode_start)
 
-    def state(self) -> dict[str, Tensor]:
-        """Every parameter and buffer, by seed and name."""
-        return {name: value for seed in self.seeds for name, value in module_state(self.of_seed(seed), f"{seed}.").items()}
+    def state(self) -> dict[int, State]:
+        """Return every parameter and buffer, by seed and name."""
+        return {seed: module_state(module) for seed, module in zip(self.seeds, self.modules, strict=True)}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, states: Mapping[int, State]) -> None:
         """Take on a `state()`."""
         for seed, module in zip(self.seeds, self.modules, strict=True):
-            load_module(module, state, f"{seed}.")
+            load_module(module, states[seed])
 
     def save(self, path: str | Path) -> None:
         """Write them to one safetensors file, atomically."""
@@ -110,7 +111,7 @@ class Policies(Sequence[Any]):
             "spaces": asdict(self.spaces),
             "spec": None if self.spec is None else self.spec.plain(),
         }
-        write_tensors(Path(path), self.state(), {"policy": json.dumps(fields)})
+        write_states(Path(path), self.state(), {"policy": json.dumps(fields)})
 
 
 def load_policy(
@@ -125,7 +126,7 @@ def load_policy(
     if path.is_dir():
         raise UserError(f"policy {path}: is a folder; give its file {path / 'policy.safetensors'}")
     try:
-        saved, metadata = read_tensors(path)
+        saved, metadata = read_states(path)
         fields = parse_json(metadata["policy"])
         if fields.get("format") not in _READ:
             raise UserError(f"policy {path}: was saved by iwbc 0.1, which can load it; or train it again")
@@ -143,16 +144,19 @@ def load_policy(
             with torch.device("meta"):  # no memory is given to networks of which the file holds no parameters
                 _check_shapes(Policies([spec.make() for _ in seeds], seeds, spaces, spec).state(), saved)
         make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
-        found = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
-        _check_shapes(found.state(), saved)
-        found.load(saved)
+        policies = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
+        _check_shapes(policies.state(), saved)
+        policies.load(saved)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
-    return found
+    return policies
 
 
-def _check_shapes(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    """Raise a KeyError or ValueError where saved parameters are not those of these policies."""
-    for name, value in own.items():
-        if saved[name].shape != value.shape:
-            raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(value.shape)}")
+def _check_shapes(states: dict[int, State], saved: dict[int, State]) -> None:
+    """Raise ValueError where saved parameters are not those of policies in these states."""
+    for seed, state in states.items():
+        for name, value in state.items():
+            shape = saved[seed][name].shape if name in saved.get(seed, ()) else None
+            if shape != value.shape:
+                has = "is missing" if shape is None else f"has shape {tuple(shape)}, not {tuple(value.shape)}"
+                raise ValueError(f"{seed}.{name} {has}")

@@ -23,6 +23,7 @@ from iwbc.settings import Recipe
 from iwbc.system import processes
 from iwbc.system.processes import Handle, Here, Remote
 from iwbc.training.diagnostics import Diagnostics
+from iwbc.training.states import State
 
 # Gradient steps between two looks at the progress bar, at requests to stop, and for signs of divergence.
 _CHUNK = 100
@@ -58,7 +59,7 @@ class Learner:
 
     @torch.no_grad()
     def trouble(self) -> str | None:
-        """Why training has diverged, and what to do, or None."""
+        """Say why training has diverged, and what to do; None where it has not."""
         loss, largest = torch.stack([self._loss.detach().float(), self._largest_parameter().float()]).tolist()
         if not (math.isfinite(loss) and largest <= self._limit):
             return _DIVERGED
@@ -81,28 +82,28 @@ class Learner:
 
     @torch.no_grad()
     def trajectory_weights(self) -> Tensor:
-        """The mean weight of each kept trajectory's steps, [K]; 1 where the algorithm weighs none."""
+        """Average the weights of each kept trajectory's steps, [K]; 1 where the algorithm weighs none."""
         curated, device = self.sampler.curated, self.sampler.device
         weigh = getattr(self.algorithm, "weigh", None)
         if weigh is None:
             return torch.ones(len(curated.kept))
         lengths = torch.from_numpy(curated.lengths)
         trajectory, step = torch.arange(len(lengths)).repeat_interleave(lengths), torch.arange(curated.steps)
-        found = [
+        weights = [
             weigh(Minibatch(observations, actions, trajectory[some].to(device), step[some].to(device))).double().cpu()
             for some, observations, actions in curated.batches(device)
         ]
-        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(found)) / lengths
+        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(weights)) / lengths
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The policy's parameters and buffers by name."""
+    def parameters(self) -> State:
+        """Return the policy's parameters and buffers by name."""
         return module_state(self.algorithm.policy)
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes."""
+    def state(self) -> State:
+        """Return every tensor that training changes."""
         return self.algorithm.state()
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Continue from a `state()`."""
         self.algorithm.load(state)
 
@@ -114,10 +115,10 @@ class Learners:
         self._learners = {seed: make(seed) for seed in seeds}
 
     def all(self, method: str, *arguments: object) -> dict[int, Any]:
-        """A method of every learner, with the same arguments; the results by seed."""
+        """Call a method of every learner, with the same arguments; the results by seed."""
         return {seed: getattr(learner, method)(*arguments) for seed, learner in self._learners.items()}
 
-    def load(self, states: dict[int, dict[str, Tensor]]) -> None:
+    def load(self, states: dict[int, State]) -> None:
         for seed, learner in self._learners.items():
             learner.load(states[seed])
 
@@ -129,7 +130,7 @@ class Trainer:
     """All seeds of a run in training. Results are by seed, in order."""
 
     def __init__(self, make: Callable[[int], Learner], seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
-        """`make` makes the learner of a seed, in the process that trains it. Raises what it raises."""
+        """Begin the processes. `make` makes the learner of a seed, in the process that trains it, and may raise errors."""
         self.seeds = tuple(seeds)
         workers = processes.training_workers(len(seeds)) if torch.device(device).type == "cpu" else 0
         self._handles: list[Handle]
@@ -138,8 +139,8 @@ class Trainer:
             forked = [Remote(Learners, make, share, context="fork") for share in shares]
             self._handles = list(forked)
             try:
-                for one in forked:
-                    one.wait_for_start()
+                for handle in forked:
+                    handle.wait_for_start()
             except BaseException:
                 self.close()
                 raise
@@ -148,15 +149,15 @@ class Trainer:
 
     def _all(self, method: str, *arguments: object) -> dict[int, Any]:
         pending = [handle.begin("all", method, *arguments) for handle in self._handles]
-        found = {seed: result for one in pending for seed, result in one().items()}
-        return {seed: found[seed] for seed in self.seeds}
+        results = {seed: result for wait in pending for seed, result in wait().items()}
+        return {seed: results[seed] for seed in self.seeds}
 
     def train(self, first: int, last: int) -> dict[int, Tensor]:
         """Make gradient steps `first` … `last` − 1; the last one's loss of each seed."""
         return self._all("train", first, last)
 
     def troubles(self) -> dict[int, str]:
-        """Why training has diverged, of each seed of which it has."""
+        """Map each diverged seed to the reason."""
         return {seed: why for seed, why in self._all("trouble").items() if why is not None}
 
     def drop(self, seed: int) -> None:
@@ -170,24 +171,20 @@ class Trainer:
         return self._all("measure")
 
     def trajectory_weights(self) -> dict[int, Tensor]:
-        """The mean weight of each kept trajectory's steps, [K], of each seed."""
+        """Average the weights of each kept trajectory's steps, [K], for each seed."""
         return self._all("trajectory_weights")
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The policies' parameters, as `Policies.load` takes them."""
-        return _flat(self._all("parameters"))
+    def parameters(self) -> dict[int, State]:
+        """Return the parameters of each seed's policy, as `Policies.load` takes them."""
+        return self._all("parameters")
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes, as <seed>.<name>."""
-        return _flat(self._all("state"))
+    def state(self) -> dict[int, State]:
+        """Return every tensor that training changes, of each seed."""
+        return self._all("state")
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, states: dict[int, State]) -> None:
         """Continue from a `state()`."""
-        own: dict[int, dict[str, Tensor]] = {seed: {} for seed in self.seeds}
-        for key, value in state.items():
-            seed, _, name = key.partition(".")
-            own[int(seed)][name] = value
-        for wait in [handle.begin("load", own) for handle in self._handles]:
+        for wait in [handle.begin("load", states) for handle in self._handles]:
             wait()
 
     def close(self) -> None:
@@ -200,10 +197,6 @@ class Trainer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _flat(by_seed: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{seed}.{name}": value for seed, found in by_seed.items() for name, value in found.items()}
 
 
 def steps(

@@ -37,9 +37,10 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.packed import load_or_pack
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
+from iwbc.report.collect import collect
 from iwbc.runs.folder import RunFolder
-from iwbc.runs.page import write_page
-from iwbc.runs.read import collect
+from iwbc.runs.page import page
+from iwbc.runs.read import finished_summary, read_config
 from iwbc.settings import to_plain
 from iwbc.system.files import write_json, write_tensors
 from iwbc.training.trained import load_policy
@@ -67,7 +68,7 @@ def of_run(name: str, read: Callable[[Path], object]) -> Target:
 
 
 def read_summary(run: Path) -> None:
-    accepted_or_refused(lambda: RunFolder(run).summary())
+    accepted_or_refused(lambda: finished_summary(run))
     collect([run])
 
 
@@ -78,12 +79,11 @@ def failure(run: Path, empty: Path) -> tuple[Path, Read]:
 
 def on_the_page(name: str) -> Target:
     def target(run: Path, empty: Path) -> tuple[Path, Read]:
-        summary = RunFolder(run).summary()
-        assert summary is not None
+        summary = finished_summary(run)
         if name == "videos/videos.json":
             video = {"name": "best", "file": "best.mp4", "seed": 0, "episode": 1, "return": -3.5, "length": 20, "of": 2}
             write_json(run / name, [video | {"action": "mean"}])
-        return run / name, lambda: write_page(run, summary)
+        return run / name, lambda: page(run, summary)
 
     return target
 
@@ -159,7 +159,7 @@ def of_parts(data_format: str, pattern: str) -> Target:
 
 
 FILES: dict[str, Target] = {
-    "config.yaml": of_run("config.yaml", lambda run: RunFolder(run).config()),
+    "config.yaml": of_run("config.yaml", lambda run: read_config(run)),
     "summary.json": of_run("summary.json", read_summary),
     "evaluations.csv": of_run("evaluations.csv", lambda run: collect([run])),
     "failure.json": failure,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import named
 from setups import BRIEF, SMALL, Outcome, command, finish, python, read_csv, train, wait_for
 from test_runs import OWN
 from test_sweeps import SWEEP, folders
@@ -68,8 +69,8 @@ def test_an_interrupted_run_continues_bit_for_bit(how: signal.Signals, uninterru
     for name in ("metrics.csv", "evaluations.csv", "curation.csv", "config.yaml"):
         assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     trained, expected = (load_policy(path / "policy.safetensors") for path in (folder, uninterrupted))
-    assert trained.state().keys() == expected.state().keys()
-    assert all(torch.equal(value, expected.state()[name]) for name, value in trained.state().items())
+    assert named(trained.state()).keys() == named(expected.state()).keys()
+    assert all(torch.equal(value, named(expected.state())[name]) for name, value in named(trained.state()).items())
     # A process that is killed while it writes leaves a hidden temporary file.
     visible = {path.name for path in folder.iterdir() if not (how == signal.SIGKILL and path.name.startswith("."))}
     assert visible == {path.name for path in uninterrupted.iterdir()}
