@@ -265,6 +265,15 @@ def test_greedy_takes_the_likeliest_token() -> None:
         Sampling(samples=2, temperature=0)
 
 
+def test_padding_changes_nothing() -> None:
+    alone, together = (Sampling(samples=1, temperature=0, max_new_tokens=4, batch_size=size) for size in (1, 5))
+    model = make_model()
+    answers = [sample(model, TOKENIZER, PROMPTS, sampling) for sampling in (alone, together)]
+    for first, second in zip(*answers, strict=True):
+        assert (first.text, first.tokens, first.cut) == (second.text, second.tokens, second.cut)
+        assert first.logp == pytest.approx(second.logp, abs=1e-4)
+
+
 def batches_then_stop(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     draw, drawn = drawing.Sampler.draw, iter(range(count))
 

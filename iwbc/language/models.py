@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +142,12 @@ def _parts(config: Any) -> Iterator[Any]:
 def digest(model: torch.nn.Module) -> str:
     """Compute the SHA-256 of the names, shapes, types and bytes of a model's parameters."""
     return digest_of(dict(model.named_parameters()), {})
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Compute the SHA-256 of a tokenizer's vocabulary and chat template."""
+    plain = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def _said(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from iwbc.errors import UserError
 from iwbc.language.jsonl import Text
+from iwbc.language.models import quietly
 from iwbc.system.files import PLAIN_DAMAGE, parse_json
 from iwbc.system.progress import tracked
 
@@ -66,6 +67,7 @@ class Sampler:
     ) -> None:
         """Raises UserError for prompts without tokens, or too long for the model."""
         self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._decode: Any = tokenizer.decode  # declared to return a list, too
         self._prompts = [encoded(tokenizer, prompt) for prompt in prompts]
         longest = getattr(model.config, "max_position_embeddings", None)
         for number, tokens in enumerate(self._prompts, 1):
@@ -97,9 +99,7 @@ class Sampler:
         answers = []
         for (prompt, sample), tokens, logp in zip(places, completions, logps, strict=True):
             cut = tokens[-1] not in ends
-            text = self._tokenizer.decode(
-                tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            text = self._decode(tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
             answers.append(Answer(prompt, sample, text, len(tokens), logp, cut))
         return answers
 
@@ -108,7 +108,8 @@ class Sampler:
         import torch
         from transformers import GenerationConfig
 
-        model, sampling = self._model, self._sampling
+        model: Any = self._model
+        sampling = self._sampling
         ends, padding = _ends(model, self._tokenizer), self._tokenizer.pad_token_id
         width = max(map(len, prompts))
         ids = torch.tensor([[padding] * (width - len(tokens)) + list(tokens) for tokens in prompts], device=model.device)
@@ -157,7 +158,8 @@ def sample(
             file = stack.enter_context(partial.open("ab"))
         remaining = range(len(done), count)
         for number in tracked(remaining, "Sampling", len(remaining)) if progress else remaining:
-            done.append(sampler.draw(number))
+            with quietly():  # of prompts without padding it warns that they may have some
+                done.append(sampler.draw(number))
             if file is not None:
                 file.write(_line([asdict(answer) for answer in done[-1]]))
                 file.flush()

@@ -24,7 +24,7 @@ import numpy as np
 
 from iwbc.errors import UserError
 from iwbc.language.jsonl import Prompts, Rows, write_prompts, write_rows
-from iwbc.settings import Settings, setting, share
+from iwbc.settings import Settings, share
 from iwbc.system.arguments import at_least, parse, run
 
 if TYPE_CHECKING:
@@ -253,29 +253,29 @@ def tiny_model(
 class Options(Settings):
     tasks: list[str]
     out: Path
-    rows: int = setting(20_000, lambda value: value >= 1, "must be at least 1")
+    rows: int = at_least(1, 20_000)
     careful: float = share(0.25)
-    prompts: int = at_least(1, 1000)  # type: ignore[assignment]
+    prompts: int = at_least(1, 1000)
     seed: int = at_least(0, 0)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write a task's rows, prompts and model into a folder."""
-    given = parse(arguments, Options)
-    if len(given.tasks) != 1 or given.tasks[0] not in TASKS:
-        raise UserError(f"{' '.join(given.tasks) or 'TASK'}: give one of {', '.join(TASKS)}")
+    options = parse(arguments, Options)
+    if len(options.tasks) != 1 or options.tasks[0] not in TASKS:
+        raise UserError(f"{' '.join(options.tasks) or 'TASK'}: give one of {', '.join(TASKS)}")
     from iwbc.language.models import quietly
 
-    task = TASKS[given.tasks[0]]()
+    task = TASKS[options.tasks[0]]()
     tokenizer = tiny_tokenizer(task.alphabet)
     with quietly():
-        tiny_model(tokenizer, task.longest, given.seed).save_pretrained(given.out / "model")
-        tokenizer.save_pretrained(given.out / "model")
-    write_prompts(given.out / "prompts.jsonl", task.prompts(given.prompts, given.seed))
-    rows = task.rows(given.rows, given.careful, given.seed)
-    write_rows(given.out / "rows.jsonl", rows)
+        tiny_model(tokenizer, task.longest, options.seed).save_pretrained(options.out / "model")
+        tokenizer.save_pretrained(options.out / "model")
+    write_prompts(options.out / "prompts.jsonl", task.prompts(options.prompts, options.seed))
+    rows = task.rows(options.rows, options.careful, options.seed)
+    write_rows(options.out / "rows.jsonl", rows)
     assert rows.successes is not None
-    print(f"{given.out}: {len(rows):,} rows, {rows.successes.sum():,} of them successes; the verifier is {task.verifier}")
+    print(f"{options.out}: {len(rows):,} rows, {rows.successes.sum():,} of them successes; the verifier is {task.verifier}")
 
 
 if __name__ == "__main__":
