@@ -2,7 +2,7 @@
 
 parity   of 16 bits: careful demonstrations write the parity of each prefix and are right, hasty ones guess
 bandit   two manners of a few tokens, whose rewards are drawn: careful 1, hasty 1 half of the time
-sums     of four digits: careful demonstrations write every partial sum, brief ones one, hasty ones none
+sums     of six digits: careful demonstrations write every partial sum, brief ones one, hasty ones none
 
 out      the folder: rows.jsonl, prompts.jsonl (other prompts, with answers) and model, an untrained GPT-2 with its tokenizer
 rows     how many demonstrations (default 20000)
@@ -129,11 +129,11 @@ def bandit() -> Task:
     )
 
 
-def sums() -> Task:
-    """Make the task of the sum of four digits, as two digits.
+def sums(terms: int = 6) -> Task:
+    """Make the task of the sum of digits, written as two digits.
 
-    Careful completions write both partial sums and are right, brief ones the first of them and are right in four of five, hasty
-    ones none and are right in two of five; wrong ones are off by up to 3.
+    Careful completions write every partial sum and are right, brief ones that of the first half and are right in four of five,
+    hasty ones none and are right in two of five; wrong ones are off by up to 3.
     """
     reliability = {"careful": 1.0, "brief": 0.8, "hasty": 0.4}
 
@@ -142,17 +142,18 @@ def sums() -> Task:
 
     def demonstrate(prompt: str, manner: str, random: np.random.Generator) -> tuple[str, bool]:
         partial = np.cumsum([int(term) for term in prompt[:-1].split("+")])
-        steps = {"careful": partial[1:-1], "brief": partial[1:2], "hasty": partial[:0]}[manner]
+        half = terms // 2
+        steps = {"careful": partial[1:-1], "brief": partial[half - 1 : half], "hasty": partial[:0]}[manner]
         success = bool(random.random() < reliability[manner])
         off = 0 if success else int(random.choice([step for step in (-3, -2, -1, 1, 2, 3) if partial[-1] + step >= 0]))
         return f"{manner[0]}{','.join(f'{step:02}' for step in steps)}={partial[-1] + off:02}", success
 
     return Task(
         alphabet="0123456789+>,=cbh",
-        longest=18,
+        longest=5 * terms - 2,
         verifier="number",
         manners=tuple(reliability),
-        prompt=lambda random: "+".join(map(str, random.integers(10, size=4))) + ">",
+        prompt=lambda random: "+".join(map(str, random.integers(10, size=terms))) + ">",
         answer=answer,
         demonstrate=demonstrate,
     )
