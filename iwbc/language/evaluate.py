@@ -87,7 +87,7 @@ def _model(options: Options) -> tuple[str, Path]:
         assert options.model is not None
         return options.model, Path()
     folder = options.run / "model" if (options.run / "model").is_dir() else options.run
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UserError(f"run={options.run}: holds no finished run of a language model (it has no model/config.json)")
     return str(folder), options.run
 

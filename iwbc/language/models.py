@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.errors import UserError, extra, warn
-from iwbc.system.files import digest_of
+from iwbc.system.files import digest_of, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,9 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode and without dropout, and its tokenizer (default: the model's).
 
-    `model` is a folder or a name on the Hub, `gguf` the file of a folder that holds quantised weights, `device` the GPU, where
-    there is one, unless it is named. Raises UserError, one line, for whatever cannot be loaded.
+    `model` is a folder, of a model or of an adapter (LoRA) that names its base, or a name on the Hub, `gguf` the file of a
+    folder that holds quantised weights, `device` the GPU, where there is one, unless it is named. Raises UserError, one line,
+    for whatever cannot be loaded.
     """
     try:
         import torch
@@ -63,7 +64,7 @@ def load(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(name, **source)
+            config = AutoConfig.from_pretrained(_base(folder) or name, **source)
             without_dropout(config, f"model={model}")
             safe = gguf is None or None  # of GGUF there is one kind only
             read: Any = AutoModelForCausalLM.from_pretrained
@@ -94,6 +95,13 @@ def load_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _base(folder: Path) -> str | None:
+    """Read the model that an adapter's folder names as its base; None for a folder of another kind. Raises OSError, ValueError
+    or KeyError where the file is damaged."""
+    path = folder / "adapter_config.json"
+    return str(read_json(path)["base_model_name_or_path"]) if path.is_file() else None
 
 
 @contextlib.contextmanager

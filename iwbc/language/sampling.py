@@ -85,14 +85,14 @@ class Sampler:
 
     def draw(self, number: int) -> list[Answer]:
         """Draw a batch, which depends on the seed and its number alone. Raises UserError where memory does not suffice."""
-        import torch
-
         places = self.batches[number]
         prompts = [self._prompts[prompt] for prompt, _ in places]
         try:
             completions = self._generate(prompts, number)
             logps = log_likelihoods(self._model, prompts, completions)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # which of a GPU has a class of its own, that of processors none
+            if "memory" not in str(error):
+                raise
             size = self._sampling.batch_size
             raise UserError(f"batch_size={size}: does not fit into memory; set batch_size={max(1, size // 2)}") from None
         ends = _ends(self._model, self._tokenizer)
