@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def test_bad_input_of_rows_is_one_line_and_leaves_nothing(place: Path) -> None:
         assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
         assert message in outcome.err
         assert [path.name for path in place.iterdir()] == ["task"]
+
+
+def test_without_the_extra_commands_say_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    made = command("iwbc.language.tasks", "bandit", "out=made")
+    for outcome in (made, rows(), evaluate("model=task/model")):
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert "it needs the extra language: pip install" in outcome.err
+    assert not (place / "rows.jsonl").exists() and not (place / "made").exists()
 
 
 def test_an_evaluation_and_its_verification(place: Path) -> None:

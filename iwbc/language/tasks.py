@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iwbc.errors import UserError
+from iwbc.errors import UserError, extra
 from iwbc.language.jsonl import Prompts, Rows, write_prompts, write_rows
+from iwbc.language.models import quietly
 from iwbc.settings import Settings, share
 from iwbc.system.arguments import at_least, parse, run
 
@@ -215,9 +216,12 @@ def _softplus(x: float) -> float:
 
 
 def tiny_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer of single characters."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """Make a tokenizer of single characters. Raises UserError where the extra language is missing."""
+    try:
+        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        raise UserError(f"a tokenizer: {extra('language')}") from None
 
     core = Tokenizer(models.WordLevel({token: i for i, token in enumerate((PAD, EOS, *alphabet))}))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -265,8 +269,6 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, Options)
     if len(options.tasks) != 1 or options.tasks[0] not in TASKS:
         raise UserError(f"{' '.join(options.tasks) or 'TASK'}: give one of {', '.join(TASKS)}")
-    from iwbc.language.models import quietly
-
     task = TASKS[options.tasks[0]]()
     tokenizer = tiny_tokenizer(task.alphabet)
     with quietly():

@@ -40,7 +40,7 @@ _NUMBER = re.compile(
 )
 _LONGEST = 1000  # digits of a number, as Python reads at most 4,300
 _BOXED = re.compile(rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{LETTERS}])\)?\s*\}}")
-_SAID = re.compile(rf"[Aa]nswer(?: is)?\s*:?[\s*(\[]*(?!I [a-z])([{LETTERS}])(?![\w'’])")
+_SAID = re.compile(rf"[Aa]nswer(?: is)?\s*+:?[\s*(\[]*+(?!I [a-z])([{LETTERS}])(?![\w'’])")
 _ALONE = re.compile(rf"(?<![\w'’])(?!I [a-z])([{LETTERS}])(?![\w'’])")  # "I think" names no choice
 
 
