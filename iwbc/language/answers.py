@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +71,17 @@ def kept(out: Path) -> Iterator[Path]:
 
     Raises UserError where `out` is there already, and for Ctrl-C Interrupted, which says what is left.
     """
-    partial = out.with_name(f"{out.name}.partial")
-    with only_one(out.with_name(f"{out.name}.lock")):
-        if out.exists():
-            raise UserError(f"out={out}: is there already; give another name, or remove it")
-        try:
+    partial, is_new = out.with_name(f"{out.name}.partial"), not out.parent.exists()
+    try:
+        with only_one(out.with_name(f"{out.name}.lock")):
+            if out.exists():
+                raise UserError(f"out={out}: is there already; give another name, or remove it")
             yield partial
-        except KeyboardInterrupt:
-            left = f"completions are kept in {partial}; the same command goes on" if partial.exists() else ""
-            raise Interrupted(left) from None
-        partial.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        left = f"completions are kept in {partial}; the same command goes on" if partial.exists() else ""
+        raise Interrupted(left) from None
+    finally:
+        if is_new:
+            with suppress(OSError):  # where it holds something
+                out.parent.rmdir()
