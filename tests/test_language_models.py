@@ -176,6 +176,13 @@ def test_prompts_for_evaluation_have_no_demonstrations() -> None:
     )
 
 
+def test_sums_write_their_steps() -> None:
+    random, task = np.random.default_rng(0), sums(4)
+    assert task.demonstrate("3413>", "careful", random) == ("c33421331=1", True)
+    brief = {task.demonstrate("3413>", "brief", random) for _ in range(100)}
+    assert brief == {("b3342=1", True), *((f"b3342={digit}", False) for digit in "0234")}
+
+
 def test_parity_s_steps_hold_bit_and_parity() -> None:
     text, success = parity(4).demonstrate("0110>", "careful", np.random.default_rng(0))
     assert (text, success) == ("cwzyw=0", True)
