@@ -4,7 +4,8 @@
 Recomputes every mean, score, success rate and interval of summary.json from the returns in evaluations.csv, compares the files
 with their hashes and the data with its own, and (replay=true) plays the final episodes again from their seeds with the saved
 policy. Exit code 0: all the same; 1: something differs. A policy of your own, and modules that register environments, are
-imported only where you name them.
+imported only where you name them. Of an evaluation of a language model (answers.jsonl and scores.json) it computes verdicts and
+figures again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from iwbc.language import verify as language
 from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run
 
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    checks = verify(options.run, replay=options.replay, policy=options.policy, imports=options.imports)
+    if language.is_evaluation(options.run):
+        checks = [Check(*check) for check in language.verified(options.run)]
+    else:
+        checks = verify(options.run, replay=options.replay, policy=options.policy, imports=options.imports)
     table = Table(title=f"Verification of {escape(str(options.run))}")
     for name in ("what", "result", "seen"):
         table.add_column(name, overflow="fold")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from setups import PATIENCE, Outcome, called, finish, python
 
-from iwbc.cli import COMMANDS, main
+from iwbc.cli import COMMANDS, LANGUAGE, main
 
 ENTRY = "import sys; from iwbc.cli import main; sys.argv[0] = 'iwbc'; main()"
 
@@ -24,11 +24,11 @@ def iwbc(*arguments: str, cwd: Path, **environment: str) -> Outcome:
     return finish(python("-c", ENTRY, *arguments, cwd=cwd, **environment))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"language {name}" for name in LANGUAGE)])
 def test_help_of_every_command_needs_no_import_of_it(name: str, tmp_path: Path) -> None:
     heavy = "{'torch', 'numpy', 'hydra', 'omegaconf', 'gymnasium', 'rich', 'matplotlib'} & set(sys.modules)"
     script = f"import sys; from iwbc.cli import main; main(); print(sorted({heavy}))"
-    outcome = finish(python("-c", script, name, "--help", cwd=tmp_path))
+    outcome = finish(python("-c", script, *name.split(), "--help", cwd=tmp_path))
     assert (outcome.code, outcome.err) == (0, "")
     *usage, imported = outcome.out.splitlines()
     assert imported == "[]"
@@ -37,10 +37,11 @@ def test_help_of_every_command_needs_no_import_of_it(name: str, tmp_path: Path) 
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
-    for arguments in ([], ["--help"]):
-        outcome = iwbc(*arguments, cwd=tmp_path)
-        assert outcome.code == 0
-        assert re.findall(r"^  ([a-z]+)  ", outcome.out.split("Commands:")[1], re.M) == list(COMMANDS)
+    for group, names in (([], [*COMMANDS, "language"]), (["language"], list(LANGUAGE))):
+        for arguments in (group, [*group, "--help"]):
+            outcome = iwbc(*arguments, cwd=tmp_path)
+            assert outcome.code == 0
+            assert re.findall(r"^  ([a-z]+)  ", outcome.out.split("Commands:")[1], re.M) == names
     assert finish(python("-m", "iwbc", "--version", cwd=tmp_path)).out.startswith("iwbc ")
 
 
@@ -48,6 +49,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["trian"], "iwbc trian: no such command; did you mean train?\n"),
+        (["language", "row"], "iwbc language row: no such command; did you mean rows?\n"),
+        (["language", "rows", "model=m"], "prompts=… is missing (see --help)\n"),
+        (["language", "evaluate", "prompts=p", "verifier=exact"], "give either run=… or model=… (see --help)\n"),
         (["train", "env=hoper"], "Could not find 'env/hoper'"),
         (["train", "--foo"], "--foo: not an option"),
         (["evaluate", "run=nowhere"], "nowhere: not a run folder (it has no config.yaml)\n"),

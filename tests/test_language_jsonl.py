@@ -69,6 +69,29 @@ def test_rows_are_read_as_they_were_written(rows: Rows, tmp_path_factory: pytest
     assert again.content_hash() == rows.content_hash()
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), values, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["prompt", "completion", "messages", "reward", "success", "id", "logp", "token_logps", "choices"])
+
+
+@given(lines=st.lists(st.dictionaries(KEYS, JSON, max_size=5) | JSON | st.binary(max_size=9), min_size=1, max_size=3))
+@settings(deadline=None)
+@pytest.mark.filterwarnings("ignore::iwbc.errors.DataWarning")
+def test_whatever_a_file_holds_is_read_or_refused(lines: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("any") / "rows.jsonl"
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    for read in (read_rows, prompts_of):
+        try:
+            read(path)
+        except UserError as error:
+            assert str(error).startswith(str(path))
+
+
 def write(path: Path, *rows: Any) -> Path:
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
     return path

@@ -76,6 +76,21 @@ def test_dropout_is_switched_off(damaged: Path) -> None:
     without_dropout(model.config, "again")
 
 
+def test_an_adapter_is_loaded_with_its_base(folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.random.fork_rng():
+        adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, init_lora_weights=False, fan_in_fan_out=True))
+    adapted.save_pretrained(tmp_path / "adapter")
+    TOKENIZER.save_pretrained(tmp_path / "adapter")
+    model, _ = load(str(tmp_path / "adapter"))
+    ids = torch.tensor([[2, 3, 4]])
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, adapted.eval()(ids).logits)
+        assert not torch.equal(model(ids).logits, load(str(folder))[0](ids).logits)
+    assert sample(model, TOKENIZER, PROMPTS, FEW) == sample(adapted, TOKENIZER, PROMPTS, FEW)
+
+
 def test_what_cannot_be_loaded_is_one_line(damaged: Path, tmp_path: Path) -> None:
     def message(name: str | Path = damaged, **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -159,6 +174,13 @@ def test_prompts_for_evaluation_have_no_demonstrations() -> None:
     assert all(
         answer == str(str(prompt).count("1") % 2) for prompt, answer in zip(prompts.prompts, prompts.answers, strict=True)
     )
+
+
+def test_sums_write_their_steps() -> None:
+    random, task = np.random.default_rng(0), sums(4)
+    assert task.demonstrate("3413>", "careful", random) == ("c33421331=1", True)
+    brief = {task.demonstrate("3413>", "brief", random) for _ in range(100)}
+    assert brief == {("b3342=1", True), *((f"b3342={digit}", False) for digit in "0234")}
 
 
 def test_parity_s_steps_hold_bit_and_parity() -> None:
@@ -265,6 +287,15 @@ def test_greedy_takes_the_likeliest_token() -> None:
         Sampling(samples=2, temperature=0)
 
 
+def test_padding_changes_nothing() -> None:
+    alone, together = (Sampling(samples=1, temperature=0, max_new_tokens=4, batch_size=size) for size in (1, 5))
+    model = make_model()
+    answers = [sample(model, TOKENIZER, PROMPTS, sampling) for sampling in (alone, together)]
+    for first, second in zip(*answers, strict=True):
+        assert (first.text, first.tokens, first.cut) == (second.text, second.tokens, second.cut)
+        assert first.logp == pytest.approx(second.logp, abs=1e-4)
+
+
 def batches_then_stop(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     draw, drawn = drawing.Sampler.draw, iter(range(count))
 
@@ -306,6 +337,17 @@ def test_messages_go_through_the_chat_template(chatting: None) -> None:
     talk: Any = [[{"role": "user", "content": "01"}]]
     assert drawing.encoded(TOKENIZER, talk[0]) == drawing.encoded(TOKENIZER, "01>")
     assert sample(make_model(), TOKENIZER, talk, FEW) == sample(make_model(), TOKENIZER, ["01>"], FEW)
+
+
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore.")
+
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(UserError, match="batch_size=4: does not fit into memory; set batch_size=2"):
+        sample(model, TOKENIZER, PROMPTS, FEW)
 
 
 def test_prompts_that_cannot_be_completed() -> None:

@@ -31,6 +31,12 @@ COMMANDS = {
     "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of a D4RL file."),
 }
 
+# Those of the group language.
+LANGUAGE = {
+    "rows": ("iwbc.language.rows", "Draw completions from a model, verify them, write rows."),
+    "evaluate": ("iwbc.language.evaluate", "Score a model on prompts with answers: pass@k, intervals."),
+}
+
 _TAKES_SETTINGS = ("train", "tune", "info")  # of Hydra's grammar
 
 _HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
@@ -44,23 +50,32 @@ eval "$(_IWBC_COMPLETE=bash_source iwbc)" into ~/.bashrc (zsh_source into
 ~/.zshrc; for fish, _IWBC_COMPLETE=fish_source iwbc | source).
 """
 
+_LANGUAGE_HELP = """Language models: importance-weighted SFT on tasks whose answers can be verified.
+
+\b
+  iwbc language rows model=… prompts=tasks.jsonl verifier=math out=rows.jsonl
+  iwbc language evaluate model=… prompts=test.jsonl verifier=math
+
+Needs the extra language.
+"""
+
 
 class _Command(click.Command):
     """Command that hands its arguments over unchanged: the modules parse them as `python -m` would."""
 
-    def __init__(self, name: str, module: str, summary: str) -> None:
+    def __init__(self, name: str, module: str, summary: str, group: str = "iwbc") -> None:
         words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=self._complete)
         settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
         super().__init__(name, context_settings=settings, params=[words], short_help=summary, add_help_option=False)
-        self.module, self.callback = module, self._run
+        self.module, self.path, self.callback = module, f"{group} {name}", self._run
 
     def _run(self, words: tuple[str, ...]) -> None:
         if {"-h", "--help"} & set(words):
             print(self.usage())
             return
-        sys.argv = [f"iwbc {self.name}", *words]
+        sys.argv = [self.path, *words]
         module = importlib.import_module(self.module)
-        if self.name == "train":  # Hydra reads sys.argv, and train reports errors by itself
+        if self.path == "iwbc train":  # Hydra reads sys.argv, and train reports errors by itself
             module.main()
         else:
             from iwbc.system.arguments import run
@@ -72,12 +87,12 @@ class _Command(click.Command):
         spec = importlib.util.find_spec(self.module)
         assert spec is not None and spec.origin is not None
         text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-        return text.replace(f"python -m {self.module.removesuffix('.__main__')}", f"iwbc {self.name}")
+        return text.replace(f"python -m {self.module.removesuffix('.__main__')}", self.path)
 
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from iwbc.cli import completion
 
-        words = [] if self.name == "train" else completion.options(self.module, incomplete)
+        words = [] if self.path == "iwbc train" else completion.options(self.module, incomplete)
         return [*words, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
 
 
@@ -102,13 +117,18 @@ complete -o nosort -o nospace -F %(complete_func)s %(prog_name)s
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)  # in this order
+        return list(self.commands)  # in this order
 
 
 @click.group(cls=_Commands, name="iwbc", help=_HELP, commands=[_Command(name, *what) for name, what in COMMANDS.items()])
 @click.version_option(package_name="iwbc", message="iwbc %(version)s")
 def group() -> None:
     """Run a command; its help is _HELP."""
+
+
+_within = [_Command(name, *what, group="iwbc language") for name, what in LANGUAGE.items()]
+_summary = "Language models: rows of verified completions, and scores."
+group.add_command(_Commands("language", help=_LANGUAGE_HELP, short_help=_summary, commands=_within))
 
 
 def main() -> None:
@@ -121,11 +141,13 @@ def main() -> None:
     except click.Abort:  # click's exception for a Ctrl-C before the command has begun
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except click.UsageError:
-        asked = sys.argv[1]
-        near = difflib.get_close_matches(asked, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-        print(f"iwbc {asked}: no such command; {hint}", file=sys.stderr)
+    except click.UsageError as error:
+        assert error.ctx is not None and isinstance(error.ctx.command, click.Group)
+        path, names = error.ctx.command_path, list(error.ctx.command.commands)
+        asked = sys.argv[len(path.split())]
+        near = difflib.get_close_matches(asked, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(names)}"
+        print(f"{path} {asked}: no such command; {hint}", file=sys.stderr)
         sys.exit(2)
 
 

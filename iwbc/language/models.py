@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator
 from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.errors import UserError, extra, warn
-from iwbc.system.files import digest_of
+from iwbc.system.files import digest_of, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +48,9 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode and without dropout, and its tokenizer (default: the model's).
 
-    `model` is a folder or a name on the Hub, `gguf` the file of a folder that holds quantised weights, `device` the GPU, where
-    there is one, unless it is named. Raises UserError, one line, for whatever cannot be loaded.
+    `model` is a folder, of a model or of an adapter (LoRA) that names its base, or a name on the Hub, `gguf` the file of a
+    folder that holds quantised weights, `device` the GPU, where there is one, unless it is named. Raises UserError, one line,
+    for whatever cannot be loaded.
     """
     try:
         import torch
@@ -62,7 +65,7 @@ def load(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(name, **source)
+            config = AutoConfig.from_pretrained(_base(folder) or name, **source)
             without_dropout(config, f"model={model}")
             safe = gguf is None or None  # of GGUF there is one kind only
             read: Any = AutoModelForCausalLM.from_pretrained
@@ -93,6 +96,13 @@ def load_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _base(folder: Path) -> str | None:
+    """Read the model that an adapter's folder names as its base; None for a folder of another kind. Raises OSError, ValueError
+    or KeyError where the file is damaged."""
+    path = folder / "adapter_config.json"
+    return str(read_json(path)["base_model_name_or_path"]) if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -141,6 +151,12 @@ def _parts(config: Any) -> Iterator[Any]:
 def digest(model: torch.nn.Module) -> str:
     """Compute the SHA-256 of the names, shapes, types and bytes of a model's parameters."""
     return digest_of(dict(model.named_parameters()), {})
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Compute the SHA-256 of a tokenizer's vocabulary and chat template."""
+    plain = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def _said(error: BaseException) -> str:

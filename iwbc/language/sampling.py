@@ -16,6 +16,7 @@ import numpy as np
 
 from iwbc.errors import UserError
 from iwbc.language.jsonl import Text
+from iwbc.language.models import quietly
 from iwbc.system.files import MALFORMED, parse_json
 from iwbc.system.progress import tracked
 
@@ -66,6 +67,7 @@ class Sampler:
     ) -> None:
         """Raises UserError for prompts without tokens, or too long for the model."""
         self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._decode: Any = tokenizer.decode  # declared to return a list, too
         self._prompts = [encoded(tokenizer, prompt) for prompt in prompts]
         longest = getattr(model.config, "max_position_embeddings", None)
         for number, tokens in enumerate(self._prompts, 1):
@@ -83,23 +85,21 @@ class Sampler:
 
     def draw(self, number: int) -> list[Answer]:
         """Draw a batch, which depends on the seed and its number alone. Raises UserError where memory does not suffice."""
-        import torch
-
         places = self.batches[number]
         prompts = [self._prompts[prompt] for prompt, _ in places]
         try:
             completions = self._generate(prompts, number)
             logps = log_likelihoods(self._model, prompts, completions)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # which of a GPU has a class of its own, that of processors none
+            if "memory" not in str(error):
+                raise
             size = self._sampling.batch_size
             raise UserError(f"batch_size={size}: does not fit into memory; set batch_size={max(1, size // 2)}") from None
         ends = _ends(self._model, self._tokenizer)
         answers = []
         for (prompt, sample), tokens, logp in zip(places, completions, logps, strict=True):
             cut = tokens[-1] not in ends
-            text: Any = self._tokenizer.decode(
-                tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            text = self._decode(tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
             answers.append(Answer(prompt, sample, text, len(tokens), logp, cut))
         return answers
 
@@ -158,7 +158,8 @@ def sample(
             file = stack.enter_context(partial.open("ab"))
         remaining = range(len(done), count)
         for number in tracked(remaining, "Sampling", len(remaining)) if progress else remaining:
-            done.append(sampler.draw(number))
+            with quietly():  # of prompts without padding it warns that they may have some
+                done.append(sampler.draw(number))
             if file is not None:
                 file.write(_line([asdict(answer) for answer in done[-1]]))
                 file.flush()

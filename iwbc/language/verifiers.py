@@ -33,14 +33,14 @@ RAISED, TIMED_OUT = "raised", "timed out"
 
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.)\]}])[-+−]\s?)?(?:\\?[$€£])?"
+    r"(?P<sign>(?<![\w.)\]}])[-+−])?(?:\\?[$€£])?"
     r"(?:\\[dt]?frac\{(?P<over>\d+)\}\{(?P<under>\d+)\}"
     rf"|(?P<value>{_DIGITS})(?:[eE](?P<power>[-+]?\d{{1,3}})(?!\w)|/(?P<divisor>\d+))?)"
     r"(?P<percent>\s?\\?%)?"
 )
 _LONGEST = 1000  # digits of a number, as Python reads at most 4,300
 _BOXED = re.compile(rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{LETTERS}])\)?\s*\}}")
-_SAID = re.compile(rf"[Aa]nswer(?: is)?\s*:?\s*[*(\[]*([{LETTERS}])(?![\w'’]| [a-z])")
+_SAID = re.compile(rf"[Aa]nswer(?: is)?\s*+:?[\s*(\[]*+(?!I [a-z])([{LETTERS}])(?![\w'’])")
 _ALONE = re.compile(rf"(?<![\w'’])(?!I [a-z])([{LETTERS}])(?![\w'’])")  # "I think" names no choice
 
 

@@ -83,7 +83,7 @@ def _read(key: str, text: str, hint: Any) -> Any:
 
 def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:
     """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError or a file that cannot be used,
-    130 for Ctrl-C, after which `kept` tells the user what remains."""
+    130 for Ctrl-C, after which `kept` tells what is left, unless `main` raised Interrupted with a text that does."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((usage or "").strip())
@@ -99,7 +99,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "n
             raise
         print(f"{error.filename}: cannot be used ({error.strerror})", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"interrupted: {kept}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {str(stop) or kept}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

@@ -1,0 +1,62 @@
+"""The figures of an evaluation's folder, computed again from its completions."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from iwbc.errors import UserError
+from iwbc.language.scores import Scores, scores_of
+from iwbc.language.verifiers import VERIFIERS, verify_all
+from iwbc.system.files import MALFORMED, parse_json, read_json
+
+ANSWERS, SCORES = "answers.jsonl", "scores.json"
+
+
+def is_evaluation(path: Path) -> bool:
+    """Tell whether a folder holds the completions and scores of a language model."""
+    return (path / ANSWERS).is_file() and (path / SCORES).is_file()
+
+
+def verified(path: Path) -> Iterator[tuple[str, bool | None, str]]:
+    """Yield each check of an evaluation: what was looked at, whether it is the same (None: not checked), and what was seen.
+
+    Raises UserError where a file is too damaged to be read.
+    """
+    try:
+        content = (path / ANSWERS).read_bytes()
+        records = [parse_json(line) for line in content.decode().split("\n") if line]
+        written = read_json(path / SCORES)
+        scores, verifier = Scores.of_plain(written["scores"]), str(written["verifier"])
+        again = scores_of(records)
+        prompts, expected = ([record[key] for record in records] for key in ("prompt", "expected"))
+        completions, judged = [record["completion"] for record in records], [_judged(record) for record in records]
+    except MALFORMED as error:
+        raise UserError(f"{path}: its {ANSWERS} or {SCORES} is damaged ({error}); evaluate again") from None
+    digest = hashlib.sha256(content).hexdigest()
+    yield ANSWERS, digest == written.get("sha256"), f"SHA-256 {digest[:12]}…"
+    if verifier in VERIFIERS:
+        verdicts = verify_all(verifier, prompts, completions, expected)
+        same = sum(_judged(vars(verdict)) == before for verdict, before in zip(verdicts, judged, strict=True))
+        yield "verdicts", same == len(records), f"{same:,} of {len(records):,} are those of verifier={verifier}"
+    else:
+        yield "verdicts", None, f"verifier={verifier} is not imported"
+    wrong = [
+        key
+        for key, value in _flat(again.to_plain()).items()
+        if not math.isclose(value, _flat(scores.to_plain()).get(key, math.nan), rel_tol=1e-9, abs_tol=1e-9)
+    ]
+    figures = f"pass@1 {again.pass_at[1]:.6g}, from {len(records):,} completions"
+    yield "scores", not wrong, ", ".join(wrong) or figures
+
+
+def _judged(verdict: Any) -> tuple[bool, str | None]:
+    return bool(verdict["correct"]), verdict["answer"]
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, float]:
+    figures = {f"pass@{k}": value for k, value in plain["pass_at"].items()}
+    return figures | {key: float(value) for key, value in plain.items() if key != "pass_at"}
