@@ -107,6 +107,7 @@ class Cell:
             weight_decay=0.0,
             seed=seed,
             use_cpu=True,
+            gradient_checkpointing=False,
             bf16=False,
             max_length=None,
             save_strategy="no",
