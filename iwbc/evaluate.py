@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.runs.show import results_table
     from iwbc.system.files import write_csv
 
-    saved = open_run(given.run)
+    saved = open_run(given.run, given.imports)
     config, summary, policies = saved.config, saved.summary, saved.policies(given.policy)
     environment, scores = saved.environment(given.imports), summary.normalisation
     episodes = given.episodes or config.eval.episodes or Eval().episodes

@@ -12,6 +12,7 @@ repo      user/name, with format=hub: upload the folder there (with the token of
           nothing leaves this machine
 private   true or false, of a repository that does not exist yet (default false)
 policy    package.module.Name, where the run has a policy of your own; then only the mean action is exported
+imports   module,module that register its algorithm, where that is one of your own
 
 A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the range that the training data declares,
 as policy.predict does: observation normaliser and action scaling are inside. What else it takes, and what it was trained on,
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class Options(Settings):
     repo: str | None = None
     private: bool = False
     policy: str | None = None
+    imports: list[str] = field(default_factory=list)
 
 
 _NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.runs.read import open_run
 
-    saved = open_run(given.run)
+    saved = open_run(given.run, given.imports)
     policies = saved.policies(given.policy)
     if given.seed is not None:
         if given.seed not in policies.seeds:

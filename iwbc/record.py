@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.runs.read import open_run
     from iwbc.system.files import write_json
 
-    saved = open_run(options.run)
+    saved = open_run(options.run, options.imports)
     policies, environment = saved.policies(options.policy), saved.environment(options.imports)
     config, console = saved.config, Console(stderr=True)
     kind = options.format or ("mp4" if _has_ffmpeg() else "gif")

@@ -78,7 +78,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
     from iwbc.errors import UserError
     from iwbc.runs.read import open_run, read_episodes
 
-    saved = open_run(path)
+    saved = open_run(path, imports)
     summary = saved.summary
     checks = [*_files(saved)]
     recorded: dict[str, Evaluation] = {}
