@@ -56,31 +56,31 @@ _NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
 
 def main(arguments: Sequence[str]) -> None:
     """Write what is asked for and print where it is."""
-    given = parse(arguments, Options)
-    kind = given.format
-    if given.repo is not None and kind != "hub":
+    options = parse(arguments, Options)
+    kind = options.format
+    if options.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
     from iwbc.runs.read import open_run
 
-    saved = open_run(given.run, given.imports)
-    policies = saved.policies(given.policy)
-    if given.seed is not None:
-        if given.seed not in policies.seeds:
-            raise UserError(f"seed={given.seed}: the run has {', '.join(map(str, policies.seeds))}")
-        policies = policies.select(given.seed)
-    out = given.out or saved.folder / _NAMES[kind]
+    saved = open_run(options.run, options.imports)
+    policies = saved.policies(options.policy)
+    if options.seed is not None:
+        if options.seed not in policies.seeds:
+            raise UserError(f"seed={options.seed}: the run has {', '.join(map(str, policies.seeds))}")
+        policies = policies.select(options.seed)
+    out = options.out or saved.folder / _NAMES[kind]
     try:
         if kind == "hub":
             from iwbc.runs.hub import upload, write_folder
 
             write_folder(saved, out)
-            if given.repo is not None:
-                print(upload(out, given.repo, given.private))
+            if options.repo is not None:
+                print(upload(out, options.repo, options.private))
         elif kind == "onnx":
-            write_onnx(policies, out, given.action, described(saved.summary, policies))
+            write_onnx(policies, out, options.action, described(saved.summary, policies))
         else:
-            write_torchscript(policies, out, given.action, described(saved.summary, policies))
+            write_torchscript(policies, out, options.action, described(saved.summary, policies))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
     print(out)
