@@ -66,7 +66,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwbc.config import changed, hydra_on_conf, quoted, validate
+from iwbc.config import changed, hydra_on_conf, import_custom, named_modules, quoted, validate
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.runs import sweeps
 from iwbc.settings import Config, Env, OwnPolicy
@@ -93,6 +93,7 @@ def main() -> None:
             _check_options(arguments)
             sys.argv[1:] = quoted(arguments)
             with warnings_in_one_line():
+                import_custom(arguments)
                 hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
     except UserError as error:
         _exit(str(error), 2)
@@ -190,6 +191,7 @@ def _exit(message: str, code: int) -> NoReturn:
 def _job(composed: DictConfig) -> float | None:
     """Do one run and return the objective of a search, which is maximised; in a sweep, iwbc.runs.sweeps reports errors."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    import_custom(HydraConfig.get().overrides.task)  # again in a sweep's worker, which has imported nothing yet
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
     try:
@@ -208,7 +210,7 @@ def _resume(arguments: list[str]) -> None:
     from iwbc.runs.read import read_config
 
     folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
-    held = read_config(folder)
+    held = read_config(folder, named_modules(settings))
     targets = [argument for argument in settings if argument.startswith("policy._target_=")]
     trusted = [argument for argument in settings if argument in _imports(held)]
     changes = [argument for argument in settings if argument not in (*targets, *trusted)]

@@ -32,15 +32,15 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    if not given.folders:
+    options = parse(arguments, Options)
+    if not options.folders:
         raise UserError("give at least one run or sweep folder (see --help)")
     from rich.console import Console
 
     from iwbc.report.write import write_report
 
-    write_report(given.folders, given.out, Console(stderr=True), given.mixed)
-    print(f"{given.out / 'index.html'}")
+    write_report(options.folders, options.out, Console(stderr=True), options.mixed)
+    print(f"{options.out / 'index.html'}")
 
 
 if __name__ == "__main__":
