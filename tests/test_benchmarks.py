@@ -159,3 +159,21 @@ def test_the_rounds_table_counts_samples_and_shows_what_there_is() -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert [line.split(" | ")[:4] for line in lines[3:]] == [["| rft", "1", "1", "80"], ["| rft", "2", "1", "160"]]
     assert [line.split(" | ")[6:8] for line in lines[2:4]] == [["0.280", "0.100"], ["0.486", "0.357"]]
+
+
+@pytest.mark.robustness
+def test_a_round_goes_on_from_the_model_of_the_round_before(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    sizes = language_rounds.Sizes(
+        demonstrations=200, first_steps=4, start_steps=2, prompts=40, samples=4, steps=2, test_prompts=5, test_samples=8
+    )
+    rounds = language_rounds.Rounds(tmp_path, sizes)
+    start = rounds.play("start", 0, 0)
+    assert "samples" not in start
+    first, twice = rounds.play("iw_sft", 0, 1), rounds.play("rft_2x", 0, 1)
+    assert (first["samples"], first["kappa"], twice["samples"]) == (160, 1.0, 320)
+    again = language_rounds.Rounds(tmp_path, sizes)
+    assert again.play("iw_sft", 0, 2) == rounds.play("iw_sft", 0, 2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "trainer") == [
+        *("iw_sft-0-1", "iw_sft-0-2", "rft_2x-0-1", "start-0")
+    ]
