@@ -51,7 +51,7 @@ class Sizes:
     """The numbers of everything: demonstrations, prompts, samples of each, and gradient steps."""
 
     demonstrations: int = 20_000
-    first_steps: int = 1_500
+    first_steps: int = 1_000
     start_steps: int = 300
     prompts: int = 1_000
     samples: int = 8
@@ -80,11 +80,12 @@ class Rounds(Bench):
     def _start(self, seed: int) -> Any:
         sizes, model = self.sizes, self.untrained(seed)
         # The seeds differ, as the same would draw the same prompts.
-        stages = ((FIRST_CAREFUL, seed + 1000, sizes.first_steps, 2e-3), (CAREFUL, seed, sizes.start_steps, 5e-4))
+        stages = ((FIRST_CAREFUL, seed + 1000, sizes.first_steps, 1e-3), (CAREFUL, seed, sizes.start_steps, 5e-4))
         for careful, demonstrations_seed, steps, learning_rate in stages:
             rows = self.task.rows(sizes.demonstrations, careful, demonstrations_seed)
             dataset = self.dataset(rows.prompts, rows.completions)
-            model = self.train(model, dataset, seed, steps, learning_rate, kappa=0.0).model
+            # Without a warm-up some seeds do not learn the steps.
+            model = self.train(model, dataset, seed, steps, learning_rate, kappa=0.0, warmup_steps=steps // 10).model
         return model
 
     def _prompts(self, seed: int) -> Prompts:
@@ -185,7 +186,7 @@ def summary(rows: Sequence[dict[str, str]]) -> str:
     )
     prompt, random = task.prompts(1, 0).prompts[0], np.random.default_rng(0)
     lengths = np.array([len(task.demonstrate(str(prompt), manner, random)[0]) + 1.0 for manner in task.manners])
-    names = [*FIGURES, *task.manners]
+    names = [*FIGURES, *task.manners, "careful_right"]
     heads = ["method", "round", "seeds", "samples", "successes", "κ", "accuracy, expected", "careful, expected", *names]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for method in (START, *METHODS):
