@@ -8,7 +8,6 @@ benchmarks/results/language/parity.csv (a row per cell, as it is done) and parit
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, chosen
-from iwbc.language.jsonl import Rows
-from iwbc.language.tasks import Task, accuracy, parity, predicted, tiny_model, tiny_tokenizer
+from benchmarks.language_common import Bench, read, spread
+from iwbc.language.tasks import Task, accuracy, parity, predicted
 from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run
 from iwbc.system.files import write_bytes, write_csv
@@ -76,63 +75,21 @@ BLOCKS = {
 }
 
 
-class Cell:
-    """Training and scoring on one task, with references kept in a folder."""
+class Cell(Bench):
+    """Training and scoring on parity."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.task = folder, parity()
-        self.tokenizer = tiny_tokenizer(self.task.alphabet)
-
-    def dataset(self, rows: Rows, keep: np.ndarray[Any, Any] | None = None) -> Any:
-        """Tokenise rows once, as TRL would."""
-        from datasets import Dataset
-
-        tokens, labels = [], []
-        for row in range(len(rows)) if keep is None else keep.tolist():
-            prompt = self.tokenizer.encode(str(rows.prompts[row]))
-            completion = [*self.tokenizer.encode(str(rows.completions[row])), self.tokenizer.eos_token_id]
-            tokens.append(prompt + completion)
-            labels.append([-100] * len(prompt) + completion)
-        return Dataset.from_dict({"input_ids": tokens, "labels": labels})
-
-    def train(self, model: Any, dataset: Any, seed: int, steps: int, learning_rate: float, **settings: Any) -> Any:
-        from iwbc.language import WeightedSFTConfig, WeightedSFTTrainer
-
-        config = WeightedSFTConfig(
-            output_dir=str(self.folder / "trainer"),
-            max_steps=steps,
-            per_device_train_batch_size=64,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            weight_decay=0.0,
-            seed=seed,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            bf16=False,
-            max_length=None,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            ess_floor=0.0,
-            **settings,
-        )
-        trainer = WeightedSFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=self.tokenizer)
-        trainer.train()
-        return trainer
+        super().__init__(folder, parity())
 
     def reference(self, careful: float, demonstrations_seed: int, seed: int) -> Any:
-        """Return a fresh copy of the reference that has seen these demonstrations, trained once."""
-        from transformers import GPT2LMHeadModel
+        """Return a fresh copy of the reference that has seen these demonstrations."""
 
-        path = self.folder / "references" / f"{careful:g}-{demonstrations_seed}-{seed}"
-        if not (path / "model.safetensors").exists():
+        def make() -> Any:
             rows = self.task.rows(DEMONSTRATIONS, careful, demonstrations_seed)
-            model = tiny_model(self.tokenizer, self.task.longest, seed)
-            self.train(model, self.dataset(rows), seed, steps=2_500, learning_rate=2e-3, kappa=0.0)
-            model.save_pretrained(path.with_name(f"{path.name}.part"))
-            path.with_name(f"{path.name}.part").rename(path)
-        return GPT2LMHeadModel.from_pretrained(path)
+            dataset = self.dataset(rows.prompts, rows.completions)
+            return self.train(self.untrained(seed), dataset, seed, steps=2_500, learning_rate=2e-3, kappa=0.0).model
+
+        return self.kept(f"references/{careful:g}-{demonstrations_seed}-{seed}", make)
 
     def score(self, model: Any, seed: int) -> dict[str, float]:
         """Sample answers: their accuracy, the share of careful ones, and the accuracy of greedy ones."""
@@ -159,7 +116,8 @@ class Cell:
         rows = self.task.rows(DEMONSTRATIONS, block.careful, seed)
         assert rows.successes is not None
         successes = np.flatnonzero(rows.successes)
-        data = self.dataset(rows, successes if block.rows == "all" else successes[:FEW])
+        kept = successes if block.rows == "all" else successes[:FEW]
+        data = self.dataset([rows.prompts[row] for row in kept], [rows.completions[row] for row in kept])
         trainer = self.train(model, data, seed, steps=500, learning_rate=5e-4, **METHODS[method])
         kappa = {} if method != "auto" or trainer.importance is None else {"kappa": round(trainer.importance.kappa, 4)}
         return self.score(trainer.model, seed) | kappa
@@ -171,16 +129,9 @@ def cells(blocks: Sequence[Block]) -> Iterator[tuple[Block, str, int]]:
             yield from ((block, method, seed) for method in ("reference", *METHODS))
 
 
-def read() -> list[dict[str, str]]:
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def summary(task: Task) -> str:
     """Make the tables in Markdown: mean ± standard deviation over seeds beside the closed form."""
-    rows = read()
+    rows = read(TABLE)
     lengths = (len(task.demonstrate("0" * 16 + ">", "careful", np.random.default_rng(0))[0]) + 1, 4)
     lines = []
     for name, block in BLOCKS.items():
@@ -195,16 +146,11 @@ def summary(task: Task) -> str:
             if of_method:
                 kind, kappa = CLOSED_FORM.get(method, ("reference", 1.0))
                 careful = predicted(kind, block.careful, block.reference_careful, kappa, lengths)
-                shown = [_spread(of_method, key) for key in ("accuracy", "careful", "greedy_accuracy")]
+                shown = [spread(of_method, key) for key in ("accuracy", "careful", "greedy_accuracy")]
                 cells = [str(len(of_method)), f"{accuracy(careful):.3f}", shown[0], f"{careful:.3f}", shown[1], shown[2]]
                 lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def _spread(rows: Sequence[dict[str, str]], key: str) -> str:
-    values = np.array([float(row[key]) for row in rows])
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
 @dataclass
@@ -219,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     cell = Cell(options.folder)
     for block, method, seed in cells([BLOCKS[name] for name in names]):
-        rows = read()
+        rows = read(TABLE)
         if any((row["block"], row["method"], row["seed"]) == (str(block), method, str(seed)) for row in rows):
             continue
         figures = cell.play(block, method, seed)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from setups import SMALL, compose, finish, python
 
-from benchmarks import fair
+from benchmarks import fair, language_rounds
 from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
@@ -118,3 +119,61 @@ def test_a_run_of_the_fair_table(tmp_path: Path) -> None:
     assert fair.final_score(summary) == pytest.approx(50.0 * sum(rates))
     assert "reference" not in summary.totals
     assert play_all([job], 1)[job].seconds == summary.seconds  # it is not run again
+
+
+# --- the rounds table ------------------------------------------------------------------------------------------------
+
+
+def test_the_expected_rounds_of_a_method() -> None:
+    shares, right, lengths = np.array([0.1, 0.45, 0.45]), np.array([1.0, 0.2, 0.2]), np.array([16.0, 10.0, 4.0])
+    after = {method: language_rounds.expected(method, shares, right, lengths) for method in language_rounds.METHODS}
+    assert after["rft"] == pytest.approx([0.1 / 0.28, 0.09 / 0.28, 0.09 / 0.28])  # odds times the ratio of successes
+    assert after["iw_sft"] == pytest.approx([1.0, 0.0, 0.0])
+    assert after["sft_q"][2] > after["sft_q"][1] > 0.9 * after["rft"][1]  # the shorter, the higher
+    rare = np.array([0.05, 0.5, 0.45])
+    assert language_rounds.expected("dft", rare, right, lengths) == pytest.approx([0.0, 1.0, 0.0])
+    assert language_rounds.expected("iw_sft", rare, right, lengths) == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_manners_are_told_by_the_first_letter() -> None:
+    records = [
+        {"completion": text, "correct": right} for text, right in (("c=1", True), ("c=2", False), ("h=1", True), ("", False))
+    ]
+    figures = language_rounds.by_manner(records, ("careful", "brief", "hasty"))
+    assert figures == {"careful": 0.5, "careful_right": 0.5, "brief": 0.0, "hasty": 0.25, "hasty_right": 1.0}
+
+
+def test_the_rounds_table_counts_samples_and_shows_what_there_is() -> None:
+    start = {
+        "careful": "0.1",
+        "brief": "0.45",
+        "hasty": "0.45",
+        "careful_right": "1.0",
+        "brief_right": "0.2",
+        "hasty_right": "0.2",
+    }
+    scored = dict.fromkeys(language_rounds.FIGURES, "0.5") | start
+    rows = [{"method": "start", "seed": "0", "round": "0", **scored}]
+    rows += [{"method": "rft", "seed": "0", "round": number, "samples": "80", "successes": "9", **scored} for number in "12"]
+    lines = language_rounds.summary(rows).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split(" | ")[:4] for line in lines[3:]] == [["| rft", "1", "1", "80"], ["| rft", "2", "1", "160"]]
+    assert [line.split(" | ")[6:8] for line in lines[2:4]] == [["0.280", "0.100"], ["0.486", "0.357"]]
+
+
+@pytest.mark.robustness
+def test_a_round_goes_on_from_the_model_of_the_round_before(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    sizes = language_rounds.Sizes(
+        demonstrations=200, first_steps=4, start_steps=2, prompts=40, samples=4, steps=2, test_prompts=5, test_samples=8
+    )
+    rounds = language_rounds.Rounds(tmp_path, sizes)
+    start = rounds.play("start", 0, 0)
+    assert "samples" not in start
+    first, twice = rounds.play("iw_sft", 0, 1), rounds.play("rft_2x", 0, 1)
+    assert (first["samples"], first["kappa"], twice["samples"]) == (160, 1.0, 320)
+    again = language_rounds.Rounds(tmp_path, sizes)
+    assert again.play("iw_sft", 0, 2) == rounds.play("iw_sft", 0, 2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "trainer") == [
+        *("iw_sft-0-1", "iw_sft-0-2", "rft_2x-0-1", "start-0")
+    ]

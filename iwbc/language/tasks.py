@@ -135,8 +135,8 @@ def sums(terms: int = 6, base: int = 5) -> Task:
 
     Careful completions write each digit and the last digit of the sum so far, and are right, brief ones do so for the first
     half and are right in four of five, hasty ones write no steps and are right in two of five. Steps that are left out can
-    hardly be learnt, so that the filter by success does not mend those manners. `tiny_model` learns the steps to base 5 in
-    1,500 minibatches of 64, those to base 10 not in that time.
+    hardly be learnt, so that the filter by success does not mend those manners. With a warm-up of 100 steps `tiny_model`
+    learns the steps to base 5 in 500 minibatches of 64; without it not with every seed, and those to base 10 not in 1,500.
     """
     reliability = {"careful": 1.0, "brief": 0.8, "hasty": 0.4}
     written = {"careful": terms, "brief": terms // 2, "hasty": 0}
