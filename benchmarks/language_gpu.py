@@ -178,7 +178,8 @@ class Study:
         trainer.train()
         figures: dict[str, Any] = {"seconds_per_step": round((time.perf_counter() - start) / self.size.steps, 3)}
         if trainer.importance is not None:
-            figures |= {name: round(value, 4) for name, value in trainer.importance.metrics().items()}
+            told = trainer.importance.metrics()
+            figures |= {name: round(told[name], 4) for name in ("kappa", "ess_share", "weight_max")}
         return trainer.model, tokenizer, figures
 
     def score(self, model: Any, tokenizer: Any) -> dict[str, Any]:
