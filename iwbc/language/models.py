@@ -49,12 +49,12 @@ def load(
     """Load a causal language model, in evaluation mode and without dropout, and its tokenizer (default: the model's).
 
     `model` is a folder, of a model or of an adapter (LoRA) that names its base, or a name on the Hub, `gguf` the file of a
-    folder that holds quantised weights, `device` the GPU, where there is one, unless it is named. Raises UserError, one line,
-    for whatever cannot be loaded.
+    folder that holds quantised weights, which become plain numbers, `device` the GPU, where there is one, unless it is named.
+    Raises UserError, one line, for whatever cannot be loaded.
     """
     try:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
     except ImportError:
         raise UserError(f"model={model}: {extra('language')}") from None
     folder = Path(model).expanduser()
@@ -67,9 +67,10 @@ def load(
         try:
             config = AutoConfig.from_pretrained(_base(folder) or name, **source)
             without_dropout(config, f"model={model}")
-            safe = gguf is None or None  # of GGUF there is one kind only
+            # A model that passes for quantised can be neither trained nor saved.
+            kind = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
             read: Any = AutoModelForCausalLM.from_pretrained
-            loaded, report = read(name, config=config, dtype=dtype, use_safetensors=safe, output_loading_info=True, **source)
+            loaded, report = read(name, config=config, dtype=dtype, output_loading_info=True, **kind, **source)
             loaded.to(place)
         except Exception as error:  # libraries raise whatever reading raised
             raise UserError(f"model={model}: {_said(error)}") from None

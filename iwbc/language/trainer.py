@@ -254,7 +254,7 @@ class WeightedSFTTrainer(SFTTrainer):
                 mask = (labels[:, 1:] != -100).to(log_prob.dtype)
                 weights, statistic = importance.of(self._log_ratio(q, rows, mask), mask)
                 self._check_start(statistic, log_prob, rows)
-                drift = (log_prob - q).double().sum(-1)
+                drift = torch.zeros_like(statistic) if proposal_log_prob is None else (log_prob - q).double().sum(-1)
                 importance.observe(rows, statistic, drift)
                 outputs.log_probs = outputs.log_probs * weights.to(log_prob.dtype)
             if self.args.curation_as == "loss":
