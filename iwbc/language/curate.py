@@ -31,6 +31,8 @@ def curation_weights(rows: Rows, train: Train) -> Weights:
             f"curation=success: {train.data} has no success; add it, or set curation.success_from=last_reward, which goes by "
             "the reward"
         )
+    if isinstance(curation, settings.Success) and successes is not None and successes.all():
+        return np.ones(len(rows))  # without a remark that it chooses nothing: `reference_of` says what follows from it
     scores = rows.rewards if rows.rewards is not None else None if successes is None else successes.astype(np.float64)
     if scores is None and isinstance(curation, _BY_SCORE):
         raise UserError(

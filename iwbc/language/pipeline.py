@@ -14,6 +14,7 @@ from __future__ import annotations
 # mypy: disallow-untyped-calls=False
 import contextlib
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from iwbc.language.settings import IWSFT, Train
 from iwbc.language.start import fit, save, start
 from iwbc.language.training import calmly, dataset_of, figures, is_main, make_trainer, settings_of, train_on
 from iwbc.language.verifiers import check_verifier
-from iwbc.language.verify import SUMMARY, hashes, read_run
+from iwbc.language.verify import SCORES, SUMMARY, hashes, read_run
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.results import versions
 from iwbc.system.files import MALFORMED, read_json, read_yaml, write_bytes, write_csv, write_json
@@ -137,14 +138,16 @@ def _check_folder(folder: Path, train: Train) -> None:
     except MALFORMED as error:
         raise UserError(f"{folder / 'config.yaml'}: is damaged ({error}); choose another out=…") from None
     if differing:
-        raise UserError(f"out={folder}: holds a run with another {', '.join(differing)}; choose another folder")
+        raise UserError(
+            f"out={os.path.relpath(folder)}: holds a run with another {', '.join(differing)}; choose another folder"
+        )
 
 
 def _begin(folder: Path, train: Train, data: dict[str, Any]) -> None:
     """Write the settings, with which the run can be continued. Raises UserError where its rows have changed since."""
     path = folder / "checkpoints" / "data.json"
     if begun(folder) and path.exists() and read_json(path) != data:
-        raise UserError(f"out={folder}: holds a run with other rows in {train.data}; choose another folder")
+        raise UserError(f"out={os.path.relpath(folder)}: holds a run with other rows in {train.data}; choose another folder")
     write_json(path, data)
     write_bytes(folder / "config.yaml", yaml.safe_dump(_plain(train), sort_keys=False, allow_unicode=True).encode())
 
@@ -161,7 +164,7 @@ def _write_weights(folder: Path, rows: Rows, weights: Weights, trainer: Any) -> 
 def _evaluated(train: Train, folder: Path, name: str) -> dict[str, Any]:
     """Score the trained model, unless it has been done before an interruption."""
     out = folder / name
-    if not (out / evaluate.SCORES).exists():
+    if not (out / SCORES).exists():
         assert train.prompts is not None and train.verifier is not None
         greedy = name == "greedy"
         options = evaluate.Options(
@@ -175,5 +178,5 @@ def _evaluated(train: Train, folder: Path, name: str) -> dict[str, Any]:
             out=out,
         )
         evaluate.evaluated(options)
-    scores: dict[str, Any] = read_json(out / evaluate.SCORES)["scores"]
+    scores: dict[str, Any] = read_json(out / SCORES)["scores"]
     return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,21 @@ _REMEDY = "train this run again, or leave its folder out"
 
 
 def folders_of(places: Sequence[Path]) -> list[Path]:
-    """Find the folders of language models' runs, finished or not, in places and below, each once."""
-    return sorted({path.parent for place in places for path in place.resolve().rglob("config.yaml") if is_run(path.parent)})
+    """Find the folders of language models' runs, finished or not, in places and below, each once. Raises UserError where runs
+    of policies lie beside them."""
+    folders = {Path(folder) for place in places for folder, _, files in _outermost(place) if "config.yaml" in files}
+    runs = sorted(folder for folder in folders if is_run(folder))
+    if runs and len(runs) < len(folders):
+        others = min(folders - set(runs))
+        raise UserError(f"{runs[0]} is a run of a language model, and {others} is none; report them apart")
+    return runs
+
+
+def _outermost(place: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk folders, but not into those of runs."""
+    for folder, inner, files in os.walk(place.resolve()):
+        yield folder, inner, files
+        inner[:] = [] if "config.yaml" in files else [name for name in inner if not name.startswith(".")]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
