@@ -15,7 +15,7 @@ from setups import Outcome, called, command, finish, python, read_csv
 pytest.importorskip("trl")
 
 from iwbc.config import hydra_on_conf
-from iwbc.language import training
+from iwbc.language import sampling, training
 from iwbc.language.config import validate
 from iwbc.language.jsonl import Rows, read_rows, write_rows
 from iwbc.language.models import load, quietly
@@ -114,7 +114,8 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
 
 
 def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ("steps=9", "checkpoint_every=4", "algo.proposal=ema", "algo.refresh_every=2")
+    settings = ("steps=9", "checkpoint_every=4", "algo.proposal=ema", "algo.refresh_every=2", "prompts=task/prompts.jsonl")
+    settings += ("verifier=exact", "samples=2", "max_new_tokens=3")
     assert train("out=whole", *settings).code == 0
     shutil.rmtree(place / "task" / "cache")
 
@@ -139,9 +140,13 @@ def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(place: Path, monkeypa
     checkpoints = place / "run" / "checkpoints"
     assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-7"}
     (checkpoints / "checkpoint-7" / STATE).unlink()  # as if the process had been killed while it was written
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling.Sampler, "draw", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert train("out=run", *settings).code == 130
+    assert checkpoints.exists() and (place / "run" / "model").exists()
     outcome = train("out=run", *settings)
     assert (outcome.code, outcome.err) == (0, "")
-    for name in ("model/model.safetensors", "weights.csv"):
+    for name in ("metrics.csv", "evaluation/answers.jsonl", "model/model.safetensors", "weights.csv"):
         assert (place / "run" / name).read_bytes() == (place / "whole" / name).read_bytes(), name
     assert not checkpoints.exists()
 
@@ -232,6 +237,7 @@ WRONG = {
     "lora.alpha=3": "lora.alpha=3.0: would change nothing; it needs lora.rank above 0",
     "prompts=task/prompts.jsonl": "prompts=task/prompts.jsonl: goes with verifier=…",
     "samples=3": "samples=3: would change nothing; it needs prompts=… and verifier=…",
+    "trainer.gradient_accumulation_steps=0": "must be a whole number from 1 on",
     "max_length=5": "rows are longer than max_length=5",
     "trainer.packing=true": "trainer.packing: cannot be set here, as a weight needs to know where its completion ends",
     "trainer.learning_rate=1": "trainer.learning_rate: is the setting lr; set that",

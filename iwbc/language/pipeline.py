@@ -97,9 +97,9 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
         train_on(trainer, "Training", lambda log: write_csv(folder / "metrics.csv", log) if is_main() else None)
         log = figures(trainer.state.log_history)
         steps = trainer.state.global_step
+        save(trainer, folder / "model")
         if not is_main():
             return {}
-        save(trainer, tokenizer, folder / "model")
         _write_weights(folder, rows, weights, trainer)
     del trainer, model  # before the evaluation loads it again
     scores = {} if train.prompts is None else {name: _evaluated(train, folder, name) for name in ("evaluation", "greedy")}

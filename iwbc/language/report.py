@@ -37,11 +37,16 @@ def _outermost(place: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
     """Print the table of runs and write it as runs.csv. Raises UserError for a damaged run."""
+    write_csv(out / "runs.csv", show(folders))
+
+
+def show(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Print the table of runs and return its rows. Raises UserError for a damaged run."""
     from rich.console import Console
 
-    runs = runs_of(folders)
-    Console().print(table_of(runs))
-    write_csv(out / "runs.csv", runs)
+    runs, console = runs_of(folders), Console()
+    console.print(table_of(runs), width=None if console.is_terminal else max(console.width, 140))
+    return runs
 
 
 def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 # mypy: disallow-untyped-calls=False
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -99,8 +98,10 @@ def fit(train: Train, rows: Rows, say: Callable[[str], None]) -> Path:
         with calmly():
             trainer = make_trainer(model, tokenizer, args, dataset_of(rows, np.ones(len(rows))))
             train_on(trainer, "Fitting the reference", lambda log: None)
+            temporary = entry.with_name(f"{entry.name}.partial")
+            save(trainer, temporary)
             if is_main():
-                _save(trainer, tokenizer, entry)
+                _put(temporary, entry)
                 shutil.rmtree(checkpoints, ignore_errors=True)
             trainer.accelerator.wait_for_everyone()
         return entry
@@ -116,22 +117,21 @@ def _is_whole(entry: Path) -> bool:
         return False
 
 
-def _save(trainer: Any, tokenizer: Any, entry: Path) -> None:
-    """Save a model and its tokenizer so that the folder is there whole or not at all."""
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
-    save(trainer, tokenizer, temporary)
+def _put(temporary: Path, entry: Path) -> None:
+    """Let a folder become the entry, with a list of its files and their sizes."""
     write_json(temporary / "files.json", {path.name: path.stat().st_size for path in temporary.iterdir()})
     if entry.exists():
         shutil.rmtree(entry)
     temporary.rename(entry)
 
 
-def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Save a trained model, or its adapter with the place of its base, and the tokenizer."""
+def save(trainer: Any, folder: Path) -> None:
+    """Save a trained model, or its adapter with the place of its base, and the tokenizer; all processes have to call this."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     for adapter in getattr(model, "peft_config", {}).values():
         if Path(base := str(adapter.base_model_name_or_path)).is_dir():
             adapter.base_model_name_or_path = str(Path(base).absolute())
     model.config.use_cache = True
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    trainer.save_model(str(folder))
+    if is_main():
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which could run code

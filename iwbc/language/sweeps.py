@@ -20,18 +20,14 @@ class Sweep(sweeps.Sweep):
 
     def show(self, jobs: list[dict[str, Any]]) -> None:
         """Print the table of the finished jobs, and a line for each of the others."""
-        from rich.console import Console
-
-        from iwbc.language.report import runs_of, table_of
+        from iwbc.language import report
 
         jobs = sorted(jobs, key=lambda job: int(job["job"]))
         for job in jobs:
             if job["status"] != "finished":
                 print(f"Job {job['job']} ({' '.join(job['overrides'])}): {self.result(job)}")
-        assert self.folder is not None
-        if any(job["status"] == "finished" for job in jobs):
-            finished = [Path(job["folder"]) for job in jobs if job["status"] == "finished"]
-            Console().print(table_of(runs_of(finished)))
+        if finished := [Path(job["folder"]) for job in jobs if job["status"] == "finished"]:
+            report.show(finished)
 
 
 # Here, because wherever a job runs, the callback above arrives first.

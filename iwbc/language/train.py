@@ -39,6 +39,7 @@ run. Needs the extra language.
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -48,11 +49,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from iwbc.errors import Interrupted, UserError, extra
-from iwbc.language import sweeps  # noqa: F401  # registers what conf/language/ resolves
+from iwbc.language import report
 from iwbc.language.config import validate
 from iwbc.runs.command import HydraCommand, run_command
 from iwbc.system.files import config_folder
 
+importlib.import_module("iwbc.language.sweeps")  # registers what conf/language/ resolves
 FOLDER = str(Path(config_folder()) / "language")
 
 
@@ -87,11 +89,7 @@ def _job(composed: DictConfig, folder: Path, in_sweep: bool) -> float | None:
         settings = [word for word in HydraConfig.get().overrides.task if not word.startswith("out=")]
         raise Interrupted(shlex.join([*settings, f"out={os.path.relpath(folder)}"])) from None
     if summary and not in_sweep:
-        from rich.console import Console
-
-        from iwbc.language.report import runs_of, table_of
-
-        Console().print(table_of(runs_of([folder])))
+        report.show([folder])
         print(f"Run folder: {os.path.relpath(folder)}")
     scores = summary.get("scores", {}).get("evaluation")
     return None if scores is None else float(scores["pass_at"]["1"])

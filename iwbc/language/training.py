@@ -72,7 +72,10 @@ def settings_of(train: Train, recipe: Recipe, algo: Any, folder: Path) -> Weight
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean trainer.{near[0]}?" if near else "see TRL's documentation of SFTConfig"
             raise UserError(f"trainer.{name}: SFTConfig has no such setting; {hint}")
-    parts = processes() * int(train.trainer.get("gradient_accumulation_steps", 1))
+    accumulated = train.trainer.get("gradient_accumulation_steps", 1)
+    if not isinstance(accumulated, int) or accumulated < 1:
+        raise UserError(f"trainer.gradient_accumulation_steps={accumulated}: must be a whole number from 1 on")
+    parts = processes() * accumulated
     if recipe.batch_size % parts:
         raise UserError(
             f"batch_size={recipe.batch_size}: must be a multiple of {parts}, the processes times gradient_accumulation_steps"
@@ -123,6 +126,9 @@ def make_trainer(model: Any, tokenizer: Any, args: WeightedSFTConfig, rows: Data
     if not isinstance(rows[0]["prompt"], str) and tokenizer.chat_template is None:
         raise UserError("data: its prompts are messages, and the tokenizer has no chat template; give texts")
     model.config.use_cache = False
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and (args.max_length is None or args.max_length > positions):
+        args.max_length = positions
     trainer = WeightedSFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -138,6 +144,8 @@ def train_on(trainer: WeightedSFTTrainer, title: str, logged: Callable[[Sequence
     trainer.add_callback(watch)
     checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
     trainer.accelerator.wait_for_everyone()
+    if checkpoint is not None and trainer.restore_finished(checkpoint):
+        return
     try:
         with stop_requests(watch.stop):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -166,8 +174,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def figures(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Select the rows of figures from a trainer's log: not the line of times at its end."""
-    return [{"step": row["step"], **row} for row in log if "loss" in row]
+    """Select the rows of figures from a trainer's log, not the line of times at its end, in an order that outlasts a file."""
+    first = ("step", "epoch", "loss", "nll")
+    rows = [row for row in log if "loss" in row]
+    others = [sorted(row.keys() - {*first, "num_tokens"}) for row in rows]  # TRL counts tokens since it was resumed
+    return [{name: row[name] for name in (*first, *names)} for row, names in zip(rows, others, strict=True)]
 
 
 class _Watch(TrainerCallback):

@@ -14,6 +14,7 @@ from iwbc.language.verifiers import VERIFIERS, verify_all
 from iwbc.system.files import MALFORMED, parse_json, read_json, read_yaml
 
 ANSWERS, SCORES, SUMMARY = "answers.jsonl", "scores.json", "summary.json"
+LOGGERS = ("wandb", "tensorboard")  # which may still write when a run is finished
 
 
 def is_evaluation(path: Path) -> bool:
@@ -43,8 +44,9 @@ def read_run(path: Path) -> dict[str, Any] | None:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """Compute the SHA-256 of every file of a finished run but its summary."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / SUMMARY)
+    """Compute the SHA-256 of every file of a finished run but its summary and what loggers keep there."""
+    places = [place for place in path.iterdir() if place.name not in (SUMMARY, *LOGGERS)]
+    files = sorted(file for place in places for file in [place, *place.rglob("*")] if file.is_file())
     digests = {}
     for file in files:
         with file.open("rb") as content:
