@@ -151,6 +151,29 @@ def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(place: Path, monkeypa
     assert not checkpoints.exists()
 
 
+def test_rows_beyond_the_positions_of_the_model_are_refused(place: Path) -> None:
+    path = place / "task" / "rows.jsonl"
+    path.write_text(path.read_text() + json.dumps({"prompt": "01>" * 9, "completion": "h", "reward": 0.0, "success": False}))
+    plain = [json.loads(line) for line in path.read_text().splitlines()]
+    columns = ("prompt", "completion", "reward", "success")
+    path.write_text("".join(f"{json.dumps({name: row[name] for name in columns})}\n" for row in plain))
+    outcome = train("out=run")
+    assert outcome.code == 0 and "1 of 121 rows are longer than max_length=16" in outcome.err
+
+
+def test_runs_of_policies_are_reported_apart(place: Path) -> None:
+    for name, text in {"language": "kind: language\n", "control": "seed: 0\n"}.items():
+        (place / name).mkdir()
+        (place / name / "config.yaml").write_text(text)
+    outcome = command("iwbc.report.__main__", ".")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "is a run of a language model, and" in outcome.err and "report them apart" in outcome.err
+    assert "unfinished" in command("iwbc.report.__main__", "language").out
+    message = "language: a run of a language model, which iwbc language evaluate, verify and report take\n"
+    assert command("iwbc.evaluate", "language").err == message
+    assert "this run is not finished" in command("iwbc.verify", "language").err
+
+
 def test_rows_that_change_under_a_run_are_noticed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(training._Watch, "on_step_begin", lambda *_, **named: signal.raise_signal(signal.SIGINT))
@@ -284,7 +307,7 @@ def test_a_sweep_ends_with_the_table(place: Path) -> None:
     folders = sorted((place / "sweep").glob("iw_sft-*"))
     assert len(folders) == 2
     table = outcome.out[outcome.out.index("┏") :]
-    assert all(folder.name[-6:] in table.replace("\n", "") for folder in folders)
+    assert all(folder.name in table for folder in folders)
     assert {yaml.safe_load((folder / "config.yaml").read_text())["algo"]["kappa"] for folder in folders} == {0, 1}
     failed = train("-m", "out=sweep", "algo.kappa=0,2", "trainer.weight_decay=0", "lora.alpha=1")
     assert failed.code == 1

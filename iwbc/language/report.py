@@ -45,7 +45,9 @@ def show(folders: Sequence[Path]) -> list[dict[str, Any]]:
     from rich.console import Console
 
     runs, console = runs_of(folders), Console()
-    console.print(table_of(runs), width=None if console.is_terminal else max(console.width, 140))
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 140))
+    console.print(table_of(runs))
     return runs
 
 

@@ -126,6 +126,7 @@ def make_trainer(model: Any, tokenizer: Any, args: WeightedSFTConfig, rows: Data
     if not isinstance(rows[0]["prompt"], str) and tokenizer.chat_template is None:
         raise UserError("data: its prompts are messages, and the tokenizer has no chat template; give texts")
     model.config.use_cache = False
+    # Beyond its positions a model has no likelihoods.
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and (args.max_length is None or args.max_length > positions):
         args.max_length = positions
