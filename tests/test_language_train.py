@@ -174,6 +174,12 @@ def test_runs_of_policies_are_reported_apart(place: Path) -> None:
     assert "this run is not finished" in command("iwbc.verify", "language").err
 
 
+def test_a_run_that_diverges_says_why(place: Path) -> None:
+    outcome = train("out=run", "algo.kappa=1", "algo.ess_floor=0.99", "algo.refresh_every=1", "lr=0.3", "log_every=1")
+    assert outcome.code == 2 and outcome.err.startswith("diverged at step ") and outcome.err.count("\n") == 1
+    assert "failed: diverged at step" in command("iwbc.report.__main__", "run").out
+
+
 def test_rows_that_change_under_a_run_are_noticed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(training._Watch, "on_step_begin", lambda *_, **named: signal.raise_signal(signal.SIGINT))

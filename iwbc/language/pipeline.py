@@ -94,7 +94,12 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
             )
         if is_main():
             _begin(folder, train, data)
-        train_on(trainer, "Training", lambda log: write_csv(folder / "metrics.csv", log) if is_main() else None)
+        try:
+            train_on(trainer, "Training", lambda log: write_csv(folder / "metrics.csv", log))
+        except UserError as error:
+            if is_main():
+                RunFolder(folder).write_failure(str(error), [])
+            raise
         log = figures(trainer.state.log_history)
         steps = trainer.state.global_step
         save(trainer, folder / "model")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iwbc.errors import UserError
 from iwbc.language.verify import is_run, read_run
+from iwbc.runs.read import read_failure
 from iwbc.system.files import MALFORMED, write_csv
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def _row(folder: Path, name: str) -> dict[str, Any]:
     summary = read_run(folder)
     if summary is None:
-        return {"run": name, "method": "unfinished"}
+        reason = read_failure(folder)
+        return {"run": name, "method": "unfinished" if reason is None else f"failed: {reason}"}
     try:
         data, figures, scores = summary["data"], summary["figures"], summary["scores"]
         row = {

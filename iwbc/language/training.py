@@ -197,6 +197,8 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         next(self._bar, None)
+        if state.global_step >= state.max_steps:
+            control.should_log = True
         stop = torch.tensor(float(self.stop.is_set()), device=self._trainer.accelerator.device)
         # All processes stop after the same step, as each waits for the others.
         if float(self._trainer.accelerator.reduce(stop, "sum")) > 0:
