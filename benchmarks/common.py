@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +52,18 @@ def play(job: Job) -> Summary:
         return run_pipeline(compose(*job.overrides), job.folder, Console(file=nowhere))
 
 
-def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, Summary]:
-    """All jobs' summaries; those that have finished are not run again."""
-    summaries = {}
+def played(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Summary]]:
+    """Yield every job with its summary as it ends; those that have finished are not run again."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(play, job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), start=1):
-            summaries[futures[future]] = future.result()
+            yield futures[future], future.result()
             print(f"{number}/{len(jobs)}  {futures[future].folder}", flush=True)
-    return summaries
+
+
+def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, Summary]:
+    """Return all jobs' summaries; those that have finished are not run again."""
+    return dict(played(jobs, workers))
 
 
 def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]:

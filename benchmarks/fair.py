@@ -14,10 +14,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, Job, chosen, play_all
+from benchmarks.common import RESULTS, Job, chosen, play_all, played
 from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
 from iwbc.runs.summary import SeedResult, Summary, Total
 from iwbc.settings import Settings
@@ -246,24 +247,36 @@ def choices(name: str) -> dict[str, str]:
 
 
 def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: int) -> None:
-    """Play the family's cells, and write each seed's score by task, method and action."""
+    """Play the family's cells, and write each seed's score by task, method and action, cell by cell: those that the file has
+    already are not played again, wherever they were played."""
     family = FAMILIES[name]
+    path = RESULTS / "fair" / f"{name}-cells.csv"
+    cells = list(itertools.product(family.tasks, family.methods))
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in _read(path):
+        rows[row["task"], row["method"]].append(row)
     jobs = {
-        (task, method): Job(
-            tuple(f"{arguments} {chosen_settings[method]} {family.common} {EVERY_RUN} {family.table}".split()),
+        Job(
+            tuple(f"{family.tasks[task]} {chosen_settings[method]} {family.common} {EVERY_RUN} {family.table}".split()),
             folder / "cells" / f"{method}-{task}",
-        )
-        for task, arguments in family.tasks.items()
-        for method in family.methods
+        ): (task, method)
+        for task, method in cells
+        if (task, method) not in rows
     }
-    summaries = play_all(list(jobs.values()), workers)
-    rows = []
-    for (task, method), job in jobs.items():
-        for seed, results in summaries[job].results.items():
+    for job, summary in played(list(jobs), workers):
+        task, method = jobs[job]
+        for seed, results in summary.results.items():
             for phase, action in PHASES.items():
                 where = {"task": task, "method": method, "action": action, "seed": seed}
-                rows.append({**where, "score": round(score_of(results[phase]), 3)})
-    write_csv(RESULTS / "fair" / f"{name}-cells.csv", rows)
+                rows[task, method].append({**where, "score": round(score_of(results[phase]), 3)})
+        write_csv(path, [row for cell in cells for row in rows[cell]])
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def scores_of(name: str, action: str) -> Scores:

@@ -34,11 +34,13 @@ from iwbc.settings import (
     training_part,
 )
 from iwbc.system.files import config_folder
+from iwbc.system.imports import import_named
 
 
 def compose(*overrides: str) -> Config:
     """Compose the configuration that these arguments of `python -m iwbc.train` stand for. Raises UserError, one line, for a
     value that is not allowed, and Hydra's exceptions for an unknown key."""
+    import_custom(overrides)
     return validate(_composed(overrides))
 
 
@@ -50,6 +52,23 @@ def hydra_on_conf(folder: str | None = None) -> AbstractContextManager[None]:
 def _composed(overrides: Sequence[str]) -> DictConfig:
     with hydra_on_conf():
         return hydra.compose("train", list(overrides))
+
+
+def named_modules(arguments: Sequence[str]) -> list[str]:
+    """List the modules that arguments name with env.imports=[module]."""
+    named = [argument for argument in arguments if argument.lstrip("+").startswith("env.imports=")]
+    values = [override.value() for override in OverridesParser.create().parse_overrides(named)]
+    return [module for value in values if isinstance(value, list) for module in value if isinstance(module, str)]
+
+
+def import_custom(arguments: Sequence[str]) -> None:
+    """Import the modules that arguments name, and let algo=NAME choose the algorithms that they register. Raises UserError
+    where a module cannot be imported."""
+    import_named(named_modules(arguments))
+    for name, kind in ALGORITHMS.items():
+        if kind.__module__ != Settings.__module__:
+            for group in ("settings/algo", "algo"):
+                ConfigStore.instance().store(group=group, name=name, node=defaults_of(kind))
 
 
 # Settings that hold paths, in which characters of Hydra's grammar may stand.

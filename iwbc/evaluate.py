@@ -2,7 +2,7 @@
 [out=episodes.csv] [policy=package.module.Name] [imports=module,module]
 
 With the run's own number of episodes, evaluation seed and action, it repeats the run's final evaluation. A policy of
-your own, and modules that register environments, are imported only where you name them.
+your own, and modules that register environments or algorithms, are imported only where you name them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     """Play the last policy of a run folder and print the table."""
-    given = parse(arguments, Options)
+    options = parse(arguments, Options)
 
     from rich.console import Console
 
@@ -38,22 +38,22 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.runs.show import results_table
     from iwbc.system.files import write_csv
 
-    saved = open_run(given.run)
-    config, summary, policies = saved.config, saved.summary, saved.policies(given.policy)
-    environment, scores = saved.environment(given.imports), summary.normalisation
-    episodes = given.episodes or config.eval.episodes or Eval().episodes
-    seed = config.eval.seed if given.seed is None else given.seed
+    saved = open_run(options.run, options.imports)
+    config, summary, policies = saved.config, saved.summary, saved.policies(options.policy)
+    environment, scores = saved.environment(options.imports), summary.normalisation
+    episodes = options.episodes or config.eval.episodes or Eval().episodes
+    seed = config.eval.seed if options.seed is None else options.seed
     evaluator = Evaluator(environment, seed, scores=scores)
     console = Console()
-    chosen = replace(config.eval, action=given.action or config.eval.action)
+    chosen = replace(config.eval, action=options.action or config.eval.action)
     evaluations = []
     for action in chosen.actions:
         with console.status(f"Playing {episodes} episodes of {environment.id}, {ACTION_NAMES[action]}"):
             evaluations.append(evaluator.evaluate(policies, episodes, action))
     evaluator.close()
-    if given.out is not None:
+    if options.out is not None:
         rows = [row for evaluation in evaluations for row in episode_rows(evaluation, "repeated", config.algo.steps)]
-        write_csv(given.out, [row.to_plain() for row in rows])
+        write_csv(options.out, [row.to_plain() for row in rows])
     method, several = summary.method, len(evaluations) > 1
     named = {f"{method}, {ACTION_NAMES[played.action]}" if several else method: totals(played) for played in evaluations}
     console.print(results_table(named, environment.id, summary.seeds, scores))

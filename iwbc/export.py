@@ -12,6 +12,7 @@ repo      user/name, with format=hub: upload the folder there (with the token of
           nothing leaves this machine
 private   true or false, of a repository that does not exist yet (default false)
 policy    package.module.Name, where the run has a policy of your own; then only the mean action is exported
+imports   module,module that register its algorithm, where that is one of your own
 
 A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the range that the training data declares,
 as policy.predict does: observation normaliser and action scaling are inside. What else it takes, and what it was trained on,
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class Options(Settings):
     repo: str | None = None
     private: bool = False
     policy: str | None = None
+    imports: list[str] = field(default_factory=list)
 
 
 _NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
@@ -54,31 +56,31 @@ _NAMES = {"onnx": "policy.onnx", "torchscript": "policy.pt", "hub": "hub"}
 
 def main(arguments: Sequence[str]) -> None:
     """Write what is asked for and print where it is."""
-    given = parse(arguments, Options)
-    kind = given.format
-    if given.repo is not None and kind != "hub":
+    options = parse(arguments, Options)
+    kind = options.format
+    if options.repo is not None and kind != "hub":
         raise UserError("repo: goes with format=hub alone")
 
     from iwbc.runs.read import open_run
 
-    saved = open_run(given.run)
-    policies = saved.policies(given.policy)
-    if given.seed is not None:
-        if given.seed not in policies.seeds:
-            raise UserError(f"seed={given.seed}: the run has {', '.join(map(str, policies.seeds))}")
-        policies = policies.select(given.seed)
-    out = given.out or saved.folder / _NAMES[kind]
+    saved = open_run(options.run, options.imports)
+    policies = saved.policies(options.policy)
+    if options.seed is not None:
+        if options.seed not in policies.seeds:
+            raise UserError(f"seed={options.seed}: the run has {', '.join(map(str, policies.seeds))}")
+        policies = policies.select(options.seed)
+    out = options.out or saved.folder / _NAMES[kind]
     try:
         if kind == "hub":
             from iwbc.runs.hub import upload, write_folder
 
             write_folder(saved, out)
-            if given.repo is not None:
-                print(upload(out, given.repo, given.private))
+            if options.repo is not None:
+                print(upload(out, options.repo, options.private))
         elif kind == "onnx":
-            write_onnx(policies, out, given.action, described(saved.summary, policies))
+            write_onnx(policies, out, options.action, described(saved.summary, policies))
         else:
-            write_torchscript(policies, out, given.action, described(saved.summary, policies))
+            write_torchscript(policies, out, options.action, described(saved.summary, policies))
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror or error})") from None
     print(out)

@@ -9,7 +9,7 @@ format    mp4 or gif (default mp4, which needs the extra video; gif without it)
 seconds   of the environment's time that a video shows at most (default 20)
 out       the folder to write to (default: videos/ in the run's folder, where the report finds them)
 policy    package.module.Name, where the run has a policy of your own
-imports   module,module that register its environment, where the run needs any
+imports   module,module that register its environment or algorithm, where the run needs any
 
 MuJoCo renders without a display by EGL or OSMesa, whichever works; MUJOCO_GL=egl (osmesa, glfw) chooses one.
 """
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     from iwbc.runs.read import open_run
     from iwbc.system.files import write_json
 
-    saved = open_run(options.run)
+    saved = open_run(options.run, options.imports)
     policies, environment = saved.policies(options.policy), saved.environment(options.imports)
     config, console = saved.config, Console(stderr=True)
     kind = options.format or ("mp4" if _has_ffmpeg() else "gif")

@@ -527,7 +527,7 @@ class Env(Settings):
     """The evaluation environment. id null: the one the dataset names, as it was recorded.
 
     kwargs and max_episode_steps: arguments of gymnasium.make, which replace the dataset's. imports: modules that register
-    custom environments, or other people's.
+    custom environments or algorithms.
     """
 
     name: str | None = None

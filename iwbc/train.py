@@ -56,9 +56,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Imports only for composing a configuration: an error in it must show at once.
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from iwbc.config import changed, validate
+from iwbc.config import changed, import_custom, named_modules, validate
 from iwbc.errors import Interrupted, UserError
 from iwbc.runs import sweeps
 from iwbc.runs.command import HydraCommand, leave, run_command
@@ -76,12 +77,14 @@ def main() -> None:
 
 def _job(composed: DictConfig, folder: Path, in_sweep: bool) -> float | None:
     """Do one run and return the objective of a search, which is maximised."""
+    import_custom(HydraConfig.get().overrides.task)  # again in a sweep's worker, which has imported nothing yet
     return sweeps.objective(_run(validate(composed), folder, in_sweep))
 
 
 def _resumed(arguments: list[str]) -> bool:
-    """Continue the run that the arguments name; tell whether they name one."""
+    """Continue the run that the arguments name; where they name none, import the modules that they name, and return False."""
     if not arguments or not arguments[0].startswith("resume="):
+        import_custom(arguments)
         return False
     _resume(arguments)
     return True
@@ -91,7 +94,7 @@ def _resume(arguments: list[str]) -> None:
     from iwbc.runs.read import read_config
 
     folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
-    held = read_config(folder)
+    held = read_config(folder, named_modules(settings))
     targets = [argument for argument in settings if argument.startswith("policy._target_=")]
     trusted = [argument for argument in settings if argument in _imports(held)]
     changes = [argument for argument in settings if argument not in (*targets, *trusted)]

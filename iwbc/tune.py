@@ -49,21 +49,22 @@ _USUAL = ("algo.kappa=tag(log, interval(0.1, 20))", "algo.decay=interval(0.5, 0.
 
 def main(arguments: Sequence[str]) -> None:
     """Make the runs and print the best of the study."""
-    own = [one for one in arguments if one.partition("=")[0] in option_names(Options) or one.startswith("-")]
-    given = parse(own, Options)
+    names = option_names(Options)
+    not_settings = [word for word in arguments if word.partition("=")[0] in names or word.startswith("-")]
+    options = parse(not_settings, Options)
     from iwbc.config import quoted
 
-    settings = quoted([one for one in arguments if one not in own])
+    settings = quoted([word for word in arguments if word not in not_settings])
     fixed, searched = split(settings)
     if not searched:
         fixed, searched = split([*settings, *_USUAL])
-    study = open_study(given.folder, fixed, searched, given.search_seed)
-    _search(study, fixed, searched, given.trials, given.folder)
+    study = open_study(options.folder, fixed, searched, options.search_seed)
+    _search(study, fixed, searched, options.trials, options.folder)
     _show(study, fixed)
 
 
 def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """Settings as they are, and the ranges of those that are searched. Raises UserError for what is neither."""
+    """Split settings into fixed ones, as they are, and the ranges of searched ones. Raises UserError for what is neither."""
     try:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     except ImportError:
@@ -106,7 +107,7 @@ def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDi
 
     composed(fixed)  # what cannot be is refused before there is a study
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plain = {"fixed": sorted(fixed), "searched": {name: repr(one) for name, one in searched.items()}}
+    plain = {"fixed": sorted(fixed), "searched": {name: repr(distribution) for name, distribution in searched.items()}}
     key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"study-{key}.log"
@@ -165,16 +166,16 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    finished = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda one: -one.value)  # type: ignore[operator]
+    finished = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: -trial.value)  # type: ignore[operator]
     if not finished:
         raise UserError("no trial has finished")
     table = Table(title=f"The best of {len(finished)} trials")
     names = list(finished[0].params)
     for name in ("trial", "result", *names, "run"):
         table.add_column(name, justify="left" if name == "run" else "right")
-    for one in finished[:5]:
-        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in one.params.values()]
-        table.add_row(str(one.number), f"{one.value:.2f}", *values, one.user_attrs["run"])
+    for trial in finished[:5]:
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
+        table.add_row(str(trial.number), f"{trial.value:.2f}", *values, trial.user_attrs["run"])
     Console().print(table)
     best = " ".join([*fixed, *(f"{name}={value}" for name, value in finished[0].params.items())])
     print(f"Train so: python -m iwbc.train {best}")

@@ -3,9 +3,9 @@
 
 Recomputes every mean, score, success rate and interval of summary.json from the returns in evaluations.csv, compares the files
 with their hashes and the data with its own, and (replay=true) plays the final episodes again from their seeds with the saved
-policy. Exit code 0: all the same; 1: something differs. A policy of your own, and modules that register environments, are
-imported only where you name them. Of a language model's training or evaluation it compares the files
-with their hashes, and computes verdicts and figures of answers again.
+policy. Exit code 0: all the same; 1: something differs. A policy of your own, and modules that register environments or
+algorithms, are imported only where you name them. Of a language model's training or evaluation it compares the files with their
+hashes, and computes verdicts and figures of answers again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
     from iwbc.errors import UserError
     from iwbc.runs.read import open_run, read_episodes
 
-    saved = open_run(path)
+    saved = open_run(path, imports)
     summary = saved.summary
     checks = [*_files(saved)]
     recorded: dict[str, Evaluation] = {}
@@ -166,13 +166,13 @@ def _differing(again: DataclassInstance, written: DataclassInstance) -> list[str
     return sorted(key for key, value in asdict(again).items() if not _close(value, getattr(written, key)))
 
 
-def _close(one: Any, other: Any) -> bool:
+def _close(value: Any, other: Any) -> bool:
     import numpy as np
 
-    if one is None or other is None or isinstance(one, str):
-        return bool(one is other or one == other)
+    if value is None or other is None or isinstance(value, str):
+        return bool(value is other or value == other)
     try:
-        return bool(np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=1e-9, atol=1e-9))
+        return bool(np.allclose(np.asarray(value, float), np.asarray(other, float), rtol=1e-9, atol=1e-9))
     except (TypeError, ValueError, OverflowError):
         return False
 

@@ -52,9 +52,9 @@ def test_an_exported_policy_stays_within_bounds_that_are_no_float32_numbers(tmp_
     spaces = Spaces(4, (-0.1, 0.3), (0.7, 3.1))
     bounded = Policies(policies.modules, policies.seeds, spaces, policies.spec)
     module, _ = export.playable(bounded)
-    found = module(torch.from_numpy(100.0 * observations(200))).double().numpy()
-    assert (np.array(spaces.action_low) <= found).all() and (found <= np.array(spaces.action_high)).all()
-    np.testing.assert_array_equal(found, bounded.predict(100.0 * observations(200))[0])
+    actions = module(torch.from_numpy(100.0 * observations(200))).double().numpy()
+    assert (np.array(spaces.action_low) <= actions).all() and (actions <= np.array(spaces.action_high)).all()
+    np.testing.assert_array_equal(actions, bounded.predict(100.0 * observations(200))[0])
 
 
 # ONNX takes seconds: every run of the tests has the mean action of one family and the sampled one of another, `make test-all`
@@ -74,13 +74,13 @@ def test_an_exported_policy_acts_as_predict_does(kind: str, action: str, family:
     path = tmp_path / "policy"
     write(policies, path, action, {"method": "it"})
     for count in (1, 5):
-        given = observations(count)
-        expected, _ = policies_of(FAMILIES[family]).predict(given, deterministic=action == "mean")
-        inputs = [given]
+        rows = observations(count)
+        expected, _ = policies_of(FAMILIES[family]).predict(rows, deterministic=action == "mean")
+        inputs = [rows]
         if action == "sample":  # predict's generator is that of the first seed
             inputs += [noise.numpy() for noise in policies[0].noise(count, generator(4))]
-        found = run_onnx(path, inputs) if kind == "onnx" else run_torchscript(path, inputs)
-        np.testing.assert_allclose(found, expected, atol=2e-6)
+        actions = run_onnx(path, inputs) if kind == "onnx" else run_torchscript(path, inputs)
+        np.testing.assert_allclose(actions, expected, atol=2e-6)
     if action == "sample":
         assert (expected == [1.0, 3.0]).any() or (expected == [-2.0, -1.0]).any() or family != "tanh_mean"
 
@@ -88,10 +88,10 @@ def test_an_exported_policy_acts_as_predict_does(kind: str, action: str, family:
 def run_onnx(path: Path, inputs: list[np.ndarray]) -> np.ndarray:
     session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
     assert session.get_modelmeta().custom_metadata_map["method"] == "it"
-    names = [one.name for one in session.get_inputs()]
+    names = [entry.name for entry in session.get_inputs()]
     assert names == ["observation", "uniform", "noise"][:1] + ["uniform"] * (len(inputs) == 3) + ["noise"] * (len(inputs) > 1)
-    (found,) = session.run(["action"], dict(zip(names, inputs, strict=True)))
-    return found
+    (actions,) = session.run(["action"], dict(zip(names, inputs, strict=True)))
+    return actions
 
 
 def run_torchscript(path: Path, inputs: list[np.ndarray]) -> np.ndarray:
@@ -150,12 +150,12 @@ class OwnPolicy(torch.nn.Module):
 
 
 def test_a_custom_policy_exports_the_mean_action(tmp_path: Path) -> None:
-    own = Policies([OwnPolicy()], (0,), Spaces(4, (-1.0, -1.0), (1.0, 1.0)), None)
-    export.write_torchscript(own, tmp_path / "own.pt", "mean", {"method": "it"})
-    found = run_torchscript(tmp_path / "own.pt", [observations(3)])
-    np.testing.assert_allclose(found, own.predict(observations(3))[0], atol=1e-6)
+    policies = Policies([OwnPolicy()], (0,), Spaces(4, (-1.0, -1.0), (1.0, 1.0)), None)
+    export.write_torchscript(policies, tmp_path / "policy.pt", "mean", {"method": "it"})
+    actions = run_torchscript(tmp_path / "policy.pt", [observations(3)])
+    np.testing.assert_allclose(actions, policies.predict(observations(3))[0], atol=1e-6)
     with pytest.raises(UserError, match="action=sample: OwnPolicy draws its noise itself"):
-        export.write_torchscript(own, tmp_path / "sampled.pt", "sample", {})
+        export.write_torchscript(policies, tmp_path / "sampled.pt", "sample", {})
 
 
 # --- the Hugging Face Hub ------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Hub:
                     hub.created.append(json.loads(body))
                     return self.reply({"url": f"{hub.address}/me/it", "name": "me/it"})
                 if "/preupload/" in self.path:
-                    names = [one["path"] for one in json.loads(body)["files"]]
+                    names = [entry["path"] for entry in json.loads(body)["files"]]
                     return self.reply({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
                 if "/commit/" in self.path:
                     for line in map(json.loads, body.decode().splitlines()):

@@ -25,7 +25,7 @@ from iwbc.settings import Logger
 
 def records(path: Path) -> list[Any]:
     """What is in a W&B run file: a header of 7 bytes, then LevelDB's log format."""
-    content, found, record, place = path.read_bytes(), [], b"", 7
+    content, listed, record, place = path.read_bytes(), [], b"", 7
     assert content.startswith(b":W&B")
     while place + 7 <= len(content):
         if 32768 - place % 32768 < 7:  # a block's last bytes, too few for a header
@@ -34,9 +34,9 @@ def records(path: Path) -> list[Any]:
         record += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last of several parts
-            found.append(Record.FromString(record))
+            listed.append(Record.FromString(record))
             record = b""
-    return found
+    return listed
 
 
 def values_of(record: Any) -> dict[str, Any]:

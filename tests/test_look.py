@@ -122,10 +122,10 @@ def test_held_out_trajectories_are_trained_on_by_nobody() -> None:
     assert rest.trajectories.content_hash == again.trajectories.content_hash != trajectories.content_hash
     for part in (rest, held):
         assert (part.curation_weights == 2.0 * (part.trajectories.returns > 19.5)).all()
-        for one in part.trajectories:
-            (same,) = [other for other in trajectories if other.rewards.sum() == one.rewards.sum()]
-            assert (one.observations == same.observations).all()
-            assert (one.final_observation == same.final_observation).all()
+        for trajectory in part.trajectories:
+            (same,) = [other for other in trajectories if other.rewards.sum() == trajectory.rewards.sum()]
+            assert (trajectory.observations == same.observations).all()
+            assert (trajectory.final_observation == same.final_observation).all()
     with pytest.raises(UserError, match=r"held_out=0\.01: of the 20 trajectories that are kept, all or none"):
         Curated(trajectories, weights, "trajectory").split(0.01, np.random.default_rng(0))
     assert compose().held_out == 0.0
@@ -154,10 +154,10 @@ def test_the_episodes_are_those_of_the_final_evaluation(run: Path) -> None:
     saved = open_run(run)
     played = play_all(saved.policies(None), saved.environment([]), 6, saved.config.eval.seed, "mean")
     final = [row for row in read_csv(run / "evaluations.csv") if row["phase"] == "final"]
-    assert [(one.seed, one.episode, len(one.actions)) for one in played] == [
+    assert [(episode.seed, episode.episode, len(episode.actions)) for episode in played] == [
         (int(row["seed"]), int(row["episode"]), int(row["length"])) for row in final
     ]
-    assert [one.total for one in played] == column(final, "return")
+    assert [episode.total for episode in played] == column(final, "return")
 
 
 def renders() -> bool:

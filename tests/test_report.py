@@ -313,22 +313,22 @@ def scores(**matrices: Sequence[Sequence[float]]) -> Scores:
 
 def test_aggregates_match_a_hand_calculation() -> None:
     # Sorted: 1 2 3 4 5 6 120 800. IQM = (3 + 4 + 5 + 6) / 4; task means 2.5 and 232.75; gap = 100 − (21 + 200) / 8.
-    found = statistics.aggregates(scores(m=[[1, 800], [4, 5], [2, 6], [3, 120]]))["m"]
-    assert found["IQM"].value == pytest.approx(4.5)
-    assert found["mean"].value == pytest.approx((2.5 + 232.75) / 2)
-    assert found["median"].value == pytest.approx((2.5 + 232.75) / 2)
-    assert found["optimality gap"].value == pytest.approx(100 - 221 / 8)
+    estimates = statistics.aggregates(scores(m=[[1, 800], [4, 5], [2, 6], [3, 120]]))["m"]
+    assert estimates["IQM"].value == pytest.approx(4.5)
+    assert estimates["mean"].value == pytest.approx((2.5 + 232.75) / 2)
+    assert estimates["median"].value == pytest.approx((2.5 + 232.75) / 2)
+    assert estimates["optimality gap"].value == pytest.approx(100 - 221 / 8)
 
 
 def test_intervals_hold_the_value_and_are_the_same_every_time() -> None:
     values = np.random.default_rng(1).normal(50, 10, (5, 3))
-    one = statistics.aggregates(scores(m=values.tolist()))["m"]
-    assert statistics.aggregates(scores(m=values.tolist()))["m"] == one
-    for estimate in one.values():
+    estimates = statistics.aggregates(scores(m=values.tolist()))["m"]
+    assert statistics.aggregates(scores(m=values.tolist()))["m"] == estimates
+    for estimate in estimates.values():
         assert estimate.low < estimate.value < estimate.high
     # The mean's standard error is its seeds' within each task: an interval of about ± 1.96 of them.
     error = np.sqrt((values.var(0) / 5).sum()) / 3
-    assert one["mean"].high - one["mean"].low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert estimates["mean"].high - estimates["mean"].low == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
 def test_a_method_s_interval_does_not_depend_on_the_others() -> None:
@@ -337,9 +337,9 @@ def test_a_method_s_interval_does_not_depend_on_the_others() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    found = statistics.aggregates(scores(m=[[1, 2, 3, 4]]))["m"]["IQM"]
-    assert found.value == 2.5
-    assert np.isnan([found.low, found.high]).all()
+    estimate = statistics.aggregates(scores(m=[[1, 2, 3, 4]]))["m"]["IQM"]
+    assert estimate.value == 2.5
+    assert np.isnan([estimate.low, estimate.high]).all()
     assert np.isnan(statistics.improvement(scores(a=[[1], [2]], b=[[1]]), "b")["a"].low)
 
 
@@ -356,10 +356,10 @@ RLIABLE = {
 
 
 def test_numbers_are_rliable_s() -> None:
-    found = statistics.aggregates(scores(x=X))["x"]
+    estimates = statistics.aggregates(scores(x=X))["x"]
     for name, (value, low, high) in RLIABLE.items():
-        assert found[name].value == pytest.approx(value)
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=1.0)  # of other samples
+        assert estimates[name].value == pytest.approx(value)
+        assert (estimates[name].low, estimates[name].high) == pytest.approx((low, high), abs=1.0)  # of other samples
     better = statistics.improvement(scores(x=X, y=Y), "x")["y"]
     assert (better.value, better.low, better.high) == pytest.approx((0.61666667, 0.38333333, 0.83333333), abs=0.02)
     share, low, high = statistics.profiles(scores(x=X), np.array([0.0, 40.0, 60.0, 80.0]))["x"]
@@ -389,11 +389,11 @@ def test_aggregates_are_over_the_datasets_that_all_methods_share(tmp_path: Path)
     make_run(tmp_path / "e", FILTERED, dataset="iwbc/hopper/expert-v0", returns={4: [60.0]})
     make_run(tmp_path / "f", dataset="own/maze-v0", normalisation=None)
     study = study_of(tmp_path)
-    found = statistics.shared_scores(study)
-    assert found.tasks == ["iwbc/hopper/medium-v0", "iwbc/hopper/expert-v0"]
-    assert found.matrices["BC"].tolist() == [[10, 30], [20, 40]]
-    assert found.matrices[FILTERED].tolist() == [[50, 60]]
-    assert found.notes == [
+    shared = statistics.shared_scores(study)
+    assert shared.tasks == ["iwbc/hopper/medium-v0", "iwbc/hopper/expert-v0"]
+    assert shared.matrices["BC"].tolist() == [[10, 30], [20, 40]]
+    assert shared.matrices[FILTERED].tolist() == [[50, 60]]
+    assert shared.notes == [
         "Aggregates count 2 seeds of BC, 1 fewer than some of its datasets have.",
         "Aggregates leave out what not every method was run on: iwbc/hopper/random-v0.",
     ]
@@ -422,9 +422,9 @@ def test_kinds_of_action_have_aggregates_of_their_own(tmp_path: Path) -> None:
 def test_no_shared_dataset_no_aggregates(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", FILTERED, dataset="iwbc/hopper/expert-v0")
-    found = statistics.shared_scores(study_of(tmp_path))
-    assert (found.tasks, found.matrices) == ([], {})
-    assert "iwbc/hopper/medium-v0, iwbc/hopper/expert-v0" in found.notes[0]
+    shared = statistics.shared_scores(study_of(tmp_path))
+    assert (shared.tasks, shared.matrices) == ([], {})
+    assert "iwbc/hopper/medium-v0, iwbc/hopper/expert-v0" in shared.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -461,8 +461,8 @@ def test_metrics_are_averaged_over_seeds_at_each_step(tmp_path: Path) -> None:
     make_run(tmp_path / "b", returns={5: [1.0]}, metrics=[{"step": 50, "seed": 5, "ess_share": 0.0, "loss": 3.0}])
     make_run(tmp_path / "c", returns={6: [1.0]})
     (runs,) = study_of(tmp_path).runs.values()
-    found = figures.mean_metrics(runs)
-    assert {name: values.tolist() for name, values in found.items()} == {
+    metrics = figures.mean_metrics(runs)
+    assert {name: values.tolist() for name, values in metrics.items()} == {
         "step": [50, 100],
         "ess_share": pytest.approx([0.5, 0.3]),
     }
@@ -473,9 +473,9 @@ def test_curations_that_keep_the_same_share_a_histogram(tmp_path: Path) -> None:
     make_run(tmp_path / "a", FILTERED, histogram=kept)
     make_run(tmp_path / "b", "iw-BC(Q)", histogram=kept)
     make_run(tmp_path / "c", "BC", histogram=[(0.0, 1.0, 9, 9), (1.0, 2.0, 3, 3)])
-    found = figures.histograms(study_of(tmp_path), "iwbc/hopper/medium-v0")
-    assert list(found) == ["all", "top fraction, quality levels"]
-    assert [array.tolist() for array in found["top fraction, quality levels"]] == [[0, 1, 2], [9, 3], [0, 2]]
+    drawn = figures.histograms(study_of(tmp_path), "iwbc/hopper/medium-v0")
+    assert list(drawn) == ["all", "top fraction, quality levels"]
+    assert [array.tolist() for array in drawn["top fraction, quality levels"]] == [[0, 1, 2], [9, 3], [0, 2]]
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_holds_tables_figures_and_every_episode(made: Path) -> None:
     assert sorted(path.name for path in made.iterdir()) == ["episodes.csv", "figures", "index.html", "tables.md", "tables.tex"]
     names = {"aggregates", "curated_returns", "learning_curves", "performance_profiles", "seeds"}
-    names |= {f"{kind}-iwbc-hopper-{one}-v0" for kind in ("weights", "trajectory_weights") for one in ("medium", "expert")}
+    names |= {f"{kind}-iwbc-hopper-{tier}-v0" for kind in ("weights", "trajectory_weights") for tier in ("medium", "expert")}
     assert {path.name for path in (made / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("svg", "png")
     }
@@ -697,7 +697,7 @@ def test_missing_libraries_say_how_to_get_them(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_option_with_dashes_is_one_line(tmp_path: Path) -> None:
-    for given, message in {"--out=x": "--out=x: write it as out=…\n", "--foo": "--foo: not an option; "}.items():
-        done = subprocess.run([sys.executable, "-m", "iwbc.report", str(tmp_path), given], capture_output=True, text=True)
+    for option, message in {"--out=x": "--out=x: write it as out=…\n", "--foo": "--foo: not an option; "}.items():
+        done = subprocess.run([sys.executable, "-m", "iwbc.report", str(tmp_path), option], capture_output=True, text=True)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert done.stderr.startswith(message)

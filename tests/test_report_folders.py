@@ -60,12 +60,16 @@ def make_run(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     episodes = [
-        ("periodic", step, seed, 0, "mean", total) for step, one in (periodic or {}).items() for seed, total in one.items()
+        ("periodic", step, seed, 0, "mean", total)
+        for step, totals in (periodic or {}).items()
+        for seed, total in totals.items()
     ]
-    episodes += [("reference", 0, s, i, "mean", total) for s, own in (reference or {}).items() for i, total in enumerate(own)]
+    episodes += [
+        ("reference", 0, s, i, "mean", total) for s, totals in (reference or {}).items() for i, total in enumerate(totals)
+    ]
     played = {"final": ("mean", returns)} | ({"final_sampled": ("sample", sampled)} if sampled else {})
     for action, of_seeds in played.values():
-        episodes += [("final", steps, s, i, action, total) for s, own in of_seeds.items() for i, total in enumerate(own)]
+        episodes += [("final", steps, s, i, action, total) for s, totals in of_seeds.items() for i, total in enumerate(totals)]
 
     def score(total: float) -> float | str:
         if normalisation is None:
@@ -115,20 +119,20 @@ def test_every_run_below_the_folders_is_found_once(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep" / "b" / "run")
     make_run(tmp_path / "sweep" / "a=1,c=2")
     make_run(tmp_path / "alone")
-    given = ["sweep", "alone", "sweep/b", "sweep/b/run"]
-    runs, missing = collect([tmp_path / one for one in given])
+    names = ["sweep", "alone", "sweep/b", "sweep/b/run"]
+    runs, missing = collect([tmp_path / name for name in names])
     assert [run.name for run in runs] == ["alone", "sweep/a=1,c=2", "sweep/b/run"]
     assert missing == []
 
 
 def test_a_single_run_keeps_its_folder_s_name_and_values(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", returns={3: [10.0, 20.0, 60.0], 4: [1.0]}, normalisation=HOPPER, periodic={500: {3: 5.0}})
-    (found,), _ = collect([run])
-    assert found.name == "one"
-    assert found.seeds == (3, 4)
-    assert [e.total for e in found.final(3)] == [10.0, 20.0, 60.0]
-    assert found.final(3)[0].score == pytest.approx(100 * 30.272305 / 3254.572305)
-    assert len(found.episodes) == 5
+    (collected,), _ = collect([run])
+    assert collected.name == "one"
+    assert collected.seeds == (3, 4)
+    assert [e.total for e in collected.final(3)] == [10.0, 20.0, 60.0]
+    assert collected.final(3)[0].score == pytest.approx(100 * 30.272305 / 3254.572305)
+    assert len(collected.episodes) == 5
 
 
 def test_failed_and_unfinished_runs_are_told_with_their_reason(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_failed_and_unfinished_runs_are_told_with_their_reason(tmp_path: Path) -
     (tmp_path / "cut" / "config.yaml").write_text("algo: {name: bc}\n")
     runs, missing = collect([tmp_path])
     assert [run.name for run in runs] == ["good"]
-    assert [(one.name, one.status) for one in missing] == [("bad", "failed"), ("cut", "unfinished")]
+    assert [(run.name, run.status) for run in missing] == [("bad", "failed"), ("cut", "unfinished")]
     assert missing[0].reason == "the loss is not finite (algo=awr seed=3)"
     assert "interrupted or still running" in missing[1].reason
 
@@ -224,9 +228,9 @@ def test_tables_are_numbers_by_column(tmp_path: Path) -> None:
     path.write_text("step,loss\n")
     assert read_numbers(path, "step") == {}
     path.write_text("step,loss\n10,0.5\n20,\n")
-    found = read_numbers(path, "step")
-    assert found["step"].tolist() == [10.0, 20.0]
-    assert found["loss"][0] == 0.5 and np.isnan(found["loss"][1])
+    columns = read_numbers(path, "step")
+    assert columns["step"].tolist() == [10.0, 20.0]
+    assert columns["loss"][0] == 0.5 and np.isnan(columns["loss"][1])
 
 
 @pytest.mark.parametrize(

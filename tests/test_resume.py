@@ -126,8 +126,8 @@ def test_a_failed_evaluation_keeps_the_trained_policy(how: str, healthy: int, un
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
     assert f"environment {ENV}: its " in outcome.err
     assert f"what was trained is kept: resume={folder} goes on, also with other env.… and eval.…" in outcome.err
-    found = RunFolder(folder).checkpoint()
-    assert found is not None and found[1]["done"] == (20 if healthy < 2 else 40)
+    checkpoint = RunFolder(folder).checkpoint()
+    assert checkpoint is not None and checkpoint[1]["done"] == (20 if healthy < 2 else 40)
     assert (folder / "policy.safetensors").exists() is (healthy >= 2)
     resumed = train(f"resume={folder}", "env.kwargs={how: fine}")
     assert resumed.code == 0, resumed.err
@@ -192,12 +192,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_settings_that_do_not_affect_training_may_change(change: str) -> None:
     held = compose(*BRIEF)
-    found = to_plain(changed(held, [change]))
+    plain = to_plain(changed(held, [change]))
     group, values = CHANGES[change]
     expected = to_plain(held)
     usual = to_plain(compose("dataset=minari", "dataset.id=x"))[group]
     expected[group] = (usual if change.startswith("eval=") else expected[group]) | values
-    assert found == expected
+    assert plain == expected
 
 
 REFUSED = [

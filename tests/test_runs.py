@@ -71,8 +71,8 @@ def test_the_terminal_shows_progress_a_table_and_the_folder(run: tuple[Path, Out
     for row, phase in zip(rows.values(), ("reference", "final"), strict=True):
         numbers = [float(number) for number in re.findall(r"-?\d+\.\d", row)]
         total = summary["totals"][phase]
-        for what, found in (("return", numbers[:3]), ("score", numbers[3:])):
-            assert found == pytest.approx([total[f"{what}_mean"], *total[f"{what}_interval"]], abs=0.051)
+        for what, printed in (("return", numbers[:3]), ("score", numbers[3:])):
+            assert printed == pytest.approx([total[f"{what}_mean"], *total[f"{what}_interval"]], abs=0.051)
     assert "3 episodes for seeds 0, 1; mean action, last policy" in text
     assert "score 0 = return -20.2723, 100 = return 3234.3 (D4RL)" in text
     assert outcome.out.splitlines()[-1] == f"Run folder: {folder}"
@@ -99,10 +99,10 @@ def test_metrics(folder: Path) -> None:
 
 def test_every_episode_is_in_evaluations(folder: Path) -> None:
     rows = read_csv(folder / "evaluations.csv")
-    found = [(row["phase"], int(row["step"]), int(row["seed"]), int(row["episode"])) for row in rows]
+    episodes = [(row["phase"], int(row["step"]), int(row["seed"]), int(row["episode"])) for row in rows]
     expected = [("periodic", 20, seed, episode) for seed in (0, 1) for episode in range(2)]
     expected += [(phase, step, s, e) for phase, step in (("reference", 0), ("final", 40)) for s in (0, 1) for e in range(3)]
-    assert found == expected
+    assert episodes == expected
     scores = d4rl_scores("Hopper-v5")
     assert scores is not None
     np.testing.assert_allclose(column(rows, "score"), scores.normalise(column(rows, "return")))
@@ -207,9 +207,9 @@ def evaluated(*arguments: str) -> str:
 
 def test_evaluate_repeats_the_final_evaluation(folder: Path, run: tuple[Path, Outcome], tmp_path: Path) -> None:
     printed = evaluated(f"run={folder}", f"out={tmp_path / 'episodes.csv'}")
-    found, expected = read_csv(tmp_path / "episodes.csv"), read_csv(folder / "evaluations.csv")
-    assert column(found, "return") == column(expected, "return", phase="final")
-    assert column(found, "length") == column(expected, "length", phase="final")
+    repeated, expected = read_csv(tmp_path / "episodes.csv"), read_csv(folder / "evaluations.csv")
+    assert column(repeated, "return") == column(expected, "return", phase="final")
+    assert column(repeated, "length") == column(expected, "length", phase="final")
     final = next(line for line in run[1].out.splitlines() if line.startswith("│ iw-BC(Q)"))
     assert final.split() == next(line for line in printed.splitlines() if line.startswith("│ iw-BC(Q)")).split()
 
@@ -315,11 +315,11 @@ def test_samples_of_a_policy_that_draws_none_are_refused_before_training(hopper:
     (tmp_path / "mine_without_samples.py").write_text(OWN)
     (tmp_path / "conf" / "policy").mkdir(parents=True)
     (tmp_path / "conf" / "policy" / "mine.yaml").write_text("_target_: mine_without_samples.Mine\n")
-    own = ["--config-dir", str(tmp_path / "conf"), "policy=mine", "algo=bc", "eval.action=both"]
+    custom = ["--config-dir", str(tmp_path / "conf"), "policy=mine", "algo=bc", "eval.action=both"]
     arguments = [a for a in BRIEF if not a.startswith("policy.")]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        outcome = train(*own, *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+        outcome = train(*custom, *arguments, f"hydra.run.dir={tmp_path / 'run'}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert "action=sample: Mine has no method sample" in outcome.err
     assert not (tmp_path / "run").exists()
@@ -440,8 +440,8 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     assert gains({"final": after}) == {}
     assert gains({"reference": played([[1.0]], unit), "final": after}) == {}  # a seed has diverged
     labels = [np.array([[False, True]]), np.array([[True, True]])]
-    one, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
-    gain = gains({"reference": one, "final": other})["final"]
+    before, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
+    gain = gains({"reference": before, "final": other})["final"]
     assert (gain.of, gain.mean) == ("successes", 0.5)
 
 

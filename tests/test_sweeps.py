@@ -22,9 +22,9 @@ SWEEP = ["-m", *BRIEF, "algo=bc", "eval.episodes=1", "eval.every=0"]
 
 def folders(sweep: Path) -> dict[str, Path]:
     """The run folders, by name; a sweep leaves nothing else but Hydra's copy of its configuration."""
-    found = {path.name: path for path in sweep.iterdir()}
-    assert found.pop("multirun.yaml")
-    return found
+    entries = {path.name: path for path in sweep.iterdir()}
+    assert entries.pop("multirun.yaml")
+    return entries
 
 
 def test_jobs_are_listed_with_what_tells_them_apart(

@@ -22,12 +22,12 @@ def studies(folder: Path) -> list[Any]:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    found = []
+    studies = []
     for path in sorted(folder.glob("study-*.log")):
         storage = JournalStorage(JournalFileBackend(str(path)))
         (name,) = optuna.get_all_study_names(storage)
-        found.append(optuna.load_study(study_name=name, storage=storage))
-    return found
+        studies.append(optuna.load_study(study_name=name, storage=storage))
+    return studies
 
 
 def test_ranges_are_hydra_s() -> None:

@@ -2,7 +2,7 @@
 
     V ← argmin_V E_D[(G_t^λ − V(s_t))²]        π ← argmax_π E_D[min(exp(Â/β), w_max) log π(a|s)],   A = G_t^λ − V(s_t)
 
-G^λ are TD(λ) returns, Â the advantages standardised over the data. Every so many steps both are computed anew for all
+G^λ are TD(λ) returns, Â the advantages standardised over the data. Every so many steps both are computed again for all
 steps with V as it then is; in between, each gradient step regresses V on the targets and the policy on the actions.
 """
 
@@ -29,11 +29,11 @@ class AdvantageWeightedRegression:
 
     by_autograd = True  # V's gradient
 
-    def __init__(self, settings: AWR, given: Ingredients) -> None:
-        data, self.curated, device = given.curated.trajectories, given.curated, given.device
-        self.settings, self.policy, self._device = settings, given.policy, device
-        self.optimizer = engine.policy_optimizer(given.policy)
-        with seeded(Stream.VALUE, given.seed):
+    def __init__(self, settings: AWR, ingredients: Ingredients) -> None:
+        data, self.curated, device = ingredients.curated.trajectories, ingredients.curated, ingredients.device
+        self.settings, self.policy, self._device = settings, ingredients.policy, device
+        self.optimizer = engine.policy_optimizer(ingredients.policy)
+        with seeded(Stream.VALUE, ingredients.seed):
             self.value = mlp([data.observations.shape[1], *settings.value_hidden, 1]).to(device)
         self.value_adam = torch.optim.Adam(self.value.parameters(), settings.value_lr, fused=True)
         self.targets = torch.zeros(self.curated.steps, device=device)
@@ -49,7 +49,7 @@ class AdvantageWeightedRegression:
         self._offsets = torch.from_numpy(self.curated.offsets).to(device)
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
-        """One gradient step of V down the mean of (V − G^λ)², and one of the policy; the policy's loss."""
+        """Make a gradient step of V down the mean of (V − G^λ)², and one of the policy; return the policy's loss."""
         if step % self.settings.refresh_every == 0:
             self._evaluate_data()
         with torch.enable_grad():
@@ -62,12 +62,12 @@ class AdvantageWeightedRegression:
         return -weighted_log_likelihood(log_prob, w)
 
     def values(self, observations: Tensor) -> Tensor:
-        """V(s), [B, obs] → [B]."""
-        found: Tensor = self.value(((observations - self._mean) / self._std).clamp(-_FAR_OUT, _FAR_OUT))[:, 0]
-        return found
+        """Compute V(s), [B, obs] → [B]."""
+        values: Tensor = self.value(((observations - self._mean) / self._std).clamp(-_FAR_OUT, _FAR_OUT))[:, 0]
+        return values
 
     def _evaluate_data(self) -> None:
-        """G^λ, A and the weights of all kept steps under V as it is now."""
+        """Compute G^λ, A and the weights of all kept steps under the present V."""
         settings, values = self.settings, torch.empty_like(self.targets)
         for steps, observations, _ in self.curated.batches(self._device):
             values[steps] = self.values(observations)
@@ -76,11 +76,11 @@ class AdvantageWeightedRegression:
         self.weights = advantage_weights(self.targets - values, settings.temperature, settings.maximum)
 
     def weigh(self, batch: Minibatch) -> Tensor:
-        """min(exp(Â/β), w_max) of each step, [B]."""
+        """Return min(exp(Â/β), w_max) of each step, [B]."""
         return self.weights[batch.step]
 
     def metrics(self) -> dict[str, Tensor]:
-        """Diagnostics of the weights over all kept steps."""
+        """Return diagnostics of the weights over all kept steps."""
         weights = self.weights
         return {
             "ess_share": effective_sample_size(weights) / len(weights),

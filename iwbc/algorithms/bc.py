@@ -20,13 +20,13 @@ from iwbc.settings import Recipe
 class BehaviourCloning:
     """State: the policy and its optimiser."""
 
-    def __init__(self, settings: Recipe, given: Ingredients) -> None:
-        self.policy = given.policy
-        self.optimizer = engine.policy_optimizer(given.policy)
+    def __init__(self, settings: Recipe, ingredients: Ingredients) -> None:
+        self.policy = ingredients.policy
+        self.optimizer = engine.policy_optimizer(ingredients.policy)
         self.by_autograd = self.optimizer.by_autograd
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
-        """θ ← θ + η ∇_θ (1/B) Σ_b log π_θ(a_b|s_b); the loss."""
+        """Set θ ← θ + η ∇_θ (1/B) Σ_b log π_θ(a_b|s_b) and return the loss."""
         equal = torch.ones_like(batch.step, dtype=torch.float32)
         log_prob = self.optimizer.step(batch.observations, batch.actions, equal, learning_rate)
         return -log_prob.mean()

@@ -19,17 +19,17 @@ from iwbc.settings import IWBC
 
 
 class ImportanceWeightedBC:
-    """State: the policy and its optimiser, and what is known of the weights."""
+    """State: the policy, its optimiser, and the weights."""
 
-    def __init__(self, settings: IWBC, given: Ingredients) -> None:
-        assert given.reference is not None
-        self.settings, self.policy = settings, given.policy
-        self.optimizer = engine.policy_optimizer(given.policy)
+    def __init__(self, settings: IWBC, ingredients: Ingredients) -> None:
+        assert ingredients.reference is not None
+        self.settings, self.policy = settings, ingredients.policy
+        self.optimizer = engine.policy_optimizer(ingredients.policy)
         self.by_autograd = self.optimizer.by_autograd
-        self.weights = importance_weights(settings, given.reference, given.curated, given.device)
+        self.weights = importance_weights(settings, ingredients.reference, ingredients.curated, ingredients.device)
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
-        """θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b); the loss."""
+        """Set θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b) and return the loss."""
         self.weights.follow(self.policy, step)  # θ_q ← α θ_q + (1 − α) θ
         weights = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
         w = self_normalise(weights) if self.settings.self_normalise else weights
@@ -38,7 +38,7 @@ class ImportanceWeightedBC:
         return -weighted_log_likelihood(log_prob, w)
 
     def weigh(self, batch: Minibatch) -> Tensor:
-        """w as `update` finds it, [B]."""
+        """Return w as `update` would use it, [B]."""
         return self.weights.of(batch)
 
     def metrics(self) -> dict[str, Tensor]:

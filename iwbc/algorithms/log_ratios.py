@@ -16,7 +16,7 @@ from iwbc.policies.policy import Policy
 
 
 def log_probs(policy: Policy, curated: Curated, device: str | torch.device) -> Tensor:
-    """log π(a|s) of every kept step, in nats: [M]."""
+    """Compute log π(a|s) of every kept step, in nats: [M]."""
     result = torch.empty(curated.steps, device=device)
     for steps, observations, actions in curated.batches(device):
         result[steps] = engine.log_prob(policy, observations, actions)
@@ -24,14 +24,14 @@ def log_probs(policy: Policy, curated: Curated, device: str | torch.device) -> T
 
 
 def trajectory_means(values: Tensor, offsets: Tensor) -> Tensor:
-    """(1/T_i) Σ_t of values per kept step: [M] → [K], in double precision."""
+    """Average values per kept step over each trajectory, (1/T_i) Σ_t: [M] → [K], in double precision."""
     sums = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
     torch.cumsum(values.double(), 0, out=sums[1:])
     return sums[offsets].diff() / offsets.diff()
 
 
 class RunningLogRatios:
-    """Estimates the policy's mean log ratio g̅_i of every kept trajectory from the steps that the minibatches show.
+    """Estimate of the policy's mean log ratio g̅_i of every kept trajectory from the steps that the minibatches show.
 
     A table holds each step's value from when it was last drawn, so its mean over a trajectory lags behind the policy.
     The steps being drawn tell by how much: their residuals (new − table) average, per trajectory, to just that lag. The
@@ -66,11 +66,11 @@ class RunningLogRatios:
         self.lag += (1.0 - (1.0 - self._rates) ** count) * (average - self.lag)
 
     def estimate(self) -> Tensor:
-        """The estimate of g̅_i, [K]."""
+        """Return the estimate of g̅_i, [K]."""
         return self.means + self.lag
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that observing changes."""
+        """Return every tensor that observing changes."""
         return {"ratio_table": self.table, "ratio_means": self.means, "ratio_lag": self.lag}
 
     def load(self, state: dict[str, Tensor]) -> None:

@@ -50,7 +50,7 @@ def largest_reliable_shape(samples: int) -> float:
 
 
 def tail_length(samples: int) -> int:
-    """How many of the largest weights are the tail: min(0.2 S, 3 √S), rounded up (Vehtari et al. 2024, §3)."""
+    """Count the largest weights that are the tail: min(0.2 S, 3 √S), rounded up (Vehtari et al. 2024, §3)."""
     return math.ceil(min(0.2 * samples, 3.0 * math.sqrt(samples)))
 
 
@@ -81,22 +81,22 @@ def pareto_smoothed(weights: Tensor) -> Tensor:
 
 
 def _pareto_fit(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape and scale of the excesses over the cut-off, scalars; the shape is −∞ where there is no tail to speak of, and ∞
+    """Fit shape and scale of the excesses over the cut-off, scalars; the shape is −∞ where there is no tail to speak of, and ∞
     where a quarter of it and all that is below weighs the same, mostly nothing."""
     count = tail_length(len(weights))
-    one = torch.ones((), dtype=torch.float64, device=weights.device)
+    unit = torch.ones((), dtype=torch.float64, device=weights.device)
     if count < 5:
-        return -math.inf * one, one
+        return -math.inf * unit, unit
     tail = weights.double().topk(count + 1, sorted=True).values.flip(0)
     excess = tail[1:] - tail[0]
     if excess[0] >= 0.999 * excess[-1]:
-        return -math.inf * one, one
+        return -math.inf * unit, unit
     # A profile of the likelihood over θ = −k/σ, averaged with its own weights.
     points = 30 + int(math.sqrt(count))
     grid = torch.arange(1, points + 1, dtype=torch.float64, device=weights.device) - 0.5
     quartile = excess[int(count / 4 + 0.5) - 1]
     if quartile <= 0.0:
-        return math.inf * one, one
+        return math.inf * unit, unit
     theta = 1.0 / excess[-1] + (1.0 - torch.sqrt(points / grid)) / (3.0 * quartile)
     k = torch.log1p(-theta[:, None] * excess).mean(-1)
     profile = count * (torch.log(-theta / k) - k - 1.0)

@@ -40,29 +40,29 @@ _CHUNK = 16
 
 
 class ImportanceWeights(Protocol):
-    """What iw-BC needs of its weights."""
+    """Weights of iw-BC's minibatches."""
 
     def follow(self, policy: Policy, step: int) -> None:
-        """θ_q follows θ, before gradient step `step`."""
+        """Let θ_q follow θ, before gradient step `step`."""
 
     def of(self, batch: Minibatch) -> Tensor:
-        """The weight of each of the minibatch's steps, [B], from what was known before it."""
+        """Return the weight of each of the minibatch's steps, [B], from what was known before it."""
 
     def observe(self, batch: Minibatch, log_prob: Tensor, weights: Tensor) -> None:
         """Learn from a gradient step: the policy's log π_θ(a|s) of the minibatch, [B], and its weights, [B], both before it."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """Diagnostics, scalars."""
+        """Return diagnostics, scalars."""
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that training changes."""
+        """Return every tensor that training changes."""
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
 
 
 def importance_weights(settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> ImportanceWeights:
-    """The weights that the settings ask for. A copied proposal stands still long enough to be known exactly."""
+    """Make the weights that the settings ask for. A copied proposal stands still long enough to be known exactly."""
     if settings.level == "step":
         return StepWeights(settings, reference, curated, device)
     if settings.level == "window":
@@ -80,20 +80,20 @@ class Proposal:
         self.policy = reference if settings.proposal == "policy" else copy.deepcopy(reference)  # q starts at π_ref
 
     def follow(self, policy: Policy, step: int) -> None:
-        """θ_q ← α θ_q + (1 − α) θ; or θ_q ← θ every so many steps; or q = π_θ."""
+        """Set θ_q ← α θ_q + (1 − α) θ; or θ_q ← θ every so many steps; or q = π_θ."""
         settings = self._settings
         if settings.proposal == "policy":
             self.policy = policy
         elif settings.proposal == "ema" or step % settings.copy_every == 0:
             rate = 1.0 - settings.decay if settings.proposal == "ema" else 1.0
             with torch.no_grad():
-                for own, its in zip(self.policy.parameters(), policy.parameters(), strict=True):
-                    own.lerp_(its, rate)
-                for buffer, its_buffer in zip(self.policy.buffers(), policy.buffers(), strict=True):
-                    buffer.copy_(its_buffer)  # those of a batch norm, say: averages already
+                for parameter, new in zip(self.policy.parameters(), policy.parameters(), strict=True):
+                    parameter.lerp_(new, rate)
+                for buffer, new_buffer in zip(self.policy.buffers(), policy.buffers(), strict=True):
+                    buffer.copy_(new_buffer)  # a batch norm's, for example: they are averages already
 
     def state(self) -> dict[str, Tensor]:
-        """The network of its own, if it has one."""
+        """Return the parameters of q's network, if it is not the policy's."""
         return {} if self._settings.proposal == "policy" else module_state(self.policy, "proposal.")
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -103,7 +103,7 @@ class Proposal:
 
 
 class StepWeights:
-    """w_t = clip(exp(κ ρ_t), β_min, β_max), [B], by asking q at every minibatch."""
+    """Weights w_t = clip(exp(κ ρ_t), β_min, β_max), [B], by asking q at every minibatch."""
 
     def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
         self._settings, self.proposal = settings, Proposal(settings, reference)
@@ -124,7 +124,7 @@ class StepWeights:
         self._latest = weights
 
     def metrics(self) -> dict[str, Tensor]:
-        """Of the last minibatch."""
+        """Return diagnostics of the last minibatch's weights."""
         return _weight_metrics(self._latest, torch.ones_like(self._latest), self._settings)
 
     def state(self) -> dict[str, Tensor]:
@@ -135,8 +135,8 @@ class StepWeights:
 
 
 class WindowWeights:
-    """w_t = clip(exp(κ Σ_{k=t−H+1..t} ρ_k), β_min, β_max): the ratio of the last H steps, between step and trajectory. By a
-    pass over the kept steps under q every `refresh_every` steps, or whenever q is copied anew."""
+    """Weights w_t = clip(exp(κ Σ_{k=t−H+1..t} ρ_k), β_min, β_max): the ratio of the last H steps, between step and trajectory.
+    By a pass over the kept steps under q every `refresh_every` steps, or whenever q is copied again."""
 
     def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
         self._settings, self._curated, self._device = settings, curated, device
@@ -162,7 +162,7 @@ class WindowWeights:
         """Learn nothing: q is asked, not estimated."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """Over all kept steps."""
+        """Return diagnostics over all kept steps."""
         return _weight_metrics(self._weights, self._probabilities, self._settings)
 
     def state(self) -> dict[str, Tensor]:
@@ -174,8 +174,8 @@ class WindowWeights:
 
 
 class _TrajectoryWeights:
-    """What both kinds of trajectory weights share: w_i from g̅_i = (1/T_i) Σ_t g(ρ_t), and the running estimate of the
-    policy's own g̅_i. Level `trajectory`: g(ρ) = ρ, w = clip(exp(κ g̅)). Level `clipped_product`: g clips, w = clip(exp(T g̅)).
+    """Base class of trajectory weights: w_i from g̅_i = (1/T_i) Σ_t g(ρ_t), and the running estimate of the policy's g̅_i.
+    Level `trajectory`: g(ρ) = ρ, w = clip(exp(κ g̅)). Level `clipped_product`: g clips, w = clip(exp(T g̅)).
     """
 
     def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
@@ -193,11 +193,11 @@ class _TrajectoryWeights:
         self._set(torch.zeros_like(self._running.means))
 
     def _set(self, log_ratios: Tensor) -> None:
-        """g̅_i under q as the weights see it, [K], and the weights that it makes."""
+        """Set g̅_i under q as the weights see it, [K], and the weights that it makes."""
         self.log_ratios, self._weights = log_ratios, self._of_trajectories(log_ratios).float()
 
     def _set_kappa(self) -> None:
-        """Find κ anew where it sets itself."""
+        """Search κ again where it sets itself."""
         settings = self._settings
         if settings.fixed_kappa is None:
             bounds = self._longest, settings.ess_share, settings.ess_count
@@ -205,12 +205,12 @@ class _TrajectoryWeights:
             self._set(self.log_ratios)
 
     def _g(self, log_ratio: Tensor) -> Tensor:
-        """g(ρ_t): what is averaged over a trajectory's steps."""
+        """Compute g(ρ_t), which is averaged over a trajectory's steps."""
         clipped = self._settings.level == "clipped_product"
         return clip_log_ratio(log_ratio, *self._settings.step_ratio_bounds) if clipped else log_ratio
 
     def _of_trajectories(self, log_ratios: Tensor) -> Tensor:
-        """w_i of all kept trajectories, [K]."""
+        """Compute w_i of all kept trajectories, [K]."""
         settings = self._settings
         if settings.level == "clipped_product":
             weights = clipped_product_weights(self._lengths * log_ratios, settings.minimum, settings.upper_bound)
@@ -219,7 +219,7 @@ class _TrajectoryWeights:
         return pareto_smoothed(weights) if settings.pareto_smoothing else weights
 
     def exact_log_ratios(self, policy: Policy) -> Tensor:
-        """(1/T_i) Σ_t g(log π − log π_ref) by a pass over all kept steps, [K]."""
+        """Compute (1/T_i) Σ_t g(log π − log π_ref) by a pass over all kept steps, [K]."""
         ratios = log_probs(policy, self._curated, self._device) - self._reference_log_probs
         return trajectory_means(self._g(ratios), self._offsets)
 
@@ -237,17 +237,17 @@ class _TrajectoryWeights:
             self._pending = []
 
     def metrics(self) -> dict[str, Tensor]:
-        """Over all kept trajectories."""
+        """Return diagnostics over all kept trajectories."""
         weights = self._of_trajectories(self.log_ratios)
-        found = _weight_metrics(weights, self._probabilities, self._settings)
+        metrics = _weight_metrics(weights, self._probabilities, self._settings)
         if self._settings.level == "trajectory":
             # κ-tempered, and in units of the kept trajectories' reward: 1 at π_θ = q = π_ref.
             drift = self.kappa * (self._running.estimate() - self.log_ratios)
             reward = self._probabilities * len(self._probabilities)
-            found["proposal_bound"] = proposal_bound(reward, weights, drift)
+            metrics["proposal_bound"] = proposal_bound(reward, weights, drift)
         if self._settings.fixed_kappa is None:
-            found["kappa"] = torch.tensor(self.kappa)
-        return found
+            metrics["kappa"] = torch.tensor(self.kappa)
+        return metrics
 
     def state(self) -> dict[str, Tensor]:
         pending = {f"pending_{i}_{j}": part for i, parts in enumerate(self._pending) for j, part in enumerate(parts)}
@@ -258,14 +258,14 @@ class _TrajectoryWeights:
         self.kappa = float(state["kappa"])
         self._set(state["log_ratios"].to(self._device, copy=True))
         count = sum(name.startswith("pending_") for name in state) // 3
-        found = [[state[f"pending_{i}_{j}"].to(self._device) for j in range(3)] for i in range(count)]
-        self._pending = [(one[0], one[1], one[2]) for one in found]
+        pending = [[state[f"pending_{i}_{j}"].to(self._device) for j in range(3)] for i in range(count)]
+        self._pending = [(parts[0], parts[1], parts[2]) for parts in pending]
         self._running.load(state)
 
 
 class RunningWeights(_TrajectoryWeights):
-    """Estimated from the minibatches. To first order in θ, q's log ratios follow the policy's as θ_q follows θ: no network
-    of their own is needed."""
+    """Weights estimated from the minibatches. To first order in θ, q's log ratios follow the policy's as θ_q follows θ: q needs
+    no network."""
 
     def follow(self, policy: Policy, step: int) -> None:
         if step % _CHUNK == 0:
@@ -277,7 +277,7 @@ class RunningWeights(_TrajectoryWeights):
 
 
 class ExactWeights(_TrajectoryWeights):
-    """By a pass over the kept steps under q every `refresh_every` steps, or whenever q is copied anew."""
+    """Weights by a pass over the kept steps under q every `refresh_every` steps, or whenever q is copied again."""
 
     def __init__(self, settings: IWBC, reference: Policy, curated: Curated, device: str | torch.device) -> None:
         super().__init__(settings, reference, curated, device)
@@ -300,7 +300,7 @@ class ExactWeights(_TrajectoryWeights):
 
 
 def _refresh_every(settings: IWBC) -> int:
-    """Steps between two passes over the data: a copy stands still until it is made anew."""
+    """Count the steps between two passes over the data: a copy stands still until it is made again."""
     return settings.copy_every if settings.proposal == "copy" else settings.refresh_every
 
 
@@ -310,7 +310,7 @@ def _fixed_kappa(settings: IWBC) -> float:
 
 
 def _weight_metrics(weights: Tensor, curation: Tensor, settings: IWBC) -> dict[str, Tensor]:
-    """`ess_share` is the effective sample size as a share of that of the curated set itself (κ = 0)."""
+    """Describe weights by scalars; `ess_share` is the effective sample size as a share of the curated set's (κ = 0)."""
     at_bound = (weights >= settings.upper_bound) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
     return {
         "ess_share": effective_sample_size(weights * curation) / effective_sample_size(curation),

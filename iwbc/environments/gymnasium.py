@@ -18,6 +18,7 @@ from iwbc.environments import tasks
 from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
+from iwbc.system.imports import import_named
 from iwbc.system.interrupts import sigint_deferred
 from iwbc.system.processes import Remote
 
@@ -72,15 +73,6 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
     except (Exception, SystemExit) as error:  # the environment's code may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
-
-
-def import_named(modules: Sequence[str]) -> None:
-    """Import modules that the user has named. Raises UserError where one cannot be."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"env.imports: {module} cannot be imported ({error}); is its folder in PYTHONPATH?") from None
 
 
 def _register(spec: EnvironmentSpec) -> None:

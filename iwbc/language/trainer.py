@@ -86,6 +86,7 @@ class WeightedSFTTrainer(SFTTrainer):
     args: WeightedSFTConfig
     model: Any  # a PreTrainedModel, or PEFT's around one
     data_collator: Any
+    train_dataset: Any
     _signature_columns: Any
     _computes_reference: bool
     _reference_sums: Tensor  # log π_ref of completions, [N]

@@ -34,21 +34,21 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    if not given.folders:
+    options = parse(arguments, Options)
+    if not options.folders:
         raise UserError("give at least one run or sweep folder (see --help)")
     from iwbc.language import report as language
 
-    if folders := language.folders_of(given.folders):
-        language.write_report(folders, given.out)
-        print(f"{given.out / 'runs.csv'}")
+    if folders := language.folders_of(options.folders):
+        language.write_report(folders, options.out)
+        print(f"{options.out / 'runs.csv'}")
         return
     from rich.console import Console
 
     from iwbc.report.write import write_report
 
-    write_report(given.folders, given.out, Console(stderr=True), given.mixed)
-    print(f"{given.out / 'index.html'}")
+    write_report(options.folders, options.out, Console(stderr=True), options.mixed)
+    print(f"{options.out / 'index.html'}")
 
 
 if __name__ == "__main__":

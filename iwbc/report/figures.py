@@ -124,7 +124,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], order: Sequence[str]) -> None:
 def learning_curves(study: Study) -> Picture | None:
     """Score (or return) during training, a panel per dataset; None where no run was evaluated more than once."""
     curves = {place: curve(runs, study.tasks[place[0]].normalisation is not None) for place, runs in study.runs.items()}
-    curves = {place: one for place, one in curves.items() if len(one[0]) > 1}
+    curves = {place: points for place, points in curves.items() if len(points[0]) > 1}
     tasks = [task for task in study.tasks if any((task, method) in curves for method in study.methods)]
     if not tasks:
         return None
@@ -170,7 +170,7 @@ def curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
 
 
 def _with_steps(study: Study, method: str) -> str:
-    steps = sorted({run.steps for (_, one), runs in study.runs.items() if one == method for run in runs})
+    steps = sorted({run.steps for (_, other), runs in study.runs.items() if other == method for run in runs})
     return f"{method}: {' to '.join(f'{count:,}' for count in dict.fromkeys((steps[0], steps[-1])))} steps"
 
 
@@ -188,17 +188,17 @@ def aggregate_intervals(
     from matplotlib.figure import Figure
 
     panels: dict[str, Mapping[str, Estimate]] = {
-        name: {m: found[name] for m, found in estimates.items()} for name in AGGREGATES
+        name: {m: estimate[name] for m, estimate in estimates.items()} for name in AGGREGATES
     }
     if better:
         panels[f"P(better than\n{baseline})"] = better
     methods, looks = list(estimates), _looks(study.methods)
     figure = Figure(figsize=(_WIDTH, 0.32 * len(methods) + 1.3), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True)
-    for axis, (name, found) in zip(axes, panels.items(), strict=True):
+    for axis, (name, estimates_of) in zip(axes, panels.items(), strict=True):
         for row, method in enumerate(methods):
-            if method in found:
-                estimate, colour = found[method], looks[method]["color"]
+            if method in estimates_of:
+                estimate, colour = estimates_of[method], looks[method]["color"]
                 axis.plot(
                     [estimate.low, estimate.high], [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt"
                 )
@@ -227,13 +227,13 @@ def _of_action(name: str, caption: str, scores: Scores) -> tuple[str, str]:
 
 
 def performance_profiles(
-    study: Study, scores: Scores, thresholds: Array, found: Mapping[str, tuple[Array, Array, Array]]
+    study: Study, scores: Scores, thresholds: Array, shares: Mapping[str, tuple[Array, Array, Array]]
 ) -> Picture:
     """Draw the share of runs that score above each threshold."""
     figure, (axis,) = _panels(1, height=3.6)
     for method, look in _looks(study.methods).items():
-        if method in found:
-            share, low, high = found[method]
+        if method in shares:
+            share, low, high = shares[method]
             axis.plot(thresholds, share, label=method, **look)
             axis.fill_between(thresholds, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axis.set_xlabel("normalised score τ")
@@ -271,15 +271,15 @@ def weight_diagnostics(study: Study) -> list[Picture]:
         panels = {
             title: columns
             for title, columns in _DIAGNOSTICS.items()
-            if any(column in found for found in metrics.values() for column in columns)
+            if any(column in measured for measured in metrics.values() for column in columns)
         }
         if not panels:
             continue
         figure = Figure(figsize=(_WIDTH * len(panels) / 4 + 0.5, 3.2), layout="constrained")
         axes = list(figure.subplots(1, len(panels), squeeze=False).flat)
         for axis, (title, columns) in zip(axes, panels.items(), strict=True):
-            for method, found in metrics.items():
-                _diagnostic(axis, method, found, columns, looks[method]["color"])
+            for method, measured in metrics.items():
+                _diagnostic(axis, method, measured, columns, looks[method]["color"])
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("gradient steps")
         figure.suptitle(task, fontsize=11)
@@ -292,15 +292,15 @@ def weight_diagnostics(study: Study) -> list[Picture]:
     return pictures
 
 
-def _diagnostic(axis: Axes, method: str, found: Mapping[str, Array], columns: tuple[str, str | None], colour: str) -> None:
+def _diagnostic(axis: Axes, method: str, metrics: Mapping[str, Array], columns: tuple[str, str | None], colour: str) -> None:
     for column, dash in zip(columns, ("-", "--"), strict=True):
-        if column is not None and column in found:
-            axis.plot(found["step"], found[column], color=colour, linestyle=dash, label=method if dash == "-" else None)
-    if columns[0] == "weight_median" and "weight_median" in found:
+        if column is not None and column in metrics:
+            axis.plot(metrics["step"], metrics[column], color=colour, linestyle=dash, label=method if dash == "-" else None)
+    if columns[0] == "weight_median" and "weight_median" in metrics:
         axis.set_yscale("log")
-        if {"weight_min", "weight_max"} <= set(found):
-            low, high = (np.where(found[name] > 0, found[name], np.nan) for name in ("weight_min", "weight_max"))
-            axis.fill_between(found["step"], low, high, color=colour, alpha=0.12, linewidth=0)
+        if {"weight_min", "weight_max"} <= set(metrics):
+            low, high = (np.where(metrics[name] > 0, metrics[name], np.nan) for name in ("weight_min", "weight_max"))
+            axis.fill_between(metrics["step"], low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
@@ -321,15 +321,15 @@ def trajectory_weights(study: Study) -> list[Picture]:
 
     looks, pictures = _looks(study.methods), []
     for task in study.tasks:
-        found = {method: _final_weights(study.runs.get((task, method), [])) for method in study.methods}
-        found = {method: columns for method, columns in found.items() if columns}
-        if not found:
+        weights = {method: _final_weights(study.runs.get((task, method), [])) for method in study.methods}
+        weights = {method: columns for method, columns in weights.items() if columns}
+        if not weights:
             continue
         figure = Figure(figsize=(_WIDTH * 0.75, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        every = np.concatenate([columns["weight"] for columns in found.values()])
+        every = np.concatenate([columns["weight"] for columns in weights.values()])
         edges = np.geomspace(every.min(), every.max() * (1 + 1e-9), 41)
-        for method, columns in found.items():
+        for method, columns in weights.items():
             colour = looks[method]["color"]
             left.stairs(np.histogram(columns["weight"], edges)[0], edges, color=colour, label=method)
             right.plot(columns["return"], columns["weight"], ".", color=colour, markersize=3, alpha=0.5, rasterized=True)
@@ -351,9 +351,9 @@ def _final_weights(runs: Sequence[Run]) -> dict[str, Array]:
     for run in runs:
         columns = read_weights(run.folder)
         for seed in np.unique(columns.get("seed", np.zeros(0))):
-            own = columns["seed"] == seed
-            weight = columns["curation"][own] * columns["weight"][own]
-            returns.append(columns["return"][own])
+            rows = columns["seed"] == seed
+            weight = columns["curation"][rows] * columns["weight"][rows]
+            returns.append(columns["return"][rows])
             weights.append(weight / weight.mean())
     if not weights:
         return {}
@@ -394,17 +394,17 @@ def seed_results(study: Study) -> Picture | None:
 
 def curated_returns(study: Study) -> Picture | None:
     """Histogram of each dataset's returns, and of those that the curations keep; None where no run tells."""
-    drawn = {task: found for task in study.tasks if (found := histograms(study, task))}
+    drawn = {task: of_curations for task in study.tasks if (of_curations := histograms(study, task))}
     if not drawn:
         return None
     figure, axes = _panels(len(drawn))
     colours = [look["color"] for look in _looks([str(i) for i in range(10)]).values()]
-    for axis, (task, found) in zip(axes, drawn.items(), strict=True):
-        edges, everything, _ = next(iter(found.values()))
+    for axis, (task, of_curations) in zip(axes, drawn.items(), strict=True):
+        edges, everything, _ = next(iter(of_curations.values()))
         axis.stairs(everything, edges, fill=True, color="0.8", label=f"all: {everything.sum():,.0f}")
-        for (curation, (own_edges, _, kept)), colour in zip(found.items(), colours, strict=False):
+        for (curation, (kept_edges, _, kept)), colour in zip(of_curations.items(), colours, strict=False):
             if not np.array_equal(kept, everything):
-                axis.stairs(kept, own_edges, color=colour, linewidth=1.4, label=f"{curation}: {kept.sum():,.0f}")
+                axis.stairs(kept, kept_edges, color=colour, linewidth=1.4, label=f"{curation}: {kept.sum():,.0f}")
         axis.set_yscale("log")
         axis.set_ylim(0.7, 8 * everything.max())  # room for the legend
         axis.set_title(_title(task))

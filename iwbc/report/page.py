@@ -32,7 +32,7 @@ def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures
         notes=study.notes,
         results=results,
         runs=runs,
-        pictures=[(one, base64.b64encode(one.svg).decode()) for one in pictures],
+        pictures=[(picture, base64.b64encode(picture.svg).decode()) for picture in pictures],
         videos=_videos(study),
         configurations=_configurations(study),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
@@ -65,7 +65,7 @@ def _lead(table: Table) -> str:
 
 def _videos(study: Study) -> list[dict[str, Any]]:
     """List what `iwbc record` left in the run folders, as data; videos that are too large are left out."""
-    found = []
+    videos = []
     for (task, method), runs in study.runs.items():
         for run in runs:
             for row in read_videos(run.folder):
@@ -73,8 +73,8 @@ def _videos(study: Study) -> list[dict[str, Any]]:
                 if path.is_file() and path.stat().st_size <= _LARGEST:
                     kind = "image/gif" if path.suffix == ".gif" else "video/mp4"
                     data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-                    found.append({**row, "data": data, "moves": path.suffix != ".gif", "method": method, "task": task})
-    return found
+                    videos.append({**row, "data": data, "moves": path.suffix != ".gif", "method": method, "task": task})
+    return videos
 
 
 def _configurations(study: Study) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ def check_protocol(runs: Sequence[Run]) -> None:
 def _protocol(run: Run) -> dict[tuple[str, str], Any]:
     """List what must be the same, by name and by the dataset on which it must be (all, where that is empty)."""
     evaluation, versions = run.config.get("eval"), run.summary.versions
-    found: dict[tuple[str, str], Any] = {("reference returns", run.task.dataset): run.task.normalisation}
+    settings: dict[tuple[str, str], Any] = {("reference returns", run.task.dataset): run.task.normalisation}
     if isinstance(evaluation, dict):
-        found |= {(f"eval.{key}", ""): evaluation[key] for key in ("episodes", "action", "seed") if key in evaluation}
-    return found | {(f"the version of {key}", ""): versions[key] for key in _VERSIONS if key in versions}
+        settings |= {(f"eval.{key}", ""): evaluation[key] for key in ("episodes", "action", "seed") if key in evaluation}
+    return settings | {(f"the version of {key}", ""): versions[key] for key in _VERSIONS if key in versions}

@@ -84,9 +84,9 @@ def _label(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = parse(arguments, Options)
-    draw(given.log, given.out)
-    print(given.out)
+    options = parse(arguments, Options)
+    draw(options.log, options.out)
+    print(options.out)
 
 
 if __name__ == "__main__":

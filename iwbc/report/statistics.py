@@ -90,8 +90,8 @@ def interquartile_mean(matrix: Array) -> Array:
     """Average the middle half of all scores, [..., seeds, tasks] → [...]; a quarter is cut off either end, rounded down."""
     values = np.sort(matrix.reshape(*matrix.shape[:-2], -1), -1)
     cut = values.shape[-1] // 4
-    found: Array = values[..., cut : values.shape[-1] - cut].mean(-1)
-    return found
+    means: Array = values[..., cut : values.shape[-1] - cut].mean(-1)
+    return means
 
 
 def improvement(scores: Scores, baseline: str) -> dict[str, Estimate]:
@@ -108,8 +108,8 @@ def improvement(scores: Scores, baseline: str) -> dict[str, Estimate]:
 def probability_of_improvement(x: Array, y: Array) -> Array:
     """Average over tasks the share of pairs of seeds in which x is higher, [..., seeds, tasks] each → [...]."""
     first, second = x[..., :, None, :], y[..., None, :, :]
-    found: Array = ((first > second) + 0.5 * (first == second)).mean((-3, -2, -1))
-    return found
+    probabilities: Array = ((first > second) + 0.5 * (first == second)).mean((-3, -2, -1))
+    return probabilities
 
 
 def profiles(scores: Scores, thresholds: Array) -> dict[str, tuple[Array, Array, Array]]:

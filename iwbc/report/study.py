@@ -91,10 +91,10 @@ def arrange(runs: Sequence[Run]) -> Study:
             study.notes.append(
                 f"{run.name}: seed {lost.seed} diverged by step {lost.step} ({lost.why}); it is in no table or figure."
             )
-    for task, seed, own in _references(runs, task_names):
+    for task, seed, result in _references(runs, task_names):
         cell = study.cells.setdefault((task, REFERENCE), [])
         if seed not in [result.seed for result in cell]:
-            cell.append(own)
+            cell.append(result)
     if any(method == REFERENCE for _, method in study.cells):
         study.methods.insert(0, REFERENCE)
     for results in study.cells.values():
@@ -105,14 +105,14 @@ def arrange(runs: Sequence[Run]) -> Study:
 def _references(runs: Sequence[Run], task_names: Mapping[Task, str]) -> Iterator[tuple[str, int, Result]]:
     """Return the results of the reference policies by task and seed, where a task's runs all began from one kind."""
     kinds: dict[str, set[str]] = {}
-    found = []
+    results = []
     for run in runs:
         settings = {key: run.config.get(key) for key in ("reference", "policy")}
         for seed in run.seeds:
             if played := run.of_phase("reference", seed):
                 kinds.setdefault(task_names[run.task], set()).add(repr(settings))
-                found.append((task_names[run.task], seed, Result(run, seed, tuple(played))))
-    return ((task, seed, result) for task, seed, result in found if len(kinds[task]) == 1)
+                results.append((task_names[run.task], seed, Result(run, seed, tuple(played))))
+    return ((task, seed, result) for task, seed, result in results if len(kinds[task]) == 1)
 
 
 def _add(study: Study, place: tuple[str, str], result: Result) -> None:
@@ -165,18 +165,18 @@ def _method_names(runs: Sequence[Run], study: Study) -> list[tuple[Run, str]]:
     """
     named, notes = [], study.notes
     for method in sorted({run.method for run in runs}):
-        own = [(run, _settings(run.config)) for run in runs if run.method == method]
-        within = [_differing([s for run, s in own if run.task == task]) for task in {run.task for run, _ in own}]
+        of_method = [(run, _settings(run.config)) for run in runs if run.method == method]
+        within = [_differing([s for run, s in of_method if run.task == task]) for task in {run.task for run, _ in of_method}]
         keys = sorted(set().union(*within))
         if keys:
             listed = ", ".join(keys)
             notes.append(f"{method} was run with different settings ({listed}) on the same data: each has a column of its own.")
-        labels = {id(run): {_short(key, settings): _text(settings.get(key)) for key in keys} for run, settings in own}
+        labels = {id(run): {_short(key, settings): _text(settings.get(key)) for key in keys} for run, settings in of_method}
         texts = {run: ", ".join(f"{key}={value}" for key, value in label.items()) for run, label in labels.items()}
         different = sorted(set(texts.values()), key=_natural)
         lettered = max(map(len, different)) > _LONGEST
         columns: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
-        for run, settings in own:
+        for run, settings in of_method:
             label = texts[id(run)]
             name = f"{method} {_letter(different.index(label))}" if lettered else f"{method} ({label})" if label else method
             if lettered:
@@ -220,7 +220,7 @@ def _untold_differences(runs: Sequence[Run], methods: Mapping[int, str]) -> list
                 f"{text} in {', '.join(sorted(names[text], key=_method_order))}" for text in sorted(names, key=_natural)
             )
             differing.append(f"{key} is {listed}")
-    return [f"Methods differ in more than their names say: {one}." for one in differing]
+    return [f"Methods differ in more than their names say: {difference}." for difference in differing]
 
 
 def _letter(number: int) -> str:
@@ -247,7 +247,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
     keys = set().union(*settings)
-    return {key for key in keys if len({_text(one.get(key)) for one in settings}) > 1}
+    return {key for key in keys if len({_text(values.get(key)) for values in settings}) > 1}
 
 
 def _short(key: str, settings: Mapping[str, Any]) -> str:

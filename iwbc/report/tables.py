@@ -88,8 +88,8 @@ def aggregate_table(
     """Aggregates over datasets with their intervals, a row per method."""
     columns = ["method", *AGGREGATES, *([f"P(better than {baseline})"] if baseline else [])]
     rows = []
-    for method, found in estimates.items():
-        cells = [_estimate(found[name], 1) for name in AGGREGATES]
+    for method, of_method in estimates.items():
+        cells = [_estimate(of_method[name], 1) for name in AGGREGATES]
         if baseline:
             cells.append(_estimate(better[method], 2) if method in better else Cell(_NONE))
         rows.append([Cell(method), *cells])
@@ -115,7 +115,7 @@ def aggregate_table(
 
 def difference_table(study: Study) -> Table | None:
     """Tabulate what methods that go by a letter differ in; None where none do."""
-    keys = list(dict.fromkeys(key for one in study.differences.values() for key in one))
+    keys = list(dict.fromkeys(key for of_column in study.differences.values() for key in of_column))
     rows = [
         [Cell(method), *(Cell(study.differences[method].get(key, _NONE)) for key in keys)]
         for method in study.methods
@@ -137,7 +137,7 @@ def run_table(study: Study) -> Table:
 
 def missing_table(missing: Sequence[Missing]) -> Table:
     """List the runs that failed or have not finished, with the reason."""
-    rows = [[Cell(one.name), Cell(one.status), Cell(one.reason)] for one in missing]
+    rows = [[Cell(run.name), Cell(run.status), Cell(run.reason)] for run in missing]
     return Table("missing", "Failed and unfinished runs", ["folder", "status", "reason"], rows)
 
 
@@ -198,7 +198,7 @@ def _normalisation(study: Study, tasks: Sequence[str]) -> str:
 
 def counts(numbers: Iterable[int], thing: str) -> str:
     """Write 3 seeds, 1 seed, or 3 to 5 seeds where the numbers differ."""
-    low, high = min(found := set(numbers)), max(found)
+    low, high = min(levels := set(numbers)), max(levels)
     return f"{low} to {high} {thing}s" if low != high else f"{low} {thing}{'s' * (low != 1)}"
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FILES = {"index.html", "episodes.csv", "tables.md", "tables.tex", "figures"}
 
 
-def write_report(given: Sequence[Path], out: Path, console: Console, mixed: bool = False) -> None:
-    """Sum up the runs in the folders `given` and below into `out`; `mixed` allows runs that were evaluated differently.
+def write_report(folders: Sequence[Path], out: Path, console: Console, mixed: bool = False) -> None:
+    """Sum up the runs in `folders` and below into `out`; `mixed` allows runs that were evaluated differently.
 
     Raises UserError where there are none, one is damaged, they were not evaluated alike, or `out` holds anything but an
     earlier report.
@@ -36,7 +36,7 @@ def write_report(given: Sequence[Path], out: Path, console: Console, mixed: bool
     _check_libraries()
     with _replacing(out) as building:
         with console.status("Reading runs"):
-            runs, missing = collect(given)
+            runs, missing = collect(folders)
             if not mixed:
                 check_protocol(runs)
             study = arrange(runs)
@@ -59,17 +59,17 @@ def _check_libraries() -> None:
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """Make the tables of results, and the figures of their aggregates."""
     drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
-    found = [table for table in drawn if table]
+    written = [table for table in drawn if table]
     pictures: list[figures.Picture] = []
     for action in sorted({task.action for task in study.tasks.values()}):  # the mean action's before sampled ones'
         scores = statistics.shared_scores(study, action)
         if scores.matrices:
             table, drawn_of = _aggregates(study, scores)
-            found.append(table)
+            written.append(table)
             pictures += drawn_of
         else:
             study.notes.extend(scores.notes)
-    return found, pictures
+    return written, pictures
 
 
 def _aggregates(study: Study, scores: statistics.Scores) -> tuple[tables.Table, list[figures.Picture]]:

@@ -117,7 +117,7 @@ class RunFolder:
 
     @property
     def reference(self) -> Path:
-        """Where the training of a reference of the user's own leaves its state."""
+        """The file in which the training of a custom reference leaves its state."""
         return self.path / "reference.safetensors"
 
     def checkpoint(self) -> tuple[dict[int, State], dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""Where a run's figures go besides its folder: Weights & Biases (offline unless asked for), TensorBoard, or nowhere.
+"""Destinations of a run's figures besides its folder: Weights & Biases (offline unless asked for), TensorBoard, or nowhere.
 
 What goes to metrics.csv and evaluations.csv goes here too, one stream for each seed; in the end the results.
 """

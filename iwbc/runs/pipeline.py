@@ -16,7 +16,6 @@ from iwbc.data.curation import curate, hold_out, pinned
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
-from iwbc.environments.gymnasium import import_named
 from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
@@ -30,6 +29,7 @@ from iwbc.runs.results import method_name, summary_of
 from iwbc.runs.summary import Summary
 from iwbc.settings import Config, Env, Minari, OwnPolicy
 from iwbc.system import processes
+from iwbc.system.imports import import_named
 from iwbc.training.fit import fit
 from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies

@@ -19,8 +19,9 @@ from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.runs.rows import EpisodeRow, MetricRow
 from iwbc.runs.summary import Summary
-from iwbc.settings import Config, OwnPolicy, drop_gone, to_plain
+from iwbc.settings import ALGORITHMS, Config, OwnPolicy, drop_gone, to_plain
 from iwbc.system.files import KINDS, MALFORMED, kind_of, read_json, read_yaml
+from iwbc.system.imports import import_named
 
 if TYPE_CHECKING:
     from iwbc.training.trained import Policies
@@ -40,8 +41,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return _checked_settings(folder, lambda plain: plain)
 
 
-def read_config(folder: Path) -> Config:
-    """Read a run's configuration. Raises UserError where the folder holds none, or it is of another version."""
+def read_config(folder: Path, imports: Sequence[str] = ()) -> Config:
+    """Read a run's configuration. imports: modules that the user has named, one of which may register a custom algorithm.
+
+    Raises UserError where the folder holds none, it is of another version, or nothing registers its algorithm.
+    """
+    algo = read_settings(folder).get("algo")
+    if isinstance(algo, dict) and isinstance(name := algo.get("name"), str) and name not in ALGORITHMS:
+        import_named(imports)
+        if name not in ALGORITHMS:
+            raise UserError(
+                f"{folder}: its algorithm, {name}, is none of iwbc's; name the module that registers it, by "
+                "env.imports=[module] where training goes on, by imports=module in other commands"
+            )
 
     def typed(plain: dict[str, Any]) -> Config:
         from omegaconf import OmegaConf
@@ -237,6 +249,6 @@ class SavedRun:
         return environment
 
 
-def open_run(folder: Path) -> SavedRun:
-    """Open a finished run. Raises UserError where the folder holds none."""
-    return SavedRun(folder, read_config(folder), finished_summary(folder))
+def open_run(folder: Path, imports: Sequence[str] = ()) -> SavedRun:
+    """Open a finished run, as `read_config` does. Raises UserError where the folder holds none."""
+    return SavedRun(folder, read_config(folder, imports), finished_summary(folder))

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics, periodic evaluations, checkpoints, and the time that each phase takes."""
+"""Record of a run while it trains: metrics, periodic evaluations, checkpoints, and the time that each phase takes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Recorder:
         self.evaluator = evaluator
         self._plays_every = config.eval.period if evaluator else 0
         self.every: Sequence[int] = (config.log_every, self._plays_every, config.checkpoint_every)
-        # The texts of metrics.csv and evaluations.csv, kept as written: making them anew each time would take ever longer.
+        # The texts of metrics.csv and evaluations.csv, kept as written: making them again each time would take ever longer.
         self.metrics, self.evaluations = io.StringIO(), io.StringIO()
         self._curated = curated
         self.diverged_seeds: list[Diverged] = []

@@ -1,5 +1,5 @@
-"""What is watched while training, whatever the algorithm: log-likelihoods of kept and of dropped trajectories, and how
-far the policy has moved from the reference on both."""
+"""Diagnostics of training by any algorithm: log-likelihoods of kept and of dropped trajectories, and how far the policy has
+moved from the reference on both."""
 
 from __future__ import annotations
 

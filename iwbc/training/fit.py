@@ -32,8 +32,8 @@ class Observer(Protocol):
     measures: bool  # whether it asks the trainer to `measure`
 
     def start(self, trainer: Trainer, policies: Policies) -> int:
-        """Begin, and return the number of steps made already, where a checkpoint is loaded. The policies are its to load with
-        the trainer's parameters."""
+        """Begin, and return the number of steps made already, where a checkpoint is loaded. The observer may load the trainer's
+        parameters into the policies."""
 
     def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
         """Hear that a seed has diverged; to let the others go on, drop it from the trainer."""

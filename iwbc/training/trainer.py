@@ -46,7 +46,7 @@ class Learner:
         self._limit = _EXPLODED * max(1.0, float(self._largest_parameter()))
 
     def train(self, first: int, last: int) -> Tensor:
-        """Make gradient steps `first` … `last` − 1; the last one's loss, a scalar."""
+        """Make gradient steps `first` … `last` − 1 and return the last loss, a scalar."""
         # Where gradients are written out nothing is left to autograd; without its bookkeeping a step takes 4 % less.
         with torch.no_grad() if self.algorithm.by_autograd else torch.inference_mode():
             for step in range(first, last):
@@ -76,7 +76,7 @@ class Learner:
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        """Diagnostics, and what the algorithm itself has to tell, scalars."""
+        """Return diagnostics, and the algorithm's metrics, scalars."""
         watched = self.diagnostics.measure(self.algorithm.policy) if self.diagnostics else {}
         return {**watched, **self.algorithm.metrics()}
 
@@ -109,7 +109,7 @@ class Learner:
 
 
 class Learners:
-    """Some seeds of a process, in turn: what a Learner offers, in lists."""
+    """Some seeds of a process, in turn: a Learner's methods, for all of them."""
 
     def __init__(self, make: Callable[[int], Learner], seeds: Sequence[int]) -> None:
         self._learners = {seed: make(seed) for seed in seeds}
@@ -153,7 +153,7 @@ class Trainer:
         return {seed: results[seed] for seed in self.seeds}
 
     def train(self, first: int, last: int) -> dict[int, Tensor]:
-        """Make gradient steps `first` … `last` − 1; the last one's loss of each seed."""
+        """Make gradient steps `first` … `last` − 1 and return the last loss of each seed."""
         return self._all("train", first, last)
 
     def troubles(self) -> dict[int, str]:
@@ -167,7 +167,7 @@ class Trainer:
             wait()
 
     def measure(self) -> dict[int, dict[str, Tensor]]:
-        """Diagnostics of each seed, and what its algorithm itself has to tell, scalars."""
+        """Return diagnostics of each seed, and its algorithm's metrics, scalars."""
         return self._all("measure")
 
     def trajectory_weights(self) -> dict[int, Tensor]:
