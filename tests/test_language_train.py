@@ -174,6 +174,12 @@ def test_runs_of_policies_are_reported_apart(place: Path) -> None:
     assert "this run is not finished" in command("iwbc.verify", "language").err
 
 
+def test_prompts_that_cannot_be_sampled_at_the_end_are_refused_before(place: Path) -> None:
+    outcome = train("out=run", "prompts=task/prompts.jsonl", "verifier=exact")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1) and "set max_new_tokens=13" in outcome.err
+    assert not (place / "run").exists()
+
+
 def test_a_run_that_diverges_says_why(place: Path) -> None:
     outcome = train("out=run", "algo.kappa=1", "algo.ess_floor=0.99", "algo.refresh_every=1", "lr=0.3", "log_every=1")
     assert outcome.code == 2 and outcome.err.startswith("diverged at step ") and outcome.err.count("\n") == 1

@@ -31,6 +31,7 @@ from iwbc.errors import UserError, warn
 from iwbc.language import evaluate
 from iwbc.language.curate import Weights, curation_weights, failures, log_probs_of, reference_of
 from iwbc.language.jsonl import Rows, prompts_of, read_rows
+from iwbc.language.sampling import Sampler, Sampling
 from iwbc.language.settings import IWSFT, Train
 from iwbc.language.start import fit, save, start
 from iwbc.language.training import calmly, dataset_of, figures, is_main, make_trainer, settings_of, train_on
@@ -81,6 +82,9 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     if kind != "fit":
         say({"start": f"Reference: {train.model}, as it is", "logp": "Reference: the log-likelihoods in the rows"}[kind])
     model, tokenizer = start(train, fitted)
+    if train.prompts is not None:  # what cannot be sampled at the end is refused now
+        sampling = Sampling(train.samples, max_new_tokens=train.max_new_tokens)
+        Sampler(model, tokenizer, prompts_of(Path(train.prompts)).prompts, sampling)
     with calmly():
         reference = log_probs_of(rows, train) if kind == "logp" else None
         trainer = make_trainer(model, tokenizer, args, dataset_of(rows, weights, reference))
