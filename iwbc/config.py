@@ -44,9 +44,9 @@ def compose(*overrides: str) -> Config:
     return validate(_composed(overrides))
 
 
-def hydra_on_conf() -> AbstractContextManager[None]:
-    """Let Hydra compose the files of conf/, which begin with the defaults that this module registers."""
-    return hydra.initialize_config_dir(config_folder(), version_base="1.3")
+def hydra_on_conf(folder: str | None = None) -> AbstractContextManager[None]:
+    """Let Hydra compose the files of conf/, or of a folder in it, which begin with the defaults that this module registers."""
+    return hydra.initialize_config_dir(folder or config_folder(), version_base="1.3")
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -68,11 +68,14 @@ def import_custom(arguments: Sequence[str]) -> None:
     for name, kind in ALGORITHMS.items():
         if kind.__module__ != Settings.__module__:
             for group in ("settings/algo", "algo"):
-                ConfigStore.instance().store(group=group, name=name, node=_defaults(kind))
+                ConfigStore.instance().store(group=group, name=name, node=defaults_of(kind))
 
 
 # Settings that hold paths, in which characters of Hydra's grammar may stand.
-_PATHS = ("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_PATHS = (
+    *("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"),
+    *("model", "tokenizer", "data", "out", "prompts", "curation.path"),
+)
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
@@ -151,19 +154,19 @@ def validate(composed: DictConfig) -> Config:
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
         kinds = {
-            "dataset": _kind(plain, "dataset", "source", DATASETS),
-            "curation": _kind(plain, "curation", "name", CURATIONS),
-            "algo": _kind(plain, "algo", "name", ALGORITHMS),
+            "dataset": kind_of_group(plain, "dataset", "source", DATASETS),
+            "curation": kind_of_group(plain, "curation", "name", CURATIONS),
+            "algo": kind_of_group(plain, "algo", "name", ALGORITHMS),
         }
         custom = _own_policy(plain)
         if custom is None:
-            kinds["policy"] = _kind(plain, "policy", "family", POLICIES)
-        parts: dict[str, Any] = {name: _typed(kind, plain.pop(name), name) for name, kind in kinds.items()}
+            kinds["policy"] = kind_of_group(plain, "policy", "family", POLICIES)
+        parts: dict[str, Any] = {name: typed(kind, plain.pop(name), name) for name, kind in kinds.items()}
         if custom is not None:
             parts["policy"] = custom
-        config = _typed(Config, plain | dict.fromkeys(parts), "")
+        config = typed(Config, plain | dict.fromkeys(parts), "")
     except OmegaConfBaseException as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(one_line(error)) from None
     for name, part in parts.items():
         setattr(config, name, part)
     config.check()
@@ -179,7 +182,8 @@ def _own_policy(plain: dict[Any, Any]) -> OwnPolicy | None:
     return OwnPolicy(str(values["_target_"]), arguments)
 
 
-def _kind(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, Any]) -> type[Settings]:
+def kind_of_group(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, Any]) -> type[Settings]:
+    """Look up the class of a group's settings by its name among them. Raises UserError for another."""
     values = plain.get(group)
     value = values.get(key) if isinstance(values, dict) else None
     if not isinstance(value, str) or value not in kinds:
@@ -188,7 +192,8 @@ def _kind(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, Any]) ->
     return kind
 
 
-def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
+def typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
+    """Make settings of a class from plain values. Raises UserError for a key or a value's type that the class does not have."""
     schema = OmegaConf.structured(kind)
     _check_lists(schema, values, group)
     try:
@@ -197,7 +202,7 @@ def _typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
         full_key = ".".join(part for part in (group, str(error.full_key or "")) if part)
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{full_key}: must be given") from None
-        raise UserError(f"{full_key}: {_one_line(error)}") from None
+        raise UserError(f"{full_key}: {one_line(error)}") from None
 
 
 def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
@@ -211,14 +216,15 @@ def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:
             _check_lists(node, value, key)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Say in a line, in the user's words, what OmegaConf refused."""
     line = str(error).strip().splitlines()[0]
     if "is not a ListConfig" in line:
         return "must be a list, such as [0,1]"
     return "must be one value, not a list" if "Cannot convert 'ListConfig'" in line else line
 
 
-def _defaults(kind: type[Settings]) -> dict[str, Any]:
+def defaults_of(kind: type[Settings]) -> dict[str, Any]:
     """Return a class's defaults as plain values; a required setting is ???."""
     defaults: dict[str, Any] = {}
     for setting in fields(kind):
@@ -234,8 +240,8 @@ def _register() -> None:
     groups |= {"env": {"env": Env}, "eval": {"eval": Eval}, "logger": {"logger": Logger}}
     for group, kinds in groups.items():
         for name, kind in kinds.items():
-            store.store(group=f"settings/{group}", name=name, node=_defaults(kind))
-    run = {name: value for name, value in _defaults(Config).items() if name not in groups}
+            store.store(group=f"settings/{group}", name=name, node=defaults_of(kind))
+    run = {name: value for name, value in defaults_of(Config).items() if name not in groups}
     store.store(group="settings", name="run", node=run)
 
 

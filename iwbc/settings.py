@@ -637,21 +637,30 @@ class Config(Settings):
     def method(self) -> str:
         """The method's name in tables: the algorithm, and the curation and weights that distinguish it from its relatives."""
         match self.curation:
-            case TopFraction(fraction=fraction):
-                kept = f" {100 * fraction:g} %"
-            case QualityLevels():
-                kept = "(Q)"
-            case ReturnWeighted():
-                kept = "" if isinstance(self.algo, RWR) else " return-weighted"
-            case All():  # said only where the method's name promises a choice
-                kept = " all" if isinstance(self.algo, FilteredBC) else ""
-            case TrajectoryWeights(path=path):
-                kept = f" weights ({PurePath(path).stem})"
+            case ReturnWeighted() if isinstance(self.algo, RWR):
+                kept = ""
+            case All() if not isinstance(self.algo, FilteredBC):  # said only where the method's name promises a choice
+                kept = ""
             case _:
-                kept = f" {self.curation.name}"
+                kept = in_tables(self.curation)
         if isinstance(self.algo, FilteredBC) and kept == "(Q)":
             return "SFT(Q)"
         return f"{self.algo.label}{kept}{self.algo.variant}"
+
+
+def in_tables(curation: Settings) -> str:
+    """Name a curation as it follows an algorithm's name in tables."""
+    match curation:
+        case TopFraction(fraction=fraction):
+            return f" {100 * fraction:g} %"
+        case QualityLevels():
+            return "(Q)"
+        case ReturnWeighted():
+            return " return-weighted"
+        case TrajectoryWeights(path=path):
+            return f" weights ({PurePath(path).stem})"
+        case _:
+            return f" {getattr(curation, 'name', '')}"
 
 
 # The choices of each group, by the name that stands in a configuration.

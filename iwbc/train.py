@@ -52,23 +52,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 # Imports only for composing a configuration: an error in it must show at once.
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from iwbc.config import changed, hydra_on_conf, import_custom, named_modules, quoted, validate
-from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
+from iwbc.config import changed, import_custom, named_modules, validate
+from iwbc.errors import Interrupted, UserError
 from iwbc.runs import sweeps
+from iwbc.runs.command import HydraCommand, leave, run_command
 from iwbc.settings import Config, Env, OwnPolicy
 from iwbc.system.files import config_folder
 
@@ -78,132 +72,22 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command: exit code 0, 2 for what the user can put right, 130 when interrupted."""
-    in_full = "HYDRA_FULL_ERROR" in os.environ
-    # Hydra would print its errors itself, over several lines, and exit with code 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    arguments = sys.argv[1:]
-    gave_up = False
-    try:
-        if {"--help", "-h"} & set(arguments):
-            print((__doc__ or "").strip())
-        elif arguments and arguments[0].startswith("resume="):
-            with warnings_in_one_line():
-                _resume(arguments)
-        else:
-            _check_options(arguments)
-            sys.argv[1:] = quoted(arguments)
-            with warnings_in_one_line():
-                import_custom(arguments)
-                hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(_job)()
-    except UserError as error:
-        _exit(str(error), 2)
-    except (HydraException, OmegaConfBaseException) as error:
-        _exit(_explain(error), 2)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _exit(f"{error.filename}: cannot be used ({error.strerror})", 2)
-    except Interrupted as error:
-        _exit(f"Interrupted. Continue with: python -m iwbc.train {error}", 130)
-    except KeyboardInterrupt:
-        _exit("Interrupted before training began; the same command goes on.", 130)
-    except Exception as error:
-        if in_full:
-            raise
-        if "Config group override must be" in str(error):  # of Hydra, for env=3 or =3
-            _exit(f"{' '.join(arguments)}: the choice of a group must be a name (see --help)", 2)
-        if sweeps.Sweep.launched is None:
-            if _of_a_job(error):
-                raise
-            # Any other error of Hydra's before there is a job.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            _exit(f"{' '.join(arguments)}: {reason} (see --help; HYDRA_FULL_ERROR=1 shows where)", 2)
-        # For example, a worker is killed, or the cluster refuses the jobs.
-        print(f"The launcher gave up: {type(error).__name__}: {error}\nJobs not listed below never began.", file=sys.stderr)
-        gave_up = True
-    finally:
-        all_finished = sweeps.summarise()
-    if gave_up or not all_finished:
-        sys.exit(1)
+    run_command(HydraCommand("iwbc.train", __doc__ or "", config_folder(), "env=hopper", _job), _resumed)
 
 
-def _of_a_job(error: Exception) -> bool:
-    """Tell whether an error was raised in a run, and not on the way to one."""
-    return any(frame.name == _run.__name__ for frame in traceback.extract_tb(error.__traceback__))
-
-
-def _check_options(arguments: list[str]) -> None:
-    """Raise UserError for an option that does not exist, where Hydra would print all of its usage, or a traceback."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{' '.join(arguments)}: {message} (see --help); settings are written without dashes, as in env=hopper")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    known, others = parser.parse_known_args(arguments)
-    if known.experimental_rerun is not None:
-        refuse("--experimental-rerun would load a pickle, which can run anything; resume=FOLDER continues a run")
-    for unknown in others:
-        if not unknown.startswith("-"):
-            raise UserError(f"{unknown}: stands after an option that stands after settings; options, such as -m, come first")
-        raise UserError(f"{unknown}: not an option (see --help); settings are written without dashes, as in env=hopper")
-
-
-# Other libraries' names of settings, with ours.
-_USUAL_NAMES = {"learning_rate": "lr", "num_steps": "steps", "n_steps": "steps", "batch": "batch_size", "alpha": "decay"}
-
-
-def _explain(error: Exception) -> str:
-    """Return Hydra's message as one line, with the names closest to a key that does not exist, or the missing extra."""
-    import difflib
-    import re
-
-    message = " ".join(str(error).split("Config search path")[0].split())
-    if plugin := re.search(r"Could not load 'hydra/launcher/([a-z]+)", message):
-        return f"{message}; {extra(plugin[1])}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read ({message.split(' See http')[0]})"
-    if not message.startswith("Could not override '"):
-        return message
-    key = message.split("'")[1]
-    with hydra_on_conf():
-        keys = _keys(hydra.compose("train"))
-    group, _, name = key.rpartition(".")
-    same = [setting for setting in keys if setting.split(".")[-1] == name]
-    usual = [setting for setting in keys if setting == f"{group}.{_USUAL_NAMES.get(name)}"]
-    near = usual or same or difflib.get_close_matches(key, keys, n=3)
-    return f"{key}: no such setting" + (f"; did you mean {' or '.join(near)}?" if near else "; --cfg job lists them all")
-
-
-def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for key in map(str, config):
-        name = f"{prefix}{key}"
-        keys += [name] + (_keys(config[key], f"{name}.") if OmegaConf.is_dict(config._get_node(key)) else [])
-    return keys
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
-def _job(composed: DictConfig) -> float | None:
-    """Do one run and return the objective of a search, which is maximised; in a sweep, iwbc.runs.sweeps reports errors."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def _job(composed: DictConfig, folder: Path, in_sweep: bool) -> float | None:
+    """Do one run and return the objective of a search, which is maximised."""
     import_custom(HydraConfig.get().overrides.task)  # again in a sweep's worker, which has imported nothing yet
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return sweeps.objective(_run(validate(composed), folder, in_sweep=True))
-    try:
-        return sweeps.objective(_run(validate(composed), folder))
-    except UserError as error:
-        _exit(str(error), 2)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _exit(f"{error.filename}: cannot be used ({error.strerror})", 2)  # Hydra would say more
-    finally:
-        _remove_if_empty(folder)
+    return sweeps.objective(_run(validate(composed), folder, in_sweep))
+
+
+def _resumed(arguments: list[str]) -> bool:
+    """Continue the run that the arguments name; where they name none, import the modules that they name, and return False."""
+    if not arguments or not arguments[0].startswith("resume="):
+        import_custom(arguments)
+        return False
+    _resume(arguments)
+    return True
 
 
 def _resume(arguments: list[str]) -> None:
@@ -261,21 +145,12 @@ def _run(config: Config, folder: Path, in_sweep: bool = False, resumed: bool = F
     console.print(f"Run folder: {_shown(folder)}", soft_wrap=True, markup=False)
     if summary.diverged and not in_sweep:
         seeds = ", ".join(f"{lost.seed} (step {lost.step}: {lost.why})" for lost in summary.diverged)
-        _exit(f"Some seeds diverged, and are in no result: {seeds}", 1)
+        leave(f"Some seeds diverged, and are in no result: {seeds}", 1)
     return summary
 
 
 def _shown(folder: Path) -> str:
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that never began: Hydra makes it beforehand."""
-    while folder.is_dir() and not any(folder.iterdir()) and folder != Path.cwd():
-        folder.rmdir()
-        folder = folder.parent
-        if not folder.is_relative_to(Path.cwd()):
-            return
 
 
 if __name__ == "__main__":

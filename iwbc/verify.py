@@ -4,8 +4,8 @@
 Recomputes every mean, score, success rate and interval of summary.json from the returns in evaluations.csv, compares the files
 with their hashes and the data with its own, and (replay=true) plays the final episodes again from their seeds with the saved
 policy. Exit code 0: all the same; 1: something differs. A policy of your own, and modules that register environments or
-algorithms, are imported only where you name them. Of an evaluation of a language model (answers.jsonl and scores.json) it
-computes verdicts and figures again.
+algorithms, are imported only where you name them. Of a language model's training or evaluation it compares the files with their
+hashes, and computes verdicts and figures of answers again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    if language.is_evaluation(options.run):
+    if language.is_run(options.run):
+        checks = [Check(*check) for check in language.verified_run(options.run)]
+    elif language.is_evaluation(options.run):
         checks = [Check(*check) for check in language.verified(options.run)]
     else:
         checks = verify(options.run, replay=options.replay, policy=options.policy, imports=options.imports)

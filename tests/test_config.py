@@ -20,6 +20,7 @@ from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, t
 from iwbc.system.files import config_folder
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
+FILES = [(group, name) for group, name in FILES if group != "language"]  # another command's root, with groups of its own
 PRESETS = ("experiment", "method")  # groups that set others, and are added with +
 CHOICES = [f"{group}={name}" for group, name in FILES if group not in PRESETS]
 MANDATORY = {

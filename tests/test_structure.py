@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # The rooms of the package, and the files beside them: each imports only from those before it (docs/architecture.md).
 ROOMS = (
     *("errors", "settings", "objectives", "system", "config", "environments", "data", "policies", "engine", "algorithms"),
-    *("training", "evaluation", "runs", "report", "language", "api", "cli"),
+    *("training", "evaluation", "runs", "language", "report", "api", "cli"),
 )
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
 
 # Those of the group language.
 LANGUAGE = {
+    "train": ("iwbc.language.train", "Train a model on rows by importance-weighted SFT, or a sweep (-m)."),
     "rows": ("iwbc.language.rows", "Draw completions from a model, verify them, write rows."),
     "evaluate": ("iwbc.language.evaluate", "Score a model on prompts with answers: pass@k, intervals."),
 }
@@ -54,7 +55,8 @@ _LANGUAGE_HELP = """Language models: importance-weighted SFT on tasks whose answ
 
 \b
   iwbc language rows model=… prompts=tasks.jsonl verifier=math out=rows.jsonl
-  iwbc language evaluate model=… prompts=test.jsonl verifier=math
+  iwbc language train model=… data=rows.jsonl out=run
+  iwbc language evaluate run=run prompts=test.jsonl verifier=math
 
 Needs the extra language.
 """
@@ -75,7 +77,7 @@ class _Command(click.Command):
             return
         sys.argv = [self.path, *words]
         module = importlib.import_module(self.module)
-        if self.path == "iwbc train":  # Hydra reads sys.argv, and train reports errors by itself
+        if self.name == "train":  # Hydra reads sys.argv, and train reports errors by itself
             module.main()
         else:
             from iwbc.system.arguments import run
@@ -92,8 +94,10 @@ class _Command(click.Command):
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         from iwbc.cli import completion
 
-        words = [] if self.path == "iwbc train" else completion.options(self.module, incomplete)
-        return [*words, *(completion.settings(ctx.params["words"], incomplete) if self.name in _TAKES_SETTINGS else [])]
+        words = [] if self.name == "train" else completion.options(self.module, incomplete)
+        root = "language" if self.path == "iwbc language train" else ""
+        takes = self.name in _TAKES_SETTINGS
+        return [*words, *(completion.settings(ctx.params["words"], incomplete, root) if takes else [])]
 
 
 class _Bash(BashComplete):
@@ -127,7 +131,7 @@ def group() -> None:
 
 
 _within = [_Command(name, *what, group="iwbc language") for name, what in LANGUAGE.items()]
-_summary = "Language models: rows of verified completions, and scores."
+_summary = "Language models: rows of verified completions, training, and scores."
 group.add_command(_Commands("language", help=_LANGUAGE_HELP, short_help=_summary, commands=_within))
 
 

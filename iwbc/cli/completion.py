@@ -25,14 +25,17 @@ def options(module: str, typed: str) -> list[str]:
     return [f"{key}={word}" for word in words]
 
 
-def settings(words: Sequence[str], typed: str) -> list[str]:
-    """Complete a setting of a run as Hydra would, after the settings before it."""
+def settings(words: Sequence[str], typed: str, root: str = "") -> list[str]:
+    """Complete a setting of a run as Hydra would, after the settings before it; `root` is the command's folder in conf/."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
     from iwbc.config import hydra_on_conf
+    from iwbc.system.files import config_folder
 
-    with hydra_on_conf():
+    if root:
+        importlib.import_module(f"iwbc.{root}.config")  # registers what its files begin with
+    with hydra_on_conf(str(Path(config_folder()) / root)):
         loader = GlobalHydra.instance().config_loader()
         line = " ".join([*(word for word in words if not word.startswith("-")), typed])
         return DefaultCompletionPlugin(loader)._query("train", line)

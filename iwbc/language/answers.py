@@ -9,8 +9,9 @@ from pathlib import Path
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.language.jsonl import Prompts, prompts_of
-from iwbc.language.models import DTYPES, digest, load, tokenizer_digest
+from iwbc.language.models import digest, load, tokenizer_digest
 from iwbc.language.sampling import Answer, Sampling, sample
+from iwbc.language.settings import DTYPES
 from iwbc.language.verifiers import Verdict, check_verifier, verify_all
 from iwbc.settings import Settings, not_negative, positive, setting
 from iwbc.system.arguments import at_least

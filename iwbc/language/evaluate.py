@@ -58,7 +58,16 @@ class Options(answers.Options):
 
 def main(arguments: Sequence[str]) -> None:
     """Write the completions and their scores, and print the table."""
-    options = parse(arguments, Options)
+    scores, model, out = evaluated(parse(arguments, Options))
+
+    from rich.console import Console
+
+    Console().print(table_of(scores, model))
+    print(out)
+
+
+def evaluated(options: Options) -> tuple[Scores, str, Path]:
+    """Write the completions and their scores; return these, the model and the folder."""
     model, home = _model(options)
     out = options.out or home / "evaluation"
     samples = options.samples or (1 if options.greedy else 16)
@@ -72,11 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         digest = hashlib.sha256((out / ANSWERS).read_bytes()).hexdigest()
         of = {"model": model, "model_sha256": answered.model, "prompts": str(options.prompts), "verifier": options.verifier}
         write_json(out / SCORES, {**of, **asdict(sampling), "scores": scores.to_plain(), "sha256": digest})
-
-    from rich.console import Console
-
-    Console().print(table_of(scores, model))
-    print(out)
+    return scores, model, out
 
 
 def _model(options: Options) -> tuple[str, Path]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What a message in the chain of causes says, and what to do. The library raises OSError for nearly all of it.
 _CAUSES = (
     ("gated repo", "is gated; ask for access on its page, then log in: hf auth login"),
@@ -65,7 +64,7 @@ def load(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(_base(folder) or name, **source)
+            config = AutoConfig.from_pretrained(base_of(folder) or name, **source)
             without_dropout(config, f"model={model}")
             # A model that passes for quantised can be neither trained nor saved.
             kind = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
@@ -99,7 +98,7 @@ def load_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _base(folder: Path) -> str | None:
+def base_of(folder: Path) -> str | None:
     """Read the model that an adapter's folder names as its base; None for a folder of another kind. Raises OSError, ValueError
     or KeyError where the file is damaged."""
     path = folder / "adapter_config.json"

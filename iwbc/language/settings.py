@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from iwbc.settings import Settings, not_negative, positive, setting, share
+from iwbc import settings
+from iwbc.settings import Settings, in_tables, not_negative, positive, required, setting, share
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # --- algo ------------------------------------------------------------------------------------------------------------
 
@@ -16,6 +19,7 @@ class SFT(Settings):
     """Supervised fine-tuning on the curated rows: filtered BC."""
 
     label: ClassVar[str] = "SFT"
+    variant: ClassVar[str] = ""
     kappa: ClassVar[float] = 0.0
 
     name: str = "sft"
@@ -26,6 +30,7 @@ class DFT(Settings):
     """Dynamic fine-tuning (Wu et al., arXiv 2508.05629): each token's loss times its own probability, for comparison."""
 
     label: ClassVar[str] = "DFT"
+    variant: ClassVar[str] = ""
     kappa: ClassVar[float] = 0.0
 
     name: str = "dft"
@@ -74,6 +79,13 @@ class IWSFT(Settings):
     name: str = "iw_sft"
 
     @property
+    def variant(self) -> str:
+        """The words that distinguish it from others of the same label in tables."""
+        level = "" if self.level == "sequence" else f" {self.level.replace('_', ' ')}"
+        kappa = f" κ={self.kappa}" if isinstance(self.kappa, str) else f" κ={self.kappa:g}"
+        return level + (kappa if self.tempered else "") + ("" if self.proposal == "policy" else f" {self.proposal}")
+
+    @property
     def tempered(self) -> bool:
         """Tell whether κ is used."""
         return self.level != "clipped_product"
@@ -93,3 +105,100 @@ class IWSFT(Settings):
             ("maximum", self.level != "token", "another level: step_ratio_bounds bound weights of tokens"),
         ):
             self.require_used(used, group, name, needs)
+
+
+# --- curation --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Level(Settings):
+    """The `level` of a row is its weight."""
+
+    name: str = "level"
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Recipe(Settings):
+    """Gradient steps: `steps`, or else `epochs` of the kept rows. batch_size: the rows of a step, of all processes and
+    micro-batches together. warmup: the share of the steps over which the learning rate rises to `lr`."""
+
+    epochs: float = positive(3.0)
+    steps: int | None = positive(None)
+    lr: float = positive(1e-5)
+    batch_size: int = positive(32)
+    warmup: float = setting(0.05, lambda value: 0 <= value < 1, "must lie in [0, 1): a share of the steps")
+    schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
+
+    def check_together(self, group: str) -> None:
+        self.require_used(self.steps is None, group, "epochs", "steps=null")
+
+
+@dataclass(kw_only=True)
+class LoRA(Settings):
+    """Low-rank adapters of the modules `targets`, which alone are trained; rank 0: none. alpha null: twice the rank."""
+
+    rank: int = not_negative(0)
+    alpha: float | None = positive(None)
+    targets: list[str] = setting(["all-linear"], lambda value: bool(value), "needs names of modules, or all-linear")
+
+    def check_together(self, group: str) -> None:
+        for name in ("alpha", "targets"):
+            self.require_used(self.rank > 0, group, name, "lora.rank above 0")
+
+
+def _some(says: str) -> Any:
+    return required(lambda value: bool(value.strip()), says)
+
+
+@dataclass(kw_only=True)
+class Train(Recipe):
+    """A whole run. `iwbc language train --help` says what each setting is."""
+
+    model: str = _some("give a folder, or a name of the Hugging Face Hub")
+    data: str = _some("give a file of rows")
+    curation: Any = field(default_factory=settings.Success)
+    algo: Any = field(default_factory=IWSFT)
+    reference: str | None = setting(None, choices=("fit", "start", "logp"))
+    fit: Recipe = field(default_factory=Recipe)
+    out: str | None = None
+    tokenizer: str | None = None
+    gguf: str | None = None
+    dtype: str = setting("float32", choices=DTYPES)
+    lora: LoRA = field(default_factory=LoRA)
+    curation_as: str = setting("sampler", choices=("sampler", "loss"))
+    max_length: int | None = positive(1024)
+    too_long: str = setting("refuse", choices=("refuse", "drop"))
+    seed: int = not_negative(0)
+    threads: int | None = positive(None)
+    log_every: int = positive(10)
+    checkpoint_every: int = positive(100)
+    prompts: str | None = None
+    verifier: str | None = None
+    samples: int = positive(16)
+    max_new_tokens: int = positive(256)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        self.require(
+            (self.prompts is None) == (self.verifier is None), group, "prompts", "goes with verifier=…, and it with this"
+        )
+        for name in ("samples", "max_new_tokens"):
+            self.require_used(self.prompts is not None, group, name, "prompts=… and verifier=…")
+
+    @property
+    def method(self) -> str:
+        """The method's name in tables."""
+        return f"{self.algo.label}{in_tables(self.curation)}{self.algo.variant}"
+
+    @property
+    def weighted(self) -> bool:
+        """Tell whether any importance weight can differ from 1."""
+        return isinstance(self.algo, IWSFT) and (self.algo.kappa != 0 or not self.algo.tempered)
+
+
+ALGORITHMS: dict[str, type[Settings]] = {kind.name: kind for kind in (SFT, DFT, IWSFT)}
+CURATIONS: dict[str, type[Settings]] = {**settings.CURATIONS, Level.name: Level}

@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -86,6 +86,7 @@ class WeightedSFTTrainer(SFTTrainer):
     args: WeightedSFTConfig
     model: Any  # a PreTrainedModel, or PEFT's around one
     data_collator: Any
+    train_dataset: Any
     _signature_columns: Any
     _computes_reference: bool
     _reference_sums: Tensor  # log π_ref of completions, [N]
@@ -332,7 +333,21 @@ class WeightedSFTTrainer(SFTTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.importance is None:
+        if checkpoint is not None:
+            self._load_weights(checkpoint)
+
+    def restore_finished(self, checkpoint: Path) -> bool:
+        """Load a checkpoint of the last step, after which `train` would go on for one more; tell whether it is one."""
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self._load_weights(str(checkpoint))
+        self.state = state
+        return True
+
+    def _load_weights(self, checkpoint: str) -> None:
+        if self.importance is None:
             return
         path = Path(checkpoint) / STATE
         try:

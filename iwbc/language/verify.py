@@ -1,4 +1,4 @@
-"""The figures of an evaluation's folder, computed again from its completions."""
+"""The files of a run, against their hashes, and the figures of an evaluation's folder, computed again from its completions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,67 @@ from typing import Any
 from iwbc.errors import UserError
 from iwbc.language.scores import Scores, scores_of
 from iwbc.language.verifiers import VERIFIERS, verify_all
-from iwbc.system.files import MALFORMED, parse_json, read_json
+from iwbc.system.files import MALFORMED, parse_json, read_json, read_yaml
 
-ANSWERS, SCORES = "answers.jsonl", "scores.json"
+ANSWERS, SCORES, SUMMARY = "answers.jsonl", "scores.json", "summary.json"
+LOGGERS = ("wandb", "tensorboard")  # which may still write when a run is finished
 
 
 def is_evaluation(path: Path) -> bool:
     """Tell whether a folder holds the completions and scores of a language model."""
     return (path / ANSWERS).is_file() and (path / SCORES).is_file()
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a folder holds the training of a language model, finished or not."""
+    try:
+        return bool(read_yaml(path / "config.yaml")["kind"] == "language")
+    except MALFORMED:
+        return False
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """Read the summary of a training; None where it is not finished. Raises UserError where it is damaged."""
+    if not (path / SUMMARY).exists():
+        return None
+    try:
+        summary = read_json(path / SUMMARY)
+        if summary["kind"] != "language":
+            raise ValueError("it is no language model's")
+    except MALFORMED as error:
+        raise UserError(f"{path / SUMMARY}: is damaged ({error}); delete it to finish the run again") from None
+    return dict(summary)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """Compute the SHA-256 of every file of a finished run but its summary and what loggers keep there."""
+    places = [place for place in path.iterdir() if place.name not in (SUMMARY, *LOGGERS)]
+    files = sorted(file for place in places for file in [place, *place.rglob("*")] if file.is_file())
+    digests = {}
+    for file in files:
+        with file.open("rb") as content:
+            digests[file.relative_to(path).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests
+
+
+def verified_run(path: Path) -> Iterator[tuple[str, bool | None, str]]:
+    """Yield each check of a training as `verified` does: its files, then those of its evaluations.
+
+    Raises UserError where it is not finished, or damaged.
+    """
+    summary = read_run(path)
+    if summary is None:
+        raise UserError(f"{path}: this run is not finished; the command that began it goes on")
+    there, known = hashes(path), dict(summary.get("sha256") or {})
+    for name, digest in known.items():
+        seen = f"SHA-256 {there[name][:12]}…" if name in there else "is missing"
+        yield name, there.get(name) == digest, seen
+    for name in summary.get("scores") or {}:
+        for what, same, seen in verified(path / name):
+            yield f"{name}: {what}", same, seen
+        if is_evaluation(path / name):
+            scores = read_json(path / name / SCORES)["scores"]
+            yield f"{name}: summary", scores == summary["scores"][name], f"pass@1 {scores['pass_at']['1']:.6g}"
 
 
 def verified(path: Path) -> Iterator[tuple[str, bool | None, str]]:

@@ -93,6 +93,10 @@ class SequenceWeights:
             mean = (weights * self._curation).sum() / self._curation.sum()
             self.normaliser = max(float(mean), torch.finfo(torch.float64).tiny)
 
+    def last(self) -> Tensor:
+        """Compute every row's weight, or the mean one of its tokens, when it was last seen, [N]."""
+        return self._of_statistic(self.table) / self.normaliser
+
     def trouble(self) -> str | None:
         """Say why the weights cannot go on, if they cannot."""
         settings, weights = self._settings, self._of_statistic(self.table)

@@ -11,6 +11,8 @@ report that is there already is replaced. It gets
     tables.md        the tables in Markdown
     tables.tex       and in LaTeX (booktabs)
     figures/         learning curves, aggregates, performance profiles, weights, curated returns; each as SVG and PNG
+
+Of runs of language models it prints a table and writes runs.csv.
 """
 
 from __future__ import annotations
@@ -35,6 +37,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, Options)
     if not options.folders:
         raise UserError("give at least one run or sweep folder (see --help)")
+    from iwbc.language import report as language
+
+    if folders := language.folders_of(options.folders):
+        language.write_report(folders, options.out)
+        print(f"{options.out / 'runs.csv'}")
+        return
     from rich.console import Console
 
     from iwbc.report.write import write_report

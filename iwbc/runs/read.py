@@ -68,6 +68,10 @@ def read_config(folder: Path, imports: Sequence[str] = ()) -> Config:
     return _checked_settings(folder, typed)
 
 
+class _OfLanguage(Exception):
+    """The settings of a run of another kind."""
+
+
 def _checked_settings(folder: Path, make: Callable[[dict[str, Any]], _Row]) -> _Row:
     path = folder / "config.yaml"
     if not path.exists():
@@ -78,10 +82,14 @@ def _checked_settings(folder: Path, make: Callable[[dict[str, Any]], _Row]) -> _
         plain = read_yaml(path)
         if not isinstance(plain, dict):
             raise UserError("it holds no settings")
+        if plain.get("kind") == "language":
+            raise _OfLanguage
         if "${" in path.read_text(encoding="utf-8"):
             raise UserError("it holds an interpolation, which could read this machine's environment")
         drop_gone(plain)
         return make({str(key): value for key, value in plain.items()})
+    except _OfLanguage:
+        raise UserError(f"{folder}: a run of a language model, which iwbc language evaluate, verify and report take") from None
     except (OSError, ValueError, AssertionError, UserError) as error:
         raise UserError(
             f"{path}: damaged, or written by another version of iwbc, which can continue it; or train again "

@@ -81,7 +81,45 @@ class Sweep(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         else:
             self._report_of(config, "finished")
-            print(f"Job {config.hydra.job.num}: {_line(config.hydra.runtime.output_dir)}{self._progress()}", flush=True)
+            line = self.line(Path(config.hydra.runtime.output_dir))
+            print(f"Job {config.hydra.job.num}: {line}{self._progress()}", flush=True)
+
+    def line(self, folder: Path) -> str:
+        """Sum up a finished job in a line."""
+        from iwbc.runs.read import finished_summary
+        from iwbc.runs.show import line
+
+        return line(finished_summary(folder))
+
+    def show(self, jobs: list[dict[str, Any]]) -> None:
+        """Print the table of jobs, the best of each dataset in bold."""
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        assert self.folder is not None
+        folder, winners = self.folder, best(jobs)
+        notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
+        table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
+        table.add_column("job", no_wrap=True)
+        table.add_column("settings", overflow="fold")
+        table.add_column("run folder", no_wrap=True)  # in one piece, to be copied
+        table.add_column("result", overflow="fold")
+        common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+        for job in sorted(jobs, key=lambda job: int(job["job"])):
+            settings = " ".join(setting for setting in job["overrides"] if setting not in common)
+            name = os.path.relpath(job["folder"], folder) if job["folder"] else ""
+            is_best = job["job"] in winners
+            number = f"{job['job']} *" if is_best else str(job["job"])
+            row = map(escape, (settings, name, self.result(job)))
+            table.add_row(number, *row, style="bold" if is_best else None)
+        Console().print(table)
+
+    def result(self, job: dict[str, Any]) -> str:
+        """Say how a job ended."""
+        if job["status"] != "finished":
+            return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
+        return self.line(Path(job["folder"]))
 
     def _progress(self) -> str:
         """Say how far the sweep is, and how long the rest will take at this rate."""
@@ -117,7 +155,7 @@ class Sweep(Callback):
                 if not path.exists():
                     self._report(number, overrides, None, "failed", f"it never began; see {job.paths.stderr}")
                 returned = [JobReturn(status=JobStatus.COMPLETED)]
-            ended = _result(json.loads(path.read_text()))
+            ended = self.result(json.loads(path.read_text()))
             print(f"Job {number}: {ended} (its output: {job.paths.stdout}){self._progress()}", flush=True)
             return returned
 
@@ -166,58 +204,21 @@ def summarise() -> bool:
     shutil.rmtree(sweep.reports, ignore_errors=True)
     if not jobs:
         return True
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    assert sweep.folder is not None
-    folder, winners = sweep.folder, best(jobs)
-    notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
-    table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
-    table.add_column("job", no_wrap=True)
-    table.add_column("settings", overflow="fold")
-    table.add_column("run folder", no_wrap=True)  # in one piece, to be copied
-    table.add_column("result", overflow="fold")
-    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
-    for job in sorted(jobs, key=lambda job: int(job["job"])):
-        settings = " ".join(setting for setting in job["overrides"] if setting not in common)
-        name = os.path.relpath(job["folder"], folder) if job["folder"] else ""
-        is_best = job["job"] in winners
-        number = f"{job['job']} *" if is_best else str(job["job"])
-        table.add_row(number, *map(escape, (settings, name, _result(job))), style="bold" if is_best else None)
-    Console().print(table)
+    sweep.show(jobs)
     unfinished = sum(job["status"] != "finished" for job in jobs)
     if unfinished:
         print(f"{unfinished} of {len(jobs)} jobs did not finish; the same command runs only those again.")
     return not unfinished
 
 
-def _result(job: dict[str, str]) -> str:
-    if job["status"] != "finished":
-        return "interrupted or killed" if job["status"] == "running" else f"failed: {job['error']}"
-    return _line(job["folder"])
-
-
-def _line(folder: str) -> str:
-    from iwbc.runs.show import line
-
-    return line(_summary(folder))
-
-
-def _summary(folder: str) -> Summary:
-    """Read a finished job's summary by what needs NumPy, for which an error in the command does not wait."""
-    from iwbc.runs.read import finished_summary
-
-    return finished_summary(Path(folder))
-
-
 def best(jobs: list[dict[str, Any]]) -> set[int]:
     """Find the job that did best on each dataset that several finished on; none where several did as well."""
+    from iwbc.runs.read import finished_summary
+
     by_dataset: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for job in jobs:
         if job["status"] == "finished":
-            summary = _summary(job["folder"])
+            summary = finished_summary(Path(job["folder"]))
             if (value := objective(summary)) is not None:
                 by_dataset[summary.dataset.id].append((value, job["job"]))
     ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]

@@ -1,0 +1,90 @@
+"""Rows → their curation weights, and the reference that they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc import settings
+from iwbc.data.curation import Scores, weights_of
+from iwbc.errors import UserError, warn
+from iwbc.language.jsonl import Rows
+from iwbc.language.settings import IWSFT, Level, Train
+
+Weights = npt.NDArray[np.float64]
+
+_BY_SCORE = (settings.TopFraction, settings.QualityLevels, settings.Threshold, settings.ReturnWeighted, settings.Success)
+
+
+def curation_weights(rows: Rows, train: Train) -> Weights:
+    """Compute R_i of every row, [N]; 0 drops it. Raises UserError where the rows lack what the curation goes by."""
+    curation, successes = train.curation, rows.successes
+    if isinstance(curation, Level):
+        if rows.levels is None or not rows.levels.any():
+            raise UserError(f"curation=level: no row of {train.data} has a level above 0")
+        return rows.levels.astype(np.float64)
+    if isinstance(curation, settings.Success) and curation.success_from == "labels" and successes is None:
+        raise UserError(
+            f"curation=success: {train.data} has no success; add it, or set curation.success_from=last_reward, which goes by "
+            "the reward"
+        )
+    if isinstance(curation, settings.Success) and successes is not None and successes.all():
+        return np.ones(len(rows))  # without a remark that it chooses nothing: `reference_of` says what follows from it
+    scores = rows.rewards if rows.rewards is not None else None if successes is None else successes.astype(np.float64)
+    if scores is None and isinstance(curation, _BY_SCORE):
+        raise UserError(
+            f"curation={getattr(curation, 'name', '')}: {train.data} has neither reward nor success, by which it goes; add "
+            "either, or set curation=all"
+        )
+    return weights_of(Scores(train.data, np.zeros(len(rows)) if scores is None else scores, successes, noun="rows"), curation)
+
+
+def failures(rows: Rows, weights: Weights) -> int:
+    """Count the rows that are no successes and weigh less than others: those that a reference can learn from, too."""
+    failed = np.ones(len(rows), bool) if rows.successes is None else ~rows.successes
+    return int((failed & (weights < weights.max())).sum())
+
+
+def reference_of(rows: Rows, weights: Weights, train: Train) -> str:
+    """Decide what the reference is: `fit`, `start` or `logp`.
+
+    Raises UserError where it cannot be what the settings say, or has to be said. Warns where a mistake would go unseen.
+    """
+    count = failures(rows, weights)
+    if train.reference == "logp" and rows.logps is None:
+        raise UserError(f"reference=logp: {train.data} has neither logp nor token_logps; set reference=start, or fit")
+    if train.reference == "logp" and _by_token(train) and rows.token_logps is None:
+        raise UserError(f"reference=logp: algo.level={train.algo.level} needs token_logps, a number for each token")
+    if train.reference == "fit" and not count:
+        raise UserError(
+            f"reference=fit: {train.data} has no failures: the reference would be the curated rows; set reference=start, if "
+            "the rows were sampled from the model"
+        )
+    if train.reference is None and not count and train.weighted:
+        raise UserError(
+            f"reference: {train.data} has no failures to fit one to; set reference=start, if the rows were sampled from the "
+            "model, or reference=logp"
+        )
+    if train.reference == "start" and not count and train.weighted:
+        warn(
+            f"reference=start: {train.data} holds successes only; unless they were sampled from the model, the weights "
+            "amplify what it differs in (on the parity task accuracy 0.50 instead of 0.71 with a wrong reference)"
+        )
+    kind = train.reference or ("fit" if count else "start")
+    for name in (name for name, value in vars(train.fit).items() if value != getattr(type(train.fit)(), name)):
+        train.fit.require(kind == "fit", "fit", name, "would change nothing; it needs reference=fit")
+    return kind
+
+
+def log_probs_of(rows: Rows, train: Train) -> Sequence[Any] | None:
+    """List log π_ref of every row as its file says: a number for each token where there are some, or else a row's."""
+    if not train.weighted:
+        return None
+    return rows.token_logps if rows.token_logps is not None else rows.logps.tolist() if rows.logps is not None else None
+
+
+def _by_token(train: Train) -> bool:
+    return isinstance(train.algo, IWSFT) and train.algo.level in ("clipped_product", "token")
