@@ -22,13 +22,12 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from iwbc.errors import UserError, warn
-from iwbc.language import reference
+from iwbc.language import batches, reference
 from iwbc.language.models import digest, without_dropout
 from iwbc.language.settings import IWSFT
 from iwbc.language.weights import SequenceWeights
@@ -36,8 +35,6 @@ from iwbc.system.files import MALFORMED, digest_of, read_tensors, write_tensors
 
 # Of κ times the difference of log-likelihoods that ought to be equal: beyond it weights are mostly noise.
 _NOISE_FLOOR = 0.5
-# The share of rows that may be longer than max_length before that is an error.
-_TOO_LONG = 0.01
 STATE = "iwbc_weights.safetensors"  # in a checkpoint, written last
 
 
@@ -60,8 +57,10 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
             if (value := getattr(self, name)) not in choices:
                 raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
         for name in ("packing", "padding_free"):
-            if getattr(self, name) and self.weighted:
+            if getattr(self, name):
                 raise UserError(f"{name}=True: a weight needs to know where its completion ends; set {name}=False")
+        if self.completion_only_loss is False:
+            raise UserError("completion_only_loss=False: a weight is a ratio of completions; leave it out")
         if self.loss_type == "dft" and self.weighted:
             raise UserError("loss_type=dft: has weights itself; set kappa=0")
 
@@ -105,7 +104,7 @@ class WeightedSFTTrainer(SFTTrainer):
         if self._rows is None:
             raise UserError("train_dataset: needs a datasets.Dataset with prompt and completion, not a stream, nor images")
         self.train_dataset = rows = self._rows
-        self.data_collator = _WithRow(self.data_collator)
+        self.data_collator = batches.WithRow(self.data_collator)
         device = self.accelerator.device
         lengths = torch.tensor([sum(label != -100 for label in labels[1:]) for labels in rows["labels"]])
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -123,22 +122,13 @@ class WeightedSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
         """Tokenise as TRL does, but never cut a row: one that is too long is dropped, and counted."""
-        if others[-1] != "train" or not isinstance(dataset, Dataset) or packing or args.padding_free:
+        if others[-1] != "train" or not isinstance(dataset, Dataset):
             return super()._prepare_dataset(dataset, processing_class, args, packing, *others)
-        dataset = _checked(dataset, args)
+        dataset = batches.weighable(dataset, args.assistant_only_loss)
         uncut = copy.copy(args)
         uncut.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, uncut, packing, *others)
-        keep = [
-            (args.max_length is None or len(tokens) <= args.max_length) and any(label != -100 for label in labels[1:])
-            for tokens, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
-        ]
-        if dropped := len(keep) - sum(keep):
-            what = f"{dropped:,} of {len(keep):,} rows are longer than max_length={args.max_length} or have an empty completion"
-            if (args.too_long != "drop" and dropped > _TOO_LONG * len(keep)) or not any(keep):
-                raise UserError(f"train_dataset: {what}; set a larger max_length, or too_long=drop to train without them")
-            warn(f"train_dataset: {what}, and are dropped")
-            dataset = dataset.select([row for row, kept in enumerate(keep) if kept])
+        dataset = batches.whole(dataset, args.max_length, args.too_long == "drop")
         if "weight" not in dataset.column_names:
             dataset = dataset.add_column("weight", [1.0] * len(dataset))
         if "row" in dataset.column_names:
@@ -156,7 +146,7 @@ class WeightedSFTTrainer(SFTTrainer):
         if self.args.curation_as == "loss" or bool((weights == weights[0]).all()):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return _InProportion(weights, seed)
+        return batches.InProportion(weights, seed)
 
     def _without_dropout(self) -> None:
         """Set dropout to 0: it would make noise of the ratios."""
@@ -415,36 +405,6 @@ class _Weighed:
         return self._weigh(self._model(**inputs))
 
 
-class _WithRow:
-    """A collator that lets the rows' numbers pass beside what it collates."""
-
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
-        self._collate = collate
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._collate([{key: value for key, value in row.items() if key != "row"} for row in examples])
-        if "row" in examples[0]:
-            batch["row"] = torch.tensor([row["row"] for row in examples])
-        return batch
-
-
-class _InProportion(Sampler[int]):
-    """Rows drawn in proportion to their weights, with replacement: as many in an epoch as there are rows."""
-
-    def __init__(self, weights: Tensor, seed: int) -> None:
-        self._weights, self._seed, self._epoch = weights, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed + self._epoch)
-        yield from torch.multinomial(self._weights, len(self), replacement=True, generator=generator).tolist()
-
-
 class _AfterStep(TrainerCallback):
     """Calls `after_step` after every gradient step, and before anything is logged or saved."""
 
@@ -458,22 +418,3 @@ class _AfterStep(TrainerCallback):
 def _check_finite(log_probs: Tensor) -> None:
     if not bool(torch.isfinite(log_probs).all()):
         raise UserError("reference: log π_ref of some tokens is not finite")
-
-
-def _checked(dataset: Dataset, args: WeightedSFTConfig) -> Dataset:
-    """Drop rows whose curation weight is 0. Raises UserError for rows whose completion is not told from the prompt."""
-    columns = dataset.column_names
-    told = {"prompt", "completion"} <= set(columns) or "labels" in columns or "completion_mask" in columns
-    if not told and not ("messages" in columns and args.assistant_only_loss):
-        raise UserError(
-            "train_dataset: needs the columns prompt and completion, or messages and assistant_only_loss=True; it has "
-            f"{', '.join(columns)}"
-        )
-    if args.completion_only_loss is False:
-        raise UserError("completion_only_loss=False: a weight is a ratio of completions; leave it out")
-    if "weight" in columns:
-        weights = torch.tensor(dataset["weight"], dtype=torch.float64)
-        if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
-            raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
-        dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
-    return dataset

@@ -1,0 +1,82 @@
+"""Minibatches of rows: which rows can be weighed, how they are drawn, and their numbers beside what is collated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from iwbc.errors import UserError, warn
+
+# The share of rows that may be longer than the model takes before that is an error.
+_TOO_LONG = 0.01
+
+
+def weighable(dataset: Dataset, assistant_only: bool) -> Dataset:
+    """Drop rows whose curation weight is 0. Raises UserError for rows whose completion is not told from the prompt."""
+    columns = dataset.column_names
+    told = {"prompt", "completion"} <= set(columns) or "labels" in columns or "completion_mask" in columns
+    if not told and not ("messages" in columns and assistant_only):
+        raise UserError(
+            "train_dataset: needs the columns prompt and completion, or messages and assistant_only_loss=True; it has "
+            f"{', '.join(columns)}"
+        )
+    if "weight" in columns:
+        weights = torch.tensor(dataset["weight"], dtype=torch.float64)
+        if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
+            raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
+        dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
+    return dataset
+
+
+def whole(dataset: Dataset, longest: int | None, drop: bool) -> Dataset:
+    """Drop tokenised rows that are longer than `longest` tokens or have an empty completion, with a warning that counts them.
+
+    Raises UserError where they are more than one in a hundred, unless they are to be dropped, or all.
+    """
+    keep = [
+        (longest is None or len(tokens) <= longest) and any(label != -100 for label in labels[1:])
+        for tokens, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
+    ]
+    dropped = len(keep) - sum(keep)
+    if not dropped:
+        return dataset
+    what = f"{dropped:,} of {len(keep):,} rows are longer than max_length={longest} or have an empty completion"
+    if (not drop and dropped > _TOO_LONG * len(keep)) or not any(keep):
+        raise UserError(f"train_dataset: {what}; set a larger max_length, or too_long=drop to train without them")
+    warn(f"train_dataset: {what}, and are dropped")
+    return dataset.select([row for row, kept in enumerate(keep) if kept])
+
+
+class WithRow:
+    """A collator that lets the rows' numbers pass beside what it collates."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self._collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._collate([{key: value for key, value in row.items() if key != "row"} for row in examples])
+        if "row" in examples[0]:
+            batch["row"] = torch.tensor([row["row"] for row in examples])
+        return batch
+
+
+class InProportion(Sampler[int]):
+    """Rows drawn in proportion to their weights, with replacement: as many in an epoch as there are rows."""
+
+    def __init__(self, weights: Tensor, seed: int) -> None:
+        self._weights, self._seed, self._epoch = weights, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        yield from torch.multinomial(self._weights, len(self), replacement=True, generator=generator).tolist()
