@@ -99,7 +99,10 @@ def test_what_cannot_be_loaded_is_one_line(damaged: Path, tmp_path: Path) -> Non
         return str(error.value).removeprefix(f"model={name}: ")
 
     assert message(tmp_path / "nowhere") == "no such folder"
-    assert message("nobody/nothing") == "is not in the cache of the Hub, which is offline; connect, or give a folder"
+    assert (
+        message("nobody/nothing")
+        == "is no folder here, nor in the cache of the Hub, which is offline; correct the name, or connect"
+    )
     assert message("a b") == "is no folder here, and no name of a model of the Hub"
     assert message(gguf="x.gguf").startswith("cannot be read as GGUF")
     weights, config = damaged / "model.safetensors", damaged / "config.json"

@@ -54,6 +54,17 @@ def place(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_folder_with_other_files_is_refused_and_a_refused_run_leaves_none(place: Path) -> None:
+    (place / "other").mkdir()
+    (place / "other" / "notes.txt").write_text("mine")
+    refused = train("out=other")
+    assert (refused.code, refused.err) == (2, "out=other: holds other files, such as notes.txt; choose another folder\n")
+    assert [path.name for path in (place / "other").iterdir()] == ["notes.txt"]
+    too_long = train("out=run", "max_length=4")
+    assert (too_long.code, len(too_long.err.splitlines())) == (2, 1)
+    assert not (place / "run").exists()
+
+
 def train(*settings: str) -> Outcome:
     given = {setting.partition("=")[0] for setting in settings}
     fits = not {"reference=start", "reference=logp"} & set(settings)

@@ -233,6 +233,12 @@ def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path: Path, setting
         train(tmp_path, **settings)
 
 
+def test_without_an_accelerator_it_trains_in_float32_on_the_cpu(tmp_path: Path) -> None:
+    if not torch.accelerator.is_available():
+        config = WeightedSFTConfig(output_dir=str(tmp_path))
+        assert (config.use_cpu, config.bf16) == (True, False)
+
+
 def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match=r"\d+ of 96 rows are longer than max_length=5 .*dropped"):
         trainer = train(tmp_path, kappa=1.0, max_length=5, too_long="drop")

@@ -87,7 +87,12 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
         Sampler(model, tokenizer, prompts_of(Path(train.prompts)).prompts, sampling)
     with calmly():
         reference = log_probs_of(rows, train) if kind == "logp" else None
-        trainer = make_trainer(model, tokenizer, args, dataset_of(rows, weights, reference))
+        try:
+            trainer = make_trainer(model, tokenizer, args, dataset_of(rows, weights, reference))
+        except UserError:
+            with contextlib.suppress(OSError):  # the library makes the folder first
+                checkpoints.rmdir()
+            raise
         trained: Any = trainer.train_dataset
         tokens = sum(label != -100 for labels in trained["labels"] for label in labels)
         say(f"{train.method}: {len(trained):,} rows with {tokens:,} tokens of completions")
@@ -138,8 +143,11 @@ def _plain(train: Train) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path, train: Train) -> None:
-    """Raise UserError where the folder holds another run."""
+    """Raise UserError where the folder holds another run, or other files, which would be taken for the run's."""
     if not begun(folder):
+        others = [path.name for path in folder.glob("[!.]*") if path.name not in ("checkpoints", "failure.json")]
+        if others:
+            raise UserError(f"out={os.path.relpath(folder)}: holds other files, such as {min(others)}; choose another folder")
         return
     try:
         held = read_yaml(folder / "config.yaml")

@@ -41,6 +41,7 @@ STATE = "iwbc_weights.safetensors"  # in a checkpoint, written last
 @dataclass
 class WeightedSFTConfig(IWSFT, SFTConfig):
     """TRL's SFTConfig with the settings of the weights (settings.IWSFT). kappa=0 is SFT, and then loss_type=dft may be DFT.
+    Without an accelerator it trains on the CPU, in float32 unless bf16=True.
 
     curation_as: rows are drawn in proportion to their `weight` (`sampler`), or their loss is multiplied by it (`loss`).
     too_long: `refuse` a dataset of which more than one row in a hundred is longer than max_length, or `drop` such rows; no
@@ -51,6 +52,10 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
     too_long: str = "refuse"
 
     def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.use_cpu and self.bf16 is None:
+            self.bf16 = False  # TRL's default elsewhere: on a CPU it is slow, and its rounding is noise in the weights
         super().__post_init__()
         self.weighting.check()
         for name, choices in {"curation_as": ("sampler", "loss"), "too_long": ("refuse", "drop")}.items():
