@@ -170,6 +170,9 @@ def expected(method: str, shares: Floats, right: Floats, lengths: Floats) -> Flo
     return result
 
 
+LEARNT = 0.9  # of a start's careful answers are right, or there is nothing to choose
+
+
 def cells(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, int]]:
     for seed in seeds:
         yield START, seed, 0
@@ -177,9 +180,16 @@ def cells(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, i
 
 
 def summary(rows: Sequence[dict[str, str]]) -> str:
-    """Make the table in Markdown: mean ± standard deviation over seeds, beside the expected accuracy and careful share."""
+    """Make the table in Markdown: mean ± standard deviation over seeds, beside the expected accuracy and careful share. Seeds
+    whose start has not learnt the steps are left out, and named."""
     task = sums()
     start = [row for row in rows if row["method"] == START]
+    unlearnt = [row["seed"] for row in start if float(row["careful_right"] or 0.0) < LEARNT]
+    note = f"\nLeft out, as the start has not learnt the steps: seed {', '.join(unlearnt)}.\n" if unlearnt else ""
+    rows = [row for row in rows if row["seed"] not in unlearnt]
+    start = [row for row in start if row["seed"] not in unlearnt]
+    if not start:
+        return note.lstrip()
     right, first = (
         np.array([np.mean([float(row[key] or 0.0) for row in start]) for key in keys])
         for keys in ([f"{manner}_right" for manner in task.manners], task.manners)
@@ -200,7 +210,7 @@ def summary(rows: Sequence[dict[str, str]]) -> str:
             shown = [f"{samples:,.0f}", *(spread(cell, key) for key in ("successes", "kappa"))]
             shown += [f"{shares @ right:.3f}", f"{shares[0]:.3f}", *(spread(cell, name) for name in names)]
             lines.append(f"| {method} | {number} | {len(cell)} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + note
 
 
 @dataclass
