@@ -54,7 +54,7 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        if self.use_cpu and self.bf16 is None:
+        if self.use_cpu and vars(self)["bf16"] is None:
             self.bf16 = False  # TRL's default elsewhere: on a CPU it is slow, and its rounding is noise in the weights
         super().__post_init__()
         self.weighting.check()
