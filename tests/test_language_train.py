@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from setups import Outcome, called, command, finish, python, read_csv
 
 pytest.importorskip("trl")
 
-from iwbc.config import hydra_on_conf
+from iwbc.config import composed, hydra_on_conf
 from iwbc.language import sampling, training
 from iwbc.language.config import validate
 from iwbc.language.jsonl import Rows, read_rows, write_rows
 from iwbc.language.models import load, quietly
+from iwbc.language.settings import ALGORITHMS, CURATIONS
 from iwbc.language.tasks import bandit, tiny_model, tiny_tokenizer
 from iwbc.language.train import FOLDER, main
 from iwbc.language.trainer import STATE
+from iwbc.system.files import config_folder
 
 SHORT = ("steps=6", "lr=0.01", "batch_size=8", "fit.steps=4", "fit.lr=0.01", "fit.batch_size=16", "log_every=2", "threads=1")
 # Not recomputing activations is quicker, and the same.
@@ -52,6 +55,15 @@ def place(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "task" / "cache"))
     return tmp_path
+
+
+def test_every_choice_has_a_file_and_none_is_a_schema_of_the_other_commands() -> None:
+    for group, kinds in {"algo": ALGORITHMS, "curation": CURATIONS}.items():
+        files = {path.stem for path in (Path(config_folder()) / "language" / group).glob("*.yaml")}
+        assert files - {"iw_sft_paper", "iw_sft_published"} == set(kinds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        composed(["curation=top_fraction", "algo=bc"])
 
 
 def test_a_folder_with_other_files_is_refused_and_a_refused_run_leaves_none(place: Path) -> None:
@@ -311,12 +323,8 @@ def test_settings_must_name_model_and_data(place: Path) -> None:
 def test_every_preset_is_valid_and_named_apart() -> None:
     import hydra
 
-    presets = [f"algo={path.stem}" for path in (Path(FOLDER) / "algo").glob("*.yaml")] + [
-        "algo=sft",
-        "algo=dft",
-        "+method=sft_q",
-    ]
-    presets += ["algo=iw_sft", "algo=iw_sft algo.kappa=1", "curation=all", "curation=top_fraction"]
+    presets = [f"algo={path.stem}" for path in (Path(FOLDER) / "algo").glob("*.yaml")]
+    presets += ["+method=sft_q", "algo=iw_sft algo.kappa=1", "curation=all", "curation=top_fraction"]
     with hydra_on_conf(FOLDER):
         made = [validate(hydra.compose("train", ["model=m", "data=d", *preset.split()])) for preset in presets]
     methods = [settings.method for settings in made]

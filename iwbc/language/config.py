@@ -33,11 +33,14 @@ def validate(composed: DictConfig | dict[str, Any]) -> Train:
 
 
 def _register() -> None:
-    """Offer the classes' defaults to Hydra: as groups, and as the settings outside of groups."""
+    """Let the files of conf/language/ begin with the classes' defaults, as those of conf/ do: `/settings/<group>` there.
+
+    Groups of the store's own would be taken for schemas of conf/'s files of the same names.
+    """
     store = ConfigStore.instance()
     for group, kinds in _GROUPS.items():
         for name, kind in kinds.items():
-            store.store(group=group, name=name, node=defaults_of(kind))
+            store.store(group=f"settings/{group}", name=name, node=defaults_of(kind))
     store.store(group="settings", name="language", node={k: v for k, v in defaults_of(Train).items() if k not in _GROUPS})
 
 
