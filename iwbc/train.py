@@ -53,11 +53,11 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Imports only for composing a configuration: an error in it must show at once.
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from iwbc.config import changed, import_custom, named_modules, validate
 from iwbc.errors import Interrupted, UserError
@@ -77,7 +77,9 @@ def main() -> None:
 
 def _job(composed: DictConfig, folder: Path, in_sweep: bool) -> float | None:
     """Do one run and return the objective of a search, which is maximised."""
-    import_custom(HydraConfig.get().overrides.task)  # again in a sweep's worker, which has imported nothing yet
+    # Again in a sweep's worker, which has imported nothing yet; as text, since a value may hold an interpolation.
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    import_custom(words)
     return sweeps.objective(_run(validate(composed), folder, in_sweep))
 
 

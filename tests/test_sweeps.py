@@ -12,7 +12,7 @@ import pytest
 from setups import BRIEF, every, finish, python, summary_of, total, train
 
 from iwbc.data.trajectories import Trajectories
-from iwbc.runs import pipeline, sweeps
+from iwbc.runs import recorder, sweeps
 from iwbc.runs.show import line
 from iwbc.runs.sweeps import Sweep, objective, remaining
 from iwbc.system.files import write_json
@@ -66,13 +66,13 @@ def test_a_killed_job_tells_nothing_of_the_time_that_others_take(tmp_path: Path)
 def test_an_unforeseen_error_fails_its_job_alone(hopper: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
-    original = pipeline.histogram
+    original = recorder.histogram
 
     def once_broken(*arguments: object) -> list[dict[str, object]]:
-        monkeypatch.setattr(pipeline, "histogram", original)
+        monkeypatch.setattr(recorder, "histogram", original)
         raise ZeroDivisionError("bins")
 
-    monkeypatch.setattr(pipeline, "histogram", once_broken)
+    monkeypatch.setattr(recorder, "histogram", once_broken)
     outcome = train(*SWEEP, "seed=0,1")
     assert outcome.code == 1
     assert "once_broken" in outcome.err, "no traceback"
