@@ -56,7 +56,8 @@ def reference_of(rows: Rows, weights: Weights, train: Train) -> str:
     count = failures(rows, weights)
     if train.reference == "logp" and rows.logps is None:
         raise UserError(f"reference=logp: {train.data} has neither logp nor token_logps; set reference=start, or fit")
-    if train.reference == "logp" and _by_token(train) and rows.token_logps is None:
+    by_token = isinstance(train.algo, IWSFT) and train.algo.by_token
+    if train.reference == "logp" and by_token and rows.token_logps is None:
         raise UserError(f"reference=logp: algo.level={train.algo.level} needs token_logps, a number for each token")
     if train.reference == "fit" and not count:
         raise UserError(
@@ -84,7 +85,3 @@ def log_probs_of(rows: Rows, train: Train) -> Sequence[Any] | None:
     if not train.weighted:
         return None
     return rows.token_logps if rows.token_logps is not None else rows.logps.tolist() if rows.logps is not None else None
-
-
-def _by_token(train: Train) -> bool:
-    return isinstance(train.algo, IWSFT) and train.algo.level in ("clipped_product", "token")

@@ -20,7 +20,7 @@ class SFT(Settings):
 
     label: ClassVar[str] = "SFT"
     variant: ClassVar[str] = ""
-    kappa: ClassVar[float] = 0.0
+    weighted: ClassVar[bool] = False
 
     name: str = "sft"
 
@@ -31,7 +31,7 @@ class DFT(Settings):
 
     label: ClassVar[str] = "DFT"
     variant: ClassVar[str] = ""
-    kappa: ClassVar[float] = 0.0
+    weighted: ClassVar[bool] = False
 
     name: str = "dft"
 
@@ -90,17 +90,27 @@ class IWSFT(Settings):
         """Tell whether κ is used."""
         return self.level != "clipped_product"
 
+    @property
+    def weighted(self) -> bool:
+        """Tell whether any weight can differ from 1."""
+        return self.kappa != 0 or not self.tempered
+
+    @property
+    def by_token(self) -> bool:
+        """Tell whether the reference has to be known of every token, as each ratio is clipped by itself."""
+        return self.level in ("clipped_product", "token")
+
     def check_together(self, group: str) -> None:
         self.require(self.minimum < self.maximum, group, "minimum", f"must be below maximum={self.maximum:g}")
-        auto, by_row = self.kappa == "auto", self.level in ("sequence", "mean")
-        self.require(not auto or by_row or not self.tempered, group, "kappa", "auto needs level=sequence or level=mean")
+        auto = self.kappa == "auto"
+        self.require(not auto or self.level != "token", group, "kappa", "auto needs level=sequence or level=mean")
         for name, used, needs in (
             ("kappa", self.tempered, "another level: a clipped product has no temperature"),
             ("ess_share", auto and self.tempered, "kappa=auto"),
             ("ess_count", auto and self.tempered, "kappa=auto"),
             ("decay", self.proposal == "ema", "proposal=ema"),
             ("copy_every", self.proposal == "copy", "proposal=copy"),
-            ("step_ratio_bounds", not by_row, "level=clipped_product or level=token"),
+            ("step_ratio_bounds", self.by_token, "level=clipped_product or level=token"),
             ("minimum", self.level != "token", "another level: step_ratio_bounds bound weights of tokens"),
             ("maximum", self.level != "token", "another level: step_ratio_bounds bound weights of tokens"),
         ):
@@ -197,7 +207,7 @@ class Train(Recipe):
     @property
     def weighted(self) -> bool:
         """Tell whether any importance weight can differ from 1."""
-        return isinstance(self.algo, IWSFT) and (self.algo.kappa != 0 or not self.algo.tempered)
+        return bool(self.algo.weighted)
 
 
 ALGORITHMS: dict[str, type[Settings]] = {kind.name: kind for kind in (SFT, DFT, IWSFT)}

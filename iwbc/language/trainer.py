@@ -70,11 +70,6 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
             raise UserError("loss_type=dft: has weights itself; set kappa=0")
 
     @property
-    def weighted(self) -> bool:
-        """Tell whether any weight can differ from 1."""
-        return self.kappa != 0 or not self.weighting.tempered
-
-    @property
     def weighting(self) -> IWSFT:
         """The settings of the weights alone."""
         return IWSFT(**{each.name: getattr(self, each.name) for each in fields(IWSFT)})
@@ -169,9 +164,9 @@ class WeightedSFTTrainer(SFTTrainer):
         """Return log π_ref of every completion, [N], and of its tokens where they are known."""
         device = self.accelerator.device
         if self._computes_reference:
-            values = self._computed_reference(rows, lengths, offsets)
+            values = self._computed_reference(rows, offsets)
         elif isinstance(rows["reference_logp"][0], float | int):
-            if self.args.level in ("clipped_product", "token"):
+            if self.args.by_token:
                 raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
             sums = torch.tensor(rows["reference_logp"], dtype=torch.float64, device=device)
             _check_finite(sums)
@@ -189,16 +184,16 @@ class WeightedSFTTrainer(SFTTrainer):
         sums.index_add_(0, torch.repeat_interleave(torch.arange(len(lengths)), lengths), values.double())
         return sums.to(device), tokens
 
-    def _computed_reference(self, rows: Dataset, lengths: Tensor, offsets: Tensor) -> Tensor:
+    def _computed_reference(self, rows: Dataset, offsets: Tensor) -> Tensor:
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise UserError(
                 "reference: cannot be computed by a model that is split among processes; give the rows the column "
                 "reference_logp, computed where the model is whole"
             )
-        columns = [{name: rows[i][name] for name in ("input_ids", "labels", "row")} for i in range(len(rows))]
+        columns = rows.select_columns(["input_ids", "labels"]).to_list()
 
         def forward(batch: dict[str, Any]) -> Tensor:
-            batch = self._prepare_inputs({name: value for name, value in batch.items() if name != "row"})
+            batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 log_probs: Tensor = self.model(**batch, use_cache=False, fused_lm_head=True).log_probs
             return log_probs
@@ -249,7 +244,7 @@ class WeightedSFTTrainer(SFTTrainer):
                 q = log_prob if proposal_log_prob is None else proposal_log_prob
                 mask = (labels[:, 1:] != -100).to(log_prob.dtype)
                 weights, statistic = importance.of(self._log_ratio(q, rows, mask), mask)
-                self._check_start(statistic, log_prob, rows)
+                self._check_start(statistic)
                 drift = torch.zeros_like(statistic) if proposal_log_prob is None else (log_prob - q).double().sum(-1)
                 importance.observe(rows, statistic, drift)
                 outputs.log_probs = outputs.log_probs * weights.to(log_prob.dtype)
@@ -267,12 +262,12 @@ class WeightedSFTTrainer(SFTTrainer):
             return (log_prob - self._reference.of(rows, mask)) * mask
         return (log_prob - (self._reference_sums[rows] / mask.sum(-1).clamp(min=1))[:, None]) * mask
 
-    def _check_start(self, statistic: Tensor, log_prob: Tensor, rows: Tensor) -> None:
+    def _check_start(self, statistic: Tensor) -> None:
         """Refuse to train where the first step's policy is not the reference: its weights would be noise."""
         if self.state.global_step > 0 or self.args.level == "token":
             return
         assert self.importance is not None
-        kappa = self.importance.kappa if self.args.weighting.tempered else 1.0
+        kappa = self.importance.kappa if self.args.tempered else 1.0
         largest = kappa * float(statistic.abs().max())
         if largest <= _NOISE_FLOOR:
             return

@@ -199,9 +199,11 @@ class _Watch(TrainerCallback):
         next(self._bar, None)
         if state.global_step >= state.max_steps:
             control.should_log = True
-        stop = torch.tensor(float(self.stop.is_set()), device=self._trainer.accelerator.device)
-        # All processes stop after the same step, as each waits for the others.
-        if float(self._trainer.accelerator.reduce(stop, "sum")) > 0:
+        stop = self.stop.is_set()
+        if processes() > 1:  # all stop after the same step, as each waits for the others
+            told = torch.tensor(float(stop), device=self._trainer.accelerator.device)
+            stop = float(self._trainer.accelerator.reduce(told, "sum")) > 0
+        if stop:
             self.stopped = control.should_training_stop = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, **named: Any) -> None:

@@ -97,10 +97,14 @@ class SequenceWeights:
         """Compute every row's weight, or the mean one of its tokens, when it was last seen, [N]."""
         return self._of_statistic(self.table) / self.normaliser
 
+    def _ess_share(self, weights: Tensor) -> float:
+        """Compute the effective sample size of weights [N] as a share of that of the curated rows."""
+        return float(effective_sample_size(weights * self._curation) / effective_sample_size(self._curation))
+
     def trouble(self) -> str | None:
         """Say why the weights cannot go on, if they cannot."""
         settings, weights = self._settings, self._of_statistic(self.table)
-        share = float(effective_sample_size(weights * self._curation) / effective_sample_size(self._curation))
+        share = self._ess_share(weights)
         if not share >= settings.ess_floor:
             return (
                 f"the effective sample size of the weights is {share:.2g} of the curated rows', below "
@@ -116,12 +120,11 @@ class SequenceWeights:
     def metrics(self) -> dict[str, float]:
         """Tell, of all rows: ESS as a share of the curated rows', k̂ of the tail, κ, quantiles, and the proposal's bound."""
         settings, weights = self._settings, self._of_statistic(self.table)
-        curated = weights * self._curation
         at_bound = (weights >= settings.maximum) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
         reward = self._curation * len(self._curation) / self._curation.sum()
         figures = {
-            "ess_share": float(effective_sample_size(curated) / effective_sample_size(self._curation)),
-            "pareto_shape": float(pareto_shape(curated)),
+            "ess_share": self._ess_share(weights),
+            "pareto_shape": float(pareto_shape(weights * self._curation)),
             "weight_mean": self.normaliser,
             "weight_min": float(weights.amin()),
             "weight_median": float(weights.median()),
