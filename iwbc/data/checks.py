@@ -36,6 +36,8 @@ def checked(
         observation_shape = observation_shape or episode.observations.shape[1:]
         check_episode(episode, info, count - 1, observation_shape)
         labelled += episode.success is not None
+        if unknown := set(episode.groups).difference(info.groups):
+            raise UserError(f"dataset {info.id}, episode {count - 1}, groups: {min(unknown)} is none of the dataset's groups")
         for field, rounding in rounded.items():
             rounding.watch(getattr(episode, field))
         lengths.append(len(episode.actions))

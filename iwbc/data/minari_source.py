@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from iwbc.data.checks import action_bounds
 from iwbc.data.hdf5 import check_field, check_links
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
-from iwbc.data.minari_writer import OBSERVATION_PARTS
+from iwbc.data.minari_writer import GROUPS, OBSERVATION_PARTS
 from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack, packed_folder
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.gymnasium import SUCCESS_KEYS, success_label
@@ -147,8 +147,10 @@ def _read(
         reference_scores=scores,
         observation_parts=_stored_parts(dataset_id, metadata, size_of(parts)) if plain else parts,
         notes=_notes(metadata),
+        groups=list(groups := _groups(dataset_id, metadata, dataset.total_episodes)),
+        fps=_fps(dataset_id, metadata),
     )
-    return _episodes(dataset_id, dataset, observations, None if plain else parts, unfinished), info
+    return _episodes(dataset_id, dataset, observations, None if plain else parts, unfinished, groups), info
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
@@ -174,6 +176,27 @@ def _notes(metadata: dict[str, Any]) -> list[str]:
         if isinstance(notes, list)
         else []
     )
+
+
+def _groups(dataset_id: str, metadata: dict[str, Any], episodes: int) -> dict[str, frozenset[int]]:
+    """Read the groups of episodes, by their names. Raises UserError unless each lists episodes of the dataset."""
+    groups = metadata.get(GROUPS, {})
+    try:
+        for name, members in groups.items():
+            if not name.isprintable() or not all(type(index) is int and 0 <= index < episodes for index in members):
+                raise ValueError(f"{name!r} must list episodes from 0 to {episodes - 1}")
+        return {name: frozenset(members) for name, members in groups.items()}
+    except MALFORMED as error:
+        raise UserError(
+            f"dataset {dataset_id}: {GROUPS} of its metadata.json are damaged ({_line(error)}); make it again"
+        ) from None
+
+
+def _fps(dataset_id: str, metadata: dict[str, Any]) -> float | None:
+    fps = metadata.get("fps")
+    if fps is not None and not (isinstance(fps, int | float) and 0 < fps < np.inf):
+        raise UserError(f"dataset {dataset_id}: fps of its metadata.json is {fps!r}, not a number of steps in a second")
+    return fps
 
 
 def _only(dataset_id: str, space: gym.Space[Any], keys: Sequence[str]) -> gym.Space[Any]:
@@ -217,7 +240,12 @@ def _reference_scores(dataset_id: str, metadata: dict[str, Any], environment: En
 
 
 def _episodes(
-    dataset_id: str, dataset: Any, space: gym.Space[Any], parts: Sequence[Part] | None, unfinished: str
+    dataset_id: str,
+    dataset: Any,
+    space: gym.Space[Any],
+    parts: Sequence[Part] | None,
+    unfinished: str,
+    groups: Mapping[str, frozenset[int]],
 ) -> Iterator[Episode]:
     index = 0
     try:
@@ -236,7 +264,8 @@ def _episodes(
                         "rewards; Minari episodes have one observation more than steps"
                     )
                 success = _success(data.infos or {}, f"dataset {dataset_id}, episode {index}")
-                yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success)
+                names = tuple(name for name, members in groups.items() if index in members)
+                yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success, names)
             index += 1
     except _DAMAGE as error:
         raise UserError(

@@ -37,6 +37,8 @@ _MARGIN = 32 * 2**20  # bytes that stay free, because HDF5 writes some later
 _MANY, _SHORT = 10_000, 10
 # The key in the metadata of the parts that observations, stored as vectors, have been flattened from.
 OBSERVATION_PARTS = "observation_parts"
+# The key in the metadata of groups: the episodes, counted from 0, of each name.
+GROUPS = "groups"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 
 
@@ -86,12 +88,16 @@ def write_minari(
             storage.update_metadata(_metadata(info, env, description, author, algorithm_name))
             if parts is not None:  # the vectors are all that is stored
                 storage.update_metadata({OBSERVATION_PARTS: [dataclasses.asdict(part) for part in parts]})
+            members: dict[str, list[int]] = {name: [] for name in info.groups}
+            written = _noted(itertools.chain([first], whole), members)
             if data_format == "arrow":
-                _write_arrow(storage, itertools.chain([first], whole))
+                _write_arrow(storage, written)
             else:
                 file = building / "data" / "main_data.hdf5"
-                storage.update_episodes(_buffers(itertools.chain([first], whole), file))
+                storage.update_episodes(_buffers(written, file))
                 _give_back_room(file)
+            if members:
+                storage.update_metadata({GROUPS: members})
             _make_namespace(info.id.rpartition("/")[0])
             count, steps = storage.total_episodes, storage.total_steps
         os.replace(building, folder)
@@ -104,6 +110,14 @@ def write_minari(
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def _noted(episodes: Iterable[Episode], members: dict[str, list[int]]) -> Iterator[Episode]:
+    """Yield the episodes as they come, and note in `members` each one's number under the groups that it belongs to."""
+    for index, episode in enumerate(episodes):
+        for name in episode.groups:
+            members[name].append(index)
+        yield episode
 
 
 def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
@@ -201,6 +215,8 @@ def _metadata(
         metadata["algorithm_name"] = algorithm_name
     if info.notes:
         metadata["notes"] = info.notes
+    if info.fps:
+        metadata["fps"] = info.fps
     if info.reference_scores:
         metadata |= {
             "ref_min_score": info.reference_scores.random,

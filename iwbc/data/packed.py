@@ -29,7 +29,7 @@ from iwbc.errors import UserError, warn
 from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
 from iwbc.system.locks import exclusive_lock
 
-FORMAT = 4
+FORMAT = 5
 _META = "packed.json"
 
 
@@ -100,6 +100,7 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
         lengths: list[int] = []
         terminated: list[bool] = []
         successes: list[bool | None] = []
+        groups: list[list[bool]] = []
         for episode in episodes:
             if not streams:
                 stream("observations", np.float32, episode.observations.shape[1:])
@@ -113,6 +114,7 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
             lengths.append(len(episode.rewards))
             terminated.append(episode.terminated)
             successes.append(episode.success)
+            groups.append([name in episode.groups for name in info.groups])
         stream("offsets", np.int64)
         streams["offsets"].append(np.cumsum([0, *lengths]))
         stream("terminated", np.bool_)
@@ -121,6 +123,9 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
         if labelled:
             stream("successes", np.bool_)
             streams["successes"].append(np.array(successes))
+        if info.groups:
+            stream("groups", np.bool_, (len(info.groups),))
+            streams["groups"].append(np.array(groups))
         digests = {name: stream.finish() for name, stream in streams.items()}
     return {"format": FORMAT, "content_hash": _combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
 
@@ -132,7 +137,8 @@ def _combined(digests: dict[str, str]) -> str:
 def content_hash(trajectories: Trajectories) -> str:
     """Recompute the SHA-256 of a dataset's arrays."""
     digests = {}
-    for name in ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes"):
+    fields = ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes", "groups")
+    for name in fields:
         array = getattr(trajectories, name)
         if array is not None:
             digest = hashlib.sha256(np.ascontiguousarray(array).data)
@@ -158,7 +164,7 @@ def open_packed(folder: Path) -> Trajectories:
         name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
         for name in ("observations", "actions", "rewards", "final_observations")
     }
-    small = ("offsets", "terminated", "successes") if meta["labelled"] else ("offsets", "terminated")
+    small = ["offsets", "terminated", *(["successes"] if meta["labelled"] else []), *(["groups"] if info["groups"] else [])]
     arrays |= {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in small}
     arrays.setdefault("successes", None)
     return Trajectories(info=DatasetInfo(**info), content_hash=meta["content_hash"], **arrays)
@@ -204,7 +210,8 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
         if what := difference(each[0], other):
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
     fingerprint = hashlib.sha256(" ".join(dataset.content_hash for dataset in each).encode()).hexdigest()
-    info = dataclasses.replace(first, id=dataset_id, notes=[])  # notes were given as each was loaded
+    groups = list(dict.fromkeys(name for dataset in each for name in dataset.info.groups))
+    info = dataclasses.replace(first, id=dataset_id, notes=[], groups=groups)  # notes were given as each was loaded
     episodes = (dataset[index] for dataset in each for index in range(len(dataset)))
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 

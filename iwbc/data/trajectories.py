@@ -28,7 +28,8 @@ class Episode:
 
     Shapes: observations [T, obs], final_observation [obs], actions [T, act], rewards [T].
     `terminated` is True where the environment ended the episode and False where it was cut (a time limit, or the end
-    of the data). `success` is None where the source has no label.
+    of the data). `success` is None where the source has no label. `groups` are the names of those of DatasetInfo.groups that
+    it belongs to.
     """
 
     observations: npt.NDArray[np.floating]
@@ -37,6 +38,7 @@ class Episode:
     rewards: npt.NDArray[np.floating]
     terminated: bool
     success: bool | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class DatasetInfo:
     `environment` is for evaluation (None if unknown); `action_low` and `action_high` are the bounds of the action space
     (infinite where there are none); `reference_scores` normalise returns (None if unknown). `observation_parts` are the parts
     that the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
-    oddities of the data: loading the dataset gives each as a DataWarning.
+    oddities of the data: loading the dataset gives each as a DataWarning. `groups` are names of sets of episodes, such as an
+    operator's or a task's, which may overlap. `fps` is the number of steps in a second of a robot's time, None if unknown.
     """
 
     id: str
@@ -56,6 +59,8 @@ class DatasetInfo:
     reference_scores: ReferenceScores | None
     observation_parts: list[Part] | None = None
     notes: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    fps: float | None = None
 
     @property
     def env_id(self) -> str | None:
@@ -68,8 +73,9 @@ class Trajectories:
     """n trajectories with N steps in all. Trajectory i owns the rows offsets[i] : offsets[i + 1].
 
     Shapes: observations [N, obs], actions [N, act], rewards [N], final_observations [n, obs] (the observation after
-    each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None. Float arrays are float32
-    and may be memory-mapped. `content_hash` is the SHA-256 of all arrays.
+    each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None, groups [n, g] or None where
+    info.groups is empty: True where trajectory i belongs to group j. Float arrays are float32 and may be memory-mapped.
+    `content_hash` is the SHA-256 of all arrays.
     """
 
     info: DatasetInfo
@@ -81,6 +87,7 @@ class Trajectories:
     offsets: npt.NDArray[np.int64]
     terminated: npt.NDArray[np.bool_]
     successes: npt.NDArray[np.bool_] | None
+    groups: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -107,6 +114,7 @@ class Trajectories:
             self.rewards[rows],
             bool(self.terminated[i]),
             None if self.successes is None else bool(self.successes[i]),
+            () if self.groups is None else tuple(self.info.groups[j] for j in np.flatnonzero(self.groups[i])),
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -125,6 +133,7 @@ class Trajectories:
             np.concatenate([[0], np.cumsum(self.lengths[indices])]),
             self.terminated[indices],
             None if self.successes is None else self.successes[indices],
+            None if self.groups is None else self.groups[indices],
         )
 
     def __repr__(self) -> str:
