@@ -36,7 +36,7 @@ class StepSampler:
     def __init__(self, curated: Curated, seed: int, batch_size: int, stream: int, device: str | torch.device = "cpu") -> None:
         cumulative = np.cumsum(curated.probabilities)
         self._cumulative = torch.from_numpy(cumulative / cumulative[-1])  # the last one is 1, which no draw reaches
-        self._starts = torch.from_numpy(curated.trajectories.offsets[curated.kept])
+        self._starts = torch.from_numpy(curated.trajectories.first_rows[curated.kept])
         self._kept_starts = torch.from_numpy(curated.offsets[:-1])
         self._lengths = torch.from_numpy(curated.lengths)
         self.curated, self.seed, self.batch_size, self.stream, self.device = curated, seed, batch_size, stream, device
