@@ -84,7 +84,7 @@ class Scores:
     @classmethod
     def of(cls, trajectories: Trajectories) -> Scores:
         """Collect the scores of packed trajectories."""
-        last = trajectories.rewards[trajectories.offsets[1:] - 1]
+        last = trajectories.rewards[trajectories.first_rows + trajectories.lengths - 1]
         rounding = trajectories.return_rounding
         return cls(trajectories.info.id, trajectories.returns, trajectories.successes, rounding, last)
 
