@@ -248,16 +248,17 @@ def _remarks(scores: Scores, weights: Weights, curation: Settings, values: Weigh
         )
     if not isinstance(curation, settings.Ranked):
         return
-    told = successes is not None and successes.any() and not successes.all()
     by_return = curation.rank_by in ("return", "discounted_return")
-    if successes is not None and told and not (isinstance(curation, settings.ReturnWeighted) and not by_return):
+    weighted_by_others = isinstance(curation, settings.ReturnWeighted) and not by_return
+    if successes is not None and successes.any() and not successes.all() and not weighted_by_others:
         failures = int((~successes[kept]).sum())
         if failures and (not by_return or values[~successes].max() >= values[successes].min()):
             yield (
                 f"{failures:,} of the {len(kept):,} {noun} that it keeps are labelled failures; curation=success goes by "
                 "the labels"
             )
-    if not by_return and not told and returns[kept].mean() < returns.mean() - 1e-6 * np.ptp(returns):  # beyond rounding
+    unlabelled = successes is None or not successes.any()
+    if not by_return and unlabelled and returns[kept].mean() + np.max(scores.rounding) < returns.mean():
         yield (
             f"the {len(kept):,} {noun} that it keeps have a lower return on average ({returns[kept].mean():g}) than all "
             f"({returns.mean():g}), and no labels tell failures, which may be the best by {curation.rank_by}"
@@ -272,8 +273,8 @@ def _span(scores: Scores, curation: Settings, values: Weights) -> str:
     if isinstance(curation, settings.Ranked) and curation.rank_by != "return":
         what = {"discounted_return": "discounted returns", "length": "lengths"}.get(curation.rank_by, "figures of smoothness")
         figures = scores.lengths.astype(np.float64) if curation.rank_by == "length" else values
-    equal = np.ptp(figures) == 0.0
-    return f" (their {what} {f'are all {figures[0]:g}' if equal else f'reach from {figures.min():g} to {figures.max():g}'})"
+    low, high = f"{figures.min():g}", f"{figures.max():g}"
+    return f" (their {what} {f'are all {low}' if low == high else f'reach from {low} to {high}'})"
 
 
 def _remedy(scores: Scores, curation: Settings) -> str:

@@ -36,7 +36,7 @@ def smoothness(trajectories: Trajectories) -> Values:
         changes[start : start + _BLOCK] = np.square(np.diff(block, axis=0) / spread).mean(1)
     changes[trajectories.offsets[:-1]] = 0.0  # it is from the trajectory before
     rough = np.add.reduceat(changes, trajectories.offsets[:-1]) / np.maximum(trajectories.lengths - 1, 1)
-    return -np.where(trajectories.lengths > 1, rough, rough.max())
+    return 0.0 - np.where(trajectories.lengths > 1, rough, rough.max())  # 0 where nothing moves, not −0
 
 
 def failures_below(values: Values, successes: npt.NDArray[np.bool_] | None) -> Values:
