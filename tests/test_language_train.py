@@ -285,6 +285,8 @@ WRONG = {
     "model=nowhere/at/all": "model=nowhere/at/all: no such folder",
     "data=nowhere.jsonl": "nowhere.jsonl: no such file",
     "curation=level": "curation=level: no row of task/rows.jsonl has a level above 0",
+    "curation=groups": "curation.keep=[]: name groups to keep, such as [better,okay], or to drop",
+    "curation=scores": "curation.path: must be given",
     "algo=awr": "Could not find 'algo/awr'",
     "algo.kapa=1": "algo.kapa: no such setting; did you mean algo.kappa or ",
     "algo.kappa=-1": "algo.kappa=-1: must be finite and not negative",

@@ -129,7 +129,7 @@ def group_weights(scores: Scores, curation: settings.Groups) -> Weights:
 
     Raises UserError where the dataset has no group of a name.
     """
-    if scores.members is None:
+    if scores.members is None or not scores.groups:
         raise UserError(f"curation=groups: dataset {scores.name} has no groups; choose another curation, such as scores")
     for setting in ("keep", "drop"):
         if unknown := [name for name in getattr(curation, setting) if name not in scores.groups]:

@@ -38,28 +38,27 @@ def curation_weights(rows: Rows, train: Train) -> Weights:
             f"curation={getattr(curation, 'name', '')}: {train.data} has neither reward nor success, by which it goes; add "
             "either, or set curation=all"
         )
-    groups, members = _groups(rows)
-    return weights_of(
-        Scores(
-            train.data,
-            np.zeros(len(rows)) if scores is None else scores,
-            np.array([len(text_of(completion)) for completion in rows.completions]),
-            successes,
-            groups=groups,
-            members=members,
-            noun="rows",
-        ),
-        curation,
+    each = [[group] if isinstance(group, str) else group for group in rows.groups or ()]
+    groups = sorted({name for names in each for name in names})
+    scores_of_rows = Scores(
+        train.data,
+        np.zeros(len(rows)) if scores is None else scores,
+        np.array([len(text_of(completion)) for completion in rows.completions]),
+        successes,
+        groups=groups,
+        members=_members(each, groups) if isinstance(curation, settings.Groups) else None,
+        noun="rows",
     )
+    return weights_of(scores_of_rows, curation)
 
 
-def _groups(rows: Rows) -> tuple[list[str], npt.NDArray[np.bool_] | None]:
-    """List the groups that rows name, and mark the rows of each, [N, g]."""
-    if rows.groups is None:
-        return [], None
-    each = [[group] if isinstance(group, str) else group for group in rows.groups]
-    names = sorted({name for names in each for name in names})
-    return names, np.array([[name in some for name in names] for some in each], bool).reshape(len(rows), -1)
+def _members(each: Sequence[Sequence[str]], groups: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Mark the rows of each group, [N, g]."""
+    columns = {name: column for column, name in enumerate(groups)}
+    members = np.zeros((len(each), len(groups)), bool)
+    for i, names in enumerate(each):
+        members[i, [columns[name] for name in names]] = True
+    return members
 
 
 def failures(rows: Rows, weights: Weights) -> int:
