@@ -14,6 +14,9 @@ from rich.console import Console
 from iwbc import info
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
+from iwbc.settings import Groups
+
+GUIDE = Path(__file__).parent.parent / "docs" / "data.md"
 
 
 def text_of(trajectories: Trajectories) -> str:
@@ -165,6 +168,42 @@ def test_equal_returns_are_a_line() -> None:
     assert "quantile" not in text
     assert row(text, "top_fraction 10 %")[:2] == ["top_fraction 10 %", "all 5"]
     assert row(text, "all")[:2] == ["all", "5"]
+
+
+def operators() -> Trajectories:
+    """Demonstrations by three operators, as of robomimic's Multi-Human sets: all succeed, the worse the slower; one is a copy."""
+    lengths = np.array([40 + i // 4 for i in range(119)] + [400] + [90 + i // 2 for i in range(80)])
+    lengths[7] = lengths[6]
+    data = make_trajectories([0.0] * 200, lengths, successes=[True] * 200, observation_size=4, action_size=2)
+    starts = data.offsets[:-1]
+    phase = (np.arange(data.steps) - np.repeat(starts, lengths)) / np.repeat(lengths, lengths)
+    operator = np.repeat(np.arange(200) // 80, lengths)
+    moved = np.repeat(np.arange(200) % 23, lengths) / 23
+    observations = np.stack([phase, phase * (1 - phase), moved, np.full(data.steps, 0.5)], 1)
+    actions = np.stack([1 - 2 * phase, 0.4 * (operator - 1) * phase], 1)
+    rewards = np.zeros(data.steps)
+    rewards[data.offsets[1:] - 1] = 1.0
+    rows = slice(starts[6], starts[6] + lengths[6]), slice(starts[7], starts[7] + lengths[7])
+    for values in (observations, actions):
+        values[rows[1]] = values[rows[0]]
+    members = np.arange(200)[:, None] // 80 == np.arange(3)
+    return replace(
+        data,
+        content_hash="8c2f5f0d1b6e4a97" * 4,
+        info=replace(data.info, id="my/robot/pick-v0", groups=["better", "okay", "worse"], fps=20.0),
+        observations=observations.astype(np.float32),
+        actions=actions.astype(np.float32),
+        rewards=rewards.astype(np.float32),
+        groups=members,
+    )
+
+
+def test_the_sample_of_the_guide_to_data() -> None:
+    console = Console(width=88, record=True, markup=False)
+    asked = {"curation=groups curation.keep=[better]": Groups(["better"])}
+    info.show(operators(), info.usual_curations() | asked, console)
+    (sample,) = re.findall(r"```text\n(my/robot/pick-v0.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert sample.splitlines() == [line.rstrip() for line in console.export_text().splitlines()]
 
 
 @pytest.mark.parametrize(
