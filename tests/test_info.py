@@ -171,7 +171,7 @@ def test_equal_returns_are_a_line() -> None:
 
 
 def operators() -> Trajectories:
-    """Demonstrations by three operators, as of robomimic's Multi-Human sets: all succeed, the worse the slower; one is a copy."""
+    """Demonstrations by three operators, as in robomimic's Multi-Human sets: all succeed, the worse slower; one is a copy."""
     lengths = np.array([40 + i // 4 for i in range(119)] + [400] + [90 + i // 2 for i in range(80)])
     lengths[7] = lengths[6]
     data = make_trajectories([0.0] * 200, lengths, successes=[True] * 200, observation_size=4, action_size=2)
