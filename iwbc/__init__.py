@@ -28,8 +28,8 @@ _PLACES = {
     "iwbc.training.fit": ("fit",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
-        *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "MixturePolicy"),
-        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryWeights"),
+        *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
+        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryScores", "TrajectoryWeights"),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),
 }

@@ -20,12 +20,14 @@ from iwbc.settings import All as All
 from iwbc.settings import FilteredBC as FilteredBC
 from iwbc.settings import FlowPolicy as FlowPolicy
 from iwbc.settings import GaussianPolicy as GaussianPolicy
+from iwbc.settings import Groups as Groups
 from iwbc.settings import MixturePolicy as MixturePolicy
 from iwbc.settings import QualityLevels as QualityLevels
 from iwbc.settings import ReturnWeighted as ReturnWeighted
 from iwbc.settings import Success as Success
 from iwbc.settings import Threshold as Threshold
 from iwbc.settings import TopFraction as TopFraction
+from iwbc.settings import TrajectoryScores as TrajectoryScores
 from iwbc.settings import TrajectoryWeights as TrajectoryWeights
 from iwbc.training.fit import fit as fit
 from iwbc.training.trained import Policies as Policies

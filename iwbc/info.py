@@ -1,4 +1,4 @@
-"""Look at a dataset: its size, spaces and environment, its returns, and what each curation would keep of it.
+"""Look at a dataset: its size, spaces, environment, groups, scales and returns, and what each curation would keep of it.
 
     python -m iwbc.info mujoco/hopper/medium-v0               a Minari id, or the folder of one
     python -m iwbc.info demo.npz                              arrays of your own, npz or HDF5, or a D4RL file
@@ -7,7 +7,8 @@
 
 The effective number of trajectories is (Σ R_i)² / Σ R_i², R_i being the curation's weight of trajectory i: as many of equal
 weight would count as much. With `curation=…`, as train takes it, that one is listed too. Observations that are far from 0 ± 1,
-and actions whose bounds are far beyond them, are named as "units": policies standardise and scale these.
+and actions whose bounds are far beyond them, are named as "units": policies standardise and scale these. "look at" names
+entries that hardly vary, trajectories that repeat another, and some that are much longer or shorter than the others.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ from iwbc.system.arguments import parse, run
 from iwbc.system.files import KINDS, kind_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
+    from rich.table import Table
 
+    from iwbc.data.scales import Scales
     from iwbc.data.trajectories import Trajectories
     from iwbc.environments.spec import EnvironmentSpec
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 98, 100)
 _BINS = 16
+_ROWS = 12  # of groups, observations and actions in a table
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -126,32 +132,170 @@ def show(
     trajectories: Trajectories, curations: dict[str, Settings], console: Console, policy: GaussianPolicy | None = None
 ) -> None:
     """Print all facts of a dataset; units are those of `policy` (default: the usual settings)."""
-    import numpy as np
     from rich.table import Table
 
-    from iwbc.data.curation import curate
+    table = Table(title=trajectories.info.id, show_header=False, box=None, title_justify="left")
+    for name, text in _facts(trajectories, policy or GaussianPolicy()).items():
+        table.add_row(name, text)
+    console.print(table)
+    if trajectories.groups is not None:
+        console.print(_groups_table(trajectories, trajectories.groups))
+    console.print(_scales_table(trajectories))
+    _show_returns(trajectories, console)
+    console.print(_kept_table(trajectories, curations))
+
+
+def _facts(trajectories: Trajectories, policy: GaussianPolicy) -> dict[str, str]:
+    import numpy as np
+
     from iwbc.policies.spec import policy_spec
 
-    info, returns, lengths = trajectories.info, trajectories.returns, trajectories.lengths
-    facts = {
-        "trajectories": f"{len(trajectories):,}",
-        "steps": f"{trajectories.steps:,}, {lengths.min():,} to {lengths.max():,} in a trajectory",
-        "ends": f"{100 * trajectories.terminated.mean():.0f} % terminate, the others are cut",
+    info, lengths, successes = trajectories.info, trajectories.lengths, trajectories.successes
+    span = f"{lengths.min():,} to {lengths.max():,} in a trajectory, median {np.median(lengths):g}"
+    facts = {"trajectories": f"{len(trajectories):,}", "steps": f"{trajectories.steps:,}, {span}"}
+    if info.fps is not None:
+        each = [_duration(float(steps) / info.fps) for steps in (lengths.min(), lengths.max())]
+        total = _duration(trajectories.steps / info.fps)
+        facts["time"] = f"{total} at {info.fps:g} steps a second, {each[0]} to {each[1]} in a trajectory"
+    facts |= {
+        "ends": _ends(trajectories),
         "observations": f"vectors of {trajectories.observations.shape[1]}"
         + (f", flattened from {', '.join(map(str, info.observation_parts))}" if info.observation_parts else ""),
         "actions": f"vectors of {trajectories.actions.shape[1]} in {_range(info.action_low, info.action_high)}",
         "environment": "none is named" if info.environment is None else _environment(info.environment),
-        "success": "no labels" if trajectories.successes is None else f"{100 * trajectories.successes.mean():.1f} %",
+        "success": "no labels" if successes is None else f"{100 * successes.mean():.1f} %",
         "content": trajectories.content_hash[:16],
     }
-    if said := policy_spec(policy or GaussianPolicy(), trajectories).said():
+    if said := policy_spec(policy, trajectories).said():
         facts["units"] = "\n".join(said)
-    table = Table(title=info.id, show_header=False, box=None, title_justify="left")
-    for name, text in facts.items():
-        table.add_row(name, text)
-    console.print(table)
+    return facts | ({"look at": "\n".join(oddities)} if (oddities := _oddities(trajectories)) else {})
 
-    scores = info.reference_scores
+
+def _ends(trajectories: Trajectories) -> str:
+    """Say how many trajectories terminate, and of successes and failures, where they differ in it."""
+    terminated, successes = trajectories.terminated, trajectories.successes
+    text = f"{100 * terminated.mean():.0f} % terminate"
+    if successes is not None and successes.any() and not successes.all() and 0 < terminated.mean() < 1:
+        shares = [100 * terminated[successes == label].mean() for label in (True, False)]
+        text += f" ({shares[0]:.0f} % of the successes, {shares[1]:.0f} % of the failures)"
+    return f"{text}, the others are cut"
+
+
+def _oddities(trajectories: Trajectories) -> list[str]:
+    """List what of a dataset its owner should look at, a line each."""
+    import numpy as np
+
+    from iwbc.data.inspection import constant, duplicates, odd_lengths, unrewarded
+
+    lines = []
+
+    def add(what: str, listed: Sequence[object], total: int) -> None:
+        if len(listed):
+            lines.append(f"{what}, {len(listed):,} of {total:,}: {_listed(listed)}")
+
+    for what, names, values, scales in _entries(trajectories):
+        for which, marks in zip(("constant", "nearly constant"), constant(values, scales), strict=True):
+            add(f"{what} that are {which}", [names[i] for i in np.flatnonzero(marks)], len(names))
+    n, median = len(trajectories), f"the median of {np.median(trajectories.lengths):g} steps"
+    copies = [f"{i} (of {first})" for i, first in duplicates(trajectories).items()]
+    add("trajectories with the observations and actions of an earlier one", copies, n)
+    short, long = odd_lengths(trajectories.lengths)
+    add(f"trajectories shorter than a fifth of {median}", short.tolist(), n)
+    add(f"trajectories longer than five times {median}", long.tolist(), n)
+    if trajectories.successes is None:
+        add("trajectories that do not end in a reward, as all others do", unrewarded(trajectories).tolist(), n)
+    return lines
+
+
+def _entries(trajectories: Trajectories) -> list[tuple[str, list[str], NDArray[np.float32], Scales]]:
+    """Name observations and actions, with the names of their entries, their values and scales."""
+    from iwbc.environments.spaces import entry_names
+
+    observations, actions = trajectories.observations, trajectories.actions
+    names = entry_names(trajectories.info.observation_parts, observations.shape[1])
+    return [
+        ("observation entries", names, observations, trajectories.observation_scales),
+        ("action entries", [str(i) for i in range(actions.shape[1])], actions, trajectories.action_scales),
+    ]
+
+
+def _listed(names: Sequence[object], most: int = 6) -> str:
+    """Join names by commas, with a count of those beyond `most`."""
+    from iwbc.data.curation import listed
+
+    return listed([str(name) for name in names], most)
+
+
+def _groups_table(trajectories: Trajectories, members: NDArray[np.bool_]) -> Table:
+    import numpy as np
+    from rich.table import Table
+
+    lengths, successes, names = trajectories.lengths, trajectories.successes, trajectories.info.groups
+    table = Table(title="Groups", title_justify="left")
+    for column in (
+        "group",
+        "trajectories",
+        "median steps",
+        "steps",
+        *([] if successes is None else ["success"]),
+        "mean return",
+    ):
+        table.add_column(column, justify="left" if column == "group" else "right")
+    rows = list(zip(names, members.T, strict=True))[:_ROWS]
+    if not members.any(1).all():
+        rows.append(("in none", ~members.any(1)))
+    for name, member in rows:
+        if not member.any():
+            table.add_row(name, "0")
+            continue
+        some = lengths[member]
+        share = [] if successes is None else [f"{100 * successes[member].mean():.1f} %"]
+        span = f"{some.min():,} to {some.max():,}"
+        count, mean = f"{member.sum():,}", f"{trajectories.returns[member].mean():,.1f}"
+        table.add_row(name, count, f"{np.median(some):g}", span, *share, mean)
+    if len(names) > _ROWS:
+        table.add_row(f"and {len(names) - _ROWS} more groups")
+    return table
+
+
+def _scales_table(trajectories: Trajectories) -> Table:
+    from rich.table import Table
+
+    from iwbc.data.inspection import constant
+
+    rows: list[tuple[str, ...]] = []
+    for what, names, values, scales in _entries(trajectories):
+        still, nearly = constant(values, scales)
+        for i, name in enumerate(names[:_ROWS]):
+            remarks = ["constant"] * bool(still[i]) + ["nearly constant"] * bool(nearly[i])
+            remarks += [f"mean and std without {scales.far[i]:,} far out"] * bool(scales.far[i])
+            figures = (scales.lowest[i], scales.highest[i], scales.mean[i], scales.std[i])
+            rows.append((f"{what.split()[0]} {name}", *(f"{figure:.3g}" for figure in figures), ", ".join(remarks)))
+        if len(names) > _ROWS:
+            rows.append((f"and {len(names) - _ROWS} more", *[""] * 5))
+    width = 6 if any(row[-1] for row in rows) else 5  # without a column of remarks where there are none
+    table = Table(title="Scales, over all steps", title_justify="left")
+    for column in ("entry", "min", "max", "mean", "std", "")[:width]:
+        table.add_column(column, justify="left" if column in ("entry", "") else "right")
+    for row in rows:
+        table.add_row(*row[:width])
+    return table
+
+
+def _show_returns(trajectories: Trajectories, console: Console) -> None:
+    """Print quantiles and a histogram of the returns, or the one that all have."""
+    import numpy as np
+    from rich.table import Table
+
+    returns, scores = trajectories.returns, trajectories.info.reference_scores
+    if f"{returns.min():g}" == f"{returns.max():g}":
+        score = f" (score {float(scores.normalise(returns).mean()):.1f})" if scores else ""
+        console.print(
+            f"All returns are {returns[0]:g}{score}: what goes by them keeps all. curation.rank_by=length, curation=groups or "
+            "curation=scores may choose.",
+            soft_wrap=True,
+        )
+        return
     table = Table(title="Returns", title_justify="left")
     for column in ("quantile", "return", *(["score"] if scores else [])):
         table.add_column(column, justify="right")
@@ -171,15 +315,28 @@ def show(
         console.print(f"{low:>{width},.{digits}f}  {bar} {count:,}", highlight=False)
     console.print(f"{edges[-1]:>{width},.{digits}f}", highlight=False)
 
+
+def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> Table:
+    from rich.table import Table
+
+    from iwbc.data.curation import curate, keeps_all
+
     table = Table(title="What each curation keeps", title_justify="left")
     for column in ("curation", "trajectories", "steps", "effective number", "from return"):
         table.add_column(column, justify="left" if column == "curation" else "right")
     for name, curation in curations.items():
         kept = curate(trajectories, curation)
         effective = 1.0 / float((kept.probabilities**2).sum())
-        lowest = float(returns[kept.kept].min())
-        table.add_row(name, f"{len(kept.kept):,}", f"{kept.steps:,}", f"{effective:,.1f}", f"{lowest:,.1f}")
-    console.print(table)
+        lowest = float(trajectories.returns[kept.kept].min())
+        count = "all " * keeps_all(kept.curation_weights, curation) + f"{len(kept.kept):,}"
+        table.add_row(name, count, f"{kept.steps:,}", f"{effective:,.1f}", f"{lowest:,.1f}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def _range(low: Sequence[float], high: Sequence[float]) -> str:

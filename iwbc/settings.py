@@ -197,16 +197,31 @@ class All(Settings):
     name: str = "all"
 
 
+@dataclass(kw_only=True)
+class Ranked(Settings):
+    """Base class of curations that rank trajectories.
+
+    rank_by: `return`; `discounted_return`, by `discount` for each step; `length`: shorter is better; `smoothness`: less change
+    of the action from step to step. The last two rank every failure below every success where labels tell them apart.
+    """
+
+    rank_by: str = setting("return", choices=("return", "discounted_return", "length", "smoothness"))
+    discount: float = setting(0.99, lambda value: 0 < value <= 1, "must lie in (0, 1]")
+
+    def check_together(self, group: str) -> None:
+        self.require_used(self.rank_by == "discounted_return", group, "discount", "rank_by=discounted_return")
+
+
 @dataclass
-class TopFraction(Settings):
-    """The best trajectories by return."""
+class TopFraction(Ranked):
+    """The best trajectories, by return or what else they are ranked by."""
 
     fraction: float = setting(0.1, lambda value: 0 < value <= 1, "must lie in (0, 1]; 0.1 keeps the best tenth")
     name: str = "top_fraction"
 
 
 @dataclass
-class QualityLevels(Settings):
+class QualityLevels(Ranked):
     """A trajectory counts once for every percentile of the returns that it reaches: the paper's Q."""
 
     percentiles: list[float] = setting(
@@ -218,11 +233,16 @@ class QualityLevels(Settings):
 
 
 @dataclass
-class Threshold(Settings):
-    """Trajectories with at least this return."""
+class Threshold(Ranked):
+    """Trajectories with at least this return, discounted or not."""
 
     minimum: float = required(math.isfinite, "must be a finite return")
     name: str = "threshold"
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        says = "a threshold is one of returns; must be one of return, discounted_return, or choose curation=top_fraction"
+        self.require(self.rank_by in ("return", "discounted_return"), group, "rank_by", says)
 
 
 @dataclass
@@ -238,22 +258,64 @@ class Success(Settings):
 
 
 @dataclass
-class ReturnWeighted(Settings):
-    """All trajectories, weighted by the exponential of their return in units of `temperature` standard deviations."""
+class ReturnWeighted(Ranked):
+    """All trajectories, weighted by the exponential of their return, or what else they are ranked by, in units of `temperature`
+    standard deviations."""
 
     temperature: float = positive(0.5)
     name: str = "return_weighted"
 
 
 @dataclass
-class TrajectoryWeights(Settings):
-    """Custom weights, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: a row for every
-    trajectory, 0 drops it. sha256: the hash of the file; null: taken as the run begins, and then part of the run.
+class Groups(Settings):
+    """Trajectories of the dataset's groups: those of any that is kept (empty: all), without those of any that is dropped.
+
+    weights: one for each kept group (empty: 1); a trajectory of several counts once, with the largest.
     """
 
-    path: str = required(lambda value: bool(value.strip()), "give a CSV file with the columns trajectory and weight")
+    keep: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
+    weights: list[float] = setting([], lambda value: all(0 < w < math.inf for w in value), "must be positive and finite")
+    name: str = "groups"
+
+    def check_together(self, group: str) -> None:
+        self.require(bool(self.keep or self.drop), group, "keep", "name groups to keep, such as [better,okay], or to drop")
+        fits = not self.weights or len(self.weights) == len(self.keep)
+        self.require(fits, group, "weights", f"needs one for each of the {len(self.keep)} groups in keep")
+        for name in ("keep", "drop"):
+            groups = getattr(self, name)
+            self.require(len(set(groups)) == len(groups), group, name, "names a group twice")
+        both = ", ".join(name for name in self.keep if name in self.drop)
+        self.require(not both, group, "drop", f"keep names {both}, too")
+
+
+@dataclass
+class FromFile(Settings):
+    """Base class of curations by a CSV file with a row for every trajectory. sha256: the hash of the file; null: taken as the
+    run begins, and then part of the run."""
+
+    path: str = required(lambda value: bool(value.strip()), "give a CSV file with a row for every trajectory")
     sha256: str | None = setting(None, lambda value: value is None or len(value) == 64, "must be a SHA-256 of 64 digits")
+
+
+@dataclass
+class TrajectoryWeights(FromFile):
+    """Custom weights, from a CSV file with the columns trajectory (or episode), counted from 0, and weight: 0 drops it."""
+
     name: str = "weights"
+
+
+@dataclass
+class TrajectoryScores(FromFile):
+    """Scores of trajectories, from a CSV file with the columns trajectory (or episode), counted from 0, and score.
+
+    fraction null: scores are weights, 0 drops, none is negative. Else any numbers: the best of this share are kept alike.
+    """
+
+    fraction: float | None = setting(
+        None, lambda value: value is None or 0 < value <= 1, "must lie in (0, 1]; 0.1 keeps the best tenth"
+    )
+    name: str = "scores"
 
 
 # --- algo ------------------------------------------------------------------------------------------------------------
@@ -638,35 +700,58 @@ class Config(Settings):
         """The method's name in tables: the algorithm, and the curation and weights that distinguish it from its relatives."""
         match self.curation:
             case ReturnWeighted() if isinstance(self.algo, RWR):
-                kept = ""
+                kept = _ranked(self.curation)
             case All() if not isinstance(self.algo, FilteredBC):  # said only where the method's name promises a choice
                 kept = ""
             case _:
                 kept = in_tables(self.curation)
-        if isinstance(self.algo, FilteredBC) and kept == "(Q)":
-            return "SFT(Q)"
+        if isinstance(self.algo, FilteredBC) and isinstance(self.curation, QualityLevels):
+            return f"SFT{kept}"
         return f"{self.algo.label}{kept}{self.algo.variant}"
 
 
 def in_tables(curation: Settings) -> str:
     """Name a curation as it follows an algorithm's name in tables."""
+    ranked = _ranked(curation)
     match curation:
         case TopFraction(fraction=fraction):
-            return f" {100 * fraction:g} %"
+            return f" {100 * fraction:g} %{ranked}"
         case QualityLevels():
-            return "(Q)"
+            return f"(Q{ranked})"
         case ReturnWeighted():
-            return " return-weighted"
+            return f" weighted{ranked}" if ranked else " return-weighted"
+        case Groups(keep=keep, drop=drop, weights=weights):
+            kept = [f"{name} {weight:g}" for name, weight in zip(keep, weights, strict=True)] if weights else keep
+            return f" groups ({', '.join([*kept, *(f'not {name}' for name in drop)])})"
         case TrajectoryWeights(path=path):
             return f" weights ({PurePath(path).stem})"
+        case TrajectoryScores(path=path, fraction=fraction):
+            return f" scores ({PurePath(path).stem}{'' if fraction is None else f' {100 * fraction:g} %'})"
         case _:
-            return f" {getattr(curation, 'name', '')}"
+            return f" {getattr(curation, 'name', '')}{ranked}"
+
+
+def _ranked(curation: Settings) -> str:
+    """Say by what a curation ranks trajectories, where it is not their return."""
+    rank_by = curation.rank_by if isinstance(curation, Ranked) else "return"
+    return "" if rank_by == "return" else f" by {rank_by.replace('_', ' ')}"
 
 
 # The choices of each group, by the name that stands in a configuration.
 DATASETS: dict[str, type[Settings]] = {kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)}
 CURATIONS: dict[str, type[Settings]] = {
-    kind.name: kind for kind in (All, TopFraction, QualityLevels, Threshold, Success, ReturnWeighted, TrajectoryWeights)
+    kind.name: kind
+    for kind in (
+        All,
+        TopFraction,
+        QualityLevels,
+        Threshold,
+        Success,
+        ReturnWeighted,
+        Groups,
+        TrajectoryWeights,
+        TrajectoryScores,
+    )
 }
 ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR)}
 POLICIES: dict[str, type[GaussianPolicy]] = {kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy)}
@@ -703,3 +788,13 @@ def drop_gone(plain: dict[Any, Any]) -> None:
             continue
         if (saved := values.pop(name, value)) != value:
             raise UserError(f"{group}.{name}={saved}: this version has only {value}")
+
+
+def add_new(plain: dict[Any, Any]) -> None:
+    """Add the settings that a saved configuration of an earlier version lacks, with the values that it had."""
+    curation = plain.get("curation")
+    if not isinstance(curation, dict) or {"rank_by", "discount"} & curation.keys():
+        return
+    kind = CURATIONS.get(str(curation.get("name")))
+    if kind is not None and issubclass(kind, Ranked):
+        curation |= {"rank_by": "return", "discount": 0.99}

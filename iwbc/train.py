@@ -17,7 +17,10 @@ Groups (group=choice, the first is the default)
   curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
              top_fraction, threshold, success: the best, from a return on, the successful ones
              return_weighted: all of them, by the exponential of the return        all: all alike
-             weights (curation.path=weights.csv): your own, columns trajectory (or episode, from 0) and weight
+             groups: curation.keep=[better,okay] curation.weights=[2,1] curation.drop=[worse], of the dataset's groups
+             weights, scores (curation.path=scores.csv): your own, columns trajectory (or episode, from 0) and weight or
+             score; curation.fraction=0.3 keeps the best by any scores
+             curation.rank_by=discounted_return, length, smoothness in place of return, where returns are ranked
   policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
              mixture: of Gaussians, for several ways to do it       flow: any shape
   eval       default: 100 episodes at the end, and 10 every 1,000 gradient steps

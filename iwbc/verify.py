@@ -184,13 +184,13 @@ def _data(config: Config, summary: Summary) -> list[Check]:
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
     from iwbc.runs.results import dataset_summary
-    from iwbc.settings import TrajectoryWeights
+    from iwbc.settings import FromFile
 
     known = summary.dataset
     if not is_local(config.dataset, config.env.id):
         return [Check("data", None, f"{known.id} is not on this machine")]
-    if isinstance(config.curation, TrajectoryWeights) and not Path(config.curation.path).expanduser().exists():
-        return [Check("data", None, f"{config.curation.path}, the weights of its trajectories, is not on this machine")]
+    if isinstance(config.curation, FromFile) and not Path(config.curation.path).expanduser().exists():
+        return [Check("data", None, f"{config.curation.path}, by which it was curated, is not on this machine")]
     try:
         trajectories = load_dataset(config.dataset, config.env.id)
         if content_hash(trajectories) != trajectories.content_hash:  # of a large one, which is not hashed as it is loaded

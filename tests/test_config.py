@@ -29,6 +29,8 @@ MANDATORY = {
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
     "curation=threshold": ["curation.minimum=10"],
     "curation=weights": ["curation.path=chosen/human.csv"],
+    "curation=scores": ["curation.path=chosen/deminf.csv"],
+    "curation=groups": ["curation.keep=[better]"],
 }
 
 
@@ -145,6 +147,16 @@ def test_method_names() -> None:
         "algo=filtered_bc curation=all": "filtered BC all",
         "algo=filtered_bc curation=weights curation.path=chosen/human.csv": "filtered BC weights (human)",
         "algo=iw_bc curation=weights curation.path=human.csv": "iw-BC weights (human)",
+        "algo=iw_bc curation=scores curation.path=deminf.csv": "iw-BC scores (deminf)",
+        "algo=filtered_bc curation=scores curation.path=a/cupid.csv curation.fraction=0.3": "filtered BC scores (cupid 30 %)",
+        "algo=filtered_bc curation=groups curation.keep=[better,okay]": "filtered BC groups (better, okay)",
+        "algo=iw_bc curation=groups curation.keep=[better,okay] curation.weights=[2,0.5]": "iw-BC groups (better 2, okay 0.5)",
+        "algo=filtered_bc curation=groups curation.drop=[worse]": "filtered BC groups (not worse)",
+        "algo=filtered_bc curation=top_fraction curation.rank_by=length": "filtered BC 10 % by length",
+        "algo=filtered_bc curation.rank_by=smoothness": "SFT(Q by smoothness)",
+        "algo=iw_bc curation.rank_by=discounted_return": "iw-BC(Q by discounted return)",
+        "algo=iw_bc curation=return_weighted curation.rank_by=length": "iw-BC weighted by length",
+        "algo=rwr curation=return_weighted curation.rank_by=length": "RWR by length",
         "algo=iw_bc": "iw-BC(Q)",
         "algo=iw_bc algo.level=step": "iw-BC(Q) step",
         "algo=rwr curation=return_weighted": "RWR",
@@ -262,6 +274,15 @@ REFUSED = {
     "curation=threshold": "curation.minimum: must be given",
     "curation=threshold curation.minimum=nan": "curation.minimum",
     "curation=return_weighted curation.temperature=0": "curation.temperature",
+    "curation=top_fraction curation.rank_by=speed": "curation.rank_by=speed: must be one of return, discounted_return, length,",
+    "curation=top_fraction curation.discount=0.9": "curation.discount=0.9: would change nothing; it needs rank_by=",
+    "curation=threshold curation.minimum=1 curation.rank_by=length": "curation.rank_by=length: a threshold is one of returns",
+    "curation=groups": "curation.keep=[]: name groups to keep, such as [better,okay], or to drop",
+    "curation=groups curation.keep=[a,b] curation.weights=[1]": "curation.weights=[1.0]: needs one for each of the 2 groups",
+    "curation=groups curation.keep=[a] curation.drop=[a]": "curation.drop=['a']: keep names a, too",
+    "curation=scores": "curation.path: must be given",
+    "curation=scores curation.path=nowhere.csv": "nowhere.csv: cannot be read (No such file or directory)",
+    "curation=scores curation.path=a.csv curation.fraction=2": "curation.fraction=2.0: must lie in (0, 1]",
     "curation=weights": "curation.path: must be given",
     "curation=weights curation.path=nowhere.csv": "nowhere.csv: cannot be read (No such file or directory)",
     "curation=weights curation.path=a.csv curation.sha256=abc": "curation.sha256=abc: must be a SHA-256",
@@ -354,6 +375,7 @@ def test_a_wrong_setting_is_one_line_exit_code_2_and_leaves_nothing_behind(argum
     ("arguments", "message"),
     {
         "curation=success": "has no success labels",
+        "curation=groups curation.keep=[better]": "has no groups",
         "curation=threshold curation.minimum=1e6": "keeps none of the",
         "dataset=minari dataset.id=iwbc/hopper/medium-replay-20000-v2 env=walker2d": "has 17 observations and 6 actions",
     }.items(),
@@ -483,6 +505,16 @@ def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_pa
             read_config(tmp_path)
     outcome = train(f"resume={tmp_path}")
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("curation", ["quality_levels", "return_weighted", "success"])
+def test_a_run_from_before_ranks_is_read_as_one_by_returns(curation: str, tmp_path: Path) -> None:
+    config = compose(f"curation={curation}")
+    plain = to_plain(config)
+    for name in ("rank_by", "discount"):
+        plain["curation"].pop(name, None)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert read_config(tmp_path) == config
 
 
 def test_an_argument_of_a_policy_of_one_s_own_may_have_the_name_of_a_setting_that_is_gone() -> None:

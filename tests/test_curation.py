@@ -136,6 +136,67 @@ def test_curate_dispatches(chosen: settings.Settings, expected: list[int]) -> No
     assert curation.curate(trajectories, chosen).curation_weights.tolist() == expected
 
 
+GROUPS = [[True, False, False], [True, True, False], [False, True, True], [False, False, False]]
+
+
+def grouped() -> curation.Trajectories:
+    data = make_trajectories([1.0, 2.0, 3.0, 4.0])
+    return replace(data, info=replace(data.info, groups=["better", "okay", "worse"]), groups=np.array(GROUPS))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (settings.Groups(["better"]), [1, 1, 0, 0]),
+        (settings.Groups(["okay", "better"]), [1, 1, 1, 0]),
+        (settings.Groups(["better", "okay"], weights=[2.0, 1.0]), [2, 2, 1, 0]),
+        (settings.Groups(["better", "okay"], weights=[0.5, 3.0]), [0.5, 3, 3, 0]),
+        (settings.Groups(["better", "okay"], ["worse"]), [1, 1, 0, 0]),
+        (settings.Groups(drop=["worse"]), [1, 1, 0, 1]),
+        (settings.Groups(drop=["worse", "better"]), [0, 0, 0, 1]),
+    ],
+)
+def test_groups_by_hand(chosen: settings.Groups, expected: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        assert curation.curate(grouped(), chosen).curation_weights.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (settings.Groups(["beter"]), "curation.keep=beter: dataset toy/data-v0 has no such group; it has better, okay, worse"),
+        (settings.Groups(drop=["bad"]), "curation.drop=bad: dataset toy/data-v0 has no such group; it has better, okay, worse"),
+        (settings.Groups(["worse"], ["okay"]), "curation: keeps none of the 4 trajectories of toy/data-v0"),
+    ],
+)
+def test_groups_that_are_not_there_are_an_error(chosen: settings.Groups, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        curation.curate(grouped(), chosen)
+    assert str(caught.value) == message
+
+
+def test_data_without_groups_is_not_curated_by_them() -> None:
+    with pytest.raises(UserError, match="curation=groups: dataset toy/data-v0 has no groups"):
+        curation.curate(make_trajectories([1.0, 2.0]), settings.Groups(["better"]))
+
+
+def test_long_lists_of_groups_are_cut() -> None:
+    assert curation.listed([str(i) for i in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+    assert curation.listed([str(i) for i in range(15)], 2) == "0, 1, and 13 more"
+
+
+def test_groups_that_hold_all_choose_nothing() -> None:
+    data = replace(grouped(), groups=np.array(GROUPS) | [[True, False, False]] * 4)
+    with pytest.warns(DataWarning) as caught:
+        kept = curation.curate(data, settings.Groups(["better"]))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "curation=groups, dataset toy/data-v0: keeps all 4 trajectories, each with the same weight, as curation=all does"
+    )
+    assert curation.keeps_all(kept.curation_weights, settings.Groups(["better"]))
+
+
 def test_curate_return_weighted() -> None:
     trajectories = make_trajectories([0.0, 8.0])
     weights = curation.curate(trajectories, settings.ReturnWeighted(2.0)).curation_weights

@@ -1,4 +1,4 @@
-"""Runs by custom weights, and what tables say of a curation that has chosen nothing."""
+"""Runs by custom weights, groups, scores and ranks, and what tables say of a curation that has chosen nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from rich.console import Console
 from setups import column, read_csv, train
 
 import iwbc
-from iwbc import info
+from iwbc import info, settings
+from iwbc.data.minari_writer import write_minari
+from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.data.trajectory_csv import sha256_of
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import DataWarning
 from iwbc.report.write import write_report
 from iwbc.verify import verify
@@ -112,6 +115,112 @@ def test_a_table_says_that_a_curation_has_kept_everything(datasets: Path, tmp_pa
     write_report([folder], tmp_path / "report", Console(quiet=True))
     assert "filtered BC 10 % (keeps all)" in (tmp_path / "report" / "tables.md").read_text()
     assert "(keeps all)" in (tmp_path / "report" / "index.html").read_text()
+
+
+OPERATORS = ("better", "okay", "worse")
+
+
+def multi_human() -> str:
+    """Write 100 demonstrations as of robomimic's Multi-Human sets: all succeed, with a reward of 1 in the last step, in 5 to 24
+    steps, by operators who are the slower the worse they are."""
+    random, lengths = np.random.default_rng(0), 5 + np.arange(100) // 5
+    info = DatasetInfo("tests/human-v0", EnvironmentSpec("Pendulum-v1"), [-2.0], [2.0], None, groups=list(OPERATORS), fps=20.0)
+    episodes = [
+        Episode(
+            observations=random.normal(size=(steps, 3)),
+            final_observation=random.normal(size=3),
+            actions=random.uniform(-2, 2, (steps, 1)),
+            rewards=np.eye(steps)[-1],
+            terminated=True,
+            success=True,
+            groups=(OPERATORS[min(i // 33, 2)],),
+        )
+        for i, steps in enumerate(lengths)
+    ]
+    write_minari(info, episodes, description="")
+    return info.id
+
+
+def on_multi_human(name: str, *more: str) -> list[str]:
+    return [*(setting for setting in QUICK if not setting.startswith(("dataset.id", "curation"))), f"dataset.id={name}", *more]
+
+
+def test_data_of_successes_alone_are_not_filtered_by_returns_which_a_run_says_with_the_remedy(
+    datasets: Path, tmp_path: Path
+) -> None:
+    name, folder, better = multi_human(), tmp_path / "run", tmp_path / "better"
+    outcome = train(*on_multi_human(name, "+method=filtered_bc_top10", f"hydra.run.dir={folder}"))
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[0] == (
+        f"warning: curation=top_fraction, dataset {name}: keeps all 100 trajectories, each with the same weight, as "
+        "curation=all does (their returns are all 1); to choose, set curation.rank_by=length or curation=groups, by the groups "
+        "better, okay, worse"
+    )
+    assert "top_fraction keeps 100 trajectories" in " ".join(outcome.out.split())
+    assert "filtered BC 10 % (keeps all)" in outcome.out
+    assert json.loads((folder / "summary.json").read_text())["method"] == "filtered BC 10 % (keeps all)"
+
+    outcome = train(
+        *on_multi_human(name, "+method=filtered_bc_top10", "curation.rank_by=length", f"hydra.run.dir={better}"),
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "top_fraction keeps 10 trajectories, 55 steps" in " ".join(outcome.out.split())
+    assert all(check.same for check in verify(better))
+    write_report([folder, better], tmp_path / "report", Console(quiet=True))
+    tables = (tmp_path / "report" / "tables.md").read_text()
+    assert "filtered BC 10 % (keeps all)" in tables
+    assert "filtered BC 10 % by length" in tables
+
+
+def test_a_run_by_groups(datasets: Path, tmp_path: Path) -> None:
+    name, folder = multi_human(), tmp_path / "run"
+    chosen = ("algo=iw_bc", "curation=groups", "curation.keep=[better,okay]", "curation.weights=[2,1]")
+    outcome = train(*on_multi_human(name, *chosen, f"hydra.run.dir={folder}"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert column(read_csv(folder / "weights.csv"), "curation") == [2.0] * 33 + [1.0] * 33
+    assert json.loads((folder / "summary.json").read_text())["method"] == "iw-BC groups (better 2, okay 1)"
+    assert all(check.same for check in verify(folder))
+    refused = train(*on_multi_human(name, "curation=groups", "curation.keep=[best]", f"hydra.run.dir={tmp_path / 'other'}"))
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "curation.keep=best: dataset tests/human-v0 has no such group; it has better, okay, worse" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_by_a_fraction_of_scores(datasets: Path, tmp_path: Path) -> None:
+    name, file, folder = multi_human(), tmp_path / "deminf.csv", tmp_path / "run"
+    file.write_text("episode,score\n" + "".join(f"{i},{-(i % 10)}\n" for i in range(100)))
+    chosen = ("curation=scores", f"curation.path={file}", "curation.fraction=0.3")
+    outcome = train(*on_multi_human(name, *chosen, f"hydra.run.dir={folder}"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert column(read_csv(folder / "weights.csv"), "trajectory") == [i for i in range(100) if i % 10 < 3]
+    assert json.loads((folder / "summary.json").read_text())["method"] == "iw-BC scores (deminf 30 %)"
+    assert sha256_of(file) in (folder / "config.yaml").read_text()
+    assert all(check.same for check in verify(folder))
+    file.unlink()
+    assert {check.what: check.same for check in verify(folder, replay=False)}["data"] is None
+
+
+BY = [
+    *(settings.TopFraction(0.3, rank_by=rank_by) for rank_by in ("discounted_return", "length", "smoothness")),
+    *(settings.Groups(["better", "okay"], weights=[2.0, 1.0]), settings.TrajectoryScores("scores.csv", fraction=0.3)),
+]
+
+
+@pytest.mark.parametrize("algo", sorted(set(settings.ALGORITHMS) - {"rwr"}))
+@pytest.mark.parametrize("chosen", BY, ids=lambda chosen: f"{chosen.name}-{getattr(chosen, 'rank_by', '')}")
+def test_importance_weights_go_with_any_curation(
+    algo: str, chosen: settings.Settings, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scores.csv").write_text("trajectory,score\n" + "".join(f"{i},{i}\n" for i in range(100)))
+    data = iwbc.load(multi_human())
+    kept = iwbc.curate(data, chosen)
+    policy = settings.GaussianPolicy(hidden=[8])
+    reference = iwbc.fit(iwbc.BC(steps=5, batch_size=16), data, policy=policy)
+    recipe = settings.ALGORITHMS[algo](steps=10, batch_size=16, warmup_steps=2)
+    fitted = iwbc.fit(recipe, kept, reference=reference if recipe.start == "reference" else None, policy=policy)
+    action, _ = fitted.predict(np.zeros((2, 3)))
+    assert np.isfinite(action).all()
 
 
 @pytest.mark.filterwarnings("error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from rich.console import Console
 from iwbc import info
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
+from iwbc.settings import Groups
+
+GUIDE = Path(__file__).parent.parent / "docs" / "data.md"
 
 
 def text_of(trajectories: Trajectories) -> str:
@@ -87,6 +91,119 @@ def test_a_dataset_by_settings_by_id_and_by_folder(capsys: pytest.CaptureFixture
         info.main([name])
         other = capsys.readouterr().out
         assert other.split("What each")[0] == first.split("What each")[0]
+
+
+def test_groups_by_hand() -> None:
+    data = make_trajectories([1.0, 0, 1, 1], [10, 20, 30, 40], successes=[True, False, True, True])
+    members = np.array([[True, False, False], [True, False, False], [True, True, False], [False, False, False]])
+    data = replace(data, info=replace(data.info, groups=["better", "fast [1]", "no one"], fps=20.0), groups=members)
+    text = text_of(data)
+    assert row(text, "better") == ["better", "3", "20", "10 to 30", "66.7 %", "0.7"]
+    assert row(text, "fast [1]") == ["fast [1]", "1", "30", "30 to 30", "100.0 %", "1.0"]
+    assert row(text, "no one")[:2] == ["no one", "0"]
+    assert row(text, "in none") == ["in none", "1", "40", "40 to 40", "100.0 %", "1.0"]
+    assert re.search(r"steps +100, 10 to 40 in a trajectory, median 25", text)
+    assert re.search(r"time +5 s at 20 steps a second, 0\.5 s to 2 s in a trajectory", text)
+    unlabelled = text_of(replace(data, successes=None, groups=members[:, :2], info=replace(data.info, groups=["a", "b"])))
+    assert row(unlabelled, "a") == ["a", "3", "20", "10 to 30", "0.7"]
+
+
+def test_long_lists_are_cut_with_a_count() -> None:
+    data = make_trajectories([1.0, 2.0], observation_size=30, action_size=13)
+    data = replace(data, info=replace(data.info, groups=[f"task {i}" for i in range(40)]), groups=np.ones((2, 40), bool))
+    text = text_of(data)
+    assert "task 11" in text and "task 12" not in text and "and 28 more groups" in text
+    assert "observation 11" in text and "observation 12" not in text
+    assert re.search("and 18 more", text) and re.search("and 1 more", text)
+    still = text_of(replace(data, observations=np.zeros_like(data.observations)))
+    assert "observation entries that are constant, 30 of 30: 0, 1, 2, 3, 4, 5, and 24 more" in still
+
+
+def test_scales_and_entries_that_hardly_vary_by_hand() -> None:
+    data = make_trajectories([1.0, 2.0], [1000, 1000], observation_size=4, action_size=1)
+    observations = data.observations.copy()
+    observations[:, 0] = np.arange(2000) % 2
+    observations[:, 1] = 0.5
+    observations[:, 2] = np.arange(2000) == 77
+    observations[:, 3] = 5.0 + 0.001 * (np.arange(2000) % 2)
+    text = text_of(replace(data, observations=observations, actions=np.full((2000, 1), 0.25, np.float32)))
+    assert row(text, "observation 0") == ["observation 0", "0", "1", "0.5", "0.5"]
+    assert row(text, "observation 1") == ["observation 1", "0.5", "0.5", "0.5", "0", "constant"]
+    assert row(text, "observation 2")[-1] == "nearly constant"
+    assert row(text, "observation 3")[-1] == "nearly constant"
+    assert row(text, "action 0")[-1] == "constant"
+    assert "observation entries that are constant, 1 of 4: 1" in text
+    assert "observation entries that are nearly constant, 2 of 4: 2, 3" in text
+    assert "action entries that are constant, 1 of 1: 0" in text
+
+
+def test_copies_and_odd_lengths_are_to_be_looked_at() -> None:
+    data = make_trajectories([1.0] * 7, [10, 1, 10, 51, 10, 10, 10])
+    copied = {name: getattr(data, name).copy() for name in ("observations", "actions")}
+    for values in copied.values():
+        values[11:21] = values[:10]
+        values[72:82] = values[:10]
+    copied["actions"][-1] += 0.1  # the same observations alone are no copy
+    copied["observations"][-10:] = copied["observations"][:10]
+    text = " ".join(text_of(replace(data, **copied)).split())
+    assert "trajectories with the observations and actions of an earlier one, 2 of 7: 2 (of 0), 4 (of 0)" in text
+    assert "trajectories shorter than a fifth of the median of 10 steps, 1 of 7: 1" in text
+    assert "trajectories longer than five times the median of 10 steps, 1 of 7: 3" in text
+    assert "look at" not in text_of(make_trajectories([1.0, 2.0]))
+
+
+def test_ends_of_successes_and_failures() -> None:
+    data = make_trajectories([1.0] * 4, successes=[True, True, False, False], terminated=[True, False, False, False])
+    assert "25 % terminate (50 % of the successes, 0 % of the failures), the others are cut" in text_of(data)
+    rewards = np.zeros(16, np.float32)
+    rewards[[3, 7, 15]] = 1.0
+    unlabelled = replace(data, successes=None, rewards=rewards)
+    assert "trajectories that do not end in a reward, as all others do, 1 of 4: 2" in text_of(unlabelled)
+    assert "do not end in a reward" not in text_of(make_trajectories([1.0, 0.0]))
+
+
+def test_equal_returns_are_a_line() -> None:
+    text = text_of(make_trajectories([1.0] * 5, successes=[True] * 5))
+    assert "All returns are 1: what goes by them keeps all. curation.rank_by=length, curation=groups or" in text
+    assert "quantile" not in text
+    assert row(text, "top_fraction 10 %")[:2] == ["top_fraction 10 %", "all 5"]
+    assert row(text, "all")[:2] == ["all", "5"]
+
+
+def operators() -> Trajectories:
+    """Demonstrations by three operators, as in robomimic's Multi-Human sets: all succeed, the worse slower; one is a copy."""
+    lengths = np.array([40 + i // 4 for i in range(119)] + [400] + [90 + i // 2 for i in range(80)])
+    lengths[7] = lengths[6]
+    data = make_trajectories([0.0] * 200, lengths, successes=[True] * 200, observation_size=4, action_size=2)
+    starts = data.offsets[:-1]
+    phase = (np.arange(data.steps) - np.repeat(starts, lengths)) / np.repeat(lengths, lengths)
+    operator = np.repeat(np.arange(200) // 80, lengths)
+    moved = np.repeat(np.arange(200) % 23, lengths) / 23
+    observations = np.stack([phase, phase * (1 - phase), moved, np.full(data.steps, 0.5)], 1)
+    actions = np.stack([1 - 2 * phase, 0.4 * (operator - 1) * phase], 1)
+    rewards = np.zeros(data.steps)
+    rewards[data.offsets[1:] - 1] = 1.0
+    rows = slice(starts[6], starts[6] + lengths[6]), slice(starts[7], starts[7] + lengths[7])
+    for values in (observations, actions):
+        values[rows[1]] = values[rows[0]]
+    members = np.arange(200)[:, None] // 80 == np.arange(3)
+    return replace(
+        data,
+        content_hash="8c2f5f0d1b6e4a97" * 4,
+        info=replace(data.info, id="my/robot/pick-v0", groups=["better", "okay", "worse"], fps=20.0),
+        observations=observations.astype(np.float32),
+        actions=actions.astype(np.float32),
+        rewards=rewards.astype(np.float32),
+        groups=members,
+    )
+
+
+def test_the_sample_of_the_guide_to_data() -> None:
+    console = Console(width=88, record=True, markup=False)
+    asked = {"curation=groups curation.keep=[better]": Groups(["better"])}
+    info.show(operators(), info.usual_curations() | asked, console)
+    (sample,) = re.findall(r"```text\n(my/robot/pick-v0.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert sample.splitlines() == [line.rstrip() for line in console.export_text().splitlines()]
 
 
 @pytest.mark.parametrize(

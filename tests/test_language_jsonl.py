@@ -55,7 +55,7 @@ def some_rows(draw: st.DrawFn) -> Rows:
         prompt_ids=maybe(TEXTS) or (),
         logps=None if logps is None else np.array(logps),
         token_logps=token_logps,
-        groups=maybe(TEXTS),
+        groups=maybe(TEXTS | st.lists(TEXTS, max_size=3)),
     )
 
 
@@ -148,6 +148,8 @@ DEEP = "[" * 200 + "]" * 200
         ([row(reward=True)], "1: reward: true must be a finite number"),
         ([row(reward=10**400)], "1: reward: 10000000"),
         ([row(success=1)], "1: success: 1 must be true or false"),
+        ([row(group=1.5)], "1: group: 1.5 must be a text or a whole number"),
+        ([row(group=["a", None])], '1: group: ["a", null] must be a text or a whole number'),
         ([row(level=1.5)], "1: level: 1.5 must be a whole number"),
         ([row(logp=3.0)], "1: logp: 3.0 must be a log-likelihood in nats, which is not above 0"),
         ([row(logp=-1.0, token_logps=[-1.0, -1.0])], "1: logp: -1 is not the sum of token_logps, -2"),

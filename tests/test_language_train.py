@@ -281,10 +281,23 @@ def test_levels_draw_rows_and_messages_need_a_template(place: Path) -> None:
     assert {row["curation"] for row in read_csv(place / "run" / "weights.csv")} == {"0.0", "2.0"}
 
 
+def test_a_run_by_groups_of_rows(place: Path) -> None:
+    rows = read_rows(place / "task" / "rows.jsonl")
+    assert rows.groups is not None
+    manner = str(rows.groups[0])
+    outcome = train("out=run", "algo=sft", "curation=groups", f"curation.keep=[{manner}]", "reference=start")
+    assert (outcome.code, outcome.err) == (0, "")
+    weights = [float(row["curation"]) for row in read_csv(place / "run" / "weights.csv")]
+    assert weights == [float(group == manner) for group in rows.groups]
+    assert summary(place / "run")["method"] == f"SFT groups ({manner})"
+
+
 WRONG = {
     "model=nowhere/at/all": "model=nowhere/at/all: no such folder",
     "data=nowhere.jsonl": "nowhere.jsonl: no such file",
     "curation=level": "curation=level: no row of task/rows.jsonl has a level above 0",
+    "curation=groups": "curation.keep=[]: name groups to keep, such as [better,okay], or to drop",
+    "curation=scores": "curation.path: must be given",
     "algo=awr": "Could not find 'algo/awr'",
     "algo.kapa=1": "algo.kapa: no such setting; did you mean algo.kappa or ",
     "algo.kappa=-1": "algo.kappa=-1: must be finite and not negative",

@@ -478,6 +478,14 @@ def test_curations_that_keep_the_same_share_a_histogram(tmp_path: Path) -> None:
     assert [array.tolist() for array in drawn["top fraction, quality levels"]] == [[0, 1, 2], [9, 3], [0, 2]]
 
 
+def test_curations_of_one_name_that_keep_others_are_drawn_apart(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", FILTERED, histogram=[(0.0, 1.0, 9, 0), (1.0, 2.0, 3, 2)])
+    make_run(tmp_path / "b", f"{FILTERED} by length", histogram=[(0.0, 1.0, 9, 1), (1.0, 2.0, 3, 1)])
+    drawn = figures.histograms(study_of(tmp_path), "iwbc/hopper/medium-v0")
+    assert [value[2].tolist() for value in drawn.values()] == [[0, 2], [1, 1]]
+    assert list(drawn) == [f"top fraction ({FILTERED})", f"top fraction ({FILTERED} by length)"]
+
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 

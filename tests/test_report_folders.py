@@ -27,6 +27,10 @@ UNIT = {"random": 0.0, "expert": 100.0, "source": "the test"}  # a return is its
 METHODS: dict[str, dict[str, Any]] = {
     "BC": {"algo": {"name": "bc", "start": "scratch"}, "curation": {"name": "all"}},
     "filtered BC 10 %": {"algo": {"name": "filtered_bc", "start": "reference"}, "curation": {"name": "top_fraction"}},
+    "filtered BC 10 % by length": {
+        "algo": {"name": "filtered_bc", "start": "reference"},
+        "curation": {"name": "top_fraction", "rank_by": "length"},
+    },
     "iw-BC(Q)": {
         "algo": {"name": "iw_bc", "start": "reference", "kappa": 2.0},
         "curation": {"name": "quality_levels"},

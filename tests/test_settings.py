@@ -38,7 +38,7 @@ def valid(kind: type[Settings]) -> dict[str, Any]:
     """Values for the fields that must be given."""
     usual = {"id": "some/data-v0", "path": "some.file", "minimum": 1.0, "target": "package.module.Name"}
     return {entry.name: usual[entry.name] for entry in fields(kind) if entry.default is MISSING and entry.name in usual} | (
-        {"target": usual["target"]} if kind is settings.OwnPolicy else {}
+        {"target": usual["target"]} if kind is settings.OwnPolicy else {"keep": ["better"]} if kind is settings.Groups else {}
     )
 
 
@@ -99,7 +99,15 @@ def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
         (settings.IWBC, "step_ratio_bounds", [[], [0.5], [0.5, "2"], 0.5, [math.nan, 2.0], [1.5, 2.0], {0.5: 2.0}]),
         (settings.QualityLevels, "percentiles", [[], 90.0, [None], ["90"], [math.nan], [101], [-1]]),
         (settings.TopFraction, "fraction", [0, -0.1, 1.1, math.nan, math.inf, "0.1", None, True]),
+        (settings.TopFraction, "rank_by", ["reward", None, 1, ["length"]]),
+        (settings.TopFraction, "discount", [0, 1.1, math.nan, 0.9]),
         (settings.Threshold, "minimum", [math.nan, math.inf, None, "1"]),
+        (settings.Threshold, "rank_by", ["length", "smoothness"]),
+        (settings.Groups, "keep", [[], ["a", "a"], [1], "a", None]),
+        (settings.Groups, "drop", [["better"], ["a", "a"], "a"]),
+        (settings.Groups, "weights", [[0], [-1], [math.inf], [math.nan], [1, 2], ["1"], 1]),
+        (settings.TrajectoryScores, "fraction", [0, -0.1, 1.1, math.nan, "0.1", True]),
+        (settings.TrajectoryScores, "sha256", ["abc", 1]),
         (settings.GaussianPolicy, "hidden", [[0], [-1], 64, ["64"], [64.0], [None], "64", None]),
         (settings.GaussianPolicy, "log_std_min", [math.nan, 2.0, "low", None]),
         (settings.Eval, "episodes", [-1, 1.5, "3", math.nan, None, 10**9, True]),
@@ -129,6 +137,9 @@ def test_values_that_are_not_allowed_are_refused(kind: type[Settings], name: str
         (settings.BC, "lr", [1, 1e-9, np.float32(0.1)]),
         (settings.IWBC, "kappa", [0, 2, 0.5, "auto", np.float32(1)]),
         (settings.IWBC, "maximum", [None, 5, math.inf]),
+        (settings.Groups, "drop", [[], ["worse"], ("worse", "bad")]),
+        (settings.Groups, "weights", [[], [2], (0.5,)]),
+        (settings.TrajectoryScores, "fraction", [None, 0.5, 1]),
         (settings.GaussianPolicy, "hidden", [[], [64], (64, 64)]),
         (settings.Eval, "episodes", [0, 1, 1_000_000]),
         (settings.Eval, "periodic_episodes", [0, 1]),

@@ -128,6 +128,59 @@ def test_another_content_is_another_curation(tmp_path: Path) -> None:
     assert pinned(iwbc.TopFraction()) == iwbc.TopFraction()
 
 
+SCORES = "episode,score\n0,-1e308\n1,0.5\n2,1e308\n3,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "kept"), [(0.01, [2]), (0.25, [2]), (0.4, [1, 2, 3]), (0.5, [1, 2, 3]), (0.75, [1, 2, 3]), (1, [0, 1, 2, 3])]
+)
+def test_a_fraction_of_the_best_by_any_scores_with_ties(tmp_path: Path, fraction: float, kept: list[int]) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text(SCORES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        chosen = iwbc.curate(make_trajectories([1.0] * 4), iwbc.TrajectoryScores(str(file), fraction=fraction))
+    assert chosen.kept.tolist() == kept
+    assert set(chosen.curation_weights.tolist()) <= {0.0, 1.0}
+
+
+def test_scores_without_a_fraction_are_weights(tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text(GOOD.replace("weight", "score"))
+    data = make_trajectories([1.0, 2.0, 3.0])
+    assert iwbc.curate(data, iwbc.TrajectoryScores(str(file))).curation_weights.tolist() == [1.0, 0.0, 2.5]
+    file.write_text(GOOD.replace("weight", "score").replace("2.5", "-2.5"))
+    with pytest.raises(UserError, match=r"line 4, score: '-2.5' of trajectory 2 must be a number, finite and not negative; "
+                                        r"curation\.fraction=0\.1 keeps the best tenth by any scores$"):  # fmt: skip
+        iwbc.curate(data, iwbc.TrajectoryScores(str(file)))
+    file.write_text("trajectory,score\n0,0\n1,0\n2,0\n")
+    with pytest.raises(UserError, match="score: all 3 are 0, which keeps no trajectory"):
+        iwbc.curate(data, iwbc.TrajectoryScores(str(file)))
+    with pytest.warns(DataWarning, match="keeps all 3 trajectories, each with the same weight, as curation=all does$"):
+        iwbc.curate(data, iwbc.TrajectoryScores(str(file), fraction=0.1))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1e999", "", "bad"])
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text(SCORES.replace("0,-1e308", f"0,{value}"))
+    with pytest.raises(UserError, match=f"scores.csv, line 2, score: '{value}' of trajectory 0 must be a number, finite$"):
+        iwbc.curate(make_trajectories([1.0] * 4), iwbc.TrajectoryScores(str(file), fraction=0.5))
+    file.write_text(SCORES.replace("3,0.5\n", ""))
+    with pytest.raises(UserError, match=r"such as 3; give each its score$"):
+        iwbc.curate(make_trajectories([1.0] * 4), iwbc.TrajectoryScores(str(file), fraction=0.5))
+
+
+def test_other_scores_are_another_curation(tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text(SCORES)
+    first = pinned(iwbc.TrajectoryScores(str(file), fraction=0.5))
+    assert first == iwbc.TrajectoryScores(str(file), sha256_of(file), 0.5)
+    file.write_text(SCORES.replace("0.5", "0.6"))
+    with pytest.raises(UserError, match="has changed since the run began"):
+        iwbc.curate(make_trajectories([1.0] * 4), first)
+
+
 def test_weights_are_of_the_whole_dataset_also_where_some_are_held_out(tmp_path: Path) -> None:
     from iwbc.data.curation import hold_out
 

@@ -10,12 +10,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iwbc import settings
 from iwbc.data.curated import Curated
+from iwbc.data.ranking import discounted_returns, failures_below, smoothness
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.data.trajectory_csv import read_column, sha256_of
@@ -71,44 +73,104 @@ def return_weighted(returns: Weights, temperature: float) -> Weights:
 class Scores:
     """The figures a curation judges by, of every trajectory of control or row of language: [n] each.
 
-    rounding: how much of a return may be lost to float32. last_rewards: None where the return is the last reward.
+    rounding: how much of a return may be lost to float32. last_rewards: None where the return is the last reward. lengths: of
+    trajectories in steps, of rows in characters. members [n, g]: who belongs to each of `groups`. trajectories: None of rows.
     """
 
     name: str  # of the dataset, in messages
     returns: Weights
+    lengths: npt.NDArray[np.int64]
     successes: npt.NDArray[np.bool_] | None = None
     rounding: Weights | float = 0.0
     last_rewards: npt.NDArray[np.float32] | None = None
+    groups: Sequence[str] = ()
+    members: npt.NDArray[np.bool_] | None = None
+    trajectories: Trajectories | None = None
     noun: str = "trajectories"
 
     @classmethod
     def of(cls, trajectories: Trajectories) -> Scores:
         """Collect the scores of packed trajectories."""
-        last = trajectories.rewards[trajectories.first_rows + trajectories.lengths - 1]
-        rounding = trajectories.return_rounding
-        return cls(trajectories.info.id, trajectories.returns, trajectories.successes, rounding, last)
+        return cls(
+            trajectories.info.id,
+            trajectories.returns,
+            trajectories.lengths,
+            trajectories.successes,
+            trajectories.return_rounding,
+            trajectories.rewards[trajectories.first_rows + trajectories.lengths - 1],
+            trajectories.info.groups,
+            trajectories.groups,
+            trajectories,
+        )
 
     def __len__(self) -> int:
         return len(self.returns)
+
+    def ranked(self, curation: settings.Ranked) -> tuple[Weights, Weights | float]:
+        """Compute what a curation ranks by, larger is better, [n], and how much of it may be lost to float32.
+
+        Raises UserError where rows are to be ranked by what only trajectories have.
+        """
+        match curation.rank_by:
+            case "return":
+                return self.returns, self.rounding
+            case "length":
+                return failures_below(-self.lengths.astype(np.float64), self.successes), 0.0
+        if self.trajectories is None:
+            raise UserError(f"curation.rank_by={curation.rank_by}: {self.noun} have none; must be one of return, length")
+        if curation.rank_by == "discounted_return":
+            return discounted_returns(self.trajectories, curation.discount)
+        return failures_below(smoothness(self.trajectories), self.successes), 0.0
+
+
+def group_weights(scores: Scores, curation: settings.Groups) -> Weights:
+    """Set R to the largest weight of the kept groups that a trajectory belongs to (0 where it belongs to none, or to a dropped
+    group too), [n].
+
+    Raises UserError where the dataset has no group of a name.
+    """
+    if scores.members is None or not scores.groups:
+        raise UserError(f"curation=groups: dataset {scores.name} has no groups; choose another curation, such as scores")
+    for setting in ("keep", "drop"):
+        if unknown := [name for name in getattr(curation, setting) if name not in scores.groups]:
+            raise UserError(
+                f"curation.{setting}={unknown[0]}: dataset {scores.name} has no such group; it has {listed(scores.groups)}"
+            )
+    kept = [scores.groups.index(name) for name in curation.keep]
+    dropped = [scores.groups.index(name) for name in curation.drop]
+    each = np.array(curation.weights or np.ones(len(kept)), np.float64)
+    weights = (scores.members[:, kept] * each).max(1) if kept else np.ones(len(scores))
+    weights[scores.members[:, dropped].any(1)] = 0.0
+    return weights
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Join names by commas, with a count of those beyond `most`."""
+    return ", ".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+
+
+def _read(curation: settings.FromFile, column: str, count: int, **options: Any) -> Weights:
+    return read_column(Path(curation.path).expanduser(), column, count, curation.sha256, **options)
 
 
 def weights_of(scores: Scores, curation: Settings) -> Weights:
     """Compute R_i, [n], of a curation, such as settings.QualityLevels(); 0 drops.
 
-    Raises UserError where nothing is kept, success labels are asked for and missing, or a file of weights does not fit. Gives
-    a DataWarning where the choice is likely a mistake.
+    Raises UserError where nothing is kept, success labels or groups are asked for and missing, or a file does not fit. Gives a
+    DataWarning where the choice is likely a mistake.
     """
     curation.check("curation")
-    returns, rounding = scores.returns, scores.rounding
+    returns = scores.returns
+    values, rounding = scores.ranked(curation) if isinstance(curation, settings.Ranked) else (returns, scores.rounding)
     match curation:
         case settings.All():
             weights = all_trajectories(returns)
         case settings.TopFraction(fraction=fraction):
-            weights = top_fraction(returns, fraction, rounding)
+            weights = top_fraction(values, fraction, rounding)
         case settings.QualityLevels(percentiles=percentiles):
-            weights = quality_levels(returns, percentiles, rounding)
+            weights = quality_levels(values, percentiles, rounding)
         case settings.Threshold(minimum=minimum):
-            weights = threshold(returns, minimum, rounding)
+            weights = threshold(values, minimum, rounding)
         case settings.Success(success_from="last_reward", minimum=minimum):
             last = returns.astype(np.float32) if scores.last_rewards is None else scores.last_rewards
             weights = success_by_last_reward(last, minimum)
@@ -121,17 +183,26 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
                 )
             weights = success(scores.successes)
         case settings.ReturnWeighted(temperature=temperature):
-            weights = return_weighted(returns, temperature)
-        case settings.TrajectoryWeights(path=path, sha256=sha256):
-            weights = read_column(Path(path).expanduser(), "weight", len(scores), sha256)
+            weights = return_weighted(values, temperature)
+        case settings.Groups():
+            weights = group_weights(scores, curation)
+        case settings.TrajectoryWeights():
+            weights = _read(curation, "weight", len(scores))
+        case settings.TrajectoryScores(fraction=None):
+            hint = "; curation.fraction=0.1 keeps the best tenth by any scores"
+            weights = _read(curation, "score", len(scores), hint=hint)
+        case settings.TrajectoryScores():
+            assert curation.fraction is not None
+            # Half of each, because the difference of two of the largest numbers is not finite.
+            weights = top_fraction(_read(curation, "score", len(scores), signed=True) / 2.0, curation.fraction)
         case _:
             raise TypeError(f"not a curation: {curation!r}")
     if not weights.any():
-        raise UserError(
-            f"curation: keeps none of the {len(scores)} {scores.noun} of {scores.name} "
-            f"(their returns reach from {returns.min():.1f} to {returns.max():.1f})"
-        )
-    for remark in _remarks(scores, weights, curation):
+        what = "returns" if values is returns else "discounted returns"
+        span = f" (their {what} reach from {values.min():.1f} to {values.max():.1f})"
+        which = "" if isinstance(curation, settings.Groups) else span
+        raise UserError(f"curation: keeps none of the {len(scores)} {scores.noun} of {scores.name}{which}")
+    for remark in _remarks(scores, weights, curation, values):
         warn(f"curation={getattr(curation, 'name', '')}, dataset {scores.name}: {remark}")
     return weights
 
@@ -149,7 +220,7 @@ def pinned(curation: Settings) -> Settings:
 
     Raises UserError where the file cannot be read.
     """
-    if isinstance(curation, settings.TrajectoryWeights) and curation.sha256 is None:
+    if isinstance(curation, settings.FromFile) and curation.sha256 is None:
         return dataclasses.replace(curation, sha256=sha256_of(Path(curation.path).expanduser()))
     return curation
 
@@ -157,30 +228,65 @@ def pinned(curation: Settings) -> Settings:
 def keeps_all(weights: Weights, curation: Settings) -> bool:
     """Tell whether a curation that is to choose has given every trajectory the same weight."""
     match curation:
-        case settings.All() | settings.TopFraction(fraction=1.0):
+        case settings.All() | settings.TopFraction(fraction=1.0) | settings.TrajectoryScores(fraction=1.0):
             return False
         case settings.QualityLevels(percentiles=percentiles) if not any(percentiles):
             return False
     return bool((weights == weights[0]).all())
 
 
-def _remarks(scores: Scores, weights: Weights, curation: Settings) -> Iterator[str]:
-    """Yield remarks on a choice that is likely a mistake."""
+def _remarks(scores: Scores, weights: Weights, curation: Settings, values: Weights) -> Iterator[str]:
+    """Yield remarks on a choice that is likely a mistake; `values` are what it ranks by."""
     kept, noun = np.flatnonzero(weights), scores.noun
     returns, successes = scores.returns, scores.successes
     if len(kept) == 1 and not isinstance(curation, settings.All):
         yield f"keeps 1 of {len(scores)} {noun} (return {returns[kept[0]]:g}), which a policy learns by heart"
     elif keeps_all(weights, curation):
-        span = f"are all {returns[0]:g}" if np.ptp(returns) == 0.0 else f"reach from {returns.min():g} to {returns.max():g}"
-        yield f"keeps all {len(scores)} {noun}, each with the same weight, as curation=all does (their returns {span})"
-    by_return = (settings.TopFraction, settings.QualityLevels, settings.Threshold, settings.ReturnWeighted)
-    if isinstance(curation, by_return) and successes is not None and successes.any() and not successes.all():
+        yield (
+            f"keeps all {len(scores)} {noun}, each with the same weight, as curation=all does"
+            f"{_span(scores, curation, values)}{_remedy(scores, curation)}"
+        )
+    if not isinstance(curation, settings.Ranked):
+        return
+    by_return = curation.rank_by in ("return", "discounted_return")
+    weighted_by_others = isinstance(curation, settings.ReturnWeighted) and not by_return
+    if successes is not None and successes.any() and not successes.all() and not weighted_by_others:
         failures = int((~successes[kept]).sum())
-        if failures and returns[~successes].max() >= returns[successes].min():
+        if failures and (not by_return or values[~successes].max() >= values[successes].min()):
             yield (
                 f"{failures:,} of the {len(kept):,} {noun} that it keeps are labelled failures; curation=success goes by "
                 "the labels"
             )
+    unlabelled = successes is None or not successes.any()
+    if not by_return and unlabelled and returns[kept].mean() + np.max(scores.rounding) < returns.mean():
+        yield (
+            f"the {len(kept):,} {noun} that it keeps have a lower return on average ({returns[kept].mean():g}) than all "
+            f"({returns.mean():g}), and no labels tell failures, which may be the best by {curation.rank_by}"
+        )
+
+
+def _span(scores: Scores, curation: Settings, values: Weights) -> str:
+    """Say how far the figures reach that a curation goes by, unless a file or groups say it."""
+    if isinstance(curation, settings.FromFile | settings.Groups):
+        return ""
+    what, figures = "returns", values
+    if isinstance(curation, settings.Ranked) and curation.rank_by != "return":
+        what = {"discounted_return": "discounted returns", "length": "lengths"}.get(curation.rank_by, "figures of smoothness")
+        figures = scores.lengths.astype(np.float64) if curation.rank_by == "length" else values
+    low, high = f"{figures.min():g}", f"{figures.max():g}"
+    return f" (their {what} {f'are all {low}' if low == high else f'reach from {low} to {high}'})"
+
+
+def _remedy(scores: Scores, curation: Settings) -> str:
+    """Name curations that may choose where returns or success labels do not."""
+    by_return = isinstance(curation, settings.Ranked) and curation.rank_by in ("return", "discounted_return")
+    remedies = []
+    if (by_return or isinstance(curation, settings.Success)) and np.ptp(scores.lengths):
+        ranks = isinstance(curation, settings.Ranked) and not isinstance(curation, settings.Threshold)
+        remedies.append("curation.rank_by=length" if ranks else "curation=top_fraction curation.rank_by=length")
+    if scores.groups and not isinstance(curation, settings.Groups):
+        remedies.append(f"curation=groups, by the groups {listed(scores.groups, 6)}")
+    return f"; to choose, set {' or '.join(remedies)}" if remedies else ""
 
 
 def hold_out(curated: Curated, share: float) -> tuple[Curated, Curated | None]:

@@ -1,4 +1,4 @@
-"""CSV files with a number for each trajectory of a dataset, such as a weight.
+"""CSV files with a number for each trajectory of a dataset, such as a weight or a score.
 
 The first line names the columns: trajectory (or episode), counted from 0, and the column that is read; other columns give a
 warning. Every trajectory of the dataset has one row, in any order.
@@ -28,10 +28,14 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(_content(path)).hexdigest()
 
 
-def read_column(path: Path, column: str, count: int, sha256: str | None = None) -> npt.NDArray[np.float64]:
-    """Read a column of numbers that are finite and not negative, one for each of `count` trajectories, [count].
+def read_column(
+    path: Path, column: str, count: int, sha256: str | None = None, *, signed: bool = False, hint: str = ""
+) -> npt.NDArray[np.float64]:
+    """Read a column of finite numbers, one for each of `count` trajectories, [count]: any where `signed`, else weights, none
+    negative and not all 0.
 
-    Raises UserError, naming file, line and column, where the file holds anything else, or its hash is not `sha256`.
+    hint: ends the message about a negative number. Raises UserError, naming file, line and column, where the file
+    holds anything else, or its hash is not `sha256`.
     """
     content = _content(path)
     if sha256 not in (None, digest := hashlib.sha256(content).hexdigest()):
@@ -66,8 +70,9 @@ def read_column(path: Path, column: str, count: int, sha256: str | None = None) 
             if lines[index]:
                 fail(line, f"trajectory {index} has a row already, line {lines[index]}", header[where])
             value = float(cells[what]) if _NUMBER.fullmatch(cells[what]) else np.nan
-            if not 0.0 <= value < np.inf:
-                fail(line, f"{cells[what]!r} of trajectory {index} must be a number, finite and not negative", column)
+            if not np.isfinite(value) or (value < 0.0 and not signed):
+                allowed = "finite" if signed else f"finite and not negative{hint}"
+                fail(line, f"{cells[what]!r} of trajectory {index} must be a number, {allowed}", column)
             values[index], lines[index] = value, line
     except csv.Error as error:
         fail(max(1, rows.line_num), f"is not CSV ({error})")
@@ -76,9 +81,9 @@ def read_column(path: Path, column: str, count: int, sha256: str | None = None) 
     if len(missing := np.flatnonzero(lines == 0)):
         raise UserError(
             f"{path}: has no row for {len(missing)} of the dataset's {count} trajectories, such as {missing[0]}; give each its "
-            f"{column} (0 drops it)"
+            f"{column}{'' if signed else ' (0 drops it)'}"
         )
-    if not values.any():
+    if not signed and not values.any():
         raise UserError(f"{path}, {column}: all {count} are 0, which keeps no trajectory")
     return values
 

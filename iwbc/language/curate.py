@@ -11,12 +11,10 @@ import numpy.typing as npt
 from iwbc import settings
 from iwbc.data.curation import Scores, weights_of
 from iwbc.errors import UserError, warn
-from iwbc.language.jsonl import Rows
+from iwbc.language.jsonl import Rows, text_of
 from iwbc.language.settings import IWSFT, Level, Train
 
 Weights = npt.NDArray[np.float64]
-
-_BY_SCORE = (settings.TopFraction, settings.QualityLevels, settings.Threshold, settings.ReturnWeighted, settings.Success)
 
 
 def curation_weights(rows: Rows, train: Train) -> Weights:
@@ -34,12 +32,33 @@ def curation_weights(rows: Rows, train: Train) -> Weights:
     if isinstance(curation, settings.Success) and successes is not None and successes.all():
         return np.ones(len(rows))  # without a remark that it chooses nothing: `reference_of` says what follows from it
     scores = rows.rewards if rows.rewards is not None else None if successes is None else successes.astype(np.float64)
-    if scores is None and isinstance(curation, _BY_SCORE):
+    by_length = isinstance(curation, settings.Ranked) and curation.rank_by == "length"
+    if scores is None and isinstance(curation, settings.Ranked | settings.Success) and not by_length:
         raise UserError(
             f"curation={getattr(curation, 'name', '')}: {train.data} has neither reward nor success, by which it goes; add "
             "either, or set curation=all"
         )
-    return weights_of(Scores(train.data, np.zeros(len(rows)) if scores is None else scores, successes, noun="rows"), curation)
+    each = [[group] if isinstance(group, str) else group for group in rows.groups or ()]
+    groups = sorted({name for names in each for name in names})
+    scores_of_rows = Scores(
+        train.data,
+        np.zeros(len(rows)) if scores is None else scores,
+        np.array([len(text_of(completion)) for completion in rows.completions]),
+        successes,
+        groups=groups,
+        members=_members(each, groups) if isinstance(curation, settings.Groups) else None,
+        noun="rows",
+    )
+    return weights_of(scores_of_rows, curation)
+
+
+def _members(each: Sequence[Sequence[str]], groups: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Mark the rows of each group, [N, g]."""
+    columns = {name: column for column, name in enumerate(groups)}
+    members = np.zeros((len(each), len(groups)), bool)
+    for i, names in enumerate(each):
+        members[i, [columns[name] for name in names]] = True
+    return members
 
 
 def failures(rows: Rows, weights: Weights) -> int:

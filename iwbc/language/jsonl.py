@@ -2,7 +2,8 @@
 
 A row has a `prompt` and a `completion`, texts or lists of messages, or `messages`, whose last is the assistant's and the
 completion. Optional: `reward` (a number), `success` (true or false), `level` (a whole number), `id`, `prompt_id`, `logp` (the
-log-likelihood of the completion under its sampler, in nats, summed over tokens), `token_logps` (its parts) and `group`.
+log-likelihood of the completion under its sampler, in nats, summed over tokens), `token_logps` (its parts) and `group` (a name,
+or a list of some).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Rows:
     prompt_ids: Sequence[str] = ()
     logps: npt.NDArray[np.float64] | None = None
     token_logps: Sequence[Sequence[float]] | None = None
-    groups: Sequence[str] | None = None
+    groups: Sequence[str | Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for columns of different lengths."""
@@ -330,6 +331,12 @@ def _name(value: Any) -> str:
     return str(value)
 
 
+def _group(value: Any) -> str | list[str]:
+    if isinstance(value, list):
+        return [_name(part) for part in value]
+    return _name(value)
+
+
 def _answer(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("must be a text or a number")
@@ -350,7 +357,7 @@ def _token_logps(value: Any) -> list[float]:
 
 _CELLS: dict[str, Callable[[Any], Any]] = {
     **{"reward": _number, "success": _flag, "level": _level, "id": _name, "prompt_id": _name},
-    **{"logp": _logp, "token_logps": _token_logps, "group": _name},
+    **{"logp": _logp, "token_logps": _token_logps, "group": _group},
 }
 
 

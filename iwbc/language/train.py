@@ -15,7 +15,9 @@ reference  π_ref, of which the failures in the file tell what the rows' author 
 Groups (group=choice, the first is the default)
   algo       iw_sft: importance-weighted SFT      sft: SFT of the kept rows      dft: dynamic fine-tuning
              iw_sft_paper: the paper's clipped product      iw_sft_published: the published code's weights
-  curation   success, all, quality_levels, top_fraction, threshold, return_weighted, weights: as iwbc train's, of rewards
+  curation   success, all, quality_levels, top_fraction, threshold, return_weighted, groups, weights, scores: as iwbc
+             train's, of rewards (curation.rank_by=length: shorter completions are better), the rows' group, or a file with
+             the rows' numbers, from 0, as trajectory
              level: drawn in proportion to the rows' level
   +method    sft_q: sft with quality_levels
 

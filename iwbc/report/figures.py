@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -419,8 +420,10 @@ def curated_returns(study: Study) -> Picture | None:
 
 
 def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]:
-    """Return bin edges, counts of all and of kept trajectories, by the names of the curations that give them."""
+    """Return bin edges, counts of all and of kept trajectories, by the names of the curations that give them, and by their
+    methods where curations of one name keep others."""
     names: dict[bytes, dict[str, None]] = {}
+    methods: dict[bytes, dict[str, None]] = {}
     values: dict[bytes, tuple[Array, Array, Array]] = {}
     for method in study.methods:
         for run in study.runs.get((task, method), []):
@@ -430,7 +433,13 @@ def histograms(study: Study, task: str) -> dict[str, tuple[Array, Array, Array]]
                 key = b"".join(array.tobytes() for array in value)
                 values[key] = value
                 names.setdefault(key, {})[run.summary.curation.replace("_", " ")] = None
-    return {", ".join(names[key]): value for key, value in values.items()}
+                methods.setdefault(key, {})[method] = None
+    labels = {key: ", ".join(names[key]) for key in values}
+    alike = {label for label, count in Counter(labels.values()).items() if count > 1}
+    return {
+        f"{label} ({', '.join(methods[key])})" if (label := labels[key]) in alike else label: value
+        for key, value in values.items()
+    }
 
 
 def _slug(text: str) -> str:

@@ -19,7 +19,7 @@ from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.runs.rows import EpisodeRow, MetricRow
 from iwbc.runs.summary import Summary
-from iwbc.settings import ALGORITHMS, Config, OwnPolicy, drop_gone, to_plain
+from iwbc.settings import ALGORITHMS, Config, OwnPolicy, add_new, drop_gone, to_plain
 from iwbc.system.files import KINDS, MALFORMED, kind_of, read_json, read_yaml
 from iwbc.system.imports import import_named
 
@@ -87,6 +87,7 @@ def _checked_settings(folder: Path, make: Callable[[dict[str, Any]], _Row]) -> _
         if "${" in path.read_text(encoding="utf-8"):
             raise UserError("it holds an interpolation, which could read this machine's environment")
         drop_gone(plain)
+        add_new(plain)
         return make({str(key): value for key, value in plain.items()})
     except _OfLanguage:
         raise UserError(f"{folder}: a run of a language model, which iwbc language evaluate, verify and report take") from None
