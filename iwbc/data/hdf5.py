@@ -28,6 +28,12 @@ def open_group(parent: Any, path: str) -> Any:
     return h5g.open(parent, path.encode())
 
 
+def holds(group: Any, name: str) -> bool:
+    """Tell whether a group, a h5py.h5g.GroupID, has something of this name; it may lie elsewhere."""
+    there: bool = group.links.exists(name.encode())
+    return there
+
+
 def groups_in_turns(file: Path, paths: Sequence[str]) -> Iterator[Any]:
     """Open groups of a file one after the other, as h5py.h5g.GroupIDs. The file is reopened every so often: HDF5 keeps a record
     of each group as long as it is open, which would take more memory than the data."""

@@ -31,7 +31,7 @@ from iwbc.data.formats.reading import (
     rows,
     vectors,
 )
-from iwbc.data.hdf5 import check_links, groups_in_turns, open_array, open_group, read_array
+from iwbc.data.hdf5 import check_links, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.spaces import Part
 from iwbc.environments.spec import EnvironmentSpec
@@ -189,9 +189,9 @@ def _episodes(
             flags = {
                 field: flags_of(read_array(group, field), f"{where}/{field}", steps)
                 for field in ("terminated", "success")
-                if group.links.exists(field.encode())
+                if holds(group, field)
             }
-            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if group.links.exists(b"rewards") else None
+            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
             names = [f"obs/{part.name}" if part.path else "obs" for part in parts]
             seen = vectors(
                 [

@@ -135,8 +135,9 @@ def widened(
     """Make bounds [act] of the least and the largest actions: outward by float32's rounding alone, and by 1 in dimensions that
     never change, which a note names."""
     still = np.flatnonzero(low == high)
-    lower = np.nextafter(low.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
-    upper = np.nextafter(high.astype(np.float32), np.float32(np.inf)).astype(np.float64)
+    below, above = low.astype(np.float32), high.astype(np.float32)
+    lower = np.where(below > low, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
+    upper = np.where(above < high, np.nextafter(above, np.float32(np.inf)), above).astype(np.float64)
     lower[still], upper[still] = low[still] - 1.0, high[still] + 1.0
     notes = [
         f"actions {', '.join(map(str, still))} never change: their bounds are taken 1 below and above; dataset.action_low=… "

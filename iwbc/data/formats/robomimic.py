@@ -34,7 +34,7 @@ from iwbc.data.formats.reading import (
     unused_note,
     vectors,
 )
-from iwbc.data.hdf5 import groups_in_turns, open_array, open_group, read_array
+from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.spaces import Part
 from iwbc.errors import UserError
@@ -83,11 +83,11 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         masks = _masks(path, root, demos)
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
-        rewarded = first.links.exists(b"rewards")
+        rewarded = holds(first, "rewards")
         notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
-        if not all(open_group(data, name).links.exists(b"next_obs") for name in demos):
+        if not all(holds(open_group(data, name), "next_obs") for name in demos):
             notes.append(NO_FINAL)
 
     if len(actions) != 2:
@@ -155,7 +155,7 @@ def _length(path: Path, data: Any, name: str) -> int:
 
 def _masks(path: Path, root: Any, demos: Sequence[str]) -> dict[str, frozenset[str]]:
     """Read the filter keys, by their names. Raises UserError where one names a demo that is not there."""
-    if not root.links.exists(b"mask"):
+    if not holds(root, "mask"):
         return {}
     mask, masks = open_group(root, "mask"), {}
     for name in _names(mask):
@@ -205,9 +205,9 @@ def _episodes(
                 )
 
             seen = observations("obs")
-            final = observations("next_obs")[-1:] if group.links.exists(b"next_obs") else seen[-1:]
-            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if group.links.exists(b"rewards") else None
-            dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if group.links.exists(b"dones") else None
+            final = observations("next_obs")[-1:] if holds(group, "next_obs") else seen[-1:]
+            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
         success = None if rewards is None else bool((rewards > 0).any())
