@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from formats import COUNT, MASKS, Truth, lerobot_actions, truths
 from helpers import everything, seven_steps
+from hub import Hub, running_hub
 from setups import command, rarely, train
 
 import iwbc
@@ -370,6 +371,83 @@ def test_arrays_of_ones_own_stay_arrays(tmp_path: Path) -> None:
     assert [recognise(path) for path in sorted(tmp_path.iterdir())] == [None] * 6
     assert recognise(tmp_path / "nothing") is None
     assert len(iwbc.load(tmp_path / "d4rl.hdf5")) == 3
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "cache"))
+    with running_hub(monkeypatch, tmp_path, "lerobot") as hub:
+        path = formats.write_lerobot(tmp_path / "published", EPISODES)
+        hub.files["pusht"] = {
+            path.relative_to(tmp_path / "published").as_posix(): path.read_bytes() for path in path.rglob("*") if path.is_file()
+        }
+        hub.files["pusht"]["videos/observation.image/chunk-000/file-000.mp4"] = b"a film"
+        hub.files["pusht"]["README.md"] = b"a card"
+        hub.files["other"] = {"README.md": b"a card"}
+        shutil.rmtree(path)
+        yield hub
+
+
+def pusht(**options: Any) -> Trajectories:
+    return load_dataset(DATASETS["lerobot"](id="lerobot/pusht", **options))
+
+
+def test_lerobot_is_downloaded_once_and_without_films(hub: Hub, tmp_path: Path) -> None:
+    data = pusht()
+    check_truths(data, "lerobot")
+    assert data.info.id == "lerobot/pusht"
+    assert {name.split("/")[0] for name in hub.sent} == {"meta", "data"}
+    sent = len(hub.sent)
+    assert pusht().content_hash == data.content_hash
+    assert len(hub.sent) == sent
+    there = [entry for entry in everything(tmp_path / "cache" / "lerobot" / "lerobot") if not entry.endswith(".lock")]
+    assert {entry.split("/")[0] for entry in there} == {"pusht", "pusht.packed"}
+    assert not any(".cache" in entry for entry in there)
+    assert len(pusht(revision="v3.0")) == COUNT
+    assert len(hub.sent) == 2 * sent
+
+
+def test_a_broken_download_of_lerobot_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+    hub.broken.add("meta/info.json")
+    with pytest.raises(UserError, match=r"^dataset lerobot/pusht: could not be downloaded") as caught:
+        pusht()
+    assert "\n" not in str(caught.value)
+    assert [entry for entry in everything(tmp_path / "cache") if not entry.endswith((".lock", "lerobot"))] == []
+    hub.broken.clear()
+    assert len(pusht()) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("lerobot/nothing", "could not be downloaded"), ("lerobot/other", "holds no meta/info.json on the Hub")],
+)
+def test_what_the_hub_has_not_is_said(name: str, message: str, hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^dataset {name}: {message}") as caught:
+        load_dataset(DATASETS["lerobot"](id=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_lerobot_offline_says_how_to_fetch_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("IWBC_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set.*hf download lerobot/pusht --repo-type dataset") as caught:
+        pusht()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"id": "pusht"}, "not an id of the Hub"),
+        ({"id": "../a/b"}, "not an id"),
+        ({"id": "a/b", "revision": "../x"}, "not a tag"),
+    ],
+)
+def test_ids_of_the_hub_lead_nowhere_else(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_dataset(DATASETS["lerobot"](**options))
 
 
 # --- what is broken --------------------------------------------------------------------------------------------------

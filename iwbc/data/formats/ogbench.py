@@ -42,7 +42,7 @@ def read(path: Path, dataset_id: str, settings: OGBench) -> tuple[Iterator[Episo
 
     Raises UserError, also as the episodes are read, where they are not fit to train on.
     """
-    with reading(str(path)), np.load(path, allow_pickle=False) as file:
+    with reading(str(path)), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         if missing := [name for name in FIELDS if name not in file]:
             raise UserError(f"{path}: has no {missing[0]}; it holds {', '.join(map(printable, file)) or 'nothing'}")
         observations, actions, terminals = (file[name] for name in FIELDS)
