@@ -175,9 +175,13 @@ def write_lerobot(
         path = meta / "episodes" / "chunk-000" / "file-000.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows), path)
-        names = pa.array(TASKS)
-        table = pa.table({"task_index": pa.array(range(len(TASKS))), "task": names})
-        pandas = {"index_columns": ["task"], "columns": [], "column_indexes": [], "pandas_version": "2.0.0"}
+        table = pa.table({"task_index": pa.array(range(len(TASKS))), "task": pa.array(TASKS)})
+        kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
+        index = [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+            for name, (kind, numpy) in kinds.items()
+        ]
+        pandas = {"index_columns": ["task"], "columns": index, "column_indexes": [], "pandas_version": "2.0.0"}
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), meta / "tasks.parquet")
     else:
         (meta / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
