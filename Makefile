@@ -6,13 +6,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test test-all test-machines lint docs coverage mutation audit licences lock clean
+.PHONY: help venv train test test-all test-machines test-readers lint docs coverage mutation audit licences lock clean
 
 help:
 	@echo 'make train [ARGS="..."]  train on Hopper; ARGS are Hydra overrides, such as ARGS="seed=1"'
 	@echo 'make test                lint, type-check and run the tests'
 	@echo 'make test-all            lint, type-check and run all tests: also soak, fuzzing, launchers, interruptions, rare combinations'
 	@echo 'make test-machines       the tests as other processors, and a busy one, would run them'
+	@echo 'make test-readers        do the formats of robot learning read what the tests write in them? Installs their readers'
 	@echo 'make lint                lint and type-check only'
 	@echo 'make docs                build the documentation into build/site'
 	@echo 'make audit               known vulnerabilities of the versions in constraints.txt (asks a server)'
@@ -55,6 +56,19 @@ test-all: lint
 
 test-machines: $(STAMP)
 	PYTEST="$(PYTEST)" tests/machines.sh
+
+READERS := build/readers
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+
+# A virtual environment that sees all of .venv and has these packages beside it.
+$(READERS)/.installed: tests/readers.txt $(STAMP)
+	@$(BIN)/python -m venv $(READERS)
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE)')')" > "$$($(READERS)/bin/python -c '$(SITE)')/beside.pth"
+	@$(READERS)/bin/python -m pip install --disable-pip-version-check --no-deps --quiet -r $<
+	@touch $@
+
+test-readers: $(READERS)/.installed
+	$(READERS)/bin/python -m pytest tests/test_formats.py tests/test_formats_own_readers.py
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

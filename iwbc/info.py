@@ -2,6 +2,7 @@
 
     python -m iwbc.info mujoco/hopper/medium-v0               a Minari id, or the folder of one
     python -m iwbc.info demo.npz                              arrays of your own, npz or HDF5, or a D4RL file
+    python -m iwbc.info low_dim_v15.hdf5                      data of robomimic, LeRobot, ManiSkill, OGBench, or zarr
     python -m iwbc.info env=hopper dataset=medium_replay      whatever train takes: the data that it would train on
     python -m iwbc.info env=two_routes out=returns.png        with a picture (png, svg or pdf)
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
+from iwbc.settings import RECORDINGS, All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 from iwbc.system.arguments import parse, run
 from iwbc.system.files import KINDS, kind_of
 
@@ -92,9 +93,9 @@ def _is_setting(argument: str) -> bool:
 
 
 def by_name(name: str) -> Trajectories:
-    """Load the dataset of a Minari id, in the folder of a Minari dataset, or in a file of arrays. Raises UserError if none is
-    there."""
-    from iwbc.data import d4rl_source, minari_source
+    """Load the dataset of a Minari id, in the folder of a Minari dataset, in a file of arrays, or in a format of robots' data.
+    Raises UserError if none is there."""
+    from iwbc.data import d4rl_source, formats, minari_source
     from iwbc.data.array_files import open_steps
     from iwbc.data.arrays import describe, in_memory
     from iwbc.data.minari_folder import dataset_folder
@@ -102,6 +103,8 @@ def by_name(name: str) -> Trajectories:
     path = Path(name).expanduser()
     if (kind := kind_of(path)) in ("run", "policy"):
         raise UserError(f"{name}: no dataset, but {KINDS[kind]}")
+    if layout := formats.recognise(path):
+        return formats.load(RECORDINGS[layout](path=name))
     if path.is_dir():
         root = dataset_folder().resolve()
         if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():

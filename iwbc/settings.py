@@ -174,6 +174,78 @@ class D4RL(Settings):
 
 
 @dataclass
+class Recording(Settings):
+    """Base class of the formats of robot learning: a file or folder by its path.
+
+    clip_actions: move actions outside the bounds to them instead of refusing the dataset. action_low, action_high: the bounds
+    of actions, a number or a list with one for each dimension; null: the format's.
+    """
+
+    path: str = required(lambda value: bool(value.strip()), "give a file or folder")
+    clip_actions: bool = False
+    action_low: Any = bound()
+    action_high: Any = bound()
+    source: str = ""
+
+
+@dataclass
+class Robomimic(Recording):
+    """A robomimic HDF5 file with observations. observation_keys: the arrays of obs/ to use; empty: the low-dimensional ones of
+    robomimic's study (object, robot*_eef_pos, robot*_eef_quat, robot*_gripper_qpos) that are there. Actions lie in ±1."""
+
+    observation_keys: list[str] = field(default_factory=list)
+    source: str = "robomimic"
+
+
+@dataclass
+class LeRobot(Recording):
+    """A LeRobotDataset of version 2.0, 2.1 or 3.0: the folder `path`, or `id` on the Hugging Face Hub, such as lerobot/pusht,
+    at a `revision` (a tag or commit; null: the newest), downloaded once.
+
+    observation_keys: the features to use; empty: observation.state and observation.environment_state, as far as they are there.
+    Actions lie between the least and the largest in the dataset's statistics.
+    """
+
+    path: str | None = None  # type: ignore[assignment]
+    id: str | None = None
+    revision: str | None = None
+    observation_keys: list[str] = field(default_factory=list)
+    source: str = "lerobot"
+
+    def check_together(self, group: str) -> None:
+        if bool(self.path) == bool(self.id):
+            raise UserError(f"{group}: give {group}.path, a folder, or {group}.id, such as lerobot/pusht, and not both")
+        self.require_used(self.id is not None, group, "revision", f"{group}.id")
+
+
+@dataclass
+class ManiSkill(Recording):
+    """A ManiSkill trajectory file (h5), with its json beside it. observation_keys: the arrays of obs/, or groups of them, to
+    use, such as agent/qpos; empty: all but images. Actions lie in ±1."""
+
+    observation_keys: list[str] = field(default_factory=list)
+    source: str = "maniskill"
+
+
+@dataclass
+class OGBench(Recording):
+    """An OGBench npz file. env_id: guessed from OGBench's file names where it is null; none: there is none. Actions lie in
+    ±1."""
+
+    env_id: str | None = None
+    source: str = "ogbench"
+
+
+@dataclass
+class Zarr(Recording):
+    """A folder of Zarr arrays, as Diffusion Policy has them: data/<key> and meta/episode_ends. observation_keys: the arrays of
+    data/ to use; empty: state or obs. Actions lie between the least and the largest of the data."""
+
+    observation_keys: list[str] = field(default_factory=list)
+    source: str = "zarr"
+
+
+@dataclass
 class Demonstrations(Settings):
     """Scripted demonstrations of one of iwbc.environments.tasks. risky: the share of them that takes the risky way, which
     fails with probability `slip`. horizon: steps in an episode (null: the task's default). Policies are evaluated with the
@@ -738,7 +810,11 @@ def _ranked(curation: Settings) -> str:
 
 
 # The choices of each group, by the name that stands in a configuration.
-DATASETS: dict[str, type[Settings]] = {kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)}
+RECORDINGS: dict[str, type[Recording]] = {kind.source: kind for kind in (Robomimic, LeRobot, ManiSkill, OGBench, Zarr)}
+DATASETS: dict[str, type[Settings]] = {
+    **{kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)},
+    **RECORDINGS,
+}
 CURATIONS: dict[str, type[Settings]] = {
     kind.name: kind
     for kind in (

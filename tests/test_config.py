@@ -16,7 +16,7 @@ from iwbc.config import composed, quoted, validate
 from iwbc.errors import UserError
 from iwbc.evaluate import main as evaluate
 from iwbc.runs.read import read_config
-from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RWR, Recipe, drop_gone, to_plain
+from iwbc.settings import ALGORITHMS, CURATIONS, IWBC, RECORDINGS, RWR, Recipe, drop_gone, to_plain
 from iwbc.system.files import config_folder
 
 FILES = sorted((path.parent.name, path.stem) for path in Path(config_folder()).glob("*/*.yaml"))
@@ -27,6 +27,7 @@ MANDATORY = {
     "algo=rwr": ["curation=return_weighted"],
     "dataset=minari": ["dataset.id=some/data-v0"],
     "dataset=d4rl": ["dataset.path=hopper_medium-v2.hdf5"],
+    **{f"dataset={name}": ["dataset.path=recorded"] for name in RECORDINGS},
     "curation=threshold": ["curation.minimum=10"],
     "curation=weights": ["curation.path=chosen/human.csv"],
     "curation=scores": ["curation.path=chosen/deminf.csv"],

@@ -28,7 +28,7 @@ COMMANDS = {
     "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),
     "demonstrations": ("iwbc.data.demonstrations", "Make scripted demonstrations of a task of ours."),
-    "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of a D4RL file."),
+    "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of another format's file."),
 }
 
 # Those of the group language.

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import action_bounds
+from iwbc.data.checks import action_bounds, notes_of_rewards
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
@@ -174,14 +174,6 @@ def describe(
     low, high = action_bounds(
         name, action_size, low if action_low is None else action_low, high if action_high is None else action_high
     )
-    notes = []
-    if steps.rewards is None:
-        notes.append(
-            "has neither rewards nor success labels: all returns are 0, and no curation by return or success can tell its "
-            "trajectories apart; train on all of them, or give them weights"
-            if steps.successes is None
-            else "has no rewards: 1 at the end of each success stands for them, and returns are 1 or 0"
-        )
     return DatasetInfo(
         id=name,
         environment=environment,
@@ -189,7 +181,7 @@ def describe(
         action_high=high.tolist(),
         reference_scores=None if environment is None else d4rl_scores(environment.id),
         observation_parts=parts,
-        notes=notes,
+        notes=notes_of_rewards(steps.rewards is not None, steps.successes is not None),
     )
 
 

@@ -101,6 +101,18 @@ def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list
     ]
 
 
+def notes_of_rewards(rewards: bool, labels: bool) -> list[str]:
+    """Report missing rewards, in a line at most; `rewards` and `labels` of success: whether the data has them."""
+    if rewards:
+        return []
+    if labels:
+        return ["has no rewards: 1 at the end of each success stands for them, and returns are 1 or 0"]
+    return [
+        "has neither rewards nor success labels: all returns are 0, and no curation by return or success can tell its "
+        "trajectories apart; train on all of them, or give them weights (curation=weights, from a CSV file)"
+    ]
+
+
 def difference(first: Trajectories, second: Trajectories) -> str | None:
     """Name the difference that keeps one policy from training on two datasets, or return None."""
     if (first.info.action_low, first.info.action_high) != (second.info.action_low, second.info.action_high):

@@ -1,9 +1,12 @@
-"""Files of step arrays, one's own or D4RL's, to a local Minari dataset.
+"""Files of step arrays, one's own or D4RL's, and formats of robot learning, to a local Minari dataset.
 
     python -m iwbc.data.convert demo.npz id=my/robot/pick-v0
     python -m iwbc.data.convert hopper_medium-v2.hdf5 id=d4rl/hopper/medium-v2
+    python -m iwbc.data.convert low_dim_v15.hdf5 id=robomimic/can/mh-v0
 
-The file is npz or HDF5 and holds N steps of episodes laid end to end (in brackets what D4RL and others call it):
+Data of robomimic, LeRobot (the folder), ManiSkill (the h5), OGBench and Diffusion Policy (zarr, the folder) are told by their
+content, and read as dataset=robomimic and so on of train read them. Any other file is npz or HDF5 and holds N steps of
+episodes laid end to end (in brackets what D4RL and others call it):
 
 observations       [N, obs]   (observation, obs)
 actions            [N, act]   floating-point (action, acts)
@@ -21,6 +24,7 @@ out: truncations=none where no episode is cut, rewards=none. What is not used of
 id           the dataset's id, (namespace/)name-vN
 env_id       the Gymnasium environment to evaluate in, or module:Id where a module registers it (default: guessed from D4RL's
              file names; none: there is none)
+observation_keys  which observations of robomimic, LeRobot, ManiSkill or zarr to take, such as [object,robot0_eef_pos]
 action_low   the bounds of the action space, one number or one per dimension, with commas
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates
@@ -31,20 +35,24 @@ description  what Minari is to say of it (default: the file's name); likewise au
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from iwbc.data import formats
 from iwbc.data.array_files import NAMES, open_steps
 from iwbc.data.arrays import describe, ends_of, episodes
 from iwbc.data.d4rl_source import choose_env_id
+from iwbc.data.formats import recognise
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import DATA_FORMATS, write_minari
-from iwbc.data.trajectories import Trajectories
+from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environments.gymnasium import make_env
+from iwbc.environments.spec import environment_spec
 from iwbc.errors import UserError, warn
-from iwbc.settings import Settings, setting
+from iwbc.settings import RECORDINGS, Settings, setting
 from iwbc.system.arguments import parse, run
 from iwbc.system.progress import tracked
 
@@ -63,27 +71,58 @@ def convert(
     author: str | None = None,
     algorithm_name: str | None = None,
     data_format: str = "hdf5",
+    observation_keys: Sequence[str] = (),
 ) -> Trajectories:
-    """Write the file's episodes as the local Minari dataset `id`, and load it.
+    """Write the episodes of a file, or of a folder in a format of robots' data, as the local Minari dataset `id`, and load it.
 
-    names: the file's name of a field, such as {"observations": "data/state"}; "none" leaves it out. Unused arrays of the file
-    give a DataWarning. Raises UserError where the file is not fit to train on.
+    names: the file's name of a field of arrays, such as {"observations": "data/state"}; "none" leaves it out. observation_keys:
+    of formats that have them. Unused arrays of the file give a DataWarning. Raises UserError where the file is not fit to train
+    on.
     """
+    about = {"author": author, "algorithm_name": algorithm_name}
+    if not names and (kind := recognise(path)) is not None:
+        options = {"clip_actions": clip_actions, "action_low": action_low, "action_high": action_high}
+        read, info = _recording(path, kind, env_id, unfinished, observation_keys, options)
+        description = description or f"Converted from {path.name}, {kind}."
+        write_minari(
+            replace(info, id=id), read, description=description, clip_actions=clip_actions, data_format=data_format, **about
+        )
+        return load(id)
+    if observation_keys:
+        raise UserError(f"observation_keys={list(observation_keys)}: {path} has no keys; name its array with observations=…")
     with open_steps(path, names) as steps:
         info = describe(id, steps, choose_env_id(path, env_id), action_low, action_high)
         if steps.unused:
             warn(f"dataset {id}: {steps.unused}")
         whole = tracked(episodes(steps, id, unfinished), f"Converting {path.name}", len(ends_of(steps, id)[0]))
-        write_minari(
-            info,
-            whole,
-            description=description or f"Converted from {path.name}.",
-            author=author,
-            algorithm_name=algorithm_name,
-            clip_actions=clip_actions,
-            data_format=data_format,
-        )
+        description = description or f"Converted from {path.name}."
+        write_minari(info, whole, description=description, clip_actions=clip_actions, data_format=data_format, **about)
     return load(id)
+
+
+def _recording(
+    path: Path, kind: str, env_id: str | None, unfinished: str, observation_keys: Sequence[str], options: dict[str, Any]
+) -> tuple[Iterator[Episode], DatasetInfo]:
+    """Read a format of robot learning. Its own environment is left out, with a DataWarning, where it cannot be made here."""
+    if unfinished != "keep":
+        raise UserError(f"unfinished={unfinished}: would change nothing; {path} is of {kind}, whose episodes have ends")
+    if observation_keys:
+        if not hasattr(RECORDINGS[kind](path=str(path)), "observation_keys"):
+            raise UserError(f"observation_keys={list(observation_keys)}: would change nothing; {path} is of {kind}")
+        options = options | {"observation_keys": list(observation_keys)}
+    settings = RECORDINGS[kind](path=str(path), **options)
+    settings.check()
+    read, info = formats.read(settings)
+    environment = info.environment
+    if env_id is not None:
+        environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
+    elif environment is not None:
+        try:
+            make_env(environment).close()
+        except UserError as error:
+            warn(f"{path}: its environment is not kept with the data: {error}")
+            environment = None
+    return read, replace(info, environment=environment)
 
 
 def _array() -> Any:
@@ -111,6 +150,7 @@ class Options(Settings):
     author: str | None = None
     algorithm_name: str | None = None
     data_format: str = setting("hdf5", choices=DATA_FORMATS)
+    observation_keys: list[str] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,9 +1,14 @@
-"""Checks of the claims of HDF5 files: sizes, links and other files."""
+"""HDF5 files read within themselves: their claims of sizes, links and other files are checked first."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 # Deflate makes at most 1,032 bytes of one; a small dataset may never have been written, and is all zeros.
 _MOST_OF_A_BYTE, _SMALL = 1032, 2**26
@@ -11,6 +16,57 @@ _MOST_OF_A_BYTE, _SMALL = 1032, 2**26
 _FEW = 100_000
 # Soft links that are followed on the way to a dataset, which may lead back to themselves.
 _LINKS = 16
+_GROUPS_AT_ONCE = 50
+
+
+def open_group(parent: Any, path: str) -> Any:
+    """Open a group by its path from another, a h5py.h5g.GroupID, of the same file. Raises ValueError or KeyError where none is
+    there."""
+    from h5py import h5g
+
+    check_links(parent, path.encode())
+    return h5g.open(parent, path.encode())
+
+
+def holds(group: Any, name: str) -> bool:
+    """Tell whether a group, a h5py.h5g.GroupID, has something of this name; it may lie elsewhere."""
+    there: bool = group.links.exists(name.encode())
+    return there
+
+
+def groups_in_turns(file: Path, paths: Sequence[str]) -> Iterator[Any]:
+    """Open groups of a file one after the other, as h5py.h5g.GroupIDs. The file is reopened every so often: HDF5 keeps a record
+    of each group as long as it is open, which would take more memory than the data."""
+    import h5py
+
+    for start in range(0, len(paths), _GROUPS_AT_ONCE):
+        with h5py.File(file, "r") as opened:
+            for path in paths[start : start + _GROUPS_AT_ONCE]:
+                yield open_group(opened["/"].id, path)
+
+
+def open_array(group: Any, path: str) -> Any:
+    """Open a dataset, a h5py.h5d.DatasetID, by its path from a group. Raises ValueError or KeyError where none is there that
+    lies in the file itself."""
+    from h5py import h5d
+
+    check_links(group, path.encode())
+    field = h5d.open(group, path.encode())  # a key with "/" in it is a path there
+    try:
+        check_field(field)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return field
+
+
+def read_array(group: Any, path: str) -> npt.NDArray[Any]:
+    """Read a dataset by its path from a group. Raises errors as `open_array`, and OSError where it is damaged."""
+    from h5py import h5s
+
+    field = open_array(group, path)
+    values = np.empty(field.shape, field.dtype)
+    field.read(h5s.ALL, h5s.ALL, values)
+    return values
 
 
 def check_field(field: Any) -> None:

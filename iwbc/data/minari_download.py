@@ -16,6 +16,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from iwbc.data.minari_folder import dataset_folder
@@ -39,24 +40,42 @@ def download(dataset_id: str) -> None:
     with exclusive_lock(root / f".{dataset_id.replace('/', '+')}.lock"):
         if folder.exists():
             return
-        reason = _unreachable() if remote.startswith("hf://") else None
+        reason = unreachable() if remote.startswith("hf://") else None
         if reason:
             raise UserError(
                 f"dataset {dataset_id}: is not on this machine, and {remote} cannot be reached ({reason}); "
                 f"{_alternative(dataset_id)}with a network, run: minari download {dataset_id}"
             )
         with tempfile.TemporaryDirectory(prefix=temporary_prefix(root / dataset_id.replace("/", "+")), dir=root) as temporary:
-            environment = os.environ | {"MINARI_DATASETS_PATH": temporary, "HF_HUB_DISABLE_TELEMETRY": "1"}
-            command = [sys.executable, "-m", "iwbc.data.minari_download", dataset_id]
-            # Progress bars go to the error stream, which is shared; the output is the reason of a failure.
-            result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-            if result.returncode:
-                reason = result.stdout.strip() or f"exit code {result.returncode}"
+            reason = failure_of("iwbc.data.minari_download", dataset_id, MINARI_DATASETS_PATH=temporary)
+            if reason:
                 raise UserError(f"dataset {dataset_id}: could not be downloaded from {remote} ({reason})")
             _move(Path(temporary), root, dataset_id)
 
 
-def _unreachable() -> str | None:
+def failure_of(module: str, *arguments: str, **environment: str) -> str | None:
+    """Run a module that downloads in a separate process; return the reason why it failed, in a line, or None."""
+    environment = os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1"} | environment
+    # Progress bars go to the error stream, which is shared; the output is the reason of a failure.
+    result = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, stdout=subprocess.PIPE, text=True)
+    return (result.stdout.strip() or f"exit code {result.returncode}") if result.returncode else None
+
+
+@contextlib.contextmanager
+def in_a_line() -> Iterator[None]:
+    """End the process where the block, which downloads, fails: with code 1, and the reason as a line of output."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # any error ends this process and becomes one line in the other
+        print(" ".join(f"{error}".split()) or type(error).__name__)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # the other process says so
+
+
+def unreachable() -> str | None:
     """Return the reason why the Hugging Face Hub cannot be reached, or None."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
@@ -97,18 +116,11 @@ def _move(temporary: Path, root: Path, dataset_id: str) -> None:
 
 def _fetch(dataset_id: str) -> None:
     """Download into MINARI_DATASETS_PATH, in the separate process; on failure print one line and exit with code 1."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", message="We recommend")  # a newer version of the dataset
-            from minari import download_dataset
+    with in_a_line():
+        warnings.filterwarnings("default", message="We recommend")  # a newer version of the dataset
+        from minari import download_dataset
 
-            download_dataset(dataset_id)
-    except Exception as error:  # any error ends this process and becomes one line in the other
-        print(" ".join(f"{error}".split()) or type(error).__name__)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)  # the other process says so
+        download_dataset(dataset_id)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds
-from iwbc.data.hdf5 import check_field, check_links
+from iwbc.data.hdf5 import open_group, read_array
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import GROUPS, OBSERVATION_PARTS
@@ -308,49 +308,26 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[
     """Read episodes in half the time of Minari's reader, and only the parts in `space`: the file's layout is part of Minari's
     standard."""
     import h5py
-    from h5py import h5d, h5s
     from minari.dataset.episode_data import EpisodeData
-
-    def read(group: Any, name: str) -> np.ndarray:
-        check_links(group, name.encode())
-        dataset = h5d.open(group, name.encode())  # a key with "/" in it is a path there
-        _check_field(dataset, name)
-        values = np.empty(dataset.shape, dataset.dtype)
-        dataset.read(h5s.ALL, h5s.ALL, values)
-        return values
 
     def structured(group: Any, name: str, space: gym.Space[Any]) -> Any:
         if isinstance(space, gym.spaces.Dict):
-            below = _group(group, name)
+            below = open_group(group, name)
             return {key: structured(below, key, part) for key, part in space.spaces.items()}
         if isinstance(space, gym.spaces.Tuple):
-            below = _group(group, name)
+            below = open_group(group, name)
             return tuple(structured(below, f"_index_{i}", part) for i, part in enumerate(space.spaces))
-        return read(group, name)
+        return read_array(group, name)
 
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
-            group = _group(file["/"].id, f"episode_{index}")
-            infos = _group(group, "infos") if group.links.exists(b"infos") else None
-            labels = {key: read(infos, key) for key in SUCCESS_KEYS if infos is not None and infos.links.exists(key.encode())}
+            group = open_group(file["/"].id, f"episode_{index}")
+            infos = open_group(group, "infos") if group.links.exists(b"infos") else None
+            keys = [key for key in SUCCESS_KEYS if infos is not None and infos.links.exists(key.encode())]
+            labels = {key: read_array(infos, key) for key in keys}
             observations = structured(group, "observations", space)
-            fields = {name: read(group, name) for name in _FIELDS}
+            fields = {name: read_array(group, name) for name in _FIELDS}
             yield EpisodeData(id=index, observations=observations, infos=labels, **fields)
-
-
-def _group(parent: Any, name: str) -> Any:
-    """Open a group of HDF5 inside another of the same file."""
-    from h5py import h5g
-
-    check_links(parent, name.encode())
-    return h5g.open(parent, name.encode())
-
-
-def _check_field(field: Any, name: str) -> None:
-    try:
-        check_field(field)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 def _success(infos: dict[str, Any], where: str) -> bool | None:

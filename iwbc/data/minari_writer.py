@@ -146,9 +146,9 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
 
 def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] | None, list[Part] | None]:
     """Make the environment, and list the parts that its observations are flattened from (None where they are vectors already);
-    None and None where there is no environment."""
+    None and the description's parts where there is no environment."""
     if info.environment is None:
-        return None, None
+        return None, info.observation_parts
     env = make_env(info.environment)
     parts, size = observation_parts(env, info.environment.id), first.observations.shape[1]
     if size_of(parts) != size:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 from iwbc import settings
-from iwbc.data import d4rl_source, demonstrations, generate, minari_source
+from iwbc.data import d4rl_source, demonstrations, formats, generate, minari_source
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError, warn
@@ -15,13 +16,16 @@ from iwbc.errors import UserError, warn
 PUBLISHED = Path(__file__).parent / "published.json"
 
 
-def is_local(
-    dataset: settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL, env_id: str | None = None
-) -> bool:
+Dataset: TypeAlias = settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL | settings.Recording
+
+
+def is_local(dataset: Dataset, env_id: str | None = None) -> bool:
     """Tell whether the dataset is on this machine, so that `load_dataset` would neither make nor fetch it."""
     match dataset:
         case settings.D4RL():
             return Path(dataset.path).expanduser().is_file()
+        case settings.Recording():
+            return formats.place_of(dataset).exists()
         case settings.Minari():
             name = dataset.id
         case settings.Generated() if env_id is not None:
@@ -33,9 +37,7 @@ def is_local(
     return dataset_folder(name).exists()
 
 
-def load_dataset(
-    dataset: settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL, env_id: str | None = None
-) -> Trajectories:
+def load_dataset(dataset: Dataset, env_id: str | None = None) -> Trajectories:
     """Load a dataset in packed form, making or fetching it first if need be; `env_id` is the environment of a generated tier or
     of demonstrations.
 
@@ -58,6 +60,8 @@ def load_dataset(
         case settings.D4RL():
             bounds = dataset.action_low, dataset.action_high
             return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id, *bounds)
+        case settings.Recording():
+            return formats.load(dataset)
 
 
 def _published(trajectories: Trajectories) -> Trajectories:

@@ -1,0 +1,218 @@
+"""ManiSkill's trajectories → episodes: NAME.h5 with NAME.json beside it.
+
+NAME.json             env_info {env_id, env_kwargs, max_episode_steps}, episodes [{episode_id, elapsed_steps, success, …}]
+traj_<id>/actions     [T, act] within ±1 for controllers of differences; other controllers have other bounds
+traj_<id>/obs         [T + 1, obs], or groups of arrays [T + 1, …], flattened in the order of the alphabet
+traj_<id>/rewards     [T], optional
+traj_<id>/terminated, truncated, success   [T]; a success succeeds at any step
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwbc.data.checks import notes_of_rewards
+from iwbc.data.formats.reading import (
+    actions_of,
+    bounds,
+    chosen_keys,
+    flags_of,
+    mapping,
+    missing_key,
+    part_of,
+    printable,
+    reading,
+    rewards_of,
+    rows,
+    vectors,
+)
+from iwbc.data.hdf5 import check_links, groups_in_turns, holds, open_array, open_group, read_array
+from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments.spaces import Part
+from iwbc.environments.spec import EnvironmentSpec
+from iwbc.errors import UserError
+from iwbc.settings import ManiSkill
+from iwbc.system.files import read_json
+from iwbc.system.progress import tracked
+
+# Bump when reading the same files gives other episodes than before.
+READER = 1
+_TRAJECTORY = re.compile(r"traj_\d+")
+_NO_OBSERVATIONS = (
+    "has no obs: it was recorded with obs_mode none; write observations first, python -m "
+    "mani_skill.trajectory.replay_trajectory --traj-path {path} -o state --save-traj"
+)
+
+
+def files(path: Path) -> list[Path]:
+    """List the files that a dataset is read from."""
+    return [path, *(file for file in [path.with_suffix(".json")] if file.is_file())]
+
+
+def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Episode], DatasetInfo]:
+    """Look at the whole file, and return its episodes and its description.
+
+    Raises UserError, also as the episodes are read, where it is not fit to train on.
+    """
+    import h5py
+
+    described = path.with_suffix(".json")
+    if not described.is_file():
+        raise UserError(f"{path}: its {described.name} is not beside it, which ManiSkill writes with it")
+    with reading(str(described)):
+        metadata = mapping(read_json(described), str(described))
+        env_info = mapping(metadata.get("env_info"), f"{described}, env_info")
+        environment, fps = _environment(env_info)
+        episodes = {f"traj_{int(episode['episode_id'])}": dict(episode) for episode in metadata["episodes"]}
+    with reading(str(path)), h5py.File(path, "r") as file:
+        root = file["/"].id
+        names = _trajectories(path, root, episodes)
+        there = {name: {part.decode(errors="replace") for part in open_group(root, name)} for name in names}
+        first = open_group(root, names[0])
+        _check_parts(path, there, first)
+        parts, images = _parts(path, names[0], first, settings)
+        actions = open_array(first, "actions").shape
+    if len(actions) != 2:
+        raise UserError(f"{path}, {names[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
+    labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
+    notes = [f"images are not read: {', '.join(images)}"] if images else []
+    controllers = sorted({printable(episodes[name].get("control_mode")) for name in names})
+    if len(controllers) > 1:
+        notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
+    low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
+    info = DatasetInfo(
+        id=dataset_id,
+        environment=environment,
+        action_low=low,
+        action_high=high,
+        reference_scores=None,
+        observation_parts=None if parts == [Part((), parts[0].shape)] else parts,
+        notes=[*notes, *notes_of_rewards("rewards" in there[names[0]], labelled)],
+        fps=fps,
+    )
+    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, labelled, actions[1]), info
+
+
+def _environment(env_info: Mapping[str, Any]) -> tuple[EnvironmentSpec, float | None]:
+    """Read the environment as data, and its steps per second where the file says them."""
+    kwargs, limit = dict(env_info.get("env_kwargs") or {}), env_info.get("max_episode_steps")
+    steps = None if limit is None else int(limit)
+    rate = (kwargs.get("sim_config") or {}).get("control_freq")
+    fps = float(rate) if isinstance(rate, int | float) and 0 < rate < np.inf else None
+    return EnvironmentSpec(str(env_info["env_id"]), kwargs, steps, package="mani_skill"), fps
+
+
+def _trajectories(path: Path, root: Any, episodes: Mapping[str, Any]) -> list[str]:
+    """List the trajectories in the order of their numbers. Raises UserError unless they are those of the json."""
+    names = [name.decode(errors="replace") for name in root]
+    if other := [name for name in names if not _TRAJECTORY.fullmatch(name)]:
+        raise UserError(f"{path}, {printable(other[0])}: is no traj_N; only those are read")
+    if not names:
+        raise UserError(f"{path}: it holds no episodes")
+    if differing := set(names) ^ set(episodes):
+        name = min(differing)
+        has, lacks = (path.name, "its json") if name in names else ("its json", path.name)
+        raise UserError(f"{path}: {name} is in {has}, but not in {lacks}")
+    return sorted(names, key=lambda name: int(name[5:]))
+
+
+def _check_parts(path: Path, there: Mapping[str, set[str]], first: Any) -> None:
+    """Raise UserError unless all trajectories have actions and observations, and all or none have the other arrays."""
+    for name, parts in there.items():
+        if "actions" not in parts:
+            raise UserError(f"{path}, {name}: has no actions")
+        if "obs" not in parts:
+            raise UserError(f"{path}, {name}: {_NO_OBSERVATIONS.format(path=path)}")
+        for field in ("rewards", "success", "terminated", "truncated"):
+            if field not in parts and any(field in others for others in there.values()):
+                raise UserError(f"{path}, {name}: has no {field}, which other trajectories have")
+    if not _leaves(first, "obs"):
+        raise UserError(f"{path}, {next(iter(there))}: {_NO_OBSERVATIONS.format(path=path)}")
+
+
+def _leaves(group: Any, path: str, deepest: int = 16) -> list[str]:
+    """List the arrays at or below a path, in the order of the alphabet."""
+    from h5py import h5g, h5o
+
+    check_links(group, path.encode())
+    there = h5o.open(group, path.encode())
+    if not isinstance(there, h5g.GroupID):
+        return [path]
+    if not deepest:
+        raise ValueError(f"{path}: is nested too deeply")
+    names = sorted(name.decode(errors="replace") for name in there)
+    return [leaf for name in names for leaf in _leaves(group, f"{path}/{name}", deepest - 1)]
+
+
+def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[str]]:
+    """Choose the arrays of observations, and list the images among those that nobody has chosen."""
+    leaves = {leaf.removeprefix("obs").removeprefix("/"): open_array(group, leaf) for leaf in _leaves(group, "obs")}
+    keys = chosen_keys(settings.observation_keys)
+    for key in keys:
+        if not any(leaf == key or leaf.startswith(f"{key}/") for leaf in leaves):
+            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in leaves])
+    if keys:
+        chosen = [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}/") for key in keys)]
+        images = []
+    else:
+        chosen = [leaf for leaf, field in leaves.items() if len(field.shape) < 3]
+        images = [leaf for leaf in leaves if leaf not in chosen]
+    if not chosen:
+        raise UserError(f"{path}, {name}/obs: holds images alone ({', '.join(images)}); only vectors are read")
+    parts = []
+    for leaf in chosen:
+        field = leaves[leaf]
+        parts.append(part_of(f"{path}, {name}/obs/{leaf}", leaf.split("/") if leaf else [], field.shape[1:], field.dtype))
+    return parts, images
+
+
+def _episodes(
+    path: Path,
+    dataset_id: str,
+    episodes: Mapping[str, Mapping[str, Any]],
+    parts: Sequence[Part],
+    labelled: bool,
+    action_size: int,
+) -> Iterator[Episode]:
+    groups = groups_in_turns(path, list(episodes))
+    for name, said in tracked(list(episodes.items()), f"Reading {dataset_id}", len(episodes)):
+        where = f"{path}, {name}"
+        with reading(where):
+            group = next(groups)
+            actions = actions_of(read_array(group, "actions"), f"{where}/actions", action_size)
+            steps = len(actions)
+            flags = {
+                field: flags_of(read_array(group, field), f"{where}/{field}", steps)
+                for field in ("terminated", "success")
+                if holds(group, field)
+            }
+            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            names = [f"obs/{part.name}" if part.path else "obs" for part in parts]
+            seen = vectors(
+                [
+                    rows(read_array(group, leaf), f"{where}/{leaf}", steps + 1, part.shape)
+                    for leaf, part in zip(names, parts, strict=True)
+                ]
+            )
+        if said.get("elapsed_steps", steps) != steps:
+            raise UserError(
+                f"{where}: elapsed_steps of its json is {printable(said['elapsed_steps'])}, its actions are {steps}"
+            )
+        if not steps:
+            raise UserError(f"{where}/actions: the episode is empty (0 steps)")
+        success = None
+        if labelled:
+            success = bool(flags["success"].any()) if "success" in flags else bool(said["success"])
+        yield Episode(
+            seen[:-1],
+            seen[-1],
+            actions,
+            rewards_of(steps, success) if rewards is None else rewards,
+            "terminated" in flags and bool(flags["terminated"][-1]),
+            success,
+        )

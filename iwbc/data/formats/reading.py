@@ -1,0 +1,158 @@
+"""Pieces that the readers of formats share: errors in one line, rows of the right shape, parts of observations, bounds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwbc.data.checks import action_bounds
+from iwbc.environments.spaces import Part
+from iwbc.errors import UserError
+from iwbc.settings import Recording
+from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
+
+# h5py, pyarrow and zarr raise these on damaged files.
+DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
+_IMAGES = "images are not read, vectors only"
+# The note on data whose files have no observation after an episode's last action.
+NO_FINAL = (
+    "its files have no observation after an episode's last action: the last observation stands for it, which only value "
+    "estimates at a cut see"
+)
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn an error of a damaged file inside the block into a UserError of one line, with the place."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UserError(f"{where}: cannot be read ({' '.join(str(reason).split()) or type(error).__name__})") from None
+
+
+def part_of(where: str, path: Sequence[str], row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Part:
+    """Make the part of an observation's vector that an array with this shape of a row becomes.
+
+    Raises UserError, which begins with `where`, for images and for what are no numbers.
+    """
+    if is_image(row_shape, dtype):
+        shape = "×".join(map(str, row_shape))
+        raise UserError(f"{where}: {_IMAGES}, and it holds {shape} {dtype}; choose others, dataset.observation_keys=[…]")
+    if dtype.kind not in "fiub":
+        raise UserError(f"{where}: must be numbers, not {dtype}; choose others, dataset.observation_keys=[…]")
+    return Part(tuple(path), row_shape)
+
+
+def is_image(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell images by the shape of a row: height × width (× channels)."""
+    return len(row_shape) > 2 or (len(row_shape) == 2 and dtype == np.uint8)
+
+
+def rows(array: npt.NDArray[Any], where: str, count: int, row_shape: tuple[int, ...] = ()) -> npt.NDArray[Any]:
+    """Return an array as rows, [count, size], or [count] where a row is a number. Raises UserError where its shape is another,
+    or it holds no numbers."""
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{where}: must be numbers, not {array.dtype}")
+    if array.shape != (count, *row_shape) and not (row_shape == () and array.shape == (count, 1)):
+        raise UserError(f"{where}: has shape {array.shape}, not {(count, *row_shape)}")
+    return array.reshape(count, -1) if row_shape else array.reshape(count)
+
+
+def vectors(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Join rows, [n, …] each, to vectors [n, obs]."""
+    columns = [array.reshape(len(array), -1) for array in arrays]
+    return np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+
+
+def actions_of(array: npt.NDArray[Any], where: str, size: int | None = None) -> npt.NDArray[np.floating]:
+    """Check actions, [T, act]. Raises UserError where they are no vectors of continuous actions, of `size` entries."""
+    if array.dtype.kind != "f":
+        raise UserError(f"{where}: discrete actions ({array.dtype}) are not supported: need floating-point vectors")
+    if array.ndim != 2 or array.shape[1] != (array.shape[1] if size is None else size) or not array.shape[1]:
+        raise UserError(f"{where}: has shape {array.shape}; need vectors, [steps, {'actions' if size is None else size}]")
+    return array
+
+
+def flags_of(array: npt.NDArray[Any], where: str, count: int) -> npt.NDArray[np.bool_]:
+    """Read a field of trues and falses, [count]. Raises UserError for a value that is neither."""
+    values = rows(array, where, count)
+    wrong = np.flatnonzero((values != 0) & (values != 1))
+    if len(wrong):
+        raise UserError(f"{where}: must be true or false (1 or 0), but step {wrong[0]} holds {values[wrong[0]]}")
+    return values.astype(np.bool_)
+
+
+def rewards_of(steps: int, success: bool | None) -> npt.NDArray[np.float32]:
+    """Make the rewards, [steps], that stand for missing ones: 1 at the end of a success."""
+    rewards = np.zeros(steps, np.float32)
+    rewards[steps - 1 :] = bool(success)
+    return rewards
+
+
+def chosen_keys(keys: Sequence[str] | str) -> list[str]:
+    """Return the user's choice of observations in the order of vectors, which is the alphabet's."""
+    return sorted([keys] if isinstance(keys, str) else set(keys))
+
+
+def missing_key(where: str, key: str, there: Sequence[str]) -> UserError:
+    """Make the error for a chosen observation that is not there."""
+    return UserError(f"dataset.observation_keys: {where} has no {key}, only {', '.join(sorted(there)) or 'nothing'}")
+
+
+def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
+    """Name what of a recording is not used, in a line at most."""
+    if not names:
+        return []
+    most = 12
+    more = f" and {len(names) - most} others" if len(names) > most else ""
+    return [f"not used of its {what}: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
+
+
+def bounds(
+    dataset_id: str, settings: Recording, low: npt.ArrayLike, high: npt.ArrayLike, size: int
+) -> tuple[list[float], list[float]]:
+    """Return the bounds of actions: the user's, or else `low` and `high`, of `size` dimensions.
+
+    Raises UserError where they are no bounds.
+    """
+    lower, upper = action_bounds(
+        dataset_id,
+        size,
+        low if settings.action_low is None else settings.action_low,
+        high if settings.action_high is None else settings.action_high,
+    )
+    return lower.tolist(), upper.tolist()
+
+
+def widened(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[str]]:
+    """Make bounds [act] of the least and the largest actions: outward by float32's rounding alone, and by 1 in dimensions that
+    never change, which a note names."""
+    still = np.flatnonzero(low == high)
+    below, above = low.astype(np.float32), high.astype(np.float32)
+    lower = np.where(below > low, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
+    upper = np.where(above < high, np.nextafter(above, np.float32(np.inf)), above).astype(np.float64)
+    lower[still], upper[still] = low[still] - 1.0, high[still] + 1.0
+    notes = [
+        f"actions {', '.join(map(str, still))} never change: their bounds are taken 1 below and above; dataset.action_low=… "
+        "and dataset.action_high=… say others"
+    ]
+    return lower, upper, notes if len(still) else []
+
+
+def printable(value: Any) -> str:
+    """Make a text of a file fit for a line: printable, on one line, of at most 500 characters."""
+    return "".join(filter(str.isprintable, " ".join(str(value).split())))[:500]
+
+
+def mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Return a value of JSON that must be an object. Raises UserError where it is none."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: is damaged (not an object)")
+    return value

@@ -1,0 +1,222 @@
+"""robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
+
+data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
+data/demo_N/actions [T, act]               within ±1
+data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0
+data/demo_N/obs/<key> [T, …]
+data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action
+mask/<name>                                names of demos, b"demo_7": the groups
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwbc.data.checks import notes_of_rewards
+from iwbc.data.formats.reading import (
+    NO_FINAL,
+    actions_of,
+    bounds,
+    chosen_keys,
+    flags_of,
+    mapping,
+    missing_key,
+    part_of,
+    printable,
+    reading,
+    rewards_of,
+    rows,
+    unused_note,
+    vectors,
+)
+from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
+from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments.spaces import Part
+from iwbc.errors import UserError
+from iwbc.settings import Robomimic
+from iwbc.system.files import parse_json
+from iwbc.system.progress import tracked
+
+# Bump when reading the same file gives other episodes than before.
+READER = 1
+_DEMO = re.compile(r"demo_\d+")
+# The low-dimensional observations of robomimic's study.
+_STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
+_RAW = (
+    "has no obs: it holds simulator states alone; write observations with robomimic first, python "
+    "robomimic/scripts/dataset_states_to_obs.py --dataset {path} --output_name low_dim.hdf5 --done_mode 2"
+)
+
+
+def files(path: Path) -> list[Path]:
+    """List the files that a dataset is read from."""
+    return [path]
+
+
+def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Episode], DatasetInfo]:
+    """Look at the whole file, and return its episodes and its description.
+
+    Raises UserError, also as the episodes are read, where it is not fit to train on.
+    """
+    import h5py
+
+    with reading(str(path)), h5py.File(path, "r") as file:
+        root = file["/"].id
+        data = open_group(root, "data")
+        attributes = h5py.Group(data).attrs
+        demos = _demos(path, data)
+        first = open_group(data, demos[0])
+        _check_parts(path, data, demos)
+        actions, there = open_array(first, "actions").shape, _names(open_group(first, "obs"))
+        keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
+        if not keys:
+            raise UserError(
+                f"{path}: none of its observations is one of the study's; choose some of {', '.join(sorted(there))} with "
+                "dataset.observation_keys=[…]"
+            )
+        parts = [_part(path, demos[0], first, key, there) for key in keys]
+        masks = _masks(path, root, demos)
+        env_args = _env_args(path, attributes)
+        total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
+        rewarded = holds(first, "rewards")
+        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        if total is not None and int(total) != count:
+            notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
+        if not all(holds(open_group(data, name), "next_obs") for name in demos):
+            notes.append(NO_FINAL)
+
+    if len(actions) != 2:
+        raise UserError(f"{path}, data/{demos[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
+    low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
+    info = DatasetInfo(
+        id=dataset_id,
+        environment=None,
+        action_low=low,
+        action_high=high,
+        reference_scores=None,
+        observation_parts=parts,
+        notes=notes,
+        groups=sorted(masks),
+        fps=_fps(env_args),
+    )
+    return _episodes(path, dataset_id, demos, parts, masks, actions[1]), info
+
+
+def _names(group: Any) -> list[str]:
+    return [name.decode(errors="replace") for name in group]
+
+
+def _demos(path: Path, data: Any) -> list[str]:
+    """List the demos in the order of their numbers; HDF5 lists demo_10 before demo_2."""
+    names = _names(data)
+    if other := [name for name in names if not _DEMO.fullmatch(name)]:
+        raise UserError(f"{path}, data/{printable(other[0])}: is no demo_N; only those are read")
+    if not names:
+        raise UserError(f"{path}, data: it holds no episodes")
+    return sorted(names, key=lambda name: int(name[5:]))
+
+
+def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
+    """Raise UserError unless all demos have actions and observations, and all or none have rewards and dones."""
+    there = {name: set(_names(open_group(data, name))) for name in demos}
+    for name, parts in there.items():
+        if "obs" not in parts:
+            raise UserError(f"{path}, data/{name}: {_RAW.format(path=path)}")
+        for field in ("actions", "rewards", "dones"):
+            if field not in parts and (field == "actions" or any(field in others for others in there.values())):
+                others = "" if field == "actions" else ", which other demos have"
+                raise UserError(f"{path}, data/{name}: has no {field}{others}")
+
+
+def _part(path: Path, demo: str, group: Any, key: str, there: Sequence[str]) -> Part:
+    if key not in there:
+        raise missing_key(f"{path}, data/{demo}/obs", key, there)
+    with reading(f"{path}, data/{demo}/obs/{key}"):
+        field = open_array(group, f"obs/{key}")
+        return part_of(f"{path}, data/{demo}/obs/{key}", [key], field.shape[1:], field.dtype)
+
+
+def _length(path: Path, data: Any, name: str) -> int:
+    """Return the number of a demo's steps. Raises UserError where its attribute says another."""
+    import h5py
+
+    group = open_group(data, name)
+    length = int(open_array(group, "actions").shape[0])
+    samples = h5py.Group(group).attrs.get("num_samples", length)
+    if int(samples) != length:
+        raise UserError(f"{path}, data/{name}: its attribute num_samples says {samples} steps, its actions have {length}")
+    return length
+
+
+def _masks(path: Path, root: Any, demos: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Read the filter keys, by their names. Raises UserError where one names a demo that is not there."""
+    if not holds(root, "mask"):
+        return {}
+    mask, masks = open_group(root, "mask"), {}
+    for name in _names(mask):
+        if name != printable(name):
+            raise UserError(f"{path}, mask/{printable(name)}: its name cannot be printed on a line; rename it")
+        values = read_array(mask, name).reshape(-1).tolist()
+        masks[name] = frozenset(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values)
+        if unknown := masks[name].difference(demos):
+            raise UserError(f"{path}, mask/{name}: names {printable(min(unknown))}, which is not in data")
+    return masks
+
+
+def _env_args(path: Path, attributes: Any) -> Mapping[str, Any]:
+    text = attributes.get("env_args", "{}")
+    with reading(f"{path}, env_args of data"):
+        return mapping(parse_json(text.decode() if isinstance(text, bytes) else text), f"{path}, env_args of data")
+
+
+def _fps(env_args: Mapping[str, Any]) -> float | None:
+    kwargs = env_args.get("env_kwargs")
+    rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
+    return float(rate) if isinstance(rate, int | float) and 0 < rate < np.inf else None
+
+
+def _episodes(
+    path: Path,
+    dataset_id: str,
+    demos: Sequence[str],
+    parts: Sequence[Part],
+    masks: Mapping[str, frozenset[str]],
+    action_size: int,
+) -> Iterator[Episode]:
+    groups = groups_in_turns(path, [f"data/{name}" for name in demos])
+    for name in tracked(demos, f"Reading {dataset_id}", len(demos)):
+        where = f"{path}, data/{name}"
+        with reading(where):
+            group = next(groups)
+            actions = actions_of(read_array(group, "actions"), f"{where}/actions", action_size)
+            steps = len(actions)
+
+            def observations(source: str, group: Any = group, where: str = where, steps: int = steps) -> Any:
+                return vectors(
+                    [
+                        rows(read_array(group, f"{source}/{part.name}"), f"{where}/{source}/{part.name}", steps, part.shape)
+                        for part in parts
+                    ]
+                )
+
+            seen = observations("obs")
+            final = observations("next_obs")[-1:] if holds(group, "next_obs") else seen[-1:]
+            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
+        if not steps:
+            raise UserError(f"{where}/actions: the episode is empty (0 steps)")
+        success = None if rewards is None else bool((rewards > 0).any())
+        yield Episode(
+            seen,
+            final[0],
+            actions,
+            rewards_of(steps, None) if rewards is None else rewards,
+            dones is not None and bool(dones[-1]),
+            success,
+            tuple(mask for mask in sorted(masks) if name in masks[mask]),
+        )
