@@ -11,6 +11,7 @@ Groups (group=choice, the first is the default)
   dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
              demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
+             robomimic, maniskill, ogbench, zarr (dataset.path=…), lerobot (that, or dataset.id=…): robots' data
   algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories, from the reference
              bc: the same from scratch           awr: weighted by advantage
              rwr: weighted by return, with curation=return_weighted

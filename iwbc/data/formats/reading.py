@@ -15,8 +15,8 @@ from iwbc.errors import UserError
 from iwbc.settings import Recording
 from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
-# h5py, pyarrow and zarr raise these on damaged files.
-DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
+# h5py, pyarrow and zarr raise these on damaged files (SystemError: a size that is negative).
+DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError, SystemError)
 _IMAGES = "images are not read, vectors only"
 # The note on data whose files have no observation after an episode's last action.
 NO_FINAL = (

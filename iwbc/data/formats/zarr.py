@@ -41,7 +41,8 @@ from iwbc.system.files import read_json
 # Bump when reading the same files gives other episodes than before.
 READER = 1
 _METADATA = (".zarray", "zarr.json")
-_ACTIONS, _REWARDS, _SUCCESSES = ("action", "actions"), ("reward", "rewards"), ("success", "successes")
+# The names in data/ of what are no observations, the first that is there.
+_FIELDS = {"actions": ("action", "actions"), "rewards": ("reward", "rewards"), "successes": ("success", "successes")}
 _USUAL = ("state", "obs")
 # Codecs of numbers alone: others, such as pickle, would run code of the file.
 _CODECS = {
@@ -67,9 +68,9 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     except ImportError:
         raise UserError(f"{path}: {extra('zarr')}") from None
     there = sorted(folder.name for folder in (path / "data").iterdir() if _is_array(folder))
-    named = {what: next((name for name in names if name in there), None) for what, names in _fields()}
+    named = {what: next((name for name in names if name in there), None) for what, names in _FIELDS.items()}
     if named["actions"] is None:
-        raise UserError(f"{path}, data: has no {_ACTIONS[0]}, only {', '.join(map(printable, there)) or 'nothing'}")
+        raise UserError(f"{path}, data: has no action, only {', '.join(map(printable, there)) or 'nothing'}")
     others = [name for name in there if name not in named.values()]
     keys = chosen_keys(settings.observation_keys) or [name for name in _USUAL if name in others][:1]
     if not keys:
@@ -111,10 +112,6 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
         ],
     )
     return _episodes(observations, actions, rewards, successes, ends), info
-
-
-def _fields() -> Sequence[tuple[str, tuple[str, ...]]]:
-    return (("actions", _ACTIONS), ("rewards", _REWARDS), ("successes", _SUCCESSES))
 
 
 def _is_array(folder: Path) -> bool:
