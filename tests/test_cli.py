@@ -41,7 +41,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
         for arguments in (group, [*group, "--help"]):
             outcome = iwbc(*arguments, cwd=tmp_path)
             assert outcome.code == 0
-            assert re.findall(r"^  ([a-z]+)  ", outcome.out.split("Commands:")[1], re.M) == names
+            assert re.findall(r"^  ([a-z-]+)  ", outcome.out.split("Commands:")[1], re.M) == names
     assert finish(python("-m", "iwbc", "--version", cwd=tmp_path)).out.startswith("iwbc ")
 
 

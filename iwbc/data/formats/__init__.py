@@ -1,0 +1,1 @@
+"""Layouts of robot-learning datasets, a file for each that is read or written."""
