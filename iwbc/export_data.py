@@ -85,6 +85,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse([argument for argument in arguments if argument not in settings], Options)
     if len(options.datasets) > 1 or not (options.datasets or settings or options.weights):
         raise UserError("give one dataset: an id, a file, or settings such as env=hopper dataset=medium (see --help)")
+    if options.id is not None:
+        _refuse_known(options.id)
     if options.weights is None:
         curated, by = _by_curation(options, settings)
     else:
@@ -101,6 +103,14 @@ def main(arguments: Sequence[str]) -> None:
     print(f"original files, lerobot-train: --dataset.episodes={json.dumps(kept.tolist(), separators=(',', ':'))}")
     print(f"original files, robomimic's mask: {json.dumps({'kept': [f'demo_{index}' for index in kept]})}")
     print(options.out or options.id)
+
+
+def _refuse_known(dataset_id: str) -> None:
+    """Raise UserError, before any work, where a Minari dataset of this id is there, or it is no id."""
+    from iwbc.data.minari_folder import dataset_folder
+
+    if dataset_folder(dataset_id).exists():
+        raise UserError(f"dataset {dataset_id}: is there already; choose another id")
 
 
 def _is_setting(argument: str) -> bool:
@@ -177,8 +187,8 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
             f"{trained.trajectories.content_hash[:16]}: other data than the run's"
         )
     rows = read_weights(folder)
-    if not {"seed", "trajectory"} <= rows.keys():
-        raise UserError(f"{folder / 'weights.csv'}: holds no weights of trajectories; train this run again")
+    if not all(np.isfinite(rows.get(name, np.full(1, np.nan))).all() for name in ("seed", "trajectory")):
+        raise UserError(f"{folder / 'weights.csv'}: does not name the trajectories of its weights; train this run again")
     seeds = sorted({int(seed) for seed in rows["seed"]})
     if options.seed is not None:
         if options.seed not in seeds:
@@ -186,7 +196,7 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
         seeds = [options.seed]
     places = rows["trajectory"].astype(np.int64)
     if not ((places >= 0) & (places < len(trained.trajectories))).all():
-        raise UserError(f"{folder / 'weights.csv'}: damaged (no trajectory {places.max()}); train this run again")
+        raise UserError(f"{folder / 'weights.csv'}: damaged (there is no trajectory {places.max()}); train this run again")
     weights = np.zeros(len(data))
     originals = trained.curation_weights.astype(np.int64) - 1
     of_seeds = np.isin(rows["seed"], seeds)

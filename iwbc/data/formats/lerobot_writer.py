@@ -60,13 +60,18 @@ def write_lerobot(curated: Curated, out: Path, *, fps: float, environment_state:
     in the dataset, its weight and its groups.
 
     Raises UserError where observations have no such part, OSError where the folder cannot be written. Gives a DataWarning
-    where an episode has several tasks, of which a frame can have one.
+    where an episode has several tasks, of which a frame can have one, and where a vector has one entry.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     data, kept = curated.trajectories, curated.kept
     features = _features(curated, environment_state)
+    if single := [name for name in (STATE, ENVIRONMENT_STATE, "action") if name in features and features[name].size == 1]:
+        warn(
+            f"dataset {curated.trajectories.info.id}: {' and '.join(single)} has 1 entry, which lerobot reads as a number and "
+            "not as a vector; its policies need vectors"
+        )
     tasks = _tasks(curated)
     names = list(dict.fromkeys(tasks))
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()])

@@ -28,7 +28,7 @@ from iwbc.system.progress import tracked
 KEPT = "kept"
 # The key of observations that are one vector, as robomimic calls those of Gymnasium's environments.
 _VECTOR = "flat"
-_ROBOSUITE, _GYM = 1, 2  # robomimic's EnvType
+_NONE, _ROBOSUITE, _GYM = 0, 1, 2  # robomimic's EnvType, which has no 0
 _PACKAGE = "robosuite/"  # what the ids of robosuite's environments begin with
 _MARGIN = 32 * 2**20  # bytes that stay free, because HDF5 writes some later
 # Each number of weights is one more dataset that robomimic opens.
@@ -86,12 +86,14 @@ def observation_keys(info: DatasetInfo, size: int) -> dict[str, tuple[slice, tup
 
 
 def env_args(info: DatasetInfo) -> dict[str, Any]:
-    """Describe the environment as robomimic does: a name that it cannot make, none, where the dataset names no environment."""
-    if info.environment is None:
-        return {"env_name": "none", "env_version": gym.__version__, "type": _GYM, "env_kwargs": {}}
+    """Describe the environment as robomimic does: by a name and a type that it cannot make where the dataset names none."""
     spec = info.environment
+    if spec is None:
+        return {"env_name": "none", "type": _NONE, "env_kwargs": {}}
     if spec.id.startswith(_PACKAGE):
-        return {"env_name": spec.id.removeprefix(_PACKAGE), "type": _ROBOSUITE, "env_kwargs": spec.kwargs}
+        # The keys are a choice of iwbc's environment, which robosuite does not know.
+        kwargs = {name: value for name, value in spec.kwargs.items() if name != "observation_keys"}
+        return {"env_name": spec.id.removeprefix(_PACKAGE), "type": _ROBOSUITE, "env_kwargs": kwargs}
     return {"env_name": spec.id, "env_version": gym.__version__, "type": _GYM, "env_kwargs": spec.kwargs}
 
 
