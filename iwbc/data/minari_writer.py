@@ -149,7 +149,7 @@ def _write_arrow(storage: Any, episodes: Iterable[Episode]) -> None:
 
 def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] | None, list[Part] | None]:
     """Make the environment, and list the parts that its observations are flattened from (None where they are vectors already);
-    where there is no environment, None and the parts that the data know."""
+    None and the description's parts where there is no environment."""
     if info.environment is None:
         return None, info.observation_parts
     env = make_env(info.environment)
