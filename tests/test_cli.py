@@ -142,6 +142,7 @@ def typed_in_bash(text: str, expected: str, console: Path, cwd: Path) -> str:
         ("iwbc train hydra/laun\tco\tx", "iwbc train hydra/launcher=cores x"),
         ("iwbc evaluate run=my\ti\tx", "iwbc evaluate run=my_runs/inner/x"),
         ("iwbc verify my\ti\tx", "iwbc verify my_runs/inner/x"),
+        ("iwbc export-d\tformat=rob\tcuration=suc\tx", "iwbc export-data format=robomimic curation=success x"),
         ("iwbc generate tier=medium-e\tx", "iwbc generate tier=medium-expert x"),
     ],
 )

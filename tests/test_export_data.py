@@ -205,7 +205,8 @@ def test_robomimic_is_told_of_what_does_not_fit(data: Trajectories, tmp_path: Pa
         write_robomimic(Curated(wide, WEIGHTS, "trajectory"), tmp_path / "demo.hdf5")
     said = [str(warning.message) for warning in given]
     assert "robomimic wants -1 to 1" in said[0]
-    assert "group kept: is left out" in said[1]
+    assert "a reward above 0 for success, which is not the label of 6 of 12 episodes" in said[1]
+    assert "group kept: is left out" in said[2]
     assert read_robomimic(tmp_path / "demo.hdf5")[2]["kept"] == ["demo_0", "demo_2", "demo_3", "demo_11"]
 
 

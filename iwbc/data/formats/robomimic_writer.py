@@ -42,7 +42,8 @@ def write_robomimic(curated: Curated, out: Path) -> None:
     dones are 1 where the environment ended the episode. Attributes: num_samples, weight, and success where it is labelled.
 
     Raises OSError where the file cannot be written. Gives a DataWarning where actions are outside ±1, which robomimic's tools
-    refuse, and where a group has the name of a filter key that the curation writes.
+    refuse, where rewards do not say which episodes succeed, and where a group has the name of a filter key that the curation
+    writes.
     """
     import h5py
 
@@ -53,6 +54,13 @@ def write_robomimic(curated: Curated, out: Path) -> None:
             f"dataset {data.info.id}: actions reach from {scales.lowest.min():g} to {scales.highest.max():g}; robomimic wants "
             "-1 to 1, or train.action_config.actions.normalization=min_max in its configuration"
         )
+    if data.successes is not None:
+        rewarded = np.maximum.reduceat(data.rewards, data.offsets[:-1]) > 0.0
+        if count := int((rewarded != data.successes).sum()):
+            warn(
+                f"dataset {data.info.id}: robomimic takes a reward above 0 for success, which is not the label of {count:,} of "
+                f"{len(data):,} episodes; the attribute success of each is"
+            )
     parts = observation_keys(data.info, data.observations.shape[1])
     with appearing(out) as building, h5py.File(building, "w") as file:
         demos = file.create_group("data")
