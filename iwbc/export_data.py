@@ -5,7 +5,7 @@
     python -m iwbc.export_data weights=FOLDER format=list out=weights.csv
 
 DATASET            a Minari id, a file or folder that iwbc.load takes, or settings such as env=hopper dataset=medium; curation=…
-                   and averaging=… as train takes them
+                   and averaging=… as train takes them, with the same defaults
 format             list: a CSV with each episode's weight, which curation=weights takes back
                    robomimic: an HDF5 file of all episodes, with the filter key `kept` and one for each group
                    lerobot: the folder of a LeRobotDataset v3.0 of the kept episodes, with weights of frames for RA-BC
