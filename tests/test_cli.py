@@ -41,7 +41,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
         for arguments in (group, [*group, "--help"]):
             outcome = iwbc(*arguments, cwd=tmp_path)
             assert outcome.code == 0
-            assert re.findall(r"^  ([a-z]+)  ", outcome.out.split("Commands:")[1], re.M) == names
+            assert re.findall(r"^  ([a-z-]+)  ", outcome.out.split("Commands:")[1], re.M) == names
     assert finish(python("-m", "iwbc", "--version", cwd=tmp_path)).out.startswith("iwbc ")
 
 
@@ -142,6 +142,7 @@ def typed_in_bash(text: str, expected: str, console: Path, cwd: Path) -> str:
         ("iwbc train hydra/laun\tco\tx", "iwbc train hydra/launcher=cores x"),
         ("iwbc evaluate run=my\ti\tx", "iwbc evaluate run=my_runs/inner/x"),
         ("iwbc verify my\ti\tx", "iwbc verify my_runs/inner/x"),
+        ("iwbc export-d\tformat=rob\tcuration=suc\tx", "iwbc export-data format=robomimic curation=success x"),
         ("iwbc generate tier=medium-e\tx", "iwbc generate tier=medium-expert x"),
     ],
 )

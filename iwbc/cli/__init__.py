@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ("iwbc.verify", "Check that a run's numbers are what its files say."),
     "record": ("iwbc.record", "Video of a run's best, median and worst episode."),
     "export": ("iwbc.export", "A run's policy as ONNX, TorchScript or a model of the Hugging Face Hub."),
+    "export-data": ("iwbc.export_data", "Curated data and weights for robomimic, LeRobot, Minari, or as a list."),
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
     "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),
@@ -38,7 +39,7 @@ LANGUAGE = {
     "evaluate": ("iwbc.language.evaluate", "Score a model on prompts with answers: pass@k, intervals."),
 }
 
-_TAKES_SETTINGS = ("train", "tune", "info")  # of Hydra's grammar
+_TAKES_SETTINGS = ("train", "tune", "info", "export-data")  # of Hydra's grammar
 
 _HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,12 @@ def write_minari(
     algorithm_name: str | None = None,
     clip_actions: bool = False,
     data_format: str = "hdf5",
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Check `episodes`, one by one as they come, and write them as the dataset `info.id`.
 
-    description, author and algorithm_name become Minari's metadata. data_format: "hdf5", one file, or "arrow", a folder for
-    each episode, which takes less room and time where episodes are many and short.
+    description, author, algorithm_name and the entries of `metadata` become Minari's metadata. data_format: "hdf5", one file,
+    or "arrow", a folder for each episode, which takes less room and time where episodes are many and short.
 
     Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written. Gives a
     DataWarning where the other format would be better.
@@ -98,6 +99,8 @@ def write_minari(
                 _give_back_room(file)
             if members:
                 storage.update_metadata({GROUPS: members})
+            if metadata:
+                storage.update_metadata(dict(metadata))
             _make_namespace(info.id.rpartition("/")[0])
             count, steps = storage.total_episodes, storage.total_steps
         os.replace(building, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -16,7 +17,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,21 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yield the place for a file or folder that becomes `path` when the block ends well, and is removed when it does not.
+    Raises FileExistsError where something is at `path` by then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    around = Path(tempfile.mkdtemp(prefix=temporary_prefix(path), dir=path.parent))
+    try:
+        yield around / path.name
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        os.replace(around / path.name, path)
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def read_yaml(path: Path) -> Any:
