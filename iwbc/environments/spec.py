@@ -20,11 +20,14 @@ PACKAGES = {
     "gym_xarm": "gym-xarm",
     "gymnasium_robotics": "gymnasium-robotics",
     "highway_env": "highway-env",
+    "mani_skill": "mani-skill",
     "metaworld": "metaworld",
     "mo_gymnasium": "mo-gymnasium",
     "myosuite": "myosuite",
+    "ogbench": "ogbench",
     "panda_gym": "panda-gym",
     "safety_gymnasium": "safety-gymnasium",
+    "shimmy": "'shimmy[dm-control]'",
 }
 
 # Wrappers that change no observation, action or reward, by package: they check, count, record or show what is played.
