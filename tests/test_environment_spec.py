@@ -28,7 +28,8 @@ from stable_baselines3.common.monitor import Monitor
 
 import iwbc
 from iwbc.data.minari_source import load
-from iwbc.environments.gymnasium import make_env
+from iwbc.environments.gymnasium import LocalEnvironments, make_env
+from iwbc.environments.ogbench import ogbench_spec
 from iwbc.environments.spec import EnvironmentSpec, Wrapper, environment_spec
 from iwbc.errors import UserError
 
@@ -301,6 +302,56 @@ def test_a_damaged_spec_is_one_line(datasets: Path) -> None:
     damaged = r"^dataset mine/pendulum-v0: .*(cannot be opened|damaged environment) \(.*\); download or make it again$"
     with pytest.raises(UserError, match=damaged):
         load(name)
+
+
+# --- OGBench --------------------------------------------------------------------------------------------------------------
+
+
+OGBENCH = {
+    "cube-single-play-v0": "cube-single-v0",
+    "folder/cube-single-noisy-v0-val.npz": "cube-single-v0",
+    "cube-double-play-singletask-v0": "cube-double-singletask-v0",
+    "cube-double-play-singletask-task2-v0": "cube-double-singletask-task2-v0",
+    "antmaze-large-stitch-v0": "antmaze-large-v0",
+    "antmaze-medium-explore-v0": "antmaze-medium-v0",
+    "humanoidmaze-giant-navigate-v0": "humanoidmaze-giant-v0",
+    "scene-play-v0": "scene-v0",
+    "puzzle-3x3-play-oraclerep-v0": "puzzle-3x3-v0",
+    "powderworld-easy-play-v0": "powderworld-easy-v0",
+    "visual-cube-single-play-v0": "visual-cube-single-v0",
+}
+
+
+@pytest.mark.parametrize("name", OGBENCH)
+def test_the_environment_of_a_dataset_of_ogbench(name: str) -> None:
+    kwargs = {"use_oracle_rep": True} if "oraclerep" in name else {}
+    assert ogbench_spec(name) == EnvironmentSpec(OGBENCH[name], kwargs, package="ogbench")
+
+
+@pytest.mark.parametrize(
+    "name", ["cube-single-v0", "hopper-medium-v0", "cube-single-play", "mine-play-v0", "cube-single-play-v0.h5"]
+)
+def test_names_that_are_not_ogbench_s(name: str) -> None:
+    assert ogbench_spec(name) is None
+
+
+@pytest.mark.robustness
+def test_ogbench_knows_its_environments() -> None:
+    pytest.importorskip("ogbench")
+    assert set(OGBENCH.values()) <= gym.registry.keys()
+    environments = LocalEnvironments(EnvironmentSpec("cube-single-v0", package="ogbench"))
+    states = environments.reset([1, 2]).copy()
+    assert np.array_equal(environments.reset([2, 1]), states[::-1])
+
+
+@pytest.mark.robustness
+def test_meta_world_repeats_an_episode() -> None:
+    pytest.importorskip("metaworld")
+    spec = EnvironmentSpec("Meta-World/MT1", {"env_name": "reach-v3"}, package="metaworld")
+    environments = LocalEnvironments(spec)
+    states = environments.reset([1, 2]).copy()
+    assert np.array_equal(environments.reset([2, 1]), states[::-1])
+    assert np.array_equal(LocalEnvironments(spec).reset([1]), states[:1])
 
 
 # --- gymnasium-robotics --------------------------------------------------------------------------------------------------

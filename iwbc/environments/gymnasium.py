@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.environments import tasks
+from iwbc.environments import robosuite, tasks
 from iwbc.environments.seeding import seeded, start
 from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
@@ -78,9 +78,10 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
 
 
 def _register(spec: EnvironmentSpec) -> None:
-    """Import the modules that register an environment: those of the user, and the environment's package if it is in
-    PACKAGES."""
+    """Register our own environments, and import the modules that register others: those of the user, and the environment's
+    package if it is in PACKAGES."""
     tasks.register()
+    robosuite.register(spec.id)
     import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
