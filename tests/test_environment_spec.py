@@ -39,6 +39,13 @@ SHORT = (
 )
 
 
+def stacked(observations: list[Any]) -> Any:
+    """Dicts of them, in Dicts, where observations are Dicts."""
+    if not isinstance(observations[0], dict):
+        return observations
+    return {key: stacked([observation[key] for observation in observations]) for key in observations[0]}
+
+
 def record(env: gym.Env[Any, Any], name: str, episodes: int = 3, success: Callable[[int], bool] | None = None) -> str:
     """Episodes of random actions, as a Minari dataset of this very environment."""
     buffers, random = [], np.random.default_rng(0)
@@ -50,12 +57,11 @@ def record(env: gym.Env[Any, Any], name: str, episodes: int = 3, success: Callab
             seen.append(observation)
             rewards.append(float(reward))
             done = terminated or truncated
-        observations: Any = {key: [o[key] for o in seen] for key in seen[0]} if isinstance(seen[0], dict) else seen
         steps = len(rewards)
         ends = np.arange(steps) == steps - 1
         infos = None if success is None else {"success": np.full(steps + 1, success(episode))}
         fields = {
-            "observations": observations,
+            "observations": stacked(seen),
             "actions": actions,
             "rewards": rewards,
             "terminations": list(ends & bool(terminated)),
@@ -390,3 +396,28 @@ def test_gymnasium_robotics(datasets: Path, tmp_path: Path, env_id: str, kwargs:
         np.testing.assert_allclose(policy.predict(two)[0], np.stack([action, action]), atol=1e-6)
         with pytest.raises(UserError, match="predict: the observation has no achieved_goal"):
             policy.predict({"observation": observation["observation"]})
+
+
+def test_the_kitchen_experiment_is_evaluated_in_the_kitchen(datasets: Path, tmp_path: Path) -> None:
+    """Its datasets have other goals each; policies see what they share, in the environment of the complete demonstrations."""
+    import gymnasium_robotics
+
+    gym.register_envs(gymnasium_robotics)
+    complete = ["microwave", "kettle", "bottom burner", "light switch"]
+    goals = {"partial": ["kettle"], "complete": complete, "mixed": ["kettle", "light switch", "slide cabinet"]}
+    for name, tasks in goals.items():
+        env = gym.make("FrankaKitchen-v1", tasks_to_complete=tasks, max_episode_steps=20)
+        record(env, f"D4RL/kitchen/{name}-v2", 3)
+    changes = ("policy.hidden=[8]", "algo.steps=2", "algo.warmup_steps=0", "reference.steps=2", "threads=1", "eval.every=0")
+    outcome = train(
+        "+experiment=kitchen", *changes, "eval.episodes=2", "averaging=transition", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert outcome.code == 0, outcome.err
+    assert lengths(tmp_path / "run") == [20.0, 20.0]
+    environment = json.loads((tmp_path / "run" / "summary.json").read_text())["environment"]
+    assert (environment["id"], environment["kwargs"]) == ("FrankaKitchen-v1", {"tasks_to_complete": complete})
+    assert environment["wrappers"] == [
+        {"name": "FilterObservation", "kwargs": {"filter_keys": ["observation"]}, "package": "gymnasium"}
+    ]
+    policy = iwbc.load_policy(tmp_path / "run" / "policy.safetensors")
+    assert env.action_space.contains(policy.predict(env.reset(seed=0)[0])[0])
