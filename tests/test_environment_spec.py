@@ -274,6 +274,15 @@ def test_watching_wrappers_need_nothing_that_they_were_made_with(
     assert spec.to_play().wrappers == (Wrapper("ClipAction"),)
 
 
+def test_wrappers_that_an_environment_puts_on_itself_are_not_put_on_again() -> None:
+    # What Gymnasium says of Meta-World/MT1, whose entry point wraps it.
+    inner = (Wrapper("AutoTerminateOnSuccessWrapper", None, "metaworld"), Wrapper("CheckpointWrapper", {}, "metaworld"))
+    spec = EnvironmentSpec("Meta-World/MT1", wrappers=(Wrapper("ClipAction"), *inner), package="metaworld")
+    assert spec.to_play().wrappers == (Wrapper("ClipAction"),)
+    elsewhere = EnvironmentSpec("Mine-v0", wrappers=inner, package="mine")
+    assert elsewhere.to_play().wrappers == inner
+
+
 def test_a_wrapper_of_the_user_s_own_is_named(datasets: Path) -> None:
     spec = EnvironmentSpec.of_gymnasium(Named(gym.make("Pendulum-v1")).spec.to_json())  # type: ignore[union-attr]
     with pytest.raises(UserError, match="the data was recorded with the wrapper Monitor, which may change observations"):

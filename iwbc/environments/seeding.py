@@ -31,7 +31,8 @@ def start(env: gym.Env[Any, Any], seed: int) -> Any:
     OGBench draws the goal from NumPy's global generator and actions from the action space, Meta-World the goal from a generator
     that its `reset` does not seed. What an environment draws from a global generator during its steps is not seeded.
     """
-    env.unwrapped.np_random = seeding.np_random(seed)[0]
+    if type(env.unwrapped).np_random is gym.Env.np_random:  # dm_control's are of another kind, which their reset seeds
+        env.unwrapped.np_random = seeding.np_random(seed)[0]
     env.unwrapped.action_space.seed(seed)
     with seeded(seed):
         return env.reset(seed=seed)[0]
