@@ -127,6 +127,7 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
     Raises UserError where nothing can render it.
     """
     from iwbc.environments.gymnasium import make_env
+    from iwbc.environments.seeding import start
     from iwbc.environments.spaces import clipped
 
     try:
@@ -134,7 +135,7 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
     except UserError as error:
         raise UserError(f"{error}{_NO_RENDERER}") from None
     try:
-        env.reset(seed=played.start)
+        start(env, played.start)
         own_rate = float(env.metadata.get("render_fps") or _FPS)
         every = max(1, round(own_rate / _FPS))
         frames = [_picture(env, environment)]

@@ -28,7 +28,8 @@ from stable_baselines3.common.monitor import Monitor
 
 import iwbc
 from iwbc.data.minari_source import load
-from iwbc.environments.gymnasium import make_env
+from iwbc.environments.gymnasium import LocalEnvironments, make_env
+from iwbc.environments.ogbench import ogbench_spec
 from iwbc.environments.spec import EnvironmentSpec, Wrapper, environment_spec
 from iwbc.errors import UserError
 
@@ -36,6 +37,13 @@ SHORT = (
     *("dataset=minari", "env=from_dataset", "curation=all", "policy.hidden=[8]", "algo.steps=2", "algo.warmup_steps=0"),
     *("reference.steps=2", "eval.episodes=2", "eval.every=0", "threads=1"),
 )
+
+
+def stacked(observations: list[Any]) -> Any:
+    """Dicts of them, in Dicts, where observations are Dicts."""
+    if not isinstance(observations[0], dict):
+        return observations
+    return {key: stacked([observation[key] for observation in observations]) for key in observations[0]}
 
 
 def record(env: gym.Env[Any, Any], name: str, episodes: int = 3, success: Callable[[int], bool] | None = None) -> str:
@@ -49,12 +57,11 @@ def record(env: gym.Env[Any, Any], name: str, episodes: int = 3, success: Callab
             seen.append(observation)
             rewards.append(float(reward))
             done = terminated or truncated
-        observations: Any = {key: [o[key] for o in seen] for key in seen[0]} if isinstance(seen[0], dict) else seen
         steps = len(rewards)
         ends = np.arange(steps) == steps - 1
         infos = None if success is None else {"success": np.full(steps + 1, success(episode))}
         fields = {
-            "observations": observations,
+            "observations": stacked(seen),
             "actions": actions,
             "rewards": rewards,
             "terminations": list(ends & bool(terminated)),
@@ -267,6 +274,15 @@ def test_watching_wrappers_need_nothing_that_they_were_made_with(
     assert spec.to_play().wrappers == (Wrapper("ClipAction"),)
 
 
+def test_wrappers_that_an_environment_puts_on_itself_are_not_put_on_again() -> None:
+    # What Gymnasium says of Meta-World/MT1, whose entry point wraps it.
+    inner = (Wrapper("AutoTerminateOnSuccessWrapper", None, "metaworld"), Wrapper("CheckpointWrapper", {}, "metaworld"))
+    spec = EnvironmentSpec("Meta-World/MT1", wrappers=(Wrapper("ClipAction"), *inner), package="metaworld")
+    assert spec.to_play().wrappers == (Wrapper("ClipAction"),)
+    elsewhere = EnvironmentSpec("Mine-v0", wrappers=inner, package="mine")
+    assert elsewhere.to_play().wrappers == inner
+
+
 def test_a_wrapper_of_the_user_s_own_is_named(datasets: Path) -> None:
     spec = EnvironmentSpec.of_gymnasium(Named(gym.make("Pendulum-v1")).spec.to_json())  # type: ignore[union-attr]
     with pytest.raises(UserError, match="the data was recorded with the wrapper Monitor, which may change observations"):
@@ -301,6 +317,56 @@ def test_a_damaged_spec_is_one_line(datasets: Path) -> None:
     damaged = r"^dataset mine/pendulum-v0: .*(cannot be opened|damaged environment) \(.*\); download or make it again$"
     with pytest.raises(UserError, match=damaged):
         load(name)
+
+
+# --- OGBench --------------------------------------------------------------------------------------------------------------
+
+
+OGBENCH = {
+    "cube-single-play-v0": "cube-single-v0",
+    "folder/cube-single-noisy-v0-val.npz": "cube-single-v0",
+    "cube-double-play-singletask-v0": "cube-double-singletask-v0",
+    "cube-double-play-singletask-task2-v0": "cube-double-singletask-task2-v0",
+    "antmaze-large-stitch-v0": "antmaze-large-v0",
+    "antmaze-medium-explore-v0": "antmaze-medium-v0",
+    "humanoidmaze-giant-navigate-v0": "humanoidmaze-giant-v0",
+    "scene-play-v0": "scene-v0",
+    "puzzle-3x3-play-oraclerep-v0": "puzzle-3x3-v0",
+    "powderworld-easy-play-v0": "powderworld-easy-v0",
+    "visual-cube-single-play-v0": "visual-cube-single-v0",
+}
+
+
+@pytest.mark.parametrize("name", OGBENCH)
+def test_the_environment_of_a_dataset_of_ogbench(name: str) -> None:
+    kwargs = {"use_oracle_rep": True} if "oraclerep" in name else {}
+    assert ogbench_spec(name) == EnvironmentSpec(OGBENCH[name], kwargs, package="ogbench")
+
+
+@pytest.mark.parametrize(
+    "name", ["cube-single-v0", "hopper-medium-v0", "cube-single-play", "mine-play-v0", "cube-single-play-v0.h5"]
+)
+def test_names_that_are_not_ogbench_s(name: str) -> None:
+    assert ogbench_spec(name) is None
+
+
+@pytest.mark.robustness
+def test_ogbench_knows_its_environments() -> None:
+    pytest.importorskip("ogbench")
+    assert set(OGBENCH.values()) <= gym.registry.keys()
+    environments = LocalEnvironments(EnvironmentSpec("cube-single-v0", package="ogbench"))
+    states = environments.reset([1, 2]).copy()
+    assert np.array_equal(environments.reset([2, 1]), states[::-1])
+
+
+@pytest.mark.robustness
+def test_meta_world_repeats_an_episode() -> None:
+    pytest.importorskip("metaworld")
+    spec = EnvironmentSpec("Meta-World/MT1", {"env_name": "reach-v3"}, package="metaworld")
+    environments = LocalEnvironments(spec)
+    states = environments.reset([1, 2]).copy()
+    assert np.array_equal(environments.reset([2, 1]), states[::-1])
+    assert np.array_equal(LocalEnvironments(spec).reset([1]), states[:1])
 
 
 # --- gymnasium-robotics --------------------------------------------------------------------------------------------------
@@ -339,3 +405,28 @@ def test_gymnasium_robotics(datasets: Path, tmp_path: Path, env_id: str, kwargs:
         np.testing.assert_allclose(policy.predict(two)[0], np.stack([action, action]), atol=1e-6)
         with pytest.raises(UserError, match="predict: the observation has no achieved_goal"):
             policy.predict({"observation": observation["observation"]})
+
+
+def test_the_kitchen_experiment_is_evaluated_in_the_kitchen(datasets: Path, tmp_path: Path) -> None:
+    """Its datasets have other goals each; policies see what they share, in the environment of the complete demonstrations."""
+    import gymnasium_robotics
+
+    gym.register_envs(gymnasium_robotics)
+    complete = ["microwave", "kettle", "bottom burner", "light switch"]
+    goals = {"partial": ["kettle"], "complete": complete, "mixed": ["kettle", "light switch", "slide cabinet"]}
+    for name, tasks in goals.items():
+        env = gym.make("FrankaKitchen-v1", tasks_to_complete=tasks, max_episode_steps=20)
+        record(env, f"D4RL/kitchen/{name}-v2", 3)
+    changes = ("policy.hidden=[8]", "algo.steps=2", "algo.warmup_steps=0", "reference.steps=2", "threads=1", "eval.every=0")
+    outcome = train(
+        "+experiment=kitchen", *changes, "eval.episodes=2", "averaging=transition", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert outcome.code == 0, outcome.err
+    assert lengths(tmp_path / "run") == [20.0, 20.0]
+    environment = json.loads((tmp_path / "run" / "summary.json").read_text())["environment"]
+    assert (environment["id"], environment["kwargs"]) == ("FrankaKitchen-v1", {"tasks_to_complete": complete})
+    assert environment["wrappers"] == [
+        {"name": "FilterObservation", "kwargs": {"filter_keys": ["observation"]}, "package": "gymnasium"}
+    ]
+    policy = iwbc.load_policy(tmp_path / "run" / "policy.safetensors")
+    assert env.action_space.contains(policy.predict(env.reset(seed=0)[0])[0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -132,3 +134,39 @@ def test_a_name_that_would_have_a_module_imported_is_refused(monkeypatch: pytest
     with pytest.raises(UserError, match=r"^environment antigravity:Hopper-v5: names a module to import; import it yourself"):
         make_env("antigravity:Hopper-v5")
     assert "antigravity" not in sys.modules
+
+
+class Careless(gym.Env[Any, Any]):
+    """An environment that looks for its initial state everywhere but at the seed."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (5,))
+
+    def __init__(self) -> None:
+        self.goal = np.random.normal()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        drawn = [np.random.randint(1000), random.random(), self.np_random.random(), self.action_space.sample()[0]]
+        return np.array([self.goal, *drawn]), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(5), 0.0, True, False, {}
+
+
+def test_a_seed_is_an_initial_state_where_an_environment_draws_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Meta-World (its own generator), OGBench (NumPy's and the action space's) and robosuite (NumPy's and Python's) do.
+    monkeypatch.setitem(gym.registry, "Careless-v0", gym.envs.registration.EnvSpec("Careless-v0", Careless))
+    np.random.seed(3)
+    random.seed(3)
+    environments = LocalEnvironments("Careless-v0")
+    states = environments.reset([5, 6]).copy()
+    assert (states[0, 1:] != states[1, 1:]).all()
+    assert np.array_equal(environments.reset([6, 5]), states[::-1])
+    np.random.seed(4)  # as in another process
+    assert np.array_equal(LocalEnvironments("Careless-v0").reset([5]), states[:1])
+    np.random.seed(3)
+    random.seed(3)
+    LocalEnvironments("Careless-v0").reset([5])
+    # What others draw is what they would have drawn.
+    assert np.random.normal() == np.random.RandomState(3).normal()
+    assert random.random() == random.Random(3).random()

@@ -79,7 +79,7 @@ def convert(
     of formats that have them. Unused arrays of the file give a DataWarning. Raises UserError where the file is not fit to train
     on.
     """
-    about = {"author": author, "algorithm_name": algorithm_name}
+    about: dict[str, Any] = {"author": author, "algorithm_name": algorithm_name}
     if not names and (kind := recognise(path)) is not None:
         options = {"clip_actions": clip_actions, "action_low": action_low, "action_high": action_high}
         read, info = _recording(path, kind, env_id, unfinished, observation_keys, options)

@@ -14,7 +14,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.environments import tasks
+from iwbc.environments import robosuite, tasks
+from iwbc.environments.seeding import seeded, start
 from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
@@ -64,7 +65,8 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
             with sigint_deferred():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
                 mujoco = importlib.import_module("mujoco")
             mujoco.set_mju_user_warning(_mujoco_warning)
-        env = gym.make(spec.id, disable_env_checker=True, **settings)
+        with seeded(0):  # so that what is drawn here, as Meta-World's list of goals is, is the same in all processes
+            env = gym.make(spec.id, disable_env_checker=True, **settings)
         for wrapper in spec.wrappers:
             env = _wrapped(env, wrapper)
         return env
@@ -76,9 +78,10 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
 
 
 def _register(spec: EnvironmentSpec) -> None:
-    """Import the modules that register an environment: those of the user, and the environment's package if it is in
-    PACKAGES."""
+    """Register our own environments, and import the modules that register others: those of the user, and the environment's
+    package if it is in PACKAGES."""
     tasks.register()
+    robosuite.register(spec.id)
     import_named(spec.imports)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
@@ -194,7 +197,7 @@ class LocalEnvironments:
         while len(self._envs) < len(seeds):
             self._envs.append(make_env(self._spec))
         with self._named("reset"):
-            return self._vectors([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=False)])
+            return self._vectors([start(env, int(seed)) for env, seed in zip(self._envs, seeds, strict=False)])
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         played = clipped(self.action_space, actions)

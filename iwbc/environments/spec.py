@@ -20,11 +20,14 @@ PACKAGES = {
     "gym_xarm": "gym-xarm",
     "gymnasium_robotics": "gymnasium-robotics",
     "highway_env": "highway-env",
+    "mani_skill": "mani-skill",
     "metaworld": "metaworld",
     "mo_gymnasium": "mo-gymnasium",
     "myosuite": "myosuite",
+    "ogbench": "ogbench",
     "panda_gym": "panda-gym",
     "safety_gymnasium": "safety-gymnasium",
+    "shimmy": "'shimmy[dm-control]'",
 }
 
 # Wrappers that change no observation, action or reward, by package: they check, count, record or show what is played.
@@ -37,6 +40,8 @@ _WATCHERS = {
     "minari": {"DataCollector"},
     "stable_baselines3": {"Monitor"},
 }
+# Packages that wrap their environments as they make them: Gymnasium lists these wrappers as if they came after.
+_WRAPPING = {"metaworld"}
 # The wrapper whose observations are pictures, for which the environment must render.
 _RENDERS = "AddRenderObservation"
 
@@ -71,10 +76,13 @@ class EnvironmentSpec:
         return EnvironmentSpec(environment) if isinstance(environment, str) else environment
 
     def to_play(self) -> EnvironmentSpec:
-        """Drop wrappers that change nothing, and render_mode, which may open a window or, without a display, end the
-        process."""
+        """Drop wrappers that change nothing or that the environment has by itself, and render_mode, which may open a window or,
+        without a display, end the process."""
         wrappers = tuple(
-            wrapper for wrapper in self.wrappers if wrapper.name.removesuffix("V0") not in _WATCHERS.get(wrapper.package, ())
+            wrapper
+            for wrapper in self.wrappers
+            if wrapper.name.removesuffix("V0") not in _WATCHERS.get(wrapper.package, ())
+            and not (wrapper.package == self.package and self.package in _WRAPPING)
         )
         wrappers = tuple(
             dataclasses.replace(wrapper, kwargs=wrapper.kwargs and _unrendered(wrapper.kwargs)) for wrapper in wrappers
