@@ -1,6 +1,7 @@
 """How fast datasets are made and loaded, and the memory that loading takes.
 
     python -m benchmarks.data [repetitions=5]
+    python -m benchmarks.data sizes=[0.1,1,10]      GB of made-up data, as benchmarks/sizes.py says
 
 Generation: the wall time of `python -m iwbc.data.generate`, start-up included, on one core and on two. Loading: one
 million steps of Hopper; the time to iterate the Minari dataset's episodes, the first load (which checks and packs them)
@@ -21,12 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import sizes
 from benchmarks.common import RESULTS, machine
-from iwbc.settings import Settings, setting
+from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, parse, run
 
 TIER, STEPS = "medium-expert", 1_000_000
@@ -102,16 +104,26 @@ def in_a_process(what: str, dataset_id: str) -> dict[str, float]:
 @dataclass
 class Options(Settings):
     repetitions: int = at_least(1, 5)
-    measure: str | None = setting(None, choices=("iterate", "load"))  # these two are for processes of its own
+    sizes: list[float] = field(default_factory=list)
+    measure: str | None = None  # for processes of its own: iterate or load the dataset `id`, or a folder of made-up data
     id: str = ""
 
 
 def main(arguments: Sequence[str]) -> None:
     measured = {"iterate": iterate, "load": load}
     options = parse(arguments, Options)
-    if options.measure:
+    if options.measure in measured:
         print(json.dumps(measured[options.measure](options.id)))
-        return
+    elif options.measure:
+        print(json.dumps(sizes.measure(Path(options.measure))))
+    elif options.sizes:
+        sizes.main(options.sizes)
+    else:
+        generation_and_loading(options)
+
+
+def generation_and_loading(options: Options) -> None:
+    """Measure how fast datasets are made and loaded."""
 
     os.environ["OMP_NUM_THREADS"] = "1"
     repetitions = range(options.repetitions)

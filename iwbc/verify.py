@@ -180,6 +180,7 @@ def _close(value: Any, other: Any) -> bool:
 def _data(config: Config, summary: Summary) -> list[Check]:
     """Compare the dataset's hash, and what curation keeps of it, where it is on this machine."""
     from iwbc.data.curation import curate, hold_out
+    from iwbc.data.packed import content_hash
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
     from iwbc.runs.results import dataset_summary
@@ -191,7 +192,9 @@ def _data(config: Config, summary: Summary) -> list[Check]:
     if isinstance(config.curation, FromFile) and not Path(config.curation.path).expanduser().exists():
         return [Check("data", None, f"{config.curation.path}, by which it was curated, is not on this machine")]
     try:
-        trajectories = load_dataset(config.dataset, config.env.id)  # whose arrays are hashed as they are loaded
+        trajectories = load_dataset(config.dataset, config.env.id)
+        if content_hash(trajectories) != trajectories.content_hash:  # of a large one, which is not hashed as it is loaded
+            return [Check("data", False, f"the packed cache of {known.id} has changed since it was written; delete it")]
         curated, _ = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
         kept = dataset_summary(curated)
     except UserError as error:

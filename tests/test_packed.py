@@ -12,11 +12,11 @@ from helpers import make_episode, make_info
 
 from iwbc.data.checks import ActionBounds
 from iwbc.data.packed import fingerprint_of, load_or_pack, open_packed, pack
-from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spaces import Part
 from iwbc.environments.spec import EnvironmentSpec, Wrapper
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 
 LENGTHS = [5, 1, 3]
 
@@ -341,3 +341,24 @@ def test_infinite_bounds_count_nothing_and_warn_of_nothing(recwarn: pytest.Warni
     assert (bounds.outside, bounds.total, bounds.farthest) == (1, 2, 0.5)
     assert bounds.clip(np.array([[1e30, -7.0]])).tolist() == [[1e30, -1.0]]
     assert not recwarn.list
+
+
+# --- large data ------------------------------------------------------------------------------------------------------
+
+
+def test_large_data_is_told_by_size_and_modification_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iwbc.data.packed._LARGE", 100)
+    folder = tmp_path / "cache"
+
+    def load() -> Trajectories:
+        return load_or_pack(folder, "f", lambda: (make_episodes(), make_info()))
+
+    first = load()
+    hashed: list[Trajectories] = []
+    monkeypatch.setattr("iwbc.data.packed.content_hash", lambda data: hashed.append(data) or data.content_hash)
+    with pytest.warns(DataWarning, match="told by size and modification time; iwbc verify hashes the content"):
+        assert load().content_hash == first.content_hash
+    assert not hashed
+    os.utime(folder / "rewards.npy")
+    assert load().content_hash == first.content_hash
+    assert len(hashed) == 1

@@ -10,6 +10,9 @@ import torch
 from helpers import make_info, make_trajectories
 
 from iwbc.data.curated import Curated
+from iwbc.data.curation import Scores
+from iwbc.data.sampling import StepSampler
+from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
@@ -76,9 +79,12 @@ def test_a_subset_in_another_order(labelled: bool) -> None:
     data = three() if labelled else dataclasses.replace(three(), successes=None)
     some = data.subset(np.array([2, 0]))
     assert some.offsets.tolist() == [0, 3, 5]
-    assert some.rewards.tolist() == [3, 4, 5, 0, 1]
-    assert some.observations[:, 0].tolist() == [3, 4, 5, 0, 1]
-    assert some.actions[:, 0].tolist() == [-3, -4, -5, 0, -1]
+    assert (len(some), some.steps, some.lengths.tolist()) == (2, 5, [3, 2])
+    assert [episode.rewards.tolist() for episode in some] == [[3, 4, 5], [0, 1]]
+    assert [episode.observations[:, 0].tolist() for episode in some] == [[3, 4, 5], [0, 1]]
+    assert [episode.actions[:, 0].tolist() for episode in some] == [[-3, -4, -5], [0, -1]]
+    assert some.returns.tolist() == [12, 1]
+    assert some.rows(np.array([1, 0])).tolist() == [0, 1, 3, 4, 5]
     assert some.final_observations[:, 0].tolist() == [40, 20]
     assert some.terminated.tolist() == [True, True]
     assert (some.successes is None) is not labelled
@@ -156,3 +162,39 @@ def test_a_share_is_held_out() -> None:
 def test_neither_part_may_be_empty(share: float) -> None:
     with pytest.raises(UserError, match=f"held_out={share:g}: of the 2 trajectories that are kept, all or none"):
         kept().split(share, np.random.default_rng(0))
+
+
+def test_a_subset_shares_the_steps_of_the_whole() -> None:
+    data = three()
+    some = data.subset(np.array([2, 0]))
+    for name in ("observations", "actions", "rewards"):
+        assert getattr(some, name) is getattr(data, name)
+    assert some.tensors()[0] is data.tensors()[0]
+    assert [episode.rewards.tolist() for episode in some.subset(np.array([1]))] == [[0, 1]]
+
+
+def test_scales_and_returns_of_a_subset_are_those_of_a_copy() -> None:
+    data = make_trajectories([1.0, 2.0, 3.0, 4.0], [3, 5, 2, 4])
+    chosen = np.array([3, 0, 1])
+    some, rows = data.subset(chosen), data.rows(chosen)
+    copied = dataclasses.replace(
+        some, observations=data.observations[rows], actions=data.actions[rows], rewards=data.rewards[rows], starts=None
+    )
+    assert [first.rewards.tolist() for first in some] == [second.rewards.tolist() for second in copied]
+    np.testing.assert_array_equal(some.returns, copied.returns)
+    np.testing.assert_array_equal(some.return_rounding, copied.return_rounding)
+    for name in ("observation_scales", "action_scales"):
+        for field in ("mean", "std", "low", "high", "lowest", "highest", "far"):
+            np.testing.assert_allclose(getattr(getattr(some, name), field), getattr(getattr(copied, name), field), rtol=1e-12)
+
+
+def test_a_curation_of_a_subset_trains_on_its_steps() -> None:
+    data = make_trajectories([1.0, 2.0, 3.0, 4.0], [3, 5, 2, 4])
+    curated = Curated(data.subset(np.array([3, 1])), np.array([1.0, 2.0]), "trajectory")
+    expected = np.concatenate([data[3].observations, data[1].observations])
+    (batch,) = [observations for _, observations, _ in curated.batches()]
+    np.testing.assert_array_equal(batch.numpy(), expected)
+    drawn = StepSampler(curated, 0, 64, Stream.TRAINING).batch(0)
+    np.testing.assert_array_equal(drawn.observations.numpy(), expected[drawn.step.numpy()])
+    last = Scores.of(curated.trajectories).last_rewards
+    assert last is not None and last.tolist() == [data[3].rewards[-1], data[1].rewards[-1]]

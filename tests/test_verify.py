@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,7 +18,7 @@ from rich.console import Console
 from setups import Outcome, read_csv, train
 
 from iwbc.data.minari_folder import dataset_folder
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 from iwbc.report.write import write_report
 from iwbc.system.files import write_csv
 from iwbc.training.trained import load_policy
@@ -144,6 +145,18 @@ def test_changed_data_is_found_and_a_damaged_cache_is_made_again(folder: Path, d
     cache.write_bytes(cached[:-1] + bytes([cached[-1] ^ 1]))
     assert differing(folder) == []
     assert cache.read_bytes() == cached
+
+
+def test_a_changed_cache_of_large_data_is_found(folder: Path, datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pendulum()
+    assert differing(folder) == []
+    monkeypatch.setattr("iwbc.data.packed._LARGE", 100)
+    cache = dataset_folder("tests/pendulum/random-v0") / "packed" / "rewards.npy"
+    cached, times = cache.read_bytes(), cache.stat()
+    cache.write_bytes(cached[:-1] + bytes([cached[-1] ^ 1]))
+    os.utime(cache, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.warns(DataWarning, match="told by size and modification time"):
+        assert differing(folder) == ["data"]
 
 
 def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) -> None:

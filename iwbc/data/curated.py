@@ -96,8 +96,7 @@ class Curated:
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
         """The row in the dataset of every kept step, [M]."""
-        shift = self.trajectories.offsets[self.kept] - self.offsets[:-1]
-        return np.arange(self.steps) + np.repeat(shift, self.lengths)
+        return self.trajectories.rows(self.kept)
 
 
 def _checked(weights: object, trajectories: Trajectories) -> npt.NDArray[np.float64]:

@@ -97,7 +97,7 @@ class Scores:
             trajectories.lengths,
             trajectories.successes,
             trajectories.return_rounding,
-            trajectories.rewards[trajectories.offsets[1:] - 1],
+            trajectories.rewards[trajectories.first_rows + trajectories.lengths - 1],
             trajectories.info.groups,
             trajectories.groups,
             trajectories,

@@ -70,12 +70,14 @@ class DatasetInfo:
 
 @dataclass(frozen=True, repr=False)
 class Trajectories:
-    """n trajectories with N steps in all. Trajectory i owns the rows offsets[i] : offsets[i + 1].
+    """n trajectories with N steps in all. Trajectory i owns the rows offsets[i] : offsets[i + 1], or, in a `subset`, as many
+    rows from starts[i] on.
 
     Shapes: observations [N, obs], actions [N, act], rewards [N], final_observations [n, obs] (the observation after
     each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None, groups [n, g] or None where
     info.groups is empty: True where trajectory i belongs to group j. Float arrays are float32 and may be memory-mapped.
-    `content_hash` is the SHA-256 of all arrays.
+    `content_hash` is the SHA-256 of all arrays. A subset shares observations, actions and rewards with the whole, whose N these
+    are; `starts` is None where the trajectories lie end to end.
     """
 
     info: DatasetInfo
@@ -88,6 +90,7 @@ class Trajectories:
     terminated: npt.NDArray[np.bool_]
     successes: npt.NDArray[np.bool_] | None
     groups: npt.NDArray[np.bool_] | None = None
+    starts: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -106,7 +109,8 @@ class Trajectories:
         i += len(self) if i < 0 else 0
         if not 0 <= i < len(self):
             raise IndexError(f"trajectory {index} of {len(self)}")
-        rows = slice(self.offsets[i], self.offsets[i + 1])
+        first = self.first_rows[i]
+        rows = slice(first, first + self.lengths[i])
         return Episode(
             self.observations[rows],
             self.final_observations[i],
@@ -121,20 +125,22 @@ class Trajectories:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: npt.NDArray[np.int64]) -> Trajectories:
-        """Copy some of the trajectories, in this order, to a dataset."""
-        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices])
-        return Trajectories(
+        """Make a dataset of some of the trajectories, in this order, whose steps stay where they are."""
+        some = Trajectories(
             self.info,
             hashlib.sha256(self.content_hash.encode() + np.asarray(indices, np.int64).tobytes()).hexdigest(),
-            self.observations[rows],
-            self.actions[rows],
-            self.rewards[rows],
+            self.observations,
+            self.actions,
+            self.rewards,
             self.final_observations[indices],
             np.concatenate([[0], np.cumsum(self.lengths[indices])]),
             self.terminated[indices],
             None if self.successes is None else self.successes[indices],
             None if self.groups is None else self.groups[indices],
+            self.first_rows[indices],
         )
+        some.__dict__["_on_devices"] = self._on_devices  # one copy on a device for all
+        return some
 
     def __repr__(self) -> str:
         low, mean, high = self.returns.min(), self.returns.mean(), self.returns.max()
@@ -168,22 +174,49 @@ class Trajectories:
         """T_i: steps per trajectory, [n]."""
         return np.diff(self.offsets)
 
+    @property
+    def first_rows(self) -> npt.NDArray[np.int64]:
+        """The row of each trajectory's first step, [n]."""
+        return self.offsets[:-1] if self.starts is None else self.starts
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the row of every step of some trajectories, in order."""
+        lengths = self.lengths[indices]
+        starts = np.cumsum(lengths) - lengths
+        rows: npt.NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(self.first_rows[indices] - starts, lengths)
+        return rows
+
+    def _steps_of(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return an array's rows [N, …] that are steps of the trajectories."""
+        return array if self.starts is None else array[self.rows(np.arange(len(self)))]
+
+    def _runs(self, array: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """Cut an array [N, …] to views of the runs of rows that are steps of the trajectories."""
+        if self.starts is None:
+            return [array]
+        order = np.argsort(self.starts)
+        starts, ends = self.starts[order], (self.starts + self.lengths)[order]
+        new = np.concatenate([[True], starts[1:] != ends[:-1]])
+        last = np.concatenate([new[1:], [True]])
+        return [array[start:end] for start, end in zip(starts[new], ends[last], strict=True)]
+
     @cached_property
     def returns(self) -> npt.NDArray[np.float64]:
         """G_i: undiscounted return per trajectory, [n], summed in double precision."""
-        return np.add.reduceat(self.rewards, self.offsets[:-1], dtype=np.float64)
+        return np.add.reduceat(self._steps_of(self.rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property
     def return_rounding(self) -> npt.NDArray[np.float64]:
         """Bound how far each return may lie from what it was before its rewards were rounded to float32, [n]."""
-        return 2.0**-23 * np.add.reduceat(np.abs(self.rewards), self.offsets[:-1], dtype=np.float64)
+        rewards = self._steps_of(self.rewards)
+        return 2.0**-23 * np.add.reduceat(np.abs(rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property
     def observation_scales(self) -> Scales:
         """Mean, spread and range of every observation entry over all steps."""
-        return scales_of(self.observations)
+        return scales_of(*self._runs(self.observations))
 
     @cached_property
     def action_scales(self) -> Scales:
         """The same of every action entry."""
-        return scales_of(self.actions)
+        return scales_of(*self._runs(self.actions))
