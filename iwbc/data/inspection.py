@@ -53,7 +53,7 @@ def odd_lengths(lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], 
 
 def unrewarded(trajectories: Trajectories) -> npt.NDArray[np.int64]:
     """List trajectories without any reward, where all others have one at their last step alone: failures among successes."""
-    rewarded = trajectories.rewards[trajectories.rows(np.arange(len(trajectories)))] != 0.0
+    rewarded = trajectories.steps_of(trajectories.rewards) != 0.0
     last = trajectories.offsets[1:] - 1
     if int(rewarded.sum()) != int(rewarded[last].sum()) or not rewarded[last].any():
         return np.zeros(0, np.int64)

@@ -17,7 +17,7 @@ def discounted_returns(trajectories: Trajectories, discount: float) -> tuple[Val
     rewards were rounded to float32, [n]."""
     starts = trajectories.offsets[:-1]
     steps = np.arange(trajectories.steps) - np.repeat(starts, trajectories.lengths)
-    terms = discount**steps * trajectories.rewards[_rows(trajectories)]
+    terms = discount**steps * trajectories.steps_of(trajectories.rewards)
     return np.add.reduceat(terms, starts), 2.0**-23 * np.add.reduceat(np.abs(terms), starts)
 
 
@@ -29,18 +29,14 @@ def smoothness(trajectories: Trajectories) -> Values:
     σ_d: the standard deviation of action entry d over the dataset (Scales.spread). A trajectory of one step, which shows no
     change, is as rough as the roughest.
     """
-    actions, spread, rows = trajectories.actions, trajectories.action_scales.spread, _rows(trajectories)
-    changes = np.zeros(len(rows))  # from the step before
-    for start in range(1, len(rows), _BLOCK):  # a memory-mapped dataset is not copied
-        block = actions[rows[start - 1 : start + _BLOCK]].astype(np.float64)
+    actions, spread = trajectories.actions, trajectories.action_scales.spread
+    changes = np.zeros(len(actions))  # from the row before
+    for start in range(1, len(changes), _BLOCK):  # a memory-mapped dataset is not copied
+        block = actions[start - 1 : start + _BLOCK].astype(np.float64)
         changes[start : start + _BLOCK] = np.square(np.diff(block, axis=0) / spread).mean(1)
-    changes[trajectories.offsets[:-1]] = 0.0  # it is from the trajectory before
-    rough = np.add.reduceat(changes, trajectories.offsets[:-1]) / np.maximum(trajectories.lengths - 1, 1)
+    changes[trajectories.first_rows] = 0.0  # it is from the trajectory before
+    rough = np.add.reduceat(trajectories.steps_of(changes), trajectories.offsets[:-1]) / np.maximum(trajectories.lengths - 1, 1)
     return 0.0 - np.where(trajectories.lengths > 1, rough, rough.max())  # 0 where nothing moves, not −0
-
-
-def _rows(trajectories: Trajectories) -> npt.NDArray[np.int64]:
-    return trajectories.rows(np.arange(len(trajectories)))
 
 
 def failures_below(values: Values, successes: npt.NDArray[np.bool_] | None) -> Values:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +186,7 @@ class Trajectories:
         rows: npt.NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(self.first_rows[indices] - starts, lengths)
         return rows
 
-    def _steps_of(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def steps_of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return an array's rows [N, …] that are steps of the trajectories."""
         return array if self.starts is None else array[self.rows(np.arange(len(self)))]
 
@@ -203,12 +203,12 @@ class Trajectories:
     @cached_property
     def returns(self) -> npt.NDArray[np.float64]:
         """G_i: undiscounted return per trajectory, [n], summed in double precision."""
-        return np.add.reduceat(self._steps_of(self.rewards), self.offsets[:-1], dtype=np.float64)
+        return np.add.reduceat(self.steps_of(self.rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property
     def return_rounding(self) -> npt.NDArray[np.float64]:
         """Bound how far each return may lie from what it was before its rewards were rounded to float32, [n]."""
-        rewards = self._steps_of(self.rewards)
+        rewards = self.steps_of(self.rewards)
         return 2.0**-23 * np.add.reduceat(np.abs(rewards), self.offsets[:-1], dtype=np.float64)
 
     @cached_property
