@@ -197,7 +197,7 @@ def _oddities(trajectories: Trajectories) -> list[str]:
             lines.append(f"{what}, {len(listed):,} of {total:,}: {_listed(listed)}")
 
     for what, names, values, scales in _entries(trajectories):
-        for which, marks in zip(("constant", "nearly constant"), constant(values, scales), strict=True):
+        for which, marks in zip(("constant", "nearly constant"), constant(trajectories, values, scales), strict=True):
             add(f"{what} that are {which}", [names[i] for i in np.flatnonzero(marks)], len(names))
     n, median = len(trajectories), f"the median of {np.median(trajectories.lengths):g} steps"
     copies = [f"{i} (of {first})" for i, first in duplicates(trajectories).items()]
@@ -268,7 +268,7 @@ def _scales_table(trajectories: Trajectories) -> Table:
 
     rows: list[tuple[str, ...]] = []
     for what, names, values, scales in _entries(trajectories):
-        still, nearly = constant(values, scales)
+        still, nearly = constant(trajectories, values, scales)
         for i, name in enumerate(names[:_ROWS]):
             remarks = ["constant"] * bool(still[i]) + ["nearly constant"] * bool(nearly[i])
             remarks += [f"mean and std without {scales.far[i]:,} far out"] * bool(scales.far[i])

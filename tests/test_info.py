@@ -152,6 +152,21 @@ def test_copies_and_odd_lengths_are_to_be_looked_at() -> None:
     assert "look at" not in text_of(make_trajectories([1.0, 2.0]))
 
 
+def test_a_subset_is_looked_at_without_the_others() -> None:
+    data = make_trajectories([1.0] * 6, [10] * 6)
+    observations, actions, rewards = (getattr(data, name).copy() for name in ("observations", "actions", "rewards"))
+    observations[:20, 0], observations[20:, 0] = np.arange(20), 7.0
+    observations[50:60], actions[50:60] = observations[40:50], actions[40:50]
+    rewards[:] = np.arange(60) % 10 == 9
+    rewards[39] = 0.0
+    whole = replace(data, observations=observations, actions=actions, rewards=rewards)
+    text = " ".join(text_of(whole.subset(np.array([5, 2, 3, 4]))).split())
+    assert "observation entries that are constant, 1 of 3: 0" in text
+    assert "trajectories with the observations and actions of an earlier one, 1 of 4: 3 (of 0)" in text
+    assert "trajectories that do not end in a reward, as all others do, 1 of 4: 2" in text
+    assert "constant" not in text_of(whole.subset(np.array([0, 2])))
+
+
 def test_ends_of_successes_and_failures() -> None:
     data = make_trajectories([1.0] * 4, successes=[True, True, False, False], terminated=[True, False, False, False])
     assert "25 % terminate (50 % of the successes, 0 % of the failures), the others are cut" in text_of(data)

@@ -21,21 +21,24 @@ def duplicates(trajectories: Trajectories) -> dict[int, int]:
     """Map each trajectory with the same observations and actions, byte for byte, as an earlier one to the first of them."""
     first: dict[bytes, int] = {}
     repeated: dict[int, int] = {}
-    for i, (start, end) in enumerate(zip(trajectories.offsets[:-1], trajectories.offsets[1:], strict=True)):
-        digest = hashlib.blake2b(np.ascontiguousarray(trajectories.observations[start:end]).data)
-        digest.update(np.ascontiguousarray(trajectories.actions[start:end]).data)
+    for i, episode in enumerate(trajectories):
+        digest = hashlib.blake2b(np.ascontiguousarray(episode.observations).data)
+        digest.update(np.ascontiguousarray(episode.actions).data)
         if (earlier := first.setdefault(digest.digest(), i)) != i:
             repeated[i] = earlier
     return repeated
 
 
-def constant(values: npt.NDArray[np.float32], scales: Scales) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Mark the entries of values [N, n] that are constant, and the others that nearly are, [n] each: with hardly any spread
-    beside their mean, or with the same value at 999 of 1,000 steps (of a sample, where there are many)."""
+def constant(
+    trajectories: Trajectories, values: npt.NDArray[np.float32], scales: Scales
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Mark the entries of values [N, n], observations or actions, that are constant, and the others that nearly are, [n] each:
+    with hardly any spread beside their mean, or with the same value at 999 of 1,000 steps (of a sample, where there are many).
+    """
     still = scales.lowest == scales.highest
-    rows = np.arange(len(values))
+    rows = trajectories.rows(np.arange(len(trajectories)))
     if len(rows) > _SAMPLE:
-        rows = np.sort(np.random.default_rng(0).integers(len(rows), size=_SAMPLE))
+        rows = rows[np.sort(np.random.default_rng(0).integers(len(rows), size=_SAMPLE))]
     sample = np.asarray(values[rows])
     usual = np.quantile(sample, 0.5, axis=0, method="lower")
     same = (sample == usual).mean(0) >= _SAME
@@ -50,7 +53,7 @@ def odd_lengths(lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], 
 
 def unrewarded(trajectories: Trajectories) -> npt.NDArray[np.int64]:
     """List trajectories without any reward, where all others have one at their last step alone: failures among successes."""
-    rewarded = trajectories.rewards != 0.0
+    rewarded = trajectories.steps_of(trajectories.rewards) != 0.0
     last = trajectories.offsets[1:] - 1
     if int(rewarded.sum()) != int(rewarded[last].sum()) or not rewarded[last].any():
         return np.zeros(0, np.int64)
