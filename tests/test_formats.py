@@ -206,6 +206,26 @@ def test_lerobot_episodes_may_lie_in_several_files(tmp_path: Path) -> None:
     check_truths(iwbc.load(path), "lerobot")
 
 
+def test_robomimic_says_environment_and_horizon(tmp_path: Path) -> None:
+    environment = iwbc.load(formats.write_robomimic(tmp_path / "several.hdf5", truths(4))).info.environment
+    assert environment is not None
+    assert (environment.id, environment.max_episode_steps) == ("robosuite/NutAssemblySquare", 500)  # better and worse people
+    assert environment.kwargs["observation_keys"] == ["object", "robot0_eef_pos"]
+    assert environment.kwargs["robots"] == ["Panda"]
+
+    def proficient(file: h5py.File) -> None:
+        del file["mask"]
+
+    environment = iwbc.load(formats.write_robomimic(tmp_path / "one.hdf5", truths(4), change=proficient)).info.environment
+    assert environment is not None and environment.max_episode_steps == 400
+
+    def broken(file: h5py.File) -> None:
+        file["data"].attrs["env_args"] = '{"env_name": "Lift"}'
+
+    with pytest.raises(UserError, match=r"broken\.hdf5, env_args: need a text env_name"):
+        iwbc.load(formats.write_robomimic(tmp_path / "broken.hdf5", truths(4), change=broken))
+
+
 def test_maniskill_says_environment_and_rate(tmp_path: Path) -> None:
     data = iwbc.load(WRITERS["maniskill"](tmp_path))
     environment = data.info.environment

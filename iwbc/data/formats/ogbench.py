@@ -8,7 +8,6 @@ action leads nowhere. There are no rewards and no labels.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import actions_of, bounds, flags_of, part_of, printable, reading, rewards_of, rows
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments.ogbench import ogbench_spec
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import OGBench
@@ -27,9 +27,6 @@ from iwbc.settings import OGBench
 READER = 1
 FIELDS = ("observations", "actions", "terminals")
 STATES = ("qpos", "qvel", "button_states")
-_NAME = re.compile(
-    r"((?:pointmaze|antmaze|humanoidmaze|antsoccer|cube|scene|puzzle).*?)-(?:navigate|stitch|explore|play|noisy)-(v\d+)(?:-val)?\.npz"
-)
 
 
 def files(path: Path) -> list[Path]:
@@ -60,7 +57,7 @@ def read(path: Path, dataset_id: str, settings: OGBench) -> tuple[Iterator[Episo
     low, high = bounds(dataset_id, settings, -1.0, 1.0, actions.shape[1])
     info = DatasetInfo(
         id=dataset_id,
-        environment=environment_of(path, settings.env_id),
+        environment=_environment(path, settings.env_id),
         action_low=low,
         action_high=high,
         reference_scores=None,
@@ -69,12 +66,11 @@ def read(path: Path, dataset_id: str, settings: OGBench) -> tuple[Iterator[Episo
     return _episodes(path, observations, actions, ends), info
 
 
-def environment_of(path: Path, env_id: str | None) -> EnvironmentSpec | None:
-    """Return the environment of `env_id`, or the one that the file's name stands for, such as cube-single-v0 for
-    cube-single-play-v0.npz; None where it stands for none, or `env_id` is "none"."""
-    if env_id is None and (match := _NAME.fullmatch(path.name)):
-        return EnvironmentSpec(f"{match[1]}-{match[2]}", package="ogbench")
-    return None if env_id in (None, "none") else EnvironmentSpec(env_id)
+def _environment(path: Path, env_id: str | None) -> EnvironmentSpec | None:
+    """Return the environment of `env_id`, or the one that the file's name stands for; None where it is "none"."""
+    if env_id is None:
+        return ogbench_spec(path.name)
+    return None if env_id == "none" else EnvironmentSpec(env_id)
 
 
 def _episodes(

@@ -36,7 +36,9 @@ from iwbc.data.formats.reading import (
 )
 from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments.robosuite import HORIZONS, spec_of
 from iwbc.environments.spaces import Part
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import Robomimic
 from iwbc.system.files import parse_json
@@ -95,7 +97,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
     low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
     info = DatasetInfo(
         id=dataset_id,
-        environment=None,
+        environment=_environment(path, env_args, keys, masks),
         action_low=low,
         action_high=high,
         reference_scores=None,
@@ -172,6 +174,20 @@ def _env_args(path: Path, attributes: Any) -> Mapping[str, Any]:
     text = attributes.get("env_args", "{}")
     with reading(f"{path}, env_args of data"):
         return mapping(parse_json(text.decode() if isinstance(text, bytes) else text), f"{path}, env_args of data")
+
+
+def _environment(
+    path: Path, env_args: Mapping[str, Any], keys: Sequence[str], masks: Mapping[str, Any]
+) -> EnvironmentSpec | None:
+    """Describe the file's environment, with the study's horizon: the longer one where filter keys tell better people from worse
+    ones."""
+    if "env_name" not in env_args:
+        return None
+    several = HORIZONS.get(str(env_args["env_name"]), (None, None))[1] if {"better", "worse"} & set(masks) else None
+    try:
+        return spec_of(env_args, keys, several)
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
 
 
 def _fps(env_args: Mapping[str, Any]) -> float | None:
