@@ -8,7 +8,7 @@ meta/episode_ends               number of steps up to each end of an episode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
