@@ -260,8 +260,8 @@ def _write_minari(curated: Curated, id: str, by: str) -> None:
     write_minari(
         replace(data.info, id=id),
         tracked((data[index] for index in kept), f"Writing {id}", len(kept)),
+        {"weights": curated.curation_weights[kept].tolist(), "original_episodes": kept},
         description=f"{len(kept)} of {len(data)} episodes of {data.info.id}, kept by {by}",
-        metadata={"weights": curated.curation_weights[kept].tolist(), "original_episodes": kept},
     )
 
 

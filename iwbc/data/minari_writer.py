@@ -45,13 +45,14 @@ _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 def write_minari(
     info: DatasetInfo,
     episodes: Iterable[Episode],
+    metadata: Mapping[str, Any] | None = None,
+    /,
     *,
     description: str,
     author: str | None = None,
     algorithm_name: str | None = None,
     clip_actions: bool = False,
     data_format: str = "hdf5",
-    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Check `episodes`, one by one as they come, and write them as the dataset `info.id`.
 
