@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -657,9 +656,6 @@ def test_what_has_come_to_be_there_meanwhile_stays(curated: Curated, tmp_path: P
 # --- read again by iwbc's readers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("iwbc.data.formats.robomimic") is None, reason="needs the reader of robomimic's files"
-)
 def test_our_reader_of_robomimic_reads_it(curated: Curated, tmp_path: Path) -> None:
     data = curated.trajectories
     write_robomimic(curated, tmp_path / "demo.hdf5")
@@ -678,7 +674,6 @@ def test_our_reader_of_robomimic_reads_it(curated: Curated, tmp_path: Path) -> N
     assert np.flatnonzero(kept).tolist() == KEPT
 
 
-@pytest.mark.skipif(importlib.util.find_spec("iwbc.data.formats.lerobot") is None, reason="needs the reader of LeRobotDatasets")
 def test_our_reader_of_lerobot_reads_it(curated: Curated, folder: Path) -> None:
     data = curated.trajectories
     again = iwbc.load(folder)
