@@ -104,32 +104,6 @@ CHANCE_MIXTURE = Family(
     table=CHANCE.table,
     tuned_on="chance",
 )
-KINDS_OF_WEIGHTS = Family(
-    tasks=CHANCE_MIXTURE.tasks,
-    common=CHANCE.common,
-    methods={
-        "filtered_bc": CHANCE.methods["filtered_bc"],
-        "iw_bc": CHANCE.methods["iw_bc"],
-        "step": {
-            "": ["algo=iw_bc curation=success algo.level=step"],
-            "algo.lr": RATES,
-            "algo.kappa": ["1", "2", "5"],
-        },
-        "window": {
-            "": ["algo=iw_bc curation=success algo.level=window algo.window=5"],
-            "algo.lr": RATES,
-            "algo.kappa": ["0.5", "1", "2"],
-        },
-        "re-anchored": {
-            "": ["algo=iw_bc curation=success algo.proposal=copy"],
-            "algo.lr": RATES,
-            "algo.kappa": ["2", "10", "20"],
-        },
-    },
-    tuning=CHANCE.tuning,
-    table=CHANCE.table,
-    tuned_on="chance",
-)
 
 
 def _same_curation(curation: str, *importance_weights: str) -> Family:
@@ -140,45 +114,32 @@ def _same_curation(curation: str, *importance_weights: str) -> Family:
     return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
 
 
-def _estimates(curation: str, kappa: str) -> dict[str, Grid]:
-    """Every way to have the weights, at a fixed κ and where κ sets itself, with nothing tuned."""
-    ways = {
-        "running": "algo.estimator=running",
-        "exact": "algo.estimator=exact",
-        "copy": "algo.proposal=copy",
+def _passes(curation: str, kappa: str) -> dict[str, Grid]:
+    """A pass every 100 and every 500 gradient steps, at a fixed κ and where κ sets itself, with nothing tuned."""
+    return {
+        f"{name}_{every}": {"": [f"algo=iw_bc algo.refresh_every={every} algo.kappa={value} {curation}"]}
+        for every in (100, 500)
+        for name, value in {"fixed": kappa, "auto": "auto"}.items()
     }
-    kappas = {"": kappa, "_auto": "auto"}
-    methods = {
-        f"{way}{suffix}": f"algo=iw_bc {setting} algo.kappa={value}"
-        for way, setting in ways.items()
-        for suffix, value in kappas.items()
-    }
-    methods = {
-        "filtered_bc": "algo=filtered_bc",
-        **methods,
-        "window": "algo=iw_bc algo.level=window algo.window=5 algo.kappa=0.5",
-    }
-    return {name: {"": [f"{setting} {curation}"]} for name, setting in methods.items()}
 
 
 FAMILIES = {
     "locomotion": LOCOMOTION,
     "chance": CHANCE,
     "chance-mixture": CHANCE_MIXTURE,
-    "kinds-of-weights": KINDS_OF_WEIGHTS,
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
-    "estimates-chance": Family(
-        CHANCE.tasks,
+    "passes-chance": Family(
+        CHANCE_MIXTURE.tasks,
         CHANCE.common,
-        _estimates("curation=success", "10"),
+        {"filtered_bc": {"": ["algo=filtered_bc curation=success"]}, **_passes("curation=success", "10")},
         tuning="",
         table=CHANCE.table,
     ),
-    "estimates-locomotion": Family(
+    "passes-locomotion": Family(
         LOCOMOTION.tasks,
         LOCOMOTION.common,
-        _estimates(QUALITY, "1"),
+        {"filtered_bc": {"": [f"algo=filtered_bc {QUALITY}"]}, **_passes(QUALITY, "1")},
         tuning="",
         table=LOCOMOTION.table,
     ),

@@ -30,6 +30,13 @@ def clip_log_ratio(log_ratio: Tensor, minimum: float, maximum: float) -> Tensor:
     return log_ratio.clamp(math.log(minimum), math.log(maximum))
 
 
+def trajectory_means(values: Tensor, offsets: Tensor) -> Tensor:
+    """Average values per step over each trajectory, (1/T_i) Σ_t: [M] → [K], in double precision."""
+    sums = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
+    torch.cumsum(values.double(), 0, out=sums[1:])
+    return sums[offsets].diff() / offsets.diff()
+
+
 def windowed_sums(values: Tensor, offsets: Tensor, window: int) -> Tensor:
     """Compute Σ_{k=t−H+1..t} of values per step, [M] → [M] in double precision, over the last H = `window` steps of the step's
     trajectory, or all where there are fewer. Of log ratios ρ it is the log of the product of the last H ratios."""

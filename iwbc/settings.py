@@ -464,13 +464,11 @@ class IWBC(Recipe):
 
     kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with
     reliable weights: an effective sample size of at least min(ess_share · the curated set's, ess_count) trajectories, and
-    no long tail. level: `trajectory` (of the mean over its steps), `clipped_product` (of the sum over its
-    steps, each clipped to step_ratio_bounds), `step` (a weight for each step), `window` (the same, of the sum over the last
-    `window` steps). proposal: π_q is an `ema` of the policy's parameters, θ_q ← decay · θ_q + (1 − decay) · θ; the `policy`
-    itself; or a `copy` of it every `copy_every` steps, which makes a sequence of fits. minimum, maximum: of a weight; no
-    maximum means 1000, and 2 for weights of steps. pareto_smoothing: of the largest weights of trajectories. estimator:
-    `running` (from the minibatches themselves) or `exact` (by a pass over the kept steps every `refresh_every`).
-    ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's has diverged; 0: never.
+    no long tail. level: `trajectory` (of the mean over its steps) or `window` (a weight for each step, of the sum over the
+    last `window` steps). decay: of the proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy.
+    refresh_every: gradient steps between two passes over the kept steps under π_q, which set the weights. minimum, maximum: of
+    a weight; no maximum means 1000, and 2 for weights of steps. ess_floor: a seed whose weights' effective sample size falls
+    below this share of the curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
@@ -482,21 +480,12 @@ class IWBC(Recipe):
     )
     ess_share: float = share(0.5)
     ess_count: float = positive(50.0)
-    level: str = setting("trajectory", choices=("trajectory", "clipped_product", "step", "window"))
+    level: str = setting("trajectory", choices=("trajectory", "window"))
     window: int = positive(10)
-    proposal: str = setting("ema", choices=("ema", "policy", "copy"))
     decay: float = share(0.9)
-    copy_every: int = positive(100)
     minimum: float = 0.0
     maximum: float | None = None
-    step_ratio_bounds: list[float] = setting(
-        [0.2, 1.8],
-        lambda value: len(value) == 2 and 0 < value[0] <= 1 <= value[1],
-        "needs two bounds with 0 < a_min <= 1 <= a_max",
-    )
     self_normalise: bool = True
-    pareto_smoothing: bool = False
-    estimator: str = setting("running", choices=("running", "exact"))
     refresh_every: int = positive(100)
     ess_floor: float = share(0.001)  # type: ignore[misc]
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
@@ -508,9 +497,9 @@ class IWBC(Recipe):
 
     @property
     def variant(self) -> str:
-        if self.level == "trajectory":
-            return " auto" if self.kappa == "auto" else ""
-        return f" {self.level.replace('_', ' ')}"
+        if self.level == "window":
+            return " step" if self.window == 1 else " window"
+        return " auto" if self.kappa == "auto" else ""
 
     @property
     def fixed_kappa(self) -> float | None:
@@ -522,35 +511,21 @@ class IWBC(Recipe):
         return 1.0 if self.fixed_kappa is None else self.fixed_kappa
 
     @property
-    def of_steps(self) -> bool:
-        """True if each step has a weight, False if each trajectory has one."""
-        return self.level in ("step", "window")
-
-    @property
     def upper_bound(self) -> float:
         """The largest weight: `maximum`, or else the method's default for the level."""
         if self.maximum is not None:
             return self.maximum
-        return 2.0 if self.of_steps else 1000.0
+        return 1000.0 if self.level == "trajectory" else 2.0
 
     def check_together(self, group: str) -> None:
         fits = 0 <= self.minimum < self.upper_bound
         self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
-        auto, copied = self.kappa == "auto", self.proposal == "copy"
+        auto = self.kappa == "auto"
         self.require(not auto or self.level == "trajectory", group, "kappa", "needs level=trajectory")
-        of_trajectories = "level=trajectory or level=clipped_product"
-        passes = self.level == "window" or (not self.of_steps and self.estimator == "exact")  # over the kept steps
         for name, used, needs in (
-            ("kappa", self.level != "clipped_product", "another level: a clipped product has no temperature"),
             ("ess_share", auto, "kappa=auto"),
             ("ess_count", auto, "kappa=auto"),
             ("window", self.level == "window", "level=window"),
-            ("decay", self.proposal == "ema", "proposal=ema"),
-            ("copy_every", copied, "proposal=copy"),
-            ("step_ratio_bounds", self.level == "clipped_product", "level=clipped_product"),
-            ("pareto_smoothing", not self.of_steps, of_trajectories),
-            ("estimator", not self.of_steps and not copied, f"{of_trajectories}, and proposal=ema or proposal=policy"),
-            ("refresh_every", not copied and (passes or auto), "estimator=exact, kappa=auto or level=window, and no copies"),
         ):
             self.require_used(used, group, name, needs)
 
@@ -853,17 +828,28 @@ def to_plain(settings: Settings) -> dict[str, Any]:
 
 
 # Dropped settings, and the value that every run has now.
-_GONE = {"eval": ("backend", "gymnasium"), "policy": ("precision", "float32")}
+_GONE: dict[str, dict[str, Any]] = {
+    "algo": {
+        "estimator": "exact",
+        "proposal": "ema",
+        "copy_every": 100,
+        "step_ratio_bounds": [0.2, 1.8],
+        "pareto_smoothing": False,
+    },
+    "eval": {"backend": "gymnasium"},
+    "policy": {"precision": "float32"},
+}
 
 
 def drop_gone(plain: dict[Any, Any]) -> None:
     """Remove dropped settings from a saved configuration. Raises UserError for a value that this version does not have."""
-    for group, (name, value) in _GONE.items():
+    for group, gone in _GONE.items():
         values = plain.get(group)
         if not isinstance(values, dict) or "_target_" in values:  # arguments of a custom policy may have any name
             continue
-        if (saved := values.pop(name, value)) != value:
-            raise UserError(f"{group}.{name}={saved}: this version has only {value}")
+        for name, value in gone.items():
+            if (saved := values.pop(name, value)) != value:
+                raise UserError(f"{group}.{name}={saved}: this version has only {value}")
 
 
 def add_new(plain: dict[Any, Any]) -> None:

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-from setups import SMALL, compose, finish, python
+from setups import compose, finish, python
 
 from benchmarks import fair, language_rounds
 from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
-from benchmarks.weights import compare as compare_weights
-from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -35,17 +32,6 @@ def test_a_part_that_speed_does_not_have_is_refused_in_a_line() -> None:
         2,
         "speed: not a part; there are start, step, evaluation, memory, recipe, checkpoints\n",
     )
-
-
-def test_running_weights_are_compared_with_exact_ones(hopper: Trajectories) -> None:
-    overrides = (*SMALL, "algo.steps=200", "algo.warmup_steps=10")
-    rows = compare_weights("hopper", overrides, Console(quiet=True))
-    assert [row["step"] for row in rows] == list(range(20, 201, 20))
-    assert {row["kept_steps"] for row in rows} == {rows[0]["kept_steps"]}
-    assert all(-1.0 <= float(str(row["rank_correlation"])) <= 1.0 for row in rows)
-    assert float(str(rows[-1]["rank_correlation"])) > 0.5
-    with pytest.raises(UserError, match="must be iw_bc"):
-        compare_weights("hopper", ["algo=bc"], Console(quiet=True))
 
 
 def script(folder: Path, body: str) -> Path:

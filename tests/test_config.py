@@ -72,7 +72,7 @@ def test_published_values() -> None:
     algo, reference = config.algo, config.reference
     assert isinstance(algo, IWBC)
     assert (algo.steps, algo.lr, algo.batch_size, algo.warmup_steps, algo.schedule) == (2000, 4e-5, 256, 300, "cosine")
-    assert (algo.proposal, algo.decay) == ("ema", 0.9)
+    assert algo.decay == 0.9
     assert (algo.level, algo.kappa, algo.minimum, algo.upper_bound) == ("trajectory", 10.0, 0.0, 1000.0)
     assert algo.self_normalise
     assert (reference.steps, reference.lr, reference.batch_size, reference.schedule) == (10_000, 1e-3, 128, "constant")
@@ -159,7 +159,7 @@ def test_method_names() -> None:
         "algo=iw_bc curation=return_weighted curation.rank_by=length": "iw-BC weighted by length",
         "algo=rwr curation=return_weighted curation.rank_by=length": "RWR by length",
         "algo=iw_bc": "iw-BC(Q)",
-        "algo=iw_bc algo.level=step": "iw-BC(Q) step",
+        "algo=iw_bc algo.level=window": "iw-BC(Q) window",
         "algo=rwr curation=return_weighted": "RWR",
         "algo=awr curation=all": "AWR",
         "algo=awr": "AWR(Q)",
@@ -240,16 +240,11 @@ REFUSED = {
     "algo.batch_size=0": "algo.batch_size",
     "algo.warmup_steps=-1": "algo.warmup_steps",
     "algo.schedule=linear": "must be one of constant, cosine",
-    "algo.proposal=none": "must be one of ema, policy, copy",
     "algo.decay=1.5": "algo.decay",
-    "algo.copy_every=0": "algo.copy_every",
-    "algo.level=word": "must be one of trajectory, clipped_product, step",
+    "algo.level=word": "must be one of trajectory, window",
     "algo.kappa=-1": "algo.kappa",
     "algo.kappa=inf": "algo.kappa",
     "algo.maximum=0": "algo.minimum",
-    "algo.step_ratio_bounds=[1.2,1.8]": "algo.step_ratio_bounds",
-    "algo.step_ratio_bounds=[0.5]": "algo.step_ratio_bounds",
-    "algo.estimator=guess": "must be one of running, exact",
     "algo.refresh_every=0": "algo.refresh_every",
     "policy.family=none": "must be one of gaussian, mixture, flow",
     "policy=mixture policy.components=0": "policy.components=0: must be positive",
@@ -322,7 +317,7 @@ REFUSED = {
     "logger=tensorboard logger.mode=online": "logger.mode=online: would change nothing; it needs logger=wandb",
     "seed=3 seeds=[0,1]": "seed=3: would change nothing; it needs seeds=null",
     "curation=success curation.minimum=0.5": "curation.minimum=0.5: would change nothing; it needs success_from=last_reward",
-    "algo.level=step algo.estimator=exact": "algo.estimator=exact: would change nothing; it needs level=trajectory or",
+    "algo.window=3": "algo.window=3: would change nothing; it needs level=window",
     # What only shows when the run begins.
     "env=from_dataset": "a generated tier needs an environment",
     "env.id=Ant-v5": "no behaviour policies are shipped for it (there are: halfcheetah, hopper, walker2d); bring data, with "
@@ -496,10 +491,11 @@ def test_a_run_of_the_version_before_is_refused_in_one_line_that_says_what_to_do
 
 def test_a_setting_that_is_gone_is_dropped_from_a_saved_run_or_refuses_it(tmp_path: Path) -> None:
     plain = to_plain(compose())
-    plain["eval"]["backend"], plain["policy"]["precision"] = "gymnasium", "float32"
+    plain["eval"]["backend"], plain["policy"]["precision"], plain["algo"]["estimator"] = "gymnasium", "float32", "exact"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
     assert read_config(tmp_path) == compose()
-    for group, name, value in (("policy", "precision", "bfloat16"), ("eval", "backend", "envpool")):
+    gone = [("policy", "precision", "bfloat16"), ("algo", "estimator", "running"), ("eval", "backend", "envpool")]
+    for group, name, value in gone:
         refused = plain | {group: plain[group] | {name: value}}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(refused))
         with pytest.raises(UserError, match=rf"or train again \({group}.{name}={value}: this version has only "):
@@ -547,9 +543,9 @@ def given_by(method: str) -> dict[str, str]:
 
 
 def test_every_setting_can_be_set_from_the_command_line() -> None:
-    arguments = "algo.proposal=copy algo.copy_every=7 algo.kappa=3 policy.hidden=[8] reference.lr=1e-4 logger=wandb"
+    arguments = "algo.decay=0 algo.refresh_every=7 algo.kappa=3 policy.hidden=[8] reference.lr=1e-4 logger=wandb"
     config = compose(*arguments.split(), "logger.entity=us")
-    assert (config.algo.kappa, config.algo.copy_every, config.policy.hidden) == (3.0, 7, [8])
+    assert (config.algo.kappa, config.algo.refresh_every, config.policy.hidden) == (3.0, 7, [8])
     assert (config.reference.lr, config.logger.entity) == (1e-4, "us")
 
 

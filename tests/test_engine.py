@@ -116,9 +116,8 @@ RECIPE = ["policy.hidden=[32,32]", "reference.steps=40", "algo.batch_size=64", "
 ALGORITHMS = {
     "bc": ["algo=bc"],
     "awr": ["algo=awr", "algo.refresh_every=10", "algo.value_hidden=[8]"],
-    "iw_bc": ["algo=iw_bc"],
-    "iw_bc exact": ["algo=iw_bc", "algo.estimator=exact", "algo.refresh_every=10"],
-    "iw_bc step": ["algo=iw_bc", "algo.level=step"],
+    "iw_bc": ["algo=iw_bc", "algo.refresh_every=10"],
+    "iw_bc window": ["algo=iw_bc", "algo.level=window", "algo.refresh_every=10"],
 }
 
 

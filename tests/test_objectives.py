@@ -76,6 +76,12 @@ def test_advantage_weights_do_not_see_the_scale() -> None:
     torch.testing.assert_close(objectives.advantage_weights(advantages, 2.0, 10.0), double(math.exp(-0.5), math.exp(0.5)))
 
 
+def test_trajectory_means_equal_a_loop() -> None:
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([part.double().mean() for part in values.split([3, 5, 4])])
+    torch.testing.assert_close(objectives.trajectory_means(values, torch.tensor([0, 3, 8, 12])), expected)
+
+
 @quick
 @given(st.lists(st.floats(-20.0, 20.0), min_size=1, max_size=8))
 def test_kappa_zero_gives_weights_of_one(log_ratios: list[float]) -> None:

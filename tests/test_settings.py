@@ -37,9 +37,13 @@ EDGES = [
 def valid(kind: type[Settings]) -> dict[str, Any]:
     """Values for the fields that must be given."""
     usual = {"id": "some/data-v0", "path": "some.file", "minimum": 1.0, "target": "package.module.Name"}
-    return {entry.name: usual[entry.name] for entry in fields(kind) if entry.default is MISSING and entry.name in usual} | (
-        {"target": usual["target"]} if kind is settings.OwnPolicy else {"keep": ["better"]} if kind is settings.Groups else {}
-    )
+    also: dict[type[Settings], dict[str, Any]] = {  # required, though they have defaults
+        settings.OwnPolicy: {"target": usual["target"]},
+        settings.Groups: {"keep": ["better"]},
+        settings.LeRobot: {"path": usual["path"]},
+    }
+    missing = {entry.name for entry in fields(kind) if entry.default is MISSING}
+    return {name: value for name, value in usual.items() if name in missing} | also.get(kind, {})
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: value if isinstance(value, str) else value.__name__)
@@ -96,7 +100,6 @@ def test_a_number_of_a_saved_run_is_valid_or_refused_in_one_line(
         (settings.IWBC, "kappa", [True, None, [1.0], math.nan, math.inf, -1, "automatic"]),
         (settings.IWBC, "maximum", ["2", True, math.nan, 0, -1]),
         (settings.IWBC, "self_normalise", [0, 1, None, "true"]),
-        (settings.IWBC, "step_ratio_bounds", [[], [0.5], [0.5, "2"], 0.5, [math.nan, 2.0], [1.5, 2.0], {0.5: 2.0}]),
         (settings.QualityLevels, "percentiles", [[], 90.0, [None], ["90"], [math.nan], [101], [-1]]),
         (settings.TopFraction, "fraction", [0, -0.1, 1.1, math.nan, math.inf, "0.1", None, True]),
         (settings.TopFraction, "rank_by", ["reward", None, 1, ["length"]]),
@@ -162,36 +165,18 @@ OTHERS = {
     "ess_count": 10.0,
     "window": 3,
     "decay": 0.5,
-    "copy_every": 7,
     "minimum": 0.1,
     "maximum": 7.0,
-    "step_ratio_bounds": [0.5, 1.5],
     "self_normalise": False,
-    "pareto_smoothing": True,
-    "estimator": "exact",
     "refresh_every": 7,
     "ess_floor": 0.5,
     "lr": 1.0,
     "schedule": "constant",
     "warmup_steps": 7,
 }
-ALWAYS = {"minimum", "maximum", "self_normalise", "ess_floor", "lr", "schedule", "warmup_steps"}
-USED = {
-    "level=trajectory proposal=ema": {"kappa", "decay", "pareto_smoothing", "estimator"},
-    "level=trajectory proposal=policy": {"kappa", "pareto_smoothing", "estimator"},
-    "level=trajectory proposal=copy": {"kappa", "copy_every", "pareto_smoothing"},
-    "level=trajectory proposal=ema estimator=exact": {"kappa", "decay", "pareto_smoothing", "refresh_every", "estimator"},
-    "kappa=auto": {"ess_share", "ess_count", "decay", "pareto_smoothing", "estimator", "refresh_every", "kappa"},
-    "kappa=auto proposal=copy": {"ess_share", "ess_count", "copy_every", "pareto_smoothing", "kappa"},
-    "level=clipped_product": {"step_ratio_bounds", "decay", "pareto_smoothing", "estimator"},
-    "level=clipped_product proposal=copy": {"step_ratio_bounds", "copy_every", "pareto_smoothing"},
-    "level=clipped_product estimator=exact": {"step_ratio_bounds", "decay", "pareto_smoothing", "estimator", "refresh_every"},
-    "level=step": {"kappa", "decay"},
-    "level=step proposal=policy": {"kappa"},
-    "level=step proposal=copy": {"kappa", "copy_every"},
-    "level=window": {"kappa", "decay", "window", "refresh_every"},
-    "level=window proposal=copy": {"kappa", "copy_every", "window"},
-}
+ALWAYS = {"kappa", "decay", "refresh_every", "minimum", "maximum"}
+ALWAYS |= {"self_normalise", "ess_floor", "lr", "schedule", "warmup_steps"}
+USED: dict[str, set[str]] = {"level=trajectory": set(), "kappa=auto": {"ess_share", "ess_count"}, "level=window": {"window"}}
 
 
 @pytest.mark.parametrize("beside", USED)

@@ -35,11 +35,9 @@ def test_the_shape_of_generalised_pareto_samples_is_found(shape: float) -> None:
 
 
 def test_the_shape_is_that_of_the_published_implementation() -> None:
-    # ArviZ's fit to the same 95 excesses, and the share of the largest smoothed weight by its psislw, whose tail is one longer.
+    # ArviZ's fit to the same 95 excesses.
     weights = torch.exp(1.5 * double(np.random.default_rng(0).standard_normal(1000)))
     assert float(temperature.pareto_shape(weights)) == pytest.approx(0.5771155055423345, abs=1e-12)
-    smoothed = temperature.pareto_smoothed(weights)
-    assert float(smoothed.max() / smoothed.sum()) == pytest.approx(0.037494, rel=1e-3)
 
 
 def test_the_scale_of_weights_does_not_matter() -> None:
@@ -75,24 +73,6 @@ def test_a_tail_within_a_thousandth_is_all_the_same() -> None:
     lowest[80], highest[80:99] = 0.5, 0.9
     assert math.isfinite(float(temperature.pareto_shape(lowest)))
     assert math.isfinite(float(temperature.pareto_shape(highest)))
-
-
-def test_smoothed_weights_are_quantiles_of_the_fitted_distribution() -> None:
-    weights = torch.exp(normal(100)).sort().values
-    shape, scale = (float(value) for value in temperature._pareto_fit(weights))
-    excess = genpareto.ppf((np.arange(20) + 0.5) / 20, shape, scale=scale)
-    expected = np.minimum(float(weights[79]) + excess, float(weights[99]))
-    np.testing.assert_allclose(temperature.pareto_smoothed(weights)[80:].numpy(), expected, rtol=1e-9)
-
-
-def test_smoothing_changes_the_tail_alone_and_keeps_the_order() -> None:
-    weights = torch.exp(2.0 * normal(400))
-    smoothed = temperature.pareto_smoothed(weights)
-    order = weights.argsort()
-    body = order[: -temperature.tail_length(400)]
-    assert torch.equal(smoothed[body], weights[body]) and not torch.equal(smoothed, weights)
-    assert (smoothed[order].diff() >= 0).all() and smoothed.max() <= weights.max()
-    assert torch.equal(temperature.pareto_smoothed(torch.ones(100)), torch.ones(100))
 
 
 # --- κ ---------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from iwbc import engine
 from iwbc.algorithms.algorithm import Ingredients
-from iwbc.algorithms.weights import importance_weights
+from iwbc.algorithms.weights import ImportanceWeights
 from iwbc.data.sampling import Minibatch
 from iwbc.objectives import self_normalise, weighted_log_likelihood
 from iwbc.settings import IWBC
@@ -26,15 +26,16 @@ class ImportanceWeightedBC:
         self.settings, self.policy = settings, ingredients.policy
         self.optimizer = engine.policy_optimizer(ingredients.policy)
         self.by_autograd = self.optimizer.by_autograd
-        self.weights = importance_weights(settings, ingredients.reference, ingredients.curated, ingredients.device)
+        self.weights = ImportanceWeights(settings, ingredients.reference, ingredients.curated, ingredients.device)
+        self._seen: tuple[Minibatch | None, Tensor | None] = (None, None)  # the last minibatch and its log π_θ, for the metrics
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
         """Set θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b) and return the loss."""
         self.weights.follow(self.policy, step)  # θ_q ← α θ_q + (1 − α) θ
-        weights = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
-        w = self_normalise(weights) if self.settings.self_normalise else weights
+        w = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
+        w = self_normalise(w) if self.settings.self_normalise else w
         log_prob = self.optimizer.step(batch.observations, batch.actions, w, learning_rate)
-        self.weights.observe(batch, log_prob, weights)  # what the running estimate learns from
+        self._seen = batch, log_prob
         return -weighted_log_likelihood(log_prob, w)
 
     def weigh(self, batch: Minibatch) -> Tensor:
@@ -42,7 +43,7 @@ class ImportanceWeightedBC:
         return self.weights.of(batch)
 
     def metrics(self) -> dict[str, Tensor]:
-        return self.weights.metrics()
+        return self.weights.metrics(*self._seen)
 
     def state(self) -> dict[str, Tensor]:
         return {**self.optimizer.state(), **self.weights.state()}

@@ -58,48 +58,26 @@ def pareto_shape(weights: Tensor) -> Tensor:
     """k̂ of the tail of weights [S], a scalar: below 0 it ends abruptly, from 0.5 on the variance is infinite.
 
     Zhang & Stephens' (2009) estimate, drawn towards 0.5 by as much as ten samples say, as in Vehtari et al. (2024, app. G).
-    Where fewer than five weights make the tail, or all of its weights are equal, there is no long one: −∞.
+    Where fewer than five weights make the tail, or all of its weights are equal, there is no long one: −∞. Where a quarter of
+    the tail and all that is below weighs the same, mostly nothing: ∞.
     """
-    shape, _ = _pareto_fit(weights)
-    return shape
-
-
-def pareto_smoothed(weights: Tensor) -> Tensor:
-    """Weights [S] whose tail is replaced by the expected order statistics of the fitted distribution, and bounded by the
-    largest weight: the order is kept, and what a few extreme ones happen to be matters less (Vehtari et al. 2024, §3)."""
-    shape, scale = _pareto_fit(weights)
-    count = tail_length(len(weights))
-    if not torch.isfinite(shape):
-        return weights
-    ordered, order = weights.sort()
-    cutoff = ordered[-count - 1]
-    quantiles = (torch.arange(count, dtype=torch.float64, device=weights.device) + 0.5) / count
-    excess = scale * torch.expm1(-shape * torch.log1p(-quantiles)) / shape
-    smoothed = weights.clone()
-    smoothed[order[-count:]] = (cutoff + excess).clamp(max=ordered[-1]).to(weights.dtype)
-    return smoothed
-
-
-def _pareto_fit(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit shape and scale of the excesses over the cut-off, scalars; the shape is −∞ where there is no tail to speak of, and ∞
-    where a quarter of it and all that is below weighs the same, mostly nothing."""
     count = tail_length(len(weights))
     unit = torch.ones((), dtype=torch.float64, device=weights.device)
     if count < 5:
-        return -math.inf * unit, unit
+        return -math.inf * unit
     tail = weights.double().topk(count + 1, sorted=True).values.flip(0)
     excess = tail[1:] - tail[0]
     if excess[0] >= 0.999 * excess[-1]:
-        return -math.inf * unit, unit
+        return -math.inf * unit
     # A profile of the likelihood over θ = −k/σ, averaged with its own weights.
     points = 30 + int(math.sqrt(count))
     grid = torch.arange(1, points + 1, dtype=torch.float64, device=weights.device) - 0.5
     quartile = excess[int(count / 4 + 0.5) - 1]
     if quartile <= 0.0:
-        return math.inf * unit, unit
+        return math.inf * unit
     theta = 1.0 / excess[-1] + (1.0 - torch.sqrt(points / grid)) / (3.0 * quartile)
     k = torch.log1p(-theta[:, None] * excess).mean(-1)
     profile = count * (torch.log(-theta / k) - k - 1.0)
     theta = (theta * torch.softmax(profile, 0)).sum()
     k = torch.log1p(-theta * excess).mean()
-    return (count * k + 5.0) / (count + 10.0), -k / theta
+    return (count * k + 5.0) / (count + 10.0)
