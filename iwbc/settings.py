@@ -463,12 +463,12 @@ class IWBC(Recipe):
     """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
 
     kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with
-    reliable weights: an effective sample size of at least min(ess_share · the curated set's, ess_count) trajectories, and
-    no long tail. level: `trajectory` (of the mean over its steps) or `window` (a weight for each step, of the sum over the
-    last `window` steps). decay: of the proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy.
-    refresh_every: gradient steps between two passes over the kept steps under π_q, which set the weights. minimum, maximum: of
-    a weight; no maximum means 1000, and 2 for weights of steps. ess_floor: a seed whose weights' effective sample size falls
-    below this share of the curated set's has diverged; 0: never.
+    reliable weights: an effective sample size of at least ess_share · the curated set's, and no long tail. level: `trajectory`
+    (of the mean over its steps) or `window` (a weight for each step, of the sum over the last `window` steps). decay: of the
+    proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy. refresh_every: gradient steps between two
+    passes over the kept steps under π_q, which set the weights. minimum, maximum: of a weight; no maximum means 1000, and 2
+    for weights of steps. ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's
+    has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
@@ -479,7 +479,6 @@ class IWBC(Recipe):
         "must be finite and not negative (0 is filtered BC), or auto",
     )
     ess_share: float = share(0.5)
-    ess_count: float = positive(50.0)
     level: str = setting("trajectory", choices=("trajectory", "window"))
     window: int = positive(10)
     decay: float = share(0.9)
@@ -524,7 +523,6 @@ class IWBC(Recipe):
         self.require(not auto or self.level == "trajectory", group, "kappa", "needs level=trajectory")
         for name, used, needs in (
             ("ess_share", auto, "kappa=auto"),
-            ("ess_count", auto, "kappa=auto"),
             ("window", self.level == "window", "level=window"),
         ):
             self.require_used(used, group, name, needs)
@@ -831,6 +829,7 @@ def to_plain(settings: Settings) -> dict[str, Any]:
 _GONE: dict[str, dict[str, Any]] = {
     "algo": {
         "estimator": "exact",
+        "ess_count": 50.0,
         "proposal": "ema",
         "copy_every": 100,
         "step_ratio_bounds": [0.2, 1.8],

@@ -162,7 +162,6 @@ def test_allowed_values_pass(kind: type[Settings], name: str, values: list[Any])
 OTHERS = {
     "kappa": 2.0,
     "ess_share": 0.25,
-    "ess_count": 10.0,
     "window": 3,
     "decay": 0.5,
     "minimum": 0.1,
@@ -176,7 +175,7 @@ OTHERS = {
 }
 ALWAYS = {"kappa", "decay", "refresh_every", "minimum", "maximum"}
 ALWAYS |= {"self_normalise", "ess_floor", "lr", "schedule", "warmup_steps"}
-USED: dict[str, set[str]] = {"level=trajectory": set(), "kappa=auto": {"ess_share", "ess_count"}, "level=window": {"window"}}
+USED: dict[str, set[str]] = {"level=trajectory": set(), "kappa=auto": {"ess_share"}, "level=window": {"window"}}
 
 
 @pytest.mark.parametrize("beside", USED)

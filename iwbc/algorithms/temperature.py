@@ -19,7 +19,7 @@ from iwbc.objectives import effective_sample_size
 _HALVINGS = 9
 
 
-def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: float, count: float) -> float:
+def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: float, count: float = math.inf) -> float:
     """max{κ ≤ ceiling : ESS(w_κ ⊙ R) ≥ min(share · ESS(R), count), k̂(w_κ ⊙ R) ≤ k̂_max}, w_κ = exp(κ g̅), by halving.
 
     log_ratios: the mean log ratios g̅_i of the kept trajectories, [K]. reward: R_i, [K]. ceiling: their length T makes κ = T

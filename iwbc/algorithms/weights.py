@@ -66,9 +66,8 @@ class ImportanceWeights:
         if step % self._settings.refresh_every == 0:
             self.log_ratios = log_probs(self.proposal, self._curated, self._device) - self._reference_log_probs
             if self._settings.fixed_kappa is None:
-                bounds = self._exact_kappa, self._settings.ess_share, self._settings.ess_count
                 means = trajectory_means(self.log_ratios, self._offsets)
-                self.kappa = largest_kappa(means, self._probabilities, *bounds)
+                self.kappa = largest_kappa(means, self._probabilities, self._exact_kappa, self._settings.ess_share)
             self._set_weights()
 
     def _set_weights(self) -> None:
