@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +27,8 @@ EPISODES = truths()
 SUCCESSES = [replace(episode, success=True) for episode in EPISODES]
 # Values of the names that the lines of Python use, in the sizes of the stand-ins.
 NAMES: dict[str, Any] = {
-    **{"iwbc": iwbc, "objects": np.zeros(2), "position": np.zeros(3), "state": np.zeros(3), "joints": np.zeros(2)},
-    **{"goal": np.zeros(2), "near": 0.0, "observation": np.zeros(5)},
+    **{"iwbc": iwbc, "objects": np.zeros(2), "position": np.zeros(3), "state": np.zeros(3)},
+    "observation": np.zeros(5),
 }
 
 
@@ -43,13 +45,21 @@ def write_arrays(path: Path) -> None:
     )
 
 
+def write_recording(folder: Path) -> None:
+    """Write a folder without labels whose vectors are those of the robot alone."""
+    info = formats.write_lerobot(folder, EPISODES, labels=()) / "meta" / "info.json"
+    described = json.loads(info.read_text())
+    del described["features"]["observation.environment_state"]
+    info.write_text(json.dumps(described))
+
+
 # By the heading and the number of its block.
 WRITERS: dict[tuple[str, int], Callable[[Path], object]] = {
     ("robomimic", 0): lambda folder: formats.write_robomimic(folder / "low_dim_v15.hdf5", SUCCESSES),
-    ("LeRobot", 0): lambda folder: formats.write_lerobot(folder / "my_so101_folder", EPISODES, labels=()),
+    ("LeRobot", 0): lambda folder: write_recording(folder / "my_so101_folder"),
     ("LeRobot", 1): lambda folder: formats.write_lerobot(folder / "published", EPISODES),
     ("ManiSkill", 0): lambda folder: formats.write_maniskill(
-        folder / "trajectory.state.pd_ee_delta_pose.physx_cpu.h5", EPISODES
+        folder / "trajectory.state.pd_ee_delta_pose.physx_cpu.h5", EPISODES, nested=False
     ),
     ("OGBench", 0): lambda folder: formats.write_ogbench(folder / "cube-single-noisy-v0.npz", EPISODES),
     ("Zarr, as of Diffusion Policy", 0): lambda folder: formats.write_zarr(folder / "pusht_cchi_v7_replay.zarr", EPISODES),
@@ -81,13 +91,15 @@ def test_the_guide_does_what_it_says(
         pytest.skip("needs the extra zarr")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "cache"))
+    for package in ("mani_skill", "ogbench", "robosuite"):  # whose environments the stand-ins do not fit
+        monkeypatch.setitem(sys.modules, package, None)
     WRITERS[heading, number](tmp_path)
     rows = [f"{index},{index % 5}" for index in range(len(EPISODES))]
     (tmp_path / "scores.csv").write_text("\n".join(["trajectory,score", *rows, ""]))
     commands, code = sections()[heading, number]
     with running_hub(monkeypatch, tmp_path, "lerobot") as hub:
         published = tmp_path / "published"
-        hub.files["pusht"] = {
+        hub.files["pusht_keypoints"] = {
             path.relative_to(published).as_posix(): path.read_bytes() for path in published.rglob("*") if path.is_file()
         }
         for program, name, *words in commands:
