@@ -284,7 +284,8 @@ def test_ogbench_guesses_its_environment(name: str, env_id: str | None, tmp_path
     path = formats.write_ogbench(tmp_path / name, EPISODES)
     assert iwbc.load(path).info.env_id == env_id
     assert iwbc.load(path, env_id="none").info.env_id is None
-    assert iwbc.load(path, env_id="scene-v0").info.env_id == "scene-v0"
+    chosen = iwbc.load(path, env_id="scene-v0").info.environment
+    assert chosen is not None and (chosen.id, chosen.package) == ("scene-v0", "ogbench")
 
 
 @needs_zarr

@@ -70,7 +70,7 @@ def _environment(path: Path, env_id: str | None) -> EnvironmentSpec | None:
     """Return the environment of `env_id`, or the one that the file's name stands for; None where it is "none"."""
     if env_id is None:
         return ogbench_spec(path.name)
-    return None if env_id == "none" else EnvironmentSpec(env_id)
+    return None if env_id == "none" else EnvironmentSpec(env_id, package="ogbench")
 
 
 def _episodes(
