@@ -67,9 +67,12 @@ LOCOMOTION = Family(
             "algo.temperature": ["0.2", "0.5", "1"],
             "algo.lr": RATES,
         },
-        "iw_bc": {"": [f"algo=iw_bc {curation}" for curation in TOP[1:4]], "algo.kappa": ["1", "5"]},
-        "iw_bc_auto": {"": [f"algo=iw_bc algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)]},
-        "iw_rwr": {"": [f"algo=iw_bc {curation}" for curation in WEIGHTED[1:4]], "algo.kappa": ["1", "5"]},
+        "iw_bc": {"": [f"algo=iw_bc algo.level=trajectory {curation}" for curation in TOP[1:4]], "algo.kappa": ["1", "5"]},
+        "iw_bc_auto": {"": [f"algo=iw_bc algo.level=trajectory algo.kappa=auto {curation}" for curation in (*TOP, QUALITY)]},
+        "iw_rwr": {
+            "": [f"algo=iw_bc algo.level=trajectory {curation}" for curation in WEIGHTED[1:4]],
+            "algo.kappa": ["1", "5"],
+        },
     },
     tuning="dataset.seed=1 seeds=[100] eval.episodes=10",
     table=f"{TABLE} eval.episodes=20",
@@ -86,9 +89,9 @@ CHANCE = Family(
             "algo.schedule": SCHEDULES,
         },
         "awr": {"": ["algo=awr curation=all"], "algo.lr": RATES, "algo.temperature": ["0.2", "0.5", "1"]},
-        "iw_bc": {"": ["algo=iw_bc curation=success"], "algo.lr": RATES, "algo.kappa": ["2", "10", "20"]},
+        "iw_bc": {"": ["algo=iw_bc algo.level=trajectory curation=success"], "algo.lr": RATES, "algo.kappa": ["2", "10", "20"]},
         "iw_bc_auto": {
-            "": ["algo=iw_bc curation=success algo.kappa=auto"],
+            "": ["algo=iw_bc algo.level=trajectory curation=success algo.kappa=auto"],
             "algo.lr": _CHANCE_RATES,
             "algo.schedule": SCHEDULES,
         },
@@ -110,14 +113,16 @@ def _same_curation(curation: str, *importance_weights: str) -> Family:
     """Filtered BC and iw-BC of some κ on the same trajectories, with nothing tuned."""
     methods: dict[str, Grid] = {"filtered_bc": {"": [f"algo=filtered_bc {curation}"]}}
     for kappa in importance_weights:
-        methods["iw_bc_auto" if kappa == "auto" else "iw_bc"] = {"": [f"algo=iw_bc algo.kappa={kappa} {curation}"]}
+        methods["iw_bc_auto" if kappa == "auto" else "iw_bc"] = {
+            "": [f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}"]
+        }
     return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
 
 
 def _passes(curation: str, kappa: str) -> dict[str, Grid]:
     """A pass every 100 and every 500 gradient steps, at a fixed κ and where κ sets itself, with nothing tuned."""
     return {
-        f"{name}_{every}": {"": [f"algo=iw_bc algo.refresh_every={every} algo.kappa={value} {curation}"]}
+        f"{name}_{every}": {"": [f"algo=iw_bc algo.level=trajectory algo.refresh_every={every} algo.kappa={value} {curation}"]}
         for every in (100, 500)
         for name, value in {"fixed": kappa, "auto": "auto"}.items()
     }

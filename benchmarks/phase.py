@@ -24,8 +24,9 @@ from iwbc.system.files import write_csv
 
 SLIPS, HORIZONS, EPISODES, KAPPAS = (0.2, 0.5, 0.8), (30, 90), (100, 1000), ("0", "1", "5", "20", "auto")
 COMMON = (
-    "env=two_routes curation=success averaging=transition policy.hidden=[64,64] algo=iw_bc algo.steps=5000 seeds=[0,1] "
-    "threads=1 eval.every=0 eval.periodic_episodes=0 eval.episodes=200 eval.action=sample eval.reference=false log_every=500"
+    "env=two_routes curation=success averaging=transition policy.hidden=[64,64] algo=iw_bc algo.level=trajectory "
+    "algo.steps=5000 seeds=[0,1] threads=1 eval.every=0 eval.periodic_episodes=0 eval.episodes=200 eval.action=sample "
+    "eval.reference=false log_every=500"
 )
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "phase.png"
 

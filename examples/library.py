@@ -18,7 +18,7 @@ def main(steps: int = 2_000) -> None:
 
     kept = iwbc.curate(data, iwbc.QualityLevels([90, 95, 98]))  # R_i: how many of the levels a trajectory reaches
     reference = iwbc.fit(iwbc.BC(steps=5 * steps), data, seeds=[0, 1])  # π_ref
-    policy = iwbc.fit(iwbc.IWBC(steps=steps, kappa=1.0), kept, reference=reference)
+    policy = iwbc.fit(iwbc.IWBC(steps=steps), kept, reference=reference)
     for name, policies in {"reference": reference, "iw-BC(Q)": policy}.items():
         print(name, iwbc.evaluate(policies, "Hopper-v5", episodes=20))
 

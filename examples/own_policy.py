@@ -46,7 +46,7 @@ def main(steps: int = 2_000) -> None:
     make = lambda: LaplacePolicy(data.observations.shape[1], data.actions.shape[1])  # noqa: E731
     reference = iwbc.fit(iwbc.BC(steps=5 * steps), data, policy=make)
     kept = iwbc.curate(data, iwbc.QualityLevels([90, 95, 98]))
-    policy = iwbc.fit(iwbc.IWBC(steps=steps, kappa=1.0), kept, reference=reference)
+    policy = iwbc.fit(iwbc.IWBC(steps=steps), kept, reference=reference)
     print("reference", iwbc.evaluate(reference, "Hopper-v5", episodes=20))
     print("iw-BC(Q) ", iwbc.evaluate(policy, "Hopper-v5", episodes=20))
     policy.save("own_policy.safetensors")

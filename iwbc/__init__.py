@@ -3,7 +3,7 @@
 data = iwbc.load("mujoco/hopper/medium-v0")
 kept = iwbc.curate(data, iwbc.QualityLevels([90, 95, 98]))
 ref = iwbc.fit(iwbc.BC(steps=10_000), data)
-pi = iwbc.fit(iwbc.IWBC(kappa=1.0), kept, reference=ref)
+pi = iwbc.fit(iwbc.IWBC(), kept, reference=ref)
 print(iwbc.evaluate(pi, "Hopper-v5", episodes=100).score)
 """
 

@@ -462,25 +462,25 @@ class RWR(Recipe):
 class IWBC(Recipe):
     """Importance-weighted behaviour cloning against the frozen reference policy, from which it starts.
 
-    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC; `auto` is the largest κ, up to the trajectories' length, with
-    reliable weights: an effective sample size of at least ess_share · the curated set's, and no long tail. level: `trajectory`
-    (of the mean over its steps) or `window` (a weight for each step, of the sum over the last `window` steps). decay: of the
-    proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy. refresh_every: gradient steps between two
-    passes over the kept steps under π_q, which set the weights. minimum, maximum: of a weight; no maximum means 1000, and 2
-    for weights of steps. ess_floor: a seed whose weights' effective sample size falls below this share of the curated set's
-    has diverged; 0: never.
+    kappa: w = clip(exp(κ · log ratio)); 0 is filtered BC. level: `window` (a weight for each step, of the sum over the last
+    `window` steps) or `trajectory` (of the mean over its steps); there κ may be `auto`, the largest, up to the trajectories'
+    length, with reliable weights: an effective sample size of at least ess_share · the curated set's, and no long tail.
+    decay: of the proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy. refresh_every: gradient steps
+    between two passes over the kept steps under π_q, which set the weights. minimum, maximum: of a weight; no maximum means 2
+    for windows, 1000 for trajectories. ess_floor: a seed whose weights' effective sample size falls below this share of the
+    curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"
 
     kappa: float | int | str = setting(
-        1.0,
+        0.5,
         lambda value: value == "auto" or (not isinstance(value, str) and 0 <= value < math.inf),
         "must be finite and not negative (0 is filtered BC), or auto",
     )
-    ess_share: float = share(0.5)
-    level: str = setting("trajectory", choices=("trajectory", "window"))
-    window: int = positive(10)
+    ess_share: float = share(0.7)
+    level: str = setting("window", choices=("window", "trajectory"))
+    window: int = positive(5)
     decay: float = share(0.9)
     minimum: float = 0.0
     maximum: float | None = None
@@ -496,9 +496,9 @@ class IWBC(Recipe):
 
     @property
     def variant(self) -> str:
-        if self.level == "window":
-            return " step" if self.window == 1 else " window"
-        return " auto" if self.kappa == "auto" else ""
+        if self.level == "trajectory":
+            return " auto" if self.kappa == "auto" else " trajectory"
+        return {1: " step", 5: ""}.get(self.window, " window")
 
     @property
     def fixed_kappa(self) -> float | None:

@@ -33,9 +33,9 @@ Groups (group=choice, the first is the default)
              processes: all at once, here       slurm, ray_cores: on a cluster
 
 Settings that are worth knowing
-  algo.kappa=1          κ, how much the importance weights may say: w = exp(κ · mean log (π_q/π_ref)) for each trajectory;
-                        0 is filtered BC, the length of a trajectory exact importance sampling; auto: as much as the
-                        weights can be relied on
+  algo.kappa=0.5        κ, how much the importance weights may say: w = exp(κ · Σ log (π_q/π_ref)) over the last five steps
+                        (algo.window); 0 is filtered BC. algo.level=trajectory: of the mean over a trajectory, for all of its
+                        steps, where κ may be auto: as much as the weights can be relied on
   averaging=trajectory  every trajectory counts the same, however long (the paper's); transition: every step does
   seeds=[0,1,2]         several seeds side by side, a process for each; seed=3 is one
   threads=1             threads and worker processes; default: as many as there are cores

@@ -39,7 +39,7 @@ IW_BC = {
     for level in ("trajectory", "window")
     for suffix, more in {"": [], "-copy": ["algo.decay=0"]}.items()
 }
-AUTO = {"iw_bc-auto": ["algo=iw_bc", "algo.kappa=auto", "algo.refresh_every=7"]}
+AUTO = {"iw_bc-auto": ["algo=iw_bc", "algo.level=trajectory", "algo.kappa=auto", "algo.refresh_every=7"]}
 VARIANTS = OTHERS | IW_BC | AUTO
 
 

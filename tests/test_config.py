@@ -159,7 +159,8 @@ def test_method_names() -> None:
         "algo=iw_bc curation=return_weighted curation.rank_by=length": "iw-BC weighted by length",
         "algo=rwr curation=return_weighted curation.rank_by=length": "RWR by length",
         "algo=iw_bc": "iw-BC(Q)",
-        "algo=iw_bc algo.level=window": "iw-BC(Q) window",
+        "algo=iw_bc algo.window=10": "iw-BC(Q) window",
+        "algo=iw_bc algo.level=trajectory": "iw-BC(Q) trajectory",
         "algo=rwr curation=return_weighted": "RWR",
         "algo=awr curation=all": "AWR",
         "algo=awr": "AWR(Q)",
@@ -241,7 +242,7 @@ REFUSED = {
     "algo.warmup_steps=-1": "algo.warmup_steps",
     "algo.schedule=linear": "must be one of constant, cosine",
     "algo.decay=1.5": "algo.decay",
-    "algo.level=word": "must be one of trajectory, window",
+    "algo.level=word": "must be one of window, trajectory",
     "algo.kappa=-1": "algo.kappa",
     "algo.kappa=inf": "algo.kappa",
     "algo.maximum=0": "algo.minimum",
@@ -317,7 +318,8 @@ REFUSED = {
     "logger=tensorboard logger.mode=online": "logger.mode=online: would change nothing; it needs logger=wandb",
     "seed=3 seeds=[0,1]": "seed=3: would change nothing; it needs seeds=null",
     "curation=success curation.minimum=0.5": "curation.minimum=0.5: would change nothing; it needs success_from=last_reward",
-    "algo.window=3": "algo.window=3: would change nothing; it needs level=window",
+    "algo.level=trajectory algo.window=3": "algo.window=3: would change nothing; it needs level=window",
+    "algo.kappa=auto": "algo.kappa=auto: needs level=trajectory",
     # What only shows when the run begins.
     "env=from_dataset": "a generated tier needs an environment",
     "env.id=Ant-v5": "no behaviour policies are shipped for it (there are: halfcheetah, hopper, walker2d); bring data, with "

@@ -75,7 +75,14 @@ def test_whichever_sign_shows_first_the_message_is_the_same(
         (("algo=bc", "algo.lr=1e30", "algo.warmup_steps=0"), DIVERGED),
         (("algo=bc", "algo.lr=1e3", "algo.warmup_steps=0"), DIVERGED),
         (
-            ("algo.kappa=300", "algo.lr=1e-3", "algo.maximum=1e30", "algo.ess_floor=0.9", "algo.refresh_every=20"),
+            (
+                "algo.level=trajectory",
+                "algo.kappa=300",
+                "algo.lr=1e-3",
+                "algo.maximum=1e30",
+                "algo.ess_floor=0.9",
+                "algo.refresh_every=20",
+            ),
             "not algo.ess_floor=0.9 or more",
         ),
         (

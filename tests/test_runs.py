@@ -80,14 +80,14 @@ def test_the_terminal_shows_progress_a_table_and_the_folder(run: tuple[Path, Out
 
 def test_the_configuration_is_the_resolved_one(folder: Path) -> None:
     assert read_config(folder) == compose(*ARGUMENTS)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["level"] == "trajectory"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["level"] == "window"
 
 
 def test_metrics(folder: Path) -> None:
     rows = read_csv(folder / "metrics.csv")
     assert [(int(row["step"]), int(row["seed"])) for row in rows] == [(s, seed) for s in (10, 20, 30, 40) for seed in (0, 1)]
     columns = {"learning_rate", "loss", "log_prob_kept", "log_prob_dropped", "drift_kept", "drift_dropped", "ess_share"}
-    columns |= {"weight_min", "weight_median", "weight_max", "clipped_share", "reference_bound", "proposal_bound"}
+    columns |= {"weight_min", "weight_median", "weight_max", "clipped_share", "reference_bound"}
     assert columns | {"step", "seed"} == set(rows[0])
     assert all(math.isfinite(float(row[name])) for row in rows for name in columns)
     recipe = compose(*ARGUMENTS).algo

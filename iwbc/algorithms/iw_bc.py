@@ -1,9 +1,10 @@
 """Importance-weighted behaviour cloning (Qin & Springenberg, arXiv 2507.12856; there iw-SFT).
 
-    max_θ  E_{D+}[(q/π_ref)(τ) log π_θ(τ)],    w = clip(exp(κ · mean log ratio)),    ratio = π_q/π_ref,    θ_q follows θ
+    max_θ  E_{D+}[(q/π_ref)(τ) log π_θ(τ)],    w = clip(exp(κ · log ratio)),    ratio = π_q/π_ref,    θ_q follows θ
 
 tightens filtered BC's lower bound on the RL objective: tight as q → π_θ. The curation weight R_i of a trajectory is the
-probability with which the sampler draws it; its importance weight multiplies its log-likelihood. π_θ starts at π_ref.
+probability with which the sampler draws it; importance weights, of the last few steps or of the whole trajectory, multiply
+its steps' log-likelihoods. π_θ starts at π_ref.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ImportanceWeightedBC:
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
         """Set θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b) and return the loss."""
         self.weights.follow(self.policy, step)  # θ_q ← α θ_q + (1 − α) θ
-        w = self.weights.of(batch)  # clip(exp(κ · mean(log π_q − log π_ref))); no gradient flows through it
+        w = self.weights.of(batch)  # clip(exp(κ · (log π_q − log π_ref))); no gradient flows through it
         w = self_normalise(w) if self.settings.self_normalise else w
         log_prob = self.optimizer.step(batch.observations, batch.actions, w, learning_rate)
         self._seen = batch, log_prob
