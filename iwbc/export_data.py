@@ -23,8 +23,8 @@ original           with format=rabc: the folder of the LeRobotDataset v3.0 that 
 chunk              chunk_size of the policy that is to be trained with RA-BC (default 50)
 imports            module,module that register the run's algorithm, where that is one of your own
 
-Prints which episodes are kept, as lerobot-train and robomimic take them for the original files. Numbers count the episodes of
-the dataset as it is loaded, from 0.
+Prints which episodes are kept: of robomimic's and LeRobot's files as robomimic and lerobot-train take them for those, else by
+their numbers in the dataset as it is loaded, from 0.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.id is not None:
         _refuse_known(options.id)
     if options.weights is None:
-        curated, by = _by_curation(options, settings)
+        curated, by, config = _by_curation(options, settings)
     else:
-        curated, by = _by_run(options, settings)
+        curated, by, config = _by_run(options, settings)
     data, kept = curated.trajectories, curated.kept
     print(f"{data.info.id}: {by} keeps {len(kept):,} of {len(data):,} trajectories, {curated.steps:,} of {data.steps:,} steps")
     try:
@@ -100,9 +100,30 @@ def main(arguments: Sequence[str]) -> None:
             raise
         reason = error.strerror or " ".join(str(error).split())
         raise UserError(f"out={options.out}: cannot be written ({reason})") from None
-    print(f"original files, lerobot-train: --dataset.episodes={json.dumps(kept.tolist(), separators=(',', ':'))}")
-    print(f"original files, robomimic's mask: {json.dumps({'kept': [f'demo_{index}' for index in kept]})}")
+    print(_in_the_source(options, config, kept.tolist()))
     print(options.out or options.id)
+
+
+def _in_the_source(options: Options, config: Config, kept: Sequence[int]) -> str:
+    """Say which episodes are kept, in the words of the training that reads the file or folder that the data come from."""
+    from iwbc.data.formats import place_of, recognise, robomimic
+    from iwbc.settings import Recording
+
+    kind: str | None
+    if options.datasets:
+        path = Path(options.datasets[0]).expanduser()
+        kind = recognise(path)
+    elif isinstance(config.dataset, Recording):
+        path, kind = place_of(config.dataset), config.dataset.source
+    else:
+        kind = None
+    numbers = json.dumps(kept, separators=(",", ":"))
+    if kind == "robomimic":
+        names = robomimic.names(path)  # whose numbers may have gaps
+        return f"original file, robomimic's mask: {json.dumps({'kept': [names[index] for index in kept]})}"
+    if kind == "lerobot":
+        return f"original files, lerobot-train: --dataset.episodes={numbers}"
+    return f"kept episodes, counted from 0 as they are loaded: {numbers}"
 
 
 def _refuse_known(dataset_id: str) -> None:
@@ -118,14 +139,14 @@ def _is_setting(argument: str) -> bool:
     return "=" in argument and not is_option and not Path(argument).expanduser().exists()
 
 
-def _by_curation(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
-    """Curate the dataset as train would; return it with words for the curation."""
+def _by_curation(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:
+    """Curate the dataset as train would; return it with words for the curation, and the configuration."""
     from iwbc.config import composed
     from iwbc.data.curation import curate
 
     config = composed(settings)
     data = _load(options, settings, config)
-    return curate(data, config.curation, config.averaging), f"curation={config.curation.name}"
+    return curate(data, config.curation, config.averaging), f"curation={config.curation.name}", config
 
 
 def _load(options: Options, settings: Sequence[str], config: Config) -> Trajectories:
@@ -154,9 +175,9 @@ def _by_name(name: str) -> Trajectories:
     return load(name)
 
 
-def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
+def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:
     """Weigh the trajectories of a finished run's dataset as its training did at the end: R_i · w_i, 0 for those that were
-    dropped or held out. Returns them with words for the weights.
+    dropped or held out. Returns them with words for the weights, and the configuration.
 
     Raises UserError where the run kept no weights, or the dataset is not the one that it was trained on.
     """
@@ -169,15 +190,14 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
     assert options.weights is not None
     folder = options.weights
     saved = open_run(folder, options.imports)
-    config, known = saved.config, saved.summary.dataset
+    config, source, known = saved.config, saved.config, saved.summary.dataset
     if chosen := [word for word in settings if word.lstrip("+").startswith(("curation", "averaging"))]:
         raise UserError(f"{chosen[0]}: would change nothing; the curation is that of weights={folder}")
     if options.datasets or settings:
         from iwbc.config import composed
 
-        data = _load(options, settings, composed(settings))
-    else:
-        data = _load(options, settings, config)
+        source = composed(settings)
+    data = _load(options, settings, source)
     # Numbers, from 1, in the place of weights: what is left of them tells which trajectories were trained on.
     numbered = Curated(data, np.arange(1.0, len(data) + 1.0), "trajectory")
     trained, _ = hold_out(numbered, config.held_out)
@@ -202,7 +222,7 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str]:
     of_seeds = np.isin(rows["seed"], seeds)
     np.add.at(weights, originals[places[of_seeds]], (rows["curation"] * rows["weight"])[of_seeds] / len(seeds))
     words = f"seed {seeds[0]}" if len(seeds) == 1 else f"the mean over seeds {', '.join(map(str, seeds))}"
-    return Curated(data, weights, config.averaging), f"{saved.summary.method} of {folder}, {words},"
+    return Curated(data, weights, config.averaging), f"{saved.summary.method} of {folder}, {words},", source
 
 
 def _write(options: Options, curated: Curated, by: str) -> None:

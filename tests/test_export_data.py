@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import formats
 import h5py
 import numpy as np
 import numpy.typing as npt
@@ -90,16 +91,38 @@ def test_a_list_is_what_curation_takes_back(data: Trajectories, tmp_path: Path) 
     assert list(read_csv(out)[0]) == ["episode", "weight"]
 
 
-def test_what_is_kept_is_printed_for_the_original_files(data: Trajectories, file: Path, tmp_path: Path) -> None:
+def test_what_is_kept_is_printed(data: Trajectories, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.csv"
     outcome = export(NAME, "curation=weights", f"curation.path={file}", "format=list", f"out={out}")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [
         f"{NAME}: curation=weights keeps 4 of 12 trajectories, 20 of 54 steps",
-        "original files, lerobot-train: --dataset.episodes=[0,2,3,11]",
-        'original files, robomimic\'s mask: {"kept": ["demo_0", "demo_2", "demo_3", "demo_11"]}',
+        "kept episodes, counted from 0 as they are loaded: [0,2,3,11]",
         str(out),
     ]
+
+
+def test_of_robomimic_s_files_the_demos_are_named_as_they_are_there(tmp_path: Path) -> None:
+    def renumber(made: h5py.File) -> None:  # as after demos have been deleted
+        del made["mask"]
+        for old, new in ((3, 11), (2, 7)):
+            made.move(f"data/demo_{old}", f"data/demo_{new}")
+
+    source = formats.write_robomimic(tmp_path / "gaps.hdf5", formats.truths(4), change=renumber)
+    marks = tmp_path / "marks.csv"
+    marks.write_text("episode,weight\n0,0\n1,1\n2,0\n3,1\n")
+    chosen = ("curation=weights", f"curation.path={marks}", "format=list")
+    outcome = export(str(source), *chosen, f"out={tmp_path / 'x.csv'}")
+    assert 'original file, robomimic\'s mask: {"kept": ["demo_1", "demo_11"]}' in outcome.out.splitlines()
+    named = ("dataset=robomimic", f"dataset.path={source}")
+    outcome = export(*named, *chosen, f"out={tmp_path / 'y.csv'}")
+    assert 'original file, robomimic\'s mask: {"kept": ["demo_1", "demo_11"]}' in outcome.out.splitlines()
+
+
+def test_of_lerobot_s_folders_the_episodes_are_printed_for_lerobot_train(tmp_path: Path) -> None:
+    source = formats.write_lerobot(tmp_path / "folder", formats.truths(4))
+    outcome = export(str(source), "curation=success", "format=list", f"out={tmp_path / 'x.csv'}")
+    assert "original files, lerobot-train: --dataset.episodes=[0,3]" in outcome.out.splitlines()
 
 
 def test_a_dataset_may_be_a_folder_a_file_or_settings(data: Trajectories, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from iwbc.runs.read import finished_summary, open_run
 from iwbc.verify import verify
 
 SETTINGS = ["env=two_routes", "dataset.episodes=200", "policy=mixture", "policy.hidden=[32,32]", "reference.steps=100"]
-SETTINGS += ["curation=success", "algo.steps=60", "algo.kappa=10", "eval.episodes=6", "eval.every=20", "log_every=20"]
+SETTINGS += ["curation=success", "algo.steps=60", "algo.refresh_every=20", "eval.episodes=6", "eval.every=20", "log_every=20"]
 
 
 @pytest.fixture(scope="module")

@@ -102,16 +102,16 @@ def test_differences_of_methods_beside_their_names_are_noted(tmp_path: Path) -> 
 
 def test_many_other_settings_go_by_a_letter_and_a_table(tmp_path: Path) -> None:
     for kappa, decay in ((10.0, 0.9), (2.0, 0.99)):
-        settings = {"kappa": kappa, "decay": decay, "step_ratio_bounds": [0.2, 1.0 + decay]}
+        settings = {"kappa": kappa, "decay": decay, "minimum": 1.0 - decay}
         make_run(tmp_path / f"k{kappa}", "iw-BC(Q)", settings=settings)
     study = study_of(tmp_path)
     assert study.methods == ["iw-BC(Q) a", "iw-BC(Q) b"]
     table = tables.difference_table(study)
     assert table is not None
-    assert table.columns == ["method", "decay", "kappa", "step_ratio_bounds"]
+    assert table.columns == ["method", "decay", "kappa", "minimum"]
     assert texts(table) == [
-        ["iw-BC(Q) a", "0.9", "10", "[0.2, 1.9]"],
-        ["iw-BC(Q) b", "0.99", "2", "[0.2, 1.99]"],
+        ["iw-BC(Q) a", "0.9", "10", "0.1"],
+        ["iw-BC(Q) b", "0.99", "2", "0.01"],
     ]
 
 

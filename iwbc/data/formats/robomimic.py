@@ -109,6 +109,14 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
     return _episodes(path, dataset_id, demos, parts, masks, actions[1]), info
 
 
+def names(path: Path) -> list[str]:
+    """List the names of a file's demos in the order in which they are read. Raises UserError where they cannot be."""
+    import h5py
+
+    with reading(str(path)), h5py.File(path, "r") as file:
+        return _demos(path, open_group(file["/"].id, "data"))
+
+
 def _names(group: Any) -> list[str]:
     return [name.decode(errors="replace") for name in group]
 
