@@ -119,13 +119,10 @@ def _same_curation(curation: str, *importance_weights: str) -> Family:
     return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
 
 
-def _passes(curation: str, kappa: str) -> dict[str, Grid]:
-    """A pass every 100 and every 500 gradient steps, at a fixed κ and where κ sets itself, with nothing tuned."""
-    return {
-        f"{name}_{every}": {"": [f"algo=iw_bc algo.level=trajectory algo.refresh_every={every} algo.kappa={value} {curation}"]}
-        for every in (100, 500)
-        for name, value in {"fixed": kappa, "auto": "auto"}.items()
-    }
+def _passes(curation: str) -> dict[str, Grid]:
+    """Filtered BC, and the default weights by a pass every 100 and every 500 gradient steps, with nothing tuned."""
+    every = {f"every_{steps}": f"algo=iw_bc algo.refresh_every={steps}" for steps in (100, 500)}
+    return {name: {"": [f"{setting} {curation}"]} for name, setting in {"filtered_bc": "algo=filtered_bc", **every}.items()}
 
 
 FAMILIES = {
@@ -134,20 +131,8 @@ FAMILIES = {
     "chance-mixture": CHANCE_MIXTURE,
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
-    "passes-chance": Family(
-        CHANCE_MIXTURE.tasks,
-        CHANCE.common,
-        {"filtered_bc": {"": ["algo=filtered_bc curation=success"]}, **_passes("curation=success", "10")},
-        tuning="",
-        table=CHANCE.table,
-    ),
-    "passes-locomotion": Family(
-        LOCOMOTION.tasks,
-        LOCOMOTION.common,
-        {"filtered_bc": {"": [f"algo=filtered_bc {QUALITY}"]}, **_passes(QUALITY, "1")},
-        tuning="",
-        table=LOCOMOTION.table,
-    ),
+    "passes-chance": Family(CHANCE_MIXTURE.tasks, CHANCE.common, _passes("curation=success"), tuning="", table=CHANCE.table),
+    "passes-locomotion": Family(LOCOMOTION.tasks, LOCOMOTION.common, _passes(QUALITY), tuning="", table=LOCOMOTION.table),
 }
 
 EVERY_RUN = "threads=1 eval.every=0 eval.periodic_episodes=0 eval.action=both eval.reference=false log_every=500"

@@ -72,7 +72,9 @@ def main(figure: str | None = None, count: int = 20_000) -> dict[str, float]:
     trained = {
         "BC": reference,
         "filtered BC": iwbc.fit(iwbc.FilteredBC(**fine), kept, reference=reference),
-        "iw-BC, q = π": iwbc.fit(iwbc.IWBC(kappa=1.0, decay=0.0, refresh_every=1, **fine), kept, reference=reference),
+        "iw-BC, q = π": iwbc.fit(
+            iwbc.IWBC(level="trajectory", kappa=1.0, decay=0.0, refresh_every=1, **fine), kept, reference=reference
+        ),
     }
     chances = {name: policies[0].right for name, policies in trained.items()}
     print(f"\ntrained on {count:,} pulls   P(right)   expected return")
