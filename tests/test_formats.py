@@ -26,6 +26,7 @@ from iwbc.data.formats import recognise
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
+from iwbc.info import by_name
 from iwbc.settings import DATASETS
 
 HAS_ZARR = importlib.util.find_spec("zarr") is not None
@@ -392,6 +393,23 @@ def test_arrays_of_ones_own_stay_arrays(tmp_path: Path) -> None:
     assert [recognise(path) for path in sorted(tmp_path.iterdir())] == [None] * 6
     assert recognise(tmp_path / "nothing") is None
     assert len(iwbc.load(tmp_path / "d4rl.hdf5")) == 3
+
+
+@pytest.mark.parametrize("name", ["cube-single-play-v0.npz", "cube-single-play-v0-val.npz"])
+def test_ogbench_without_states_is_told_by_its_name(name: str, tmp_path: Path) -> None:
+    path = formats.write_ogbench(tmp_path / name, EPISODES, qpos=None, qvel=None)
+    assert recognise(path) == "ogbench"
+    check_truths(iwbc.load(path), "ogbench")
+
+
+def test_arrays_that_may_be_ogbench_name_both_readings(tmp_path: Path) -> None:
+    """The last row of an episode is a step or leads nowhere: observations, actions and terminals alone do not tell which."""
+    path = formats.write_ogbench(tmp_path / "cube.npz", EPISODES, qpos=None, qvel=None)
+    assert recognise(path) is None
+    with pytest.raises(UserError, match=r"rewards=none .*leads nowhere.*dataset=ogbench") as caught:
+        by_name(str(path))
+    assert "\n" not in str(caught.value)
+    check_truths(read(path, "ogbench"), "ogbench")
 
 
 # --- the Hub ---------------------------------------------------------------------------------------------------------
