@@ -671,7 +671,17 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "robomimic missing key": (
         "robomimic",
         robomimic(deleted("data/demo_3/obs/object")),
-        "data/demo_3: cannot be read .*object",
+        "data/demo_3: has no obs/object, which other demos have",
+    ),
+    "robomimic missing key of the first": (
+        "robomimic",
+        robomimic(deleted("data/demo_0/obs/object", "data/demo_0/next_obs/object")),
+        "data/demo_0: has no obs/object, which other demos have",
+    ),
+    "robomimic missing next key": (
+        "robomimic",
+        robomimic(deleted("data/demo_2/next_obs/object")),
+        "data/demo_2: has no next_obs/object, which its obs has",
     ),
     "robomimic number of samples": (
         "robomimic",

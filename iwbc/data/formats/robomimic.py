@@ -74,14 +74,17 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         demos = _demos(path, data)
         first = open_group(data, demos[0])
         _check_parts(path, data, demos)
-        actions, there = open_array(first, "actions").shape, _names(open_group(first, "obs"))
+        actions = open_array(first, "actions").shape
+        # Each observation, with the first demo that has it.
+        there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
             raise UserError(
                 f"{path}: none of its observations is one of the study's; choose some of {', '.join(sorted(there))} with "
                 "dataset.observation_keys=[…]"
             )
-        parts = [_part(path, demos[0], first, key, there) for key in keys]
+        parts = [_part(path, data, key, there) for key in keys]
+        _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
@@ -135,12 +138,22 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
                 raise UserError(f"{path}, data/{name}: has no {field}{others}")
 
 
-def _part(path: Path, demo: str, group: Any, key: str, there: Sequence[str]) -> Part:
+def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise UserError unless all demos have these observations."""
+    for name in demos:
+        demo = open_group(data, name)
+        for source, others in (("obs", "other demos have"), ("next_obs", "its obs has")):
+            if holds(demo, source) and (missing := sorted(set(keys).difference(_names(open_group(demo, source))))):
+                raise UserError(f"{path}, data/{name}: has no {source}/{missing[0]}, which {others}")
+
+
+def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
     if key not in there:
-        raise missing_key(f"{path}, data/{demo}/obs", key, there)
-    with reading(f"{path}, data/{demo}/obs/{key}"):
-        field = open_array(group, f"obs/{key}")
-        return part_of(f"{path}, data/{demo}/obs/{key}", [key], field.shape[1:], field.dtype)
+        raise missing_key(f"{path}, data/demo_N/obs", key, sorted(there))
+    where = f"{path}, data/{there[key]}/obs/{key}"
+    with reading(where):
+        field = open_array(data, f"{there[key]}/obs/{key}")
+        return part_of(where, [key], field.shape[1:], field.dtype)
 
 
 def _length(path: Path, data: Any, name: str) -> int:
