@@ -144,6 +144,20 @@ def test_robomimic_success_is_any_reward_and_an_end_is_the_last_done(tmp_path: P
     assert np.flatnonzero(data.terminated).tolist() == [3]
 
 
+def test_robomimic_rewards_that_are_never_above_0_are_no_labels(tmp_path: Path) -> None:
+    """Dense rewards below 0 do not tell successes from failures."""
+
+    def change(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["rewards"][:] = -1.5
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with pytest.warns(DataWarning, match="none of its rewards is above 0, .*no labels of success"):
+        data = iwbc.load(path)
+    assert data.successes is None
+    assert all((episode.rewards == -1.5).all() for episode in data)
+
+
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])
 def test_lerobot_says_tasks_rate_and_bounds(name: str, tmp_path: Path) -> None:
     data = iwbc.load(WRITERS[name](tmp_path))

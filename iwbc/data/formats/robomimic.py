@@ -2,7 +2,8 @@
 
 data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
 data/demo_N/actions [T, act]               within ±1
-data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0
+data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0;
+                                           where none in the file is, success is unknown
 data/demo_N/obs/<key> [T, …]
 data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action
 mask/<name>                                names of demos, b"demo_7": the groups
@@ -45,7 +46,7 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes than before.
-READER = 1
+READER = 2
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
@@ -89,7 +90,13 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
+        labelled = rewarded and _any_above_0(path, data, demos)
         notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        if rewarded and not labelled:
+            notes.append(
+                "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
+                "labels of success"
+            )
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
         if not all(holds(open_group(data, name), "next_obs") for name in demos):
@@ -109,7 +116,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, masks, actions[1]), info
+    return _episodes(path, dataset_id, demos, parts, masks, actions[1], labelled), info
 
 
 def _names(group: Any) -> list[str]:
@@ -145,6 +152,15 @@ def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]
         for source, others in (("obs", "other demos have"), ("next_obs", "its obs has")):
             if holds(demo, source) and (missing := sorted(set(keys).difference(_names(open_group(demo, source))))):
                 raise UserError(f"{path}, data/{name}: has no {source}/{missing[0]}, which {others}")
+
+
+def _any_above_0(path: Path, data: Any, demos: Sequence[str]) -> bool:
+    """Tell whether a reward of the file is above 0, which marks a success."""
+    for name in demos:
+        with reading(f"{path}, data/{name}/rewards"):
+            if (read_array(data, f"{name}/rewards") > 0).any():
+                return True
+    return False
 
 
 def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
@@ -216,6 +232,7 @@ def _episodes(
     parts: Sequence[Part],
     masks: Mapping[str, frozenset[str]],
     action_size: int,
+    labelled: bool,
 ) -> Iterator[Episode]:
     groups = groups_in_turns(path, [f"data/{name}" for name in demos])
     for name in tracked(demos, f"Reading {dataset_id}", len(demos)):
@@ -239,7 +256,7 @@ def _episodes(
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
-        success = None if rewards is None else bool((rewards > 0).any())
+        success = bool((rewards > 0).any()) if labelled and rewards is not None else None
         yield Episode(
             seen,
             final[0],
