@@ -185,6 +185,46 @@ def test_lerobot_success_stands_for_missing_rewards(label: str, tmp_path: Path) 
     np.testing.assert_array_equal(data.rewards, np.concatenate([truth.rewards for truth in EPISODES]))
 
 
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@pytest.mark.parametrize(
+    ("name", "first", "change", "message"),
+    [
+        ("timestamp", 0, lambda values: 2 * values, r"episode 0.* 0\.2 s apart, .*fps.* is 10, .* 0\.1 s"),
+        ("timestamp", 7, lambda values: 2 * values, r"episode 7.* 0\.2 s apart"),
+        ("task_index", 4, lambda values: values + 2, "episode 4.* task_index 2, which meta/tasks does not have"),
+        ("task_index", 3, lambda values: [*values[:-1], 0], "episode 3.* several tasks"),
+    ],
+)
+def test_lerobot_frames_that_disagree_with_meta_are_told(
+    version: str, name: str, first: int, change: Callable[[np.ndarray], Any], message: str, tmp_path: Path
+) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        indices, array = values["episode_index"].to_numpy(), values[name].to_numpy().copy()
+        if (indices == first).any():
+            array[indices == first] = change(array[indices == first])
+        return values | {name: pa.array(array)}
+
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version, columns=columns)
+    with pytest.warns(DataWarning, match=message):
+        data = iwbc.load(path)
+    assert len([note for note in data.info.notes if "frames" in note]) == 1
+    check_truths(data, "lerobot")
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_frames_that_agree_with_meta_need_no_note(version: str, tmp_path: Path) -> None:
+    data = iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, version))
+    assert not [note for note in data.info.notes if "frames" in note]
+
+
+@pytest.mark.parametrize("lost", ["timestamp", "task_index"])
+def test_lerobot_needs_no_such_columns(lost: str, tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: column for name, column in values.items() if name != lost}
+
+    check_truths(iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, columns=columns)), "lerobot")
+
+
 def test_lerobot_images_are_skipped_and_named(tmp_path: Path) -> None:
     camera = {"observation.images.top": {"dtype": "video", "shape": [96, 96, 3], "names": ["height", "width", "channels"]}}
     path = formats.write_lerobot(tmp_path / "aloha", EPISODES, features=camera)
