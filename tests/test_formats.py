@@ -600,6 +600,17 @@ def with_pictures(file: h5py.File) -> None:
         demo["obs/agentview_image"] = np.zeros((EPISODES[int(name[5:])].steps, 8, 8, 3), np.uint8)
 
 
+def only_pictures_and(*keys: str) -> Callable[[h5py.File], None]:
+    def apply(file: h5py.File) -> None:
+        with_pictures(file)
+        for demo in file["data"].values():
+            demo.create_group("obs/more")
+            for key in {"object", "robot0_eef_pos", "robot0_joint_pos"}.difference(keys):
+                del demo[f"obs/{key}"]
+
+    return apply
+
+
 def attribute(place: str, name: str, value: Any) -> Callable[[h5py.File], None]:
     return lambda file: file[place].attrs.__setitem__(name, value)
 
@@ -684,6 +695,7 @@ ROWS = sum(truth.steps + 1 for truth in EPISODES)
 ENDS = np.cumsum([truth.steps + 1 for truth in EPISODES]) - 1
 TERMINALS = np.isin(np.arange(ROWS), ENDS).astype(np.float32)
 STEPS = sum(truth.steps for truth in EPISODES)
+FILM = {"dtype": "video", "shape": [4, 4, 3]}
 FILE = "data/chunk-000/file-001.parquet"
 
 BROKEN: dict[str, tuple[str, Write, str]] = {
@@ -731,6 +743,16 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
         "robomimic",
         robomimic(deleted("data/demo_0/obs/object", "data/demo_0/next_obs/object")),
         "data/demo_0: has no obs/object, which other demos have",
+    ),
+    "robomimic images and a vector": (
+        "robomimic",
+        robomimic(only_pictures_and("robot0_joint_pos")),
+        r"choose some of robot0_joint_pos with dataset\.observation_keys",
+    ),
+    "robomimic images": (
+        "robomimic",
+        robomimic(only_pictures_and()),
+        "none of its observations is one of the study's; it has images alone, and only vectors are read",
     ),
     "robomimic missing next key": (
         "robomimic",
@@ -796,6 +818,23 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     ),
     "lerobot lance": ("lerobot", lerobot_info(storage_format="lance"), "its storage_format is lance"),
     "lerobot features": ("lerobot", lerobot_info(features=[]), "features: is damaged"),
+    "lerobot images": (
+        "lerobot",
+        lerobot_info(features={"observation.image": FILM, "action": {"dtype": "float32", "shape": [2]}}),
+        "has neither .*; it has images alone, and only vectors are read",
+    ),
+    "lerobot images and a vector": (
+        "lerobot",
+        lerobot_info(
+            features={
+                "observation.depth": {"dtype": "uint16", "shape": [4, 4, 1]},
+                "observation.image": FILM,
+                "next.reward": {"dtype": "float32", "shape": [1]},
+                "observation.arm": {"dtype": "float32", "shape": [3]},
+            }
+        ),
+        r"choose some of observation\.arm with",
+    ),
     "lerobot no action": (
         "lerobot",
         lerobot_info(features={"observation.state": {"dtype": "float32", "shape": [3]}}),
@@ -963,7 +1002,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
 for one, (key, change, message) in {
     "no actions": ("data/action", None, "has no action, only img, state"),
     "no ends": ("meta/episode_ends", None, "meta/episode_ends: is no array"),
-    "no observations": ("data/state", None, "has neither state nor obs"),
+    "no observations": ("data/state", None, "has neither state nor obs; it has images alone"),
     "lengths": ("data/state", np.zeros((3, 2)), "data/state: has shape"),
     "ends that fall": ("meta/episode_ends", np.array([5, 3, STEPS]), "must go up"),
     "ends elsewhere": ("meta/episode_ends", np.array([5, STEPS - 1]), "must go up"),
@@ -1042,6 +1081,17 @@ def test_a_codec_that_runs_code_is_refused(version: int, tmp_path: Path) -> None
         metadata["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
     file.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match=r"its codec (numcodecs\.)?pickle is not one of"):
+        iwbc.load(path)
+
+
+@needs_zarr
+def test_zarr_offers_vectors_alone(tmp_path: Path) -> None:
+    """Images of UMI have a codec that is not read; they are no reason to refuse the rest by."""
+    arm = {"data/state": None, "data/arm": np.zeros((STEPS, 3), np.float32)}
+    path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, **arm)
+    file = path / "data" / "img" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"compressor": {"id": "imagecodecs_jpegxl"}}))
+    with pytest.raises(UserError, match=r"has neither state nor obs; choose some of arm with"):
         iwbc.load(path)
 
 

@@ -31,6 +31,7 @@ from iwbc.data.formats.reading import (
     flags_of,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
@@ -132,18 +133,25 @@ def _chosen(where: str, features: Mapping[str, Any], settings: LeRobot) -> list[
     keys = chosen_keys(settings.observation_keys) or sorted(key for key in _USUAL if key in features)
     others = [name for name in features if name not in (*_INDICES, "action")]
     if not keys:
-        raise UserError(
-            f"{where}: has neither {' nor '.join(_USUAL)}; choose some of {', '.join(map(printable, others)) or 'nothing'} "
-            "with dataset.observation_keys=[…]"
-        )
+        seen = [name for name in others if not name.startswith("next.") and name not in _SUCCESS]
+        vectors_there = [printable(name) for name in seen if _is_vector(features[name])]
+        raise none_usual(f"{where}: has neither {' nor '.join(_USUAL)}", seen, vectors_there)
     if missing := [key for key in keys if key not in features]:
         raise missing_key(where, missing[0], [printable(name) for name in others])
     return keys
 
 
+def _is_picture(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("dtype") in _PICTURES
+
+
+def _is_vector(feature: Any) -> bool:
+    return isinstance(feature, dict) and isinstance(feature.get("shape"), list) and len(feature["shape"]) == 1
+
+
 def _part(where: str, features: Mapping[str, Any], key: str) -> Part:
     feature = mapping(features[key], f"{where}, {key}")
-    if feature.get("dtype") in _PICTURES:
+    if _is_picture(feature):
         raise UserError(f"{where}, {key}: images are not read, vectors only; choose others, dataset.observation_keys=[…]")
     return part_of(f"{where}, {key}", [key], (_vector(where, features, key),), np.dtype(str(feature["dtype"])))
 
@@ -162,7 +170,7 @@ def _vector(where: str, features: Mapping[str, Any], key: str) -> int:
 def _notes(features: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
     """Name the images, which are skipped, and the observations that were not chosen."""
     used = {part.name for part in parts}
-    pictures = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("dtype") in _PICTURES]
+    pictures = [name for name, feature in features.items() if _is_picture(feature)]
     others = [name for name in features if name.startswith("observation.") and name not in (*pictures, *used)]
     seen = [f"images are not read: {', '.join(sorted(map(printable, pictures)))}"] if pictures else []
     return seen + unused_note(list(map(printable, others)))

@@ -20,13 +20,16 @@ import numpy as np
 
 from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
+    DAMAGE,
     NO_FINAL,
     actions_of,
     bounds,
     chosen_keys,
     flags_of,
+    is_image,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
@@ -80,10 +83,8 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            raise UserError(
-                f"{path}: none of its observations is one of the study's; choose some of {', '.join(sorted(there))} with "
-                "dataset.observation_keys=[…]"
-            )
+            others = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
+            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), others)
         parts = [_part(path, data, key, there) for key in keys]
         _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
@@ -143,6 +144,15 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
             if field not in parts and (field == "actions" or any(field in others for others in there.values())):
                 others = "" if field == "actions" else ", which other demos have"
                 raise UserError(f"{path}, data/{name}: has no {field}{others}")
+
+
+def _is_offered(data: Any, place: str) -> bool:
+    """Tell arrays that can be read from images and from groups."""
+    try:
+        field = open_array(data, place)
+    except DAMAGE:
+        return False
+    return not is_image(field.shape[1:], field.dtype)
 
 
 def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]) -> None:
