@@ -26,6 +26,7 @@ from iwbc.data.formats import recognise
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
+from iwbc.info import by_name
 from iwbc.settings import DATASETS
 
 HAS_ZARR = importlib.util.find_spec("zarr") is not None
@@ -143,6 +144,20 @@ def test_robomimic_success_is_any_reward_and_an_end_is_the_last_done(tmp_path: P
     assert np.flatnonzero(data.terminated).tolist() == [3]
 
 
+def test_robomimic_rewards_that_are_never_above_0_are_no_labels(tmp_path: Path) -> None:
+    """Dense rewards below 0 do not tell successes from failures."""
+
+    def change(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["rewards"][:] = -1.5
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with pytest.warns(DataWarning, match="none of its rewards is above 0, .*no labels of success"):
+        data = iwbc.load(path)
+    assert data.successes is None
+    assert all((episode.rewards == -1.5).all() for episode in data)
+
+
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])
 def test_lerobot_says_tasks_rate_and_bounds(name: str, tmp_path: Path) -> None:
     data = iwbc.load(WRITERS[name](tmp_path))
@@ -168,6 +183,46 @@ def test_lerobot_success_stands_for_missing_rewards(label: str, tmp_path: Path) 
     assert data.successes is not None
     assert data.successes.tolist() == [truth.success for truth in EPISODES]
     np.testing.assert_array_equal(data.rewards, np.concatenate([truth.rewards for truth in EPISODES]))
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@pytest.mark.parametrize(
+    ("name", "first", "change", "message"),
+    [
+        ("timestamp", 0, lambda values: 2 * values, r"episode 0.* 0\.2 s apart, .*fps.* is 10, .* 0\.1 s"),
+        ("timestamp", 7, lambda values: 2 * values, r"episode 7.* 0\.2 s apart"),
+        ("task_index", 4, lambda values: values + 2, "episode 4.* task_index 2, which meta/tasks does not have"),
+        ("task_index", 3, lambda values: [*values[:-1], 0], "episode 3.* several tasks"),
+    ],
+)
+def test_lerobot_frames_that_disagree_with_meta_are_told(
+    version: str, name: str, first: int, change: Callable[[np.ndarray], Any], message: str, tmp_path: Path
+) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        indices, array = values["episode_index"].to_numpy(), values[name].to_numpy().copy()
+        if (indices == first).any():
+            array[indices == first] = change(array[indices == first])
+        return values | {name: pa.array(array)}
+
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version, columns=columns)
+    with pytest.warns(DataWarning, match=message):
+        data = iwbc.load(path)
+    assert len([note for note in data.info.notes if "frames" in note]) == 1
+    check_truths(data, "lerobot")
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_frames_that_agree_with_meta_need_no_note(version: str, tmp_path: Path) -> None:
+    data = iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, version))
+    assert not [note for note in data.info.notes if "frames" in note]
+
+
+@pytest.mark.parametrize("lost", ["timestamp", "task_index"])
+def test_lerobot_needs_no_such_columns(lost: str, tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: column for name, column in values.items() if name != lost}
+
+    check_truths(iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, columns=columns)), "lerobot")
 
 
 def test_lerobot_images_are_skipped_and_named(tmp_path: Path) -> None:
@@ -394,6 +449,23 @@ def test_arrays_of_ones_own_stay_arrays(tmp_path: Path) -> None:
     assert len(iwbc.load(tmp_path / "d4rl.hdf5")) == 3
 
 
+@pytest.mark.parametrize("name", ["cube-single-play-v0.npz", "cube-single-play-v0-val.npz"])
+def test_ogbench_without_states_is_told_by_its_name(name: str, tmp_path: Path) -> None:
+    path = formats.write_ogbench(tmp_path / name, EPISODES, qpos=None, qvel=None)
+    assert recognise(path) == "ogbench"
+    check_truths(iwbc.load(path), "ogbench")
+
+
+def test_arrays_that_may_be_ogbench_name_both_readings(tmp_path: Path) -> None:
+    """The last row of an episode is a step or leads nowhere: observations, actions and terminals alone do not tell which."""
+    path = formats.write_ogbench(tmp_path / "cube.npz", EPISODES, qpos=None, qvel=None)
+    assert recognise(path) is None
+    with pytest.raises(UserError, match=r"rewards=none .*leads nowhere.*dataset=ogbench") as caught:
+        by_name(str(path))
+    assert "\n" not in str(caught.value)
+    check_truths(read(path, "ogbench"), "ogbench")
+
+
 # --- the Hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -528,6 +600,17 @@ def with_pictures(file: h5py.File) -> None:
         demo["obs/agentview_image"] = np.zeros((EPISODES[int(name[5:])].steps, 8, 8, 3), np.uint8)
 
 
+def only_pictures_and(*keys: str) -> Callable[[h5py.File], None]:
+    def apply(file: h5py.File) -> None:
+        with_pictures(file)
+        for demo in file["data"].values():
+            demo.create_group("obs/more")
+            for key in {"object", "robot0_eef_pos", "robot0_joint_pos"}.difference(keys):
+                del demo[f"obs/{key}"]
+
+    return apply
+
+
 def attribute(place: str, name: str, value: Any) -> Callable[[h5py.File], None]:
     return lambda file: file[place].attrs.__setitem__(name, value)
 
@@ -612,6 +695,7 @@ ROWS = sum(truth.steps + 1 for truth in EPISODES)
 ENDS = np.cumsum([truth.steps + 1 for truth in EPISODES]) - 1
 TERMINALS = np.isin(np.arange(ROWS), ENDS).astype(np.float32)
 STEPS = sum(truth.steps for truth in EPISODES)
+FILM = {"dtype": "video", "shape": [4, 4, 3]}
 FILE = "data/chunk-000/file-001.parquet"
 
 BROKEN: dict[str, tuple[str, Write, str]] = {
@@ -653,7 +737,27 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "robomimic missing key": (
         "robomimic",
         robomimic(deleted("data/demo_3/obs/object")),
-        "data/demo_3: cannot be read .*object",
+        "data/demo_3: has no obs/object, which other demos have",
+    ),
+    "robomimic missing key of the first": (
+        "robomimic",
+        robomimic(deleted("data/demo_0/obs/object", "data/demo_0/next_obs/object")),
+        "data/demo_0: has no obs/object, which other demos have",
+    ),
+    "robomimic images and a vector": (
+        "robomimic",
+        robomimic(only_pictures_and("robot0_joint_pos")),
+        r"choose some of robot0_joint_pos with dataset\.observation_keys",
+    ),
+    "robomimic images": (
+        "robomimic",
+        robomimic(only_pictures_and()),
+        "none of its observations is one of the study's; it has images alone, and only vectors are read",
+    ),
+    "robomimic missing next key": (
+        "robomimic",
+        robomimic(deleted("data/demo_2/next_obs/object")),
+        "data/demo_2: has no next_obs/object, which its obs has",
     ),
     "robomimic number of samples": (
         "robomimic",
@@ -714,6 +818,23 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     ),
     "lerobot lance": ("lerobot", lerobot_info(storage_format="lance"), "its storage_format is lance"),
     "lerobot features": ("lerobot", lerobot_info(features=[]), "features: is damaged"),
+    "lerobot images": (
+        "lerobot",
+        lerobot_info(features={"observation.image": FILM, "action": {"dtype": "float32", "shape": [2]}}),
+        "has neither .*; it has images alone, and only vectors are read",
+    ),
+    "lerobot images and a vector": (
+        "lerobot",
+        lerobot_info(
+            features={
+                "observation.depth": {"dtype": "uint16", "shape": [4, 4, 1]},
+                "observation.image": FILM,
+                "next.reward": {"dtype": "float32", "shape": [1]},
+                "observation.arm": {"dtype": "float32", "shape": [3]},
+            }
+        ),
+        r"choose some of observation\.arm with",
+    ),
     "lerobot no action": (
         "lerobot",
         lerobot_info(features={"observation.state": {"dtype": "float32", "shape": [3]}}),
@@ -881,7 +1002,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
 for one, (key, change, message) in {
     "no actions": ("data/action", None, "has no action, only img, state"),
     "no ends": ("meta/episode_ends", None, "meta/episode_ends: is no array"),
-    "no observations": ("data/state", None, "has neither state nor obs"),
+    "no observations": ("data/state", None, "has neither state nor obs; it has images alone"),
     "lengths": ("data/state", np.zeros((3, 2)), "data/state: has shape"),
     "ends that fall": ("meta/episode_ends", np.array([5, 3, STEPS]), "must go up"),
     "ends elsewhere": ("meta/episode_ends", np.array([5, STEPS - 1]), "must go up"),
@@ -960,6 +1081,17 @@ def test_a_codec_that_runs_code_is_refused(version: int, tmp_path: Path) -> None
         metadata["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
     file.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match=r"its codec (numcodecs\.)?pickle is not one of"):
+        iwbc.load(path)
+
+
+@needs_zarr
+def test_zarr_offers_vectors_alone(tmp_path: Path) -> None:
+    """Images of UMI have a codec that is not read; they are no reason to refuse the rest by."""
+    arm = {"data/state": None, "data/arm": np.zeros((STEPS, 3), np.float32)}
+    path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, **arm)
+    file = path / "data" / "img" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"compressor": {"id": "imagecodecs_jpegxl"}}))
+    with pytest.raises(UserError, match=r"has neither state nor obs; choose some of arm with"):
         iwbc.load(path)
 
 

@@ -33,6 +33,7 @@ NAMES = {
 }
 _ENDS = {"terminations", "truncations"}
 _INFOS = ("infos/success", "infos/is_success")
+_OGBENCH = {"observations", "actions", "terminals"}
 _BESIDE = ("infos/", "metadata/")  # where D4RL keeps arrays that are not for training
 _MOST_NAMES = 12
 
@@ -83,13 +84,19 @@ def _check_whole(path: Path, there: list[str], chosen: Mapping[str, str], names:
     needed = {"observations": "", "actions": ""}
     if "successes" not in chosen:
         needed["rewards"] = ", or rewards=none where there are none"
+    either = ""
+    if set(there) == _OGBENCH:
+        either = (
+            "; convert takes an episode's last row for a step; if it is OGBench's, where that row leads nowhere, read it with "
+            "dataset=ogbench, or give the file its name there, such as cube-single-play-v0.npz"
+        )
     if "dones" not in chosen:
         needed |= dict.fromkeys(sorted(_ENDS), " (none: there are none), or dones=NAME")
     for field, otherwise in needed.items():
         if field not in chosen and (names.get(field) != "none" or not otherwise):
             raise UserError(
                 f"{path}: has no {' or '.join(NAMES[field])}; name it with {field}=NAME{otherwise}, an option of convert; "
-                f"the file holds {_listed(there)}"
+                f"the file holds {_listed(there)}{either}"
             )
 
 

@@ -14,6 +14,7 @@ from iwbc.data.formats import lerobot, lerobot_download, maniskill, ogbench, rob
 from iwbc.data.hdf5 import check_links
 from iwbc.data.packed import bounds_option, fingerprint_of, load_or_pack, packed_folder
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
+from iwbc.environments.ogbench import ogbench_spec
 from iwbc.errors import UserError
 from iwbc.settings import LeRobot, Recording
 from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
@@ -30,8 +31,8 @@ _LONG = 100  # of the part of a folder's name that says a choice
 
 
 def recognise(path: Path) -> str | None:
-    """Name the format, a key of settings.RECORDINGS, that a file or folder is in, by its content; None where it is in none of
-    them, or damaged."""
+    """Name the format, a key of settings.RECORDINGS, that a file or folder is in, by its content, and by its name where
+    OGBench's arrays do not tell; None where it is in none of them, or damaged."""
     try:
         if path.is_dir():
             if (path / "meta" / "info.json").is_file():
@@ -46,7 +47,9 @@ def _recognise_file(path: Path) -> str | None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             arrays = {name.removesuffix(".npy") for name in archive.namelist()}
-        return "ogbench" if {*ogbench.FIELDS, "qpos"} <= arrays <= {*ogbench.FIELDS, *ogbench.STATES} else None
+        # Without qpos any recorder may have written these arrays, with an action in an episode's last row.
+        told = "qpos" in arrays or ogbench_spec(path.name) is not None
+        return "ogbench" if told and {*ogbench.FIELDS} <= arrays <= {*ogbench.FIELDS, *ogbench.STATES} else None
     import h5py
     from h5py import h5g, h5o
 

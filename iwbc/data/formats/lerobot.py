@@ -13,6 +13,7 @@ An episode is the frames of its episode_index, in whichever file they lie.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from iwbc.data.formats.reading import (
     flags_of,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
@@ -46,8 +48,8 @@ from iwbc.settings import LeRobot
 from iwbc.system.files import parse_json, read_json
 from iwbc.system.progress import tracked
 
-# Bump when reading the same files gives other episodes than before.
-READER = 1
+# Bump when reading the same files gives other episodes, or notes, than before.
+READER = 2
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
 _USUAL = ("observation.state", "observation.environment_state")
 _SUCCESS = ("next.success", "is_episode_successful")
@@ -57,6 +59,8 @@ _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 # More tasks than this are no groups: they would take a column each.
 _MOST_TASKS = 1000
 _ROWS_AT_ONCE = 65_536
+# Share of a step by which timestamps may differ from fps: clocks of robots are not exact.
+_MOST_OFF = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,10 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
         groups=[f"task: {task}" for task in tasks],
         fps=None if fps is None else float(fps),
     )
+    if fps is not None and "timestamp" in features:
+        described.notes.extend(_notes_of_rate(path, float(fps)))
+    if "task_index" in features:
+        described.notes.extend(_notes_of_tasks(path, version))
     columns = [*(part.name for part in parts), "action", "episode_index", "frame_index"]
     columns += [name for name in ("next.reward", "next.done", label) if name is not None and name in features]
     return _episodes(path, dataset_id, said, parts, columns, label, bool(tasks)), described
@@ -125,18 +133,25 @@ def _chosen(where: str, features: Mapping[str, Any], settings: LeRobot) -> list[
     keys = chosen_keys(settings.observation_keys) or sorted(key for key in _USUAL if key in features)
     others = [name for name in features if name not in (*_INDICES, "action")]
     if not keys:
-        raise UserError(
-            f"{where}: has neither {' nor '.join(_USUAL)}; choose some of {', '.join(map(printable, others)) or 'nothing'} "
-            "with dataset.observation_keys=[…]"
-        )
+        seen = [name for name in others if not name.startswith("next.") and name not in _SUCCESS]
+        vectors_there = [printable(name) for name in seen if _is_vector(features[name])]
+        raise none_usual(f"{where}: has neither {' nor '.join(_USUAL)}", seen, vectors_there)
     if missing := [key for key in keys if key not in features]:
         raise missing_key(where, missing[0], [printable(name) for name in others])
     return keys
 
 
+def _is_picture(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("dtype") in _PICTURES
+
+
+def _is_vector(feature: Any) -> bool:
+    return isinstance(feature, dict) and isinstance(feature.get("shape"), list) and len(feature["shape"]) == 1
+
+
 def _part(where: str, features: Mapping[str, Any], key: str) -> Part:
     feature = mapping(features[key], f"{where}, {key}")
-    if feature.get("dtype") in _PICTURES:
+    if _is_picture(feature):
         raise UserError(f"{where}, {key}: images are not read, vectors only; choose others, dataset.observation_keys=[…]")
     return part_of(f"{where}, {key}", [key], (_vector(where, features, key),), np.dtype(str(feature["dtype"])))
 
@@ -155,10 +170,63 @@ def _vector(where: str, features: Mapping[str, Any], key: str) -> int:
 def _notes(features: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
     """Name the images, which are skipped, and the observations that were not chosen."""
     used = {part.name for part in parts}
-    pictures = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("dtype") in _PICTURES]
+    pictures = [name for name, feature in features.items() if _is_picture(feature)]
     others = [name for name in features if name.startswith("observation.") and name not in (*pictures, *used)]
     seen = [f"images are not read: {', '.join(sorted(map(printable, pictures)))}"] if pictures else []
     return seen + unused_note(list(map(printable, others)))
+
+
+def _notes_of_rate(path: Path, fps: float) -> list[str]:
+    """Report the first episode whose timestamps are not those of fps. Data that is damaged is refused as its episodes are
+    read."""
+    with contextlib.suppress(UserError):
+        for index, values in _runs(path, ["episode_index", "frame_index", "timestamp"]):
+            stamps = values["timestamp"]
+            if stamps.ndim != 1 or stamps.dtype.kind != "f" or len(stamps) < 2:
+                continue
+            step = float(np.median(np.diff(stamps.astype(np.float64))))
+            rounding = 2 * float(np.spacing(np.abs(stamps).max()))
+            if abs(step - 1 / fps) > _MOST_OFF / fps + rounding:
+                return [
+                    f"frames of episode {index} are {step:.4g} s apart, by their timestamps; fps of meta/info.json is {fps:g}, "
+                    f"which is {1 / fps:.4g} s, and is taken for the robot's rate"
+                ]
+    return []
+
+
+def _notes_of_tasks(path: Path, version: str) -> list[str]:
+    """Report the first episode with frames of no task of meta/tasks, and the first with frames of several. Data that is damaged
+    is refused as its episodes are read."""
+    unknown = several = None
+    with contextlib.suppress(UserError):
+        tasks = _task_indices(path, version)
+        for index, values in _runs(path, ["episode_index", "frame_index", "task_index"]):
+            if values["task_index"].dtype.kind not in "iu":
+                continue
+            seen = np.unique(values["task_index"])
+            others = np.setdiff1d(seen, tasks)
+            if unknown is None and len(others):
+                unknown = (
+                    f"frames of episode {index} have task_index {others[0]}, which meta/tasks does not have; the tasks that "
+                    "meta/episodes says are taken"
+                )
+            if several is None and len(seen) > 1:
+                several = (
+                    f"frames of episode {index} are of several tasks, by their task_index; groups are of whole episodes, by "
+                    "the tasks that meta/episodes says"
+                )
+    return [note for note in (unknown, several) if note is not None]
+
+
+def _task_indices(path: Path, version: str) -> list[int]:
+    from pyarrow import parquet
+
+    file = path / "meta" / ("tasks.parquet" if version == "v3.0" else "tasks.jsonl")
+    with reading(str(file)):
+        if version == "v3.0":
+            column: list[int] = parquet.read_table(file, columns=["task_index"]).column("task_index").to_pylist()
+            return column
+        return [int(line["task_index"]) for line in _lines(file, str(file))]
 
 
 def _lines(file: Path, where: str) -> list[Mapping[str, Any]]:

@@ -104,6 +104,13 @@ def missing_key(where: str, key: str, there: Sequence[str]) -> UserError:
     return UserError(f"dataset.observation_keys: {where} has no {key}, only {', '.join(sorted(there)) or 'nothing'}")
 
 
+def none_usual(problem: str, there: Sequence[str], vectors: Sequence[str]) -> UserError:
+    """Make the error for data without the usual observations: `there` are all others, `vectors` those that can be chosen."""
+    if vectors:
+        return UserError(f"{problem}; choose some of {', '.join(sorted(vectors))} with dataset.observation_keys=[…]")
+    return UserError(f"{problem}; it has {'images alone' if there else 'no others'}, and only vectors are read")
+
+
 def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
     """Name what of a recording is not used, in a line at most."""
     if not names:

@@ -2,7 +2,8 @@
 
 data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
 data/demo_N/actions [T, act]               within ±1
-data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0
+data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0;
+                                           where none in the file is, success is unknown
 data/demo_N/obs/<key> [T, …]
 data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action
 mask/<name>                                names of demos, b"demo_7": the groups
@@ -19,13 +20,16 @@ import numpy as np
 
 from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
+    DAMAGE,
     NO_FINAL,
     actions_of,
     bounds,
     chosen_keys,
     flags_of,
+    is_image,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
@@ -45,7 +49,7 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes than before.
-READER = 1
+READER = 2
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
@@ -74,19 +78,26 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         demos = _demos(path, data)
         first = open_group(data, demos[0])
         _check_parts(path, data, demos)
-        actions, there = open_array(first, "actions").shape, _names(open_group(first, "obs"))
+        actions = open_array(first, "actions").shape
+        # Each observation, with the first demo that has it.
+        there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            raise UserError(
-                f"{path}: none of its observations is one of the study's; choose some of {', '.join(sorted(there))} with "
-                "dataset.observation_keys=[…]"
-            )
-        parts = [_part(path, demos[0], first, key, there) for key in keys]
+            others = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
+            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), others)
+        parts = [_part(path, data, key, there) for key in keys]
+        _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
+        labelled = rewarded and _any_above_0(path, data, demos)
         notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        if rewarded and not labelled:
+            notes.append(
+                "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
+                "labels of success"
+            )
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
         if not all(holds(open_group(data, name), "next_obs") for name in demos):
@@ -106,7 +117,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, masks, actions[1]), info
+    return _episodes(path, dataset_id, demos, parts, masks, actions[1], labelled), info
 
 
 def names(path: Path) -> list[str]:
@@ -143,12 +154,40 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
                 raise UserError(f"{path}, data/{name}: has no {field}{others}")
 
 
-def _part(path: Path, demo: str, group: Any, key: str, there: Sequence[str]) -> Part:
+def _is_offered(data: Any, place: str) -> bool:
+    """Tell arrays that can be read from images and from groups."""
+    try:
+        field = open_array(data, place)
+    except DAMAGE:
+        return False
+    return not is_image(field.shape[1:], field.dtype)
+
+
+def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise UserError unless all demos have these observations."""
+    for name in demos:
+        demo = open_group(data, name)
+        for source, others in (("obs", "other demos have"), ("next_obs", "its obs has")):
+            if holds(demo, source) and (missing := sorted(set(keys).difference(_names(open_group(demo, source))))):
+                raise UserError(f"{path}, data/{name}: has no {source}/{missing[0]}, which {others}")
+
+
+def _any_above_0(path: Path, data: Any, demos: Sequence[str]) -> bool:
+    """Tell whether a reward of the file is above 0, which marks a success."""
+    for name in demos:
+        with reading(f"{path}, data/{name}/rewards"):
+            if (read_array(data, f"{name}/rewards") > 0).any():
+                return True
+    return False
+
+
+def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
     if key not in there:
-        raise missing_key(f"{path}, data/{demo}/obs", key, there)
-    with reading(f"{path}, data/{demo}/obs/{key}"):
-        field = open_array(group, f"obs/{key}")
-        return part_of(f"{path}, data/{demo}/obs/{key}", [key], field.shape[1:], field.dtype)
+        raise missing_key(f"{path}, data/demo_N/obs", key, sorted(there))
+    where = f"{path}, data/{there[key]}/obs/{key}"
+    with reading(where):
+        field = open_array(data, f"{there[key]}/obs/{key}")
+        return part_of(where, [key], field.shape[1:], field.dtype)
 
 
 def _length(path: Path, data: Any, name: str) -> int:
@@ -211,6 +250,7 @@ def _episodes(
     parts: Sequence[Part],
     masks: Mapping[str, frozenset[str]],
     action_size: int,
+    labelled: bool,
 ) -> Iterator[Episode]:
     groups = groups_in_turns(path, [f"data/{name}" for name in demos])
     for name in tracked(demos, f"Reading {dataset_id}", len(demos)):
@@ -234,7 +274,7 @@ def _episodes(
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
-        success = None if rewards is None else bool((rewards > 0).any())
+        success = bool((rewards > 0).any()) if labelled and rewards is not None else None
         yield Episode(
             seen,
             final[0],

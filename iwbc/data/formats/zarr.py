@@ -7,8 +7,9 @@ meta/episode_ends               number of steps up to each end of an episode
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    is_image,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
@@ -74,10 +77,7 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     others = [name for name in there if name not in named.values()]
     keys = chosen_keys(settings.observation_keys) or [name for name in _USUAL if name in others][:1]
     if not keys:
-        raise UserError(
-            f"{path}, data: has neither {' nor '.join(_USUAL)}; choose some of "
-            f"{', '.join(map(printable, others)) or 'nothing'} with dataset.observation_keys=[…]"
-        )
+        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, _not_images(path, others))
     if missing := [key for key in keys if key not in there]:
         raise missing_key(f"{path}, data", missing[0], list(map(printable, there)))
     arrays = {key: _open(path, f"data/{key}") for key in keys}
@@ -138,6 +138,17 @@ def _open(path: Path, name: str) -> Any:
         if math.prod(array.shape) * array.dtype.itemsize > _MOST_OF_A_BYTE * stored + _SMALL:
             raise ValueError(f"its shape {array.shape} is larger than the files can hold")
     return array
+
+
+def _not_images(path: Path, names: Sequence[str]) -> list[str]:
+    """List the arrays of data/ that can be read, without images, which have codecs of their own at times."""
+    names_there = []
+    for name in names:
+        with contextlib.suppress(UserError):
+            array = _open(path, f"data/{name}")
+            if not is_image(array.shape[1:], array.dtype):
+                names_there.append(printable(name))
+    return names_there
 
 
 def _codecs(value: Any) -> Iterator[str]:
