@@ -6,8 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from formats import truths, write_robomimic
 from helpers import make_trajectories, seven_steps
 from rich.console import Console
 
@@ -91,6 +93,30 @@ def test_a_dataset_by_settings_by_id_and_by_folder(capsys: pytest.CaptureFixture
         info.main([name])
         other = capsys.readouterr().out
         assert other.split("What each")[0] == first.split("What each")[0]
+
+
+@pytest.mark.parametrize("chosen", [[], ["dataset=robomimic"]])
+def test_a_named_dataset_is_read_with_settings(chosen: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "low=dim[1].hdf5", truths())
+    keys = "dataset.observation_keys=[object]"
+    info.main([str(path), *chosen, keys, "dataset.action_low=[-1,-2]", "dataset.action_high=3", "curation=all"])
+    out = capsys.readouterr().out
+    assert "vectors of 2, flattened from object" in out
+    assert "-1 … 3, -2 … 3" in out
+
+
+def test_a_minari_id_and_a_d4rl_file_are_read_with_settings(
+    datasets: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    info.main(["env=two_routes", "dataset.episodes=20"])
+    steps = {**seven_steps(), "actions": np.full((7, 2), 3.0)}
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        for name, array in steps.items():
+            file[name] = array
+    capsys.readouterr()
+    for name in ("iwbc/tworoutes/demonstrations-20-v1", str(tmp_path / "demo.hdf5")):
+        info.main([name, "dataset.action_low=-4", "dataset.action_high=5"])
+        assert "-4 … 5" in capsys.readouterr().out
 
 
 def test_groups_by_hand() -> None:
@@ -230,6 +256,10 @@ def test_the_sample_of_the_guide_to_data() -> None:
         (["a-v0", "out=a.txt"], "out=a.txt: give a file that ends in .png, .svg, .pdf"),
         (["env=hop"], "env=hop: In 'train': Could not find 'env/hop'"),
         (["."], "holds no Minari dataset"),
+        (["a/b-v0", "dataset=medium"], "dataset=medium: chooses a dataset, beside a/b-v0; give one of them"),
+        (["a/b-v0", "dataset.id=c/d-v0"], "dataset.id=c/d-v0: chooses a dataset, beside a/b-v0; give one of them"),
+        (["a/b[1]", "dataset.clip_actions=true"], "dataset a/b[1]: not an id"),
+        (["a.npz", "dataset.clip_actions=true"], "dataset.clip_actions=true: a file of arrays is looked at as it is"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, datasets: Path) -> None:
