@@ -321,6 +321,9 @@ def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> T
     for column in ("curation", "trajectories", "steps", "effective number", "from return"):
         table.add_column(column, justify="left" if column == "curation" else "right")
     for name, curation in curations.items():
+        if curation == Success() and trajectories.successes is not None and not trajectories.successes.any():
+            table.add_row(name, "0", "0")
+            continue
         kept = curate(trajectories, curation)
         effective = 1.0 / float((kept.probabilities**2).sum())
         lowest = float(trajectories.returns[kept.kept].min())

@@ -163,6 +163,17 @@ def test_scales_and_entries_that_hardly_vary_by_hand() -> None:
     assert "action entries that are constant, 1 of 1: 0" in text
 
 
+def test_without_a_success_its_curation_keeps_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = str(tmp_path / "demo.npz")
+    np.savez(path, **seven_steps(success=[0, 0, 0]))
+    info.main([path])
+    out = capsys.readouterr().out
+    assert row(out, "success")[:3] == ["success", "0", "0"]
+    assert row(out, "all")[:2] == ["all", "3"]
+    with pytest.raises(UserError, match="none is labelled a success"):
+        info.main([path, "curation=success"])
+
+
 def test_copies_and_odd_lengths_are_to_be_looked_at() -> None:
     data = make_trajectories([1.0] * 7, [10, 1, 10, 51, 10, 10, 10])
     copied = {name: getattr(data, name).copy() for name in ("observations", "actions")}
