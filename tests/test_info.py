@@ -13,7 +13,7 @@ from formats import truths, write_robomimic
 from helpers import make_trajectories, seven_steps
 from rich.console import Console
 
-from iwbc import info
+from iwbc import info, load
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.settings import Groups
@@ -256,6 +256,18 @@ def test_the_sample_of_the_guide_to_data() -> None:
     info.show(operators(), info.usual_curations() | asked, console)
     (sample,) = re.findall(r"```text\n(my/robot/pick-v0.*?)```", GUIDE.read_text(), re.DOTALL)
     assert sample.splitlines() == [line.rstrip() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["d/nope_folder", "./nope", "~/nope-at-all", "/nope/at/all", "d/nope.zarr"])
+def test_a_path_at_which_nothing_is(name: str, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    for command in (lambda: info.main([name]), lambda: load(name)):
+        with pytest.raises(UserError, match=r"not an id; ids look like .*; as a path: no such file or folder$"):
+            command()
+    for other in ("nope_folder", "e/nope_folder"):
+        with pytest.raises(UserError, match=r"not an id; ids look like .*name-vN$"):
+            load(other)
 
 
 @pytest.mark.parametrize(
