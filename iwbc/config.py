@@ -97,10 +97,10 @@ def _quoted(argument: str) -> str:
         pass
     parts = text.split(",")
     several = not there and all(Path(part).expanduser().exists() for part in parts)
-    return f"{key}={','.join(map(_in_quotes, parts if several else [text]))}"
+    return f"{key}={','.join(map(in_quotes, parts if several else [text]))}"
 
 
-def _in_quotes(text: str) -> str:
+def in_quotes(text: str) -> str:
     """Quote a text as a string of Hydra's grammar."""
     text = re.sub(r"(\\*)(?='|$)", r"\1\1", text)  # backslashes before a quote
     return "'" + text.replace("'", r"\'") + "'"

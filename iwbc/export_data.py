@@ -4,8 +4,9 @@
     python -m iwbc.export_data env=hopper dataset=medium_replay curation=quality_levels format=lerobot out=hopper
     python -m iwbc.export_data weights=FOLDER format=list out=weights.csv
 
-DATASET            a Minari id, a file or folder that iwbc.load takes, or settings such as env=hopper dataset=medium; curation=…
-                   and averaging=… as train takes them, with the same defaults
+DATASET            a Minari id, a file or folder that iwbc.load takes, with dataset.clip_actions=true and the like if need be,
+                   or settings such as env=hopper dataset=medium; curation=… and averaging=… as train takes them, with the
+                   same defaults
 format             list: a CSV with each episode's weight, which curation=weights takes back
                    robomimic: an HDF5 file of all episodes, with the filter key `kept` and one for each group
                    lerobot: the folder of a LeRobotDataset v3.0 of the kept episodes, with weights of frames for RA-BC
@@ -41,7 +42,6 @@ from iwbc.system.arguments import at_least, option_names, parse, run
 
 if TYPE_CHECKING:
     from iwbc.data.curated import Curated
-    from iwbc.data.trajectories import Trajectories
 
 _FPS = 30.0  # lerobot's usual
 
@@ -100,29 +100,22 @@ def main(arguments: Sequence[str]) -> None:
             raise
         reason = error.strerror or " ".join(str(error).split())
         raise UserError(f"out={options.out}: cannot be written ({reason})") from None
-    print(_in_the_source(options, config, kept.tolist()))
+    print(_in_the_source(config, kept.tolist()))
     print(options.out or options.id)
 
 
-def _in_the_source(options: Options, config: Config, kept: Sequence[int]) -> str:
+def _in_the_source(config: Config, kept: Sequence[int]) -> str:
     """Say which episodes are kept, in the words of the training that reads the file or folder that the data come from."""
-    from iwbc.data.formats import place_of, recognise, robomimic
-    from iwbc.settings import Recording
+    from iwbc.data.formats import place_of, robomimic
+    from iwbc.settings import LeRobot, Robomimic
 
-    kind: str | None
-    if options.datasets:
-        path = Path(options.datasets[0]).expanduser()
-        kind = recognise(path)
-    elif isinstance(config.dataset, Recording):
-        path, kind = place_of(config.dataset), config.dataset.source
-    else:
-        kind = None
     numbers = json.dumps(kept, separators=(",", ":"))
-    if kind == "robomimic":
-        names = robomimic.names(path)  # whose numbers may have gaps
-        return f"original file, robomimic's mask: {json.dumps({'kept': [names[index] for index in kept]})}"
-    if kind == "lerobot":
-        return f"original files, lerobot-train: --dataset.episodes={numbers}"
+    match config.dataset:
+        case Robomimic():
+            names = robomimic.names(place_of(config.dataset))  # whose numbers may have gaps
+            return f"original file, robomimic's mask: {json.dumps({'kept': [names[index] for index in kept]})}"
+        case LeRobot():
+            return f"original files, lerobot-train: --dataset.episodes={numbers}"
     return f"kept episodes, counted from 0 as they are loaded: {numbers}"
 
 
@@ -141,38 +134,28 @@ def _is_setting(argument: str) -> bool:
 
 def _by_curation(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:
     """Curate the dataset as train would; return it with words for the curation, and the configuration."""
-    from iwbc.config import composed
     from iwbc.data.curation import curate
+    from iwbc.data.sources import load_dataset
 
-    config = composed(settings)
-    data = _load(options, settings, config)
+    config = _composed(options, settings)
+    data = load_dataset(config.dataset, config.env.id)
     return curate(data, config.curation, config.averaging), f"curation={config.curation.name}", config
 
 
-def _load(options: Options, settings: Sequence[str], config: Config) -> Trajectories:
-    """Load the dataset that is named, or else that of the configuration."""
-    from iwbc.data.sources import load_dataset
-
-    if not options.datasets:
-        return load_dataset(config.dataset, config.env.id)
-    if chosen := [word for word in settings if word.lstrip("+").partition("=")[0].split(".")[0] in ("env", "dataset")]:
-        raise UserError(f"{chosen[0]}: chooses a dataset, beside {options.datasets[0]}; give one of them")
-    return _by_name(options.datasets[0])
-
-
-def _by_name(name: str) -> Trajectories:
-    """Load the dataset of a Minari id, in the folder of a Minari dataset, or in a file."""
-    from iwbc.api import load
-    from iwbc.data.minari_folder import dataset_folder
+def _composed(options: Options, settings: Sequence[str]) -> Config:
+    """Compose the configuration of the dataset that is named, or else of settings alone. Raises UserError for both."""
+    from iwbc.config import composed
+    from iwbc.data.sources import settings_with
     from iwbc.system.files import KINDS, kind_of
 
-    path = Path(name).expanduser()
-    if (kind := kind_of(path)) in ("run", "policy"):
+    if not options.datasets:
+        return composed(settings)
+    name = options.datasets[0]
+    if chosen := [word for word in settings if word.lstrip("+").partition("=")[0].split(".")[0] == "env"]:
+        raise UserError(f"{chosen[0]}: chooses a dataset, beside {name}; give one of them")
+    if (kind := kind_of(Path(name).expanduser())) in ("run", "policy"):
         raise UserError(f"{name}: no dataset, but {KINDS[kind]}" + ("; its weights: weights=FOLDER" if kind == "run" else ""))
-    root = dataset_folder().resolve()
-    if path.is_dir() and (path / "data").is_dir() and path.resolve().is_relative_to(root):
-        return load(path.resolve().relative_to(root).as_posix())
-    return load(name)
+    return composed(settings_with(name, settings))
 
 
 def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:
@@ -185,6 +168,7 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Co
 
     from iwbc.data.curated import Curated
     from iwbc.data.curation import hold_out
+    from iwbc.data.sources import load_dataset
     from iwbc.runs.read import open_run, read_weights
 
     assert options.weights is not None
@@ -194,10 +178,8 @@ def _by_run(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Co
     if chosen := [word for word in settings if word.lstrip("+").startswith(("curation", "averaging"))]:
         raise UserError(f"{chosen[0]}: would change nothing; the curation is that of weights={folder}")
     if options.datasets or settings:
-        from iwbc.config import composed
-
-        source = composed(settings)
-    data = _load(options, settings, source)
+        source = _composed(options, settings)
+    data = load_dataset(source.dataset, source.env.id)
     # Numbers, from 1, in the place of weights: what is left of them tells which trajectories were trained on.
     numbered = Curated(data, np.arange(1.0, len(data) + 1.0), "trajectory")
     trained, _ = hold_out(numbered, config.held_out)

@@ -3,6 +3,7 @@
     python -m iwbc.info mujoco/hopper/medium-v0               a Minari id, or the folder of one
     python -m iwbc.info demo.npz                              arrays of your own, npz or HDF5, or a D4RL file
     python -m iwbc.info low_dim_v15.hdf5                      data of robomimic, LeRobot, ManiSkill, OGBench, or zarr
+    python -m iwbc.info demo.hdf5 dataset.clip_actions=true   read with settings of its format, as train takes them
     python -m iwbc.info env=hopper dataset=medium_replay      whatever train takes: the data that it would train on
     python -m iwbc.info env=two_routes out=returns.png        with a picture (png, svg or pdf)
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.settings import RECORDINGS, All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
+from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 from iwbc.system.arguments import parse, run
 from iwbc.system.files import KINDS, kind_of
 
@@ -58,21 +59,19 @@ def main(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    curations, asked, policy = usual_curations(), None, GaussianPolicy()
-    if settings:
-        from iwbc.config import composed
+    from iwbc.config import composed
+    from iwbc.data.sources import load_dataset, settings_with
 
-        config = composed(settings)
-        if any(setting.startswith("curation") for setting in settings):
-            asked = config.curation
-            curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
-        policy = config.policy if isinstance(config.policy, GaussianPolicy) else policy
-    if names:
-        trajectories = by_name(names[0])
-    else:
-        from iwbc.data.sources import load_dataset
-
-        trajectories = load_dataset(config.dataset, config.env.id)
+    curations, asked = usual_curations(), None
+    of_arrays = bool(names) and _is_of_arrays(names[0])
+    if of_arrays and (unused := [setting for setting in settings if setting.lstrip("+").startswith("dataset")]):
+        raise UserError(f"{unused[0]}: a file of arrays is looked at as it is; iwbc convert makes a dataset of it")
+    config = composed(settings_with(names[0], settings) if names and not of_arrays else settings)
+    if any(setting.startswith("curation") for setting in settings):
+        asked = config.curation
+        curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
+    policy = config.policy if isinstance(config.policy, GaussianPolicy) else GaussianPolicy()
+    trajectories = _load_arrays(names[0]) if of_arrays else load_dataset(config.dataset, config.env.id)
     if trajectories.successes is None:
         curations.pop("success")
     if asked is not None:
@@ -92,36 +91,30 @@ def _is_setting(argument: str) -> bool:
     return "=" in argument and not is_option and not Path(argument).expanduser().exists()
 
 
-def by_name(name: str) -> Trajectories:
-    """Load the dataset of a Minari id, in the folder of a Minari dataset, in a file of arrays, or in a format of robots' data.
-    Raises UserError if none is there."""
-    from iwbc.data import d4rl_source, formats, minari_source
-    from iwbc.data.array_files import open_steps
-    from iwbc.data.arrays import describe, in_memory
-    from iwbc.data.minari_folder import dataset_folder
+def _is_of_arrays(name: str) -> bool:
+    """Tell whether a name is that of an npz file of arrays in no known format. Raises UserError for a run or a policy."""
+    from iwbc.data.formats import recognise
 
     path = Path(name).expanduser()
     if (kind := kind_of(path)) in ("run", "policy"):
         raise UserError(f"{name}: no dataset, but {KINDS[kind]}")
-    if layout := formats.recognise(path):
-        return formats.load(RECORDINGS[layout](path=name))
-    if path.is_dir():
-        root = dataset_folder().resolve()
-        if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():
-            raise UserError(f"{name}: holds no Minari dataset, or not where MINARI_DATASETS_PATH={root} has them")
-        return minari_source.load(path.resolve().relative_to(root).as_posix())
-    if path.suffix not in (".npz", ".hdf5", ".h5"):
-        return minari_source.load(name)
-    if path.suffix == ".npz":
-        with open_steps(path) as steps:
-            described = describe(path.name, steps)
-            # Bounds that hold all actions: this command does not train.
-            bound = max(1.0, float(abs(steps.actions[:]).max(initial=0)))
-            if steps.unused:
-                warn(f"dataset {path.name}: {steps.unused}")
-            size = len(described.action_low)
-            return in_memory(steps, replace(described, action_low=[-bound] * size, action_high=[bound] * size))
-    return d4rl_source.load(path)
+    return path.suffix == ".npz" and not path.is_dir() and recognise(path) is None
+
+
+def _load_arrays(name: str) -> Trajectories:
+    """Load a file of arrays, whose bounds hold all its actions: this command does not train. Raises UserError where it is
+    missing, or not one of episodes."""
+    from iwbc.data.array_files import open_steps
+    from iwbc.data.arrays import describe, in_memory
+
+    path = Path(name).expanduser()
+    with open_steps(path) as steps:
+        described = describe(path.name, steps)
+        bound = max(1.0, float(abs(steps.actions[:]).max(initial=0)))
+        if steps.unused:
+            warn(f"dataset {path.name}: {steps.unused}")
+        size = len(described.action_low)
+        return in_memory(steps, replace(described, action_low=[-bound] * size, action_high=[bound] * size))
 
 
 def usual_curations() -> dict[str, Settings]:
@@ -328,6 +321,9 @@ def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> T
     for column in ("curation", "trajectories", "steps", "effective number", "from return"):
         table.add_column(column, justify="left" if column == "curation" else "right")
     for name, curation in curations.items():
+        if curation == Success() and trajectories.successes is not None and not trajectories.successes.any():
+            table.add_row(name, "0", "0")
+            continue
         kept = curate(trajectories, curation)
         effective = 1.0 / float((kept.probabilities**2).sum())
         lowest = float(trajectories.returns[kept.kept].min())

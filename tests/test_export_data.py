@@ -140,6 +140,15 @@ def test_a_dataset_may_be_a_folder_a_file_or_settings(data: Trajectories, tmp_pa
         assert [row["weight"] for row in read_csv(out)] == ["1.0"] * 12
 
 
+def test_a_named_dataset_is_read_with_settings(data: Trajectories, file: Path, tmp_path: Path) -> None:
+    words = ["curation=all", "format=robomimic", f"out={tmp_path / 'some.hdf5'}"]
+    outcome = export(NAME, "dataset.action_low=-2", "dataset.clip_actions=true", *words)
+    assert outcome.code == 0, outcome.err
+    refused = export(NAME, "dataset=medium", "curation=all", "format=list", f"out={tmp_path / 'x.csv'}")
+    assert refused.code == 2
+    assert f"dataset=medium: chooses a dataset, beside {NAME}" in refused.err
+
+
 # --- robomimic -----------------------------------------------------------------------------------------------------------
 
 

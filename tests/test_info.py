@@ -6,12 +6,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from formats import truths, write_robomimic
 from helpers import make_trajectories, seven_steps
 from rich.console import Console
 
-from iwbc import info
+from iwbc import info, load
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.settings import Groups
@@ -93,6 +95,30 @@ def test_a_dataset_by_settings_by_id_and_by_folder(capsys: pytest.CaptureFixture
         assert other.split("What each")[0] == first.split("What each")[0]
 
 
+@pytest.mark.parametrize("chosen", [[], ["dataset=robomimic"]])
+def test_a_named_dataset_is_read_with_settings(chosen: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "low=dim[1].hdf5", truths())
+    keys = "dataset.observation_keys=[object]"
+    info.main([str(path), *chosen, keys, "dataset.action_low=[-1,-2]", "dataset.action_high=3", "curation=all"])
+    out = capsys.readouterr().out
+    assert "vectors of 2, flattened from object" in out
+    assert "-1 … 3, -2 … 3" in out
+
+
+def test_a_minari_id_and_a_d4rl_file_are_read_with_settings(
+    datasets: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    info.main(["env=two_routes", "dataset.episodes=20"])
+    steps = {**seven_steps(), "actions": np.full((7, 2), 3.0)}
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        for name, array in steps.items():
+            file[name] = array
+    capsys.readouterr()
+    for name in ("iwbc/tworoutes/demonstrations-20-v1", str(tmp_path / "demo.hdf5")):
+        info.main([name, "dataset.action_low=-4", "dataset.action_high=5"])
+        assert "-4 … 5" in capsys.readouterr().out
+
+
 def test_groups_by_hand() -> None:
     data = make_trajectories([1.0, 0, 1, 1], [10, 20, 30, 40], successes=[True, False, True, True])
     members = np.array([[True, False, False], [True, False, False], [True, True, False], [False, False, False]])
@@ -135,6 +161,17 @@ def test_scales_and_entries_that_hardly_vary_by_hand() -> None:
     assert "observation entries that are constant, 1 of 4: 1" in text
     assert "observation entries that are nearly constant, 2 of 4: 2, 3" in text
     assert "action entries that are constant, 1 of 1: 0" in text
+
+
+def test_without_a_success_its_curation_keeps_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = str(tmp_path / "demo.npz")
+    np.savez(path, **seven_steps(success=[0, 0, 0]))
+    info.main([path])
+    out = capsys.readouterr().out
+    assert row(out, "success")[:3] == ["success", "0", "0"]
+    assert row(out, "all")[:2] == ["all", "3"]
+    with pytest.raises(UserError, match="none is labelled a success"):
+        info.main([path, "curation=success"])
 
 
 def test_copies_and_odd_lengths_are_to_be_looked_at() -> None:
@@ -221,6 +258,18 @@ def test_the_sample_of_the_guide_to_data() -> None:
     assert sample.splitlines() == [line.rstrip() for line in console.export_text().splitlines()]
 
 
+@pytest.mark.parametrize("name", ["d/nope_folder", "./nope", "~/nope-at-all", "/nope/at/all", "d/nope.zarr"])
+def test_a_path_at_which_nothing_is(name: str, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    for command in (lambda: info.main([name]), lambda: load(name)):
+        with pytest.raises(UserError, match=r"not an id; ids look like .*; as a path: no such file or folder$"):
+            command()
+    for other in ("nope_folder", "e/nope_folder"):
+        with pytest.raises(UserError, match=r"not an id; ids look like .*name-vN$"):
+            load(other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,6 +279,10 @@ def test_the_sample_of_the_guide_to_data() -> None:
         (["a-v0", "out=a.txt"], "out=a.txt: give a file that ends in .png, .svg, .pdf"),
         (["env=hop"], "env=hop: In 'train': Could not find 'env/hop'"),
         (["."], "holds no Minari dataset"),
+        (["a/b-v0", "dataset=medium"], "dataset=medium: chooses a dataset, beside a/b-v0; give one of them"),
+        (["a/b-v0", "dataset.id=c/d-v0"], "dataset.id=c/d-v0: chooses a dataset, beside a/b-v0; give one of them"),
+        (["a/b[1]", "dataset.clip_actions=true"], "dataset a/b[1]: not an id"),
+        (["a.npz", "dataset.clip_actions=true"], "dataset.clip_actions=true: a file of arrays is looked at as it is"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, datasets: Path) -> None:

@@ -106,6 +106,11 @@ class Scores:
     def __len__(self) -> int:
         return len(self.returns)
 
+    @property
+    def rewarded_last(self) -> npt.NDArray[np.float32]:
+        """The last reward of each, [n]."""
+        return self.returns.astype(np.float32) if self.last_rewards is None else self.last_rewards
+
     def ranked(self, curation: settings.Ranked) -> tuple[Weights, Weights | float]:
         """Compute what a curation ranks by, larger is better, [n], and how much of it may be lost to float32.
 
@@ -172,8 +177,7 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
         case settings.Threshold(minimum=minimum):
             weights = threshold(values, minimum, rounding)
         case settings.Success(success_from="last_reward", minimum=minimum):
-            last = returns.astype(np.float32) if scores.last_rewards is None else scores.last_rewards
-            weights = success_by_last_reward(last, minimum)
+            weights = success_by_last_reward(scores.rewarded_last, minimum)
         case settings.Success():
             if scores.successes is None:
                 raise UserError(
@@ -198,13 +202,25 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
         case _:
             raise TypeError(f"not a curation: {curation!r}")
     if not weights.any():
-        what = "returns" if values is returns else "discounted returns"
-        span = f" (their {what} reach from {values.min():.1f} to {values.max():.1f})"
-        which = "" if isinstance(curation, settings.Groups) else span
-        raise UserError(f"curation: keeps none of the {len(scores)} {scores.noun} of {scores.name}{which}")
+        reason = _why_none(scores, curation, values)
+        raise UserError(f"curation: keeps none of the {len(scores)} {scores.noun} of {scores.name}{reason}")
     for remark in _remarks(scores, weights, curation, values):
         warn(f"curation={getattr(curation, 'name', '')}, dataset {scores.name}: {remark}")
     return weights
+
+
+def _why_none(scores: Scores, curation: Settings, values: Weights) -> str:
+    """Say in brackets why a curation keeps nothing, where the figures that it goes by, such as `values`, tell it."""
+    match curation:
+        case settings.Groups():
+            return ""
+        case settings.Success(success_from="labels"):
+            return " (none is labelled a success)"
+        case settings.Success():
+            what, figures = "last rewards", scores.rewarded_last.astype(np.float64)
+        case _:
+            what, figures = "returns" if values is scores.returns else "discounted returns", values
+    return f" (their {what} reach from {figures.min():.1f} to {figures.max():.1f})"
 
 
 def curate(trajectories: Trajectories, curation: Settings, averaging: str = "trajectory") -> Curated:

@@ -43,6 +43,8 @@ def _hint(name: str) -> str:
         return "; iwbc convert makes a dataset of the arrays in an npz or HDF5 file, or iwbc.from_arrays of arrays"
     if re.match(r"[-\w]/[-\w]+-v\d+$", name):
         return ", with a namespace of at least two letters"
+    if not path.exists() and (name[0] in "./~" or ("/" in name and Path(path.parts[0]).is_dir())):
+        return "; as a path: no such file or folder"
     return "; this is a folder, a dataset in it has the id of its place below MINARI_DATASETS_PATH" if path.is_dir() else ""
 
 

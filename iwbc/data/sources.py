@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from iwbc import settings
+from iwbc.config import in_quotes
 from iwbc.data import d4rl_source, demonstrations, formats, generate, minari_source
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Trajectories
@@ -62,6 +64,40 @@ def load_dataset(dataset: Dataset, env_id: str | None = None) -> Trajectories:
             return d4rl_source.load(dataset.path, dataset.unfinished, dataset.clip_actions, dataset.env_id, *bounds)
         case settings.Recording():
             return formats.load(dataset)
+
+
+def settings_with(name: str, words: Sequence[str]) -> list[str]:
+    """Return the settings of a configuration whose dataset is that of a Minari id, in the folder of a Minari dataset, or in a
+    D4RL file or a format of robots' data, with others such as dataset.clip_actions=true or the format, dataset=robomimic.
+
+    Raises UserError where one of these chooses another dataset, or the name is no dataset's.
+    """
+    formats_named = [f"dataset={source}" for source in ("minari", "d4rl", *settings.RECORDINGS)]
+    places = ("dataset", "dataset.source", "dataset.id", "dataset.path", "dataset.revision")
+    for word in words:
+        if word.lstrip("+").partition("=")[0] in places and word not in formats_named:
+            raise UserError(f"{word}: chooses a dataset, beside {name}; give one of them")
+    chosen = [word for word in words if word in formats_named]
+    reader, place = (chosen[0], name) if chosen else _reader_of(name)
+    key = "dataset.id" if reader == "dataset=minari" else "dataset.path"
+    return [reader, f"{key}={in_quotes(place)}", *(word for word in words if word not in chosen)]
+
+
+def _reader_of(name: str) -> tuple[str, str]:
+    """Return the setting that chooses the reader of a named dataset, and the path or Minari id that the reader takes."""
+    path = Path(name).expanduser()
+    if layout := formats.recognise(path):
+        return f"dataset={layout}", name
+    if path.suffix.lower() in (".hdf5", ".h5"):
+        return "dataset=d4rl", name
+    if path.is_dir():
+        root = dataset_folder().resolve()
+        if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():
+            raise UserError(f"{name}: holds no Minari dataset, or not where MINARI_DATASETS_PATH={root} has them")
+        return "dataset=minari", path.resolve().relative_to(root).as_posix()
+    for part in name.split("+"):
+        dataset_folder(part)  # raises UserError for a name that is no id
+    return "dataset=minari", name
 
 
 def _published(trajectories: Trajectories) -> Trajectories:
