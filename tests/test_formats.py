@@ -225,6 +225,15 @@ def test_lerobot_needs_no_such_columns(lost: str, tmp_path: Path) -> None:
     check_truths(iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, columns=columns)), "lerobot")
 
 
+def test_an_episode_of_one_frame_may_be_dropped(tmp_path: Path) -> None:
+    """Ends are not marked in LeRobot's files: a short recording is no wrong mark."""
+    truth = EPISODES[0]
+    long = Truth(np.repeat(truth.states, 10, 0)[:31], np.repeat(truth.actions, 10, 0)[:30], True, truth.task)
+    short = Truth(truth.states[:2], truth.actions[:1], False, truth.task)
+    with pytest.warns(DataWarning, match=r"the first is episode 2\).* weight 0 \(curation=weights\)"):
+        iwbc.load(formats.write_lerobot(tmp_path / "pusht", [long, long, short, long]))
+
+
 def test_lerobot_images_are_skipped_and_named(tmp_path: Path) -> None:
     camera = {"observation.images.top": {"dtype": "video", "shape": [96, 96, 3], "names": ["height", "width", "channels"]}}
     path = formats.write_lerobot(tmp_path / "aloha", EPISODES, features=camera)
