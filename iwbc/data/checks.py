@@ -97,8 +97,8 @@ def notes_of_ends(lengths: npt.NDArray[np.int64], last_terminated: bool) -> list
     which = np.flatnonzero(single)
     return [
         f"{len(which):,} of {len(lengths):,} episodes have 1 step (the first is episode {which[0]}), beside others of "
-        f"{np.median(rest):g} (their median); mark the last step of each episode alone as its end, or, where these were recorded so, drop them: "
-        "leave them out of the files, or give them weight 0 (curation=weights)"
+        f"{np.median(rest):g} (their median); mark the last step of each episode alone as its end, or, where these were "
+        "recorded so, drop them: leave them out of the files, or give them weight 0 (curation=weights)"
     ]
 
 
