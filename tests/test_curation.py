@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from iwbc import settings
 from iwbc.data import curation
 from iwbc.data.arrays import from_arrays
+from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
 
 TEN = np.arange(1.0, 11.0)
@@ -213,6 +214,20 @@ def test_missing_success_labels_are_an_error() -> None:
     with pytest.raises(UserError, match="toy/data-v0 has no success labels") as caught:
         curation.curate(make_trajectories([1.0, 2.0]), settings.Success())
     assert "\n" not in str(caught.value)
+
+
+def test_without_success_labels_only_what_can_choose_is_advised() -> None:
+    def advice(data: Trajectories) -> str:
+        with pytest.raises(UserError, match=r"next\.success") as caught:
+            curation.curate(data, settings.Success())
+        return str(caught.value).partition("; to choose, set ")[2]
+
+    assert advice(make_trajectories([1.0, 2.0])) == "curation.success_from=last_reward or curation=top_fraction"
+    alike = make_trajectories([0.0, 0.0], [3, 5])
+    assert advice(alike) == "curation=top_fraction curation.rank_by=length"
+    named = replace(alike, info=replace(alike.info, groups=["better"]), groups=np.array([[True], [False]]))
+    assert advice(named).endswith(" or curation=groups, by the groups better")
+    assert advice(make_trajectories([0.0, 0.0])) == "curation=scores or curation=weights, of a file of yours"
 
 
 @pytest.mark.parametrize(

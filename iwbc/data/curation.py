@@ -181,9 +181,8 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
         case settings.Success():
             if scores.successes is None:
                 raise UserError(
-                    f"curation=success: dataset {scores.name} has no success labels "
-                    "(`success` or `is_success` in its infos); label by the last reward with "
-                    "curation.success_from=last_reward, or choose another curation, such as top_fraction"
+                    f"curation=success: dataset {scores.name} has no success labels (`success` or `is_success` in its infos, "
+                    f"`next.success` of a LeRobotDataset); to choose, set {_instead_of_labels(scores)}"
                 )
             weights = success(scores.successes)
         case settings.ReturnWeighted(temperature=temperature):
@@ -293,7 +292,23 @@ def _span(scores: Scores, curation: Settings, values: Weights) -> str:
     return f" (their {what} {f'are all {low}' if low == high else f'reach from {low} to {high}'})"
 
 
+def _instead_of_labels(scores: Scores) -> str:
+    """Name settings that may choose where no success is labelled."""
+    remedies = ["curation.success_from=last_reward"] if np.ptp(scores.rewarded_last) else []
+    if np.ptp(scores.returns):
+        remedies.append("curation=top_fraction")
+    elif not remedies:
+        remedies = _remedies(scores, settings.Success())
+    return " or ".join(remedies or ["curation=scores", "curation=weights, of a file of yours"])
+
+
 def _remedy(scores: Scores, curation: Settings) -> str:
+    """Advise curations that may choose where returns or success labels do not."""
+    remedies = _remedies(scores, curation)
+    return f"; to choose, set {' or '.join(remedies)}" if remedies else ""
+
+
+def _remedies(scores: Scores, curation: Settings) -> list[str]:
     """Name curations that may choose where returns or success labels do not."""
     by_return = isinstance(curation, settings.Ranked) and curation.rank_by in ("return", "discounted_return")
     remedies = []
@@ -302,7 +317,7 @@ def _remedy(scores: Scores, curation: Settings) -> str:
         remedies.append("curation.rank_by=length" if ranks else "curation=top_fraction curation.rank_by=length")
     if scores.groups and not isinstance(curation, settings.Groups):
         remedies.append(f"curation=groups, by the groups {listed(scores.groups, 6)}")
-    return f"; to choose, set {' or '.join(remedies)}" if remedies else ""
+    return remedies
 
 
 def hold_out(curated: Curated, share: float) -> tuple[Curated, Curated | None]:
