@@ -466,7 +466,8 @@ class IWBC(Recipe):
     `window` steps) or `trajectory` (of the mean over its steps); there κ may be `auto`, the largest, up to the trajectories'
     length, with reliable weights: an effective sample size of at least ess_share · the curated set's, and no long tail.
     decay: of the proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy. refresh_every: gradient steps
-    between two passes over the kept steps under π_q, which set the weights. minimum, maximum: of a weight; no maximum means 2
+    between two passes over the kept steps under π_q, which set the weights; null: 500, or a quarter of `steps` where that is
+    less. minimum, maximum: of a weight; no maximum means 2
     for windows, 1000 for trajectories. ess_floor: a seed whose weights' effective sample size falls below this share of the
     curated set's has diverged; 0: never.
     """
@@ -485,7 +486,7 @@ class IWBC(Recipe):
     minimum: float = 0.0
     maximum: float | None = None
     self_normalise: bool = True
-    refresh_every: int = positive(100)
+    refresh_every: int | None = positive(None)
     ess_floor: float = share(0.001)  # type: ignore[misc]
     start: str = setting("reference", lambda value: value == "reference", "iw_bc starts from the reference")
     name: str = "iw_bc"
@@ -506,6 +507,11 @@ class IWBC(Recipe):
         return None if isinstance(self.kappa, str) else float(self.kappa)
 
     @property
+    def pass_every(self) -> int:
+        """Gradient steps between two passes over the kept steps."""
+        return min(500, max(1, self.steps // 4)) if self.refresh_every is None else self.refresh_every
+
+    @property
     def bound_kappa(self) -> float:
         return 1.0 if self.fixed_kappa is None else self.fixed_kappa
 
@@ -519,6 +525,8 @@ class IWBC(Recipe):
     def check_together(self, group: str) -> None:
         fits = 0 <= self.minimum < self.upper_bound
         self.require(fits, group, "minimum", f"must lie in [0, maximum={self.upper_bound})")
+        weighs = self.pass_every < self.steps or self.steps == 1
+        self.require(weighs, group, "refresh_every", f"must be below steps={self.steps}, or all weights stay 1")
         auto = self.kappa == "auto"
         self.require(not auto or self.level == "trajectory", group, "kappa", "needs level=trajectory")
         for name, used, needs in (

@@ -26,7 +26,15 @@ from iwbc.runs.read import finished_summary, open_run
 from iwbc.verify import verify
 
 SETTINGS = ["env=two_routes", "dataset.episodes=200", "policy=mixture", "policy.hidden=[32,32]", "reference.steps=100"]
-SETTINGS += ["curation=success", "algo.steps=60", "algo.refresh_every=20", "eval.episodes=6", "eval.every=20", "log_every=20"]
+SETTINGS += [
+    "curation=success",
+    "algo.steps=60",
+    "algo.level=trajectory",
+    "algo.refresh_every=20",
+    "eval.episodes=6",
+    "eval.every=20",
+    "log_every=20",
+]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def test_a_run_leaves_a_page(run: Path) -> None:
         *("Log-likelihood", "Drift from the reference"),
     ]
     success = json.loads((run / "summary.json").read_text())["totals"]["final"]["success_rate"]
-    assert f"iw-BC success: success {100 * success:.1f} %" in text
+    assert f"iw-BC success trajectory: success {100 * success:.1f} %" in text
     assert "held out" in text
     assert len(text) < 300_000
 

@@ -204,3 +204,11 @@ def test_no_periodic_evaluation_is_said_by_either_setting_or_both() -> None:
         choice.check("eval")
         assert choice.period == 0
     assert Eval(every=7).period == 7
+
+
+def test_passes_come_every_500_steps_or_a_quarter_of_the_training() -> None:
+    assert [IWBC(steps=steps).pass_every for steps in (1, 3, 40, 2000, 50_000)] == [1, 1, 10, 500, 500]
+    assert IWBC(steps=2000, refresh_every=7).pass_every == 7
+    IWBC(steps=40).check("algo")
+    with pytest.raises(UserError, match=r"algo.refresh_every=40: must be below steps=40, or all weights stay 1"):
+        IWBC(steps=40, refresh_every=40).check("algo")

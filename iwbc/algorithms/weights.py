@@ -57,13 +57,13 @@ class ImportanceWeights:
         self.weights = torch.ones(curated.steps, device=device)
 
     def follow(self, policy: Policy, step: int) -> None:
-        """Set θ_q ← α θ_q + (1 − α) θ before gradient step `step`; every `refresh_every` steps set the weights by q."""
+        """Set θ_q ← α θ_q + (1 − α) θ before gradient step `step`; every `pass_every` steps set the weights by q."""
         with torch.no_grad():
             for parameter, new in zip(self.proposal.parameters(), policy.parameters(), strict=True):
                 parameter.lerp_(new, 1.0 - self._settings.decay)
             for buffer, latest in zip(self.proposal.buffers(), policy.buffers(), strict=True):
                 buffer.copy_(latest)  # a batch norm's, for example: they are averages already
-        if step % self._settings.refresh_every == 0:
+        if step % self._settings.pass_every == 0:
             self.log_ratios = log_probs(self.proposal, self._curated, self._device) - self._reference_log_probs
             if self._settings.fixed_kappa is None:
                 means = trajectory_means(self.log_ratios, self._offsets)
