@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,6 @@ from iwbc.data.formats import recognise
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
-from iwbc.info import by_name
 from iwbc.settings import DATASETS
 
 HAS_ZARR = importlib.util.find_spec("zarr") is not None
@@ -469,9 +469,9 @@ def test_arrays_that_may_be_ogbench_name_both_readings(tmp_path: Path) -> None:
     """The last row of an episode is a step or leads nowhere: observations, actions and terminals alone do not tell which."""
     path = formats.write_ogbench(tmp_path / "cube.npz", EPISODES, qpos=None, qvel=None)
     assert recognise(path) is None
-    with pytest.raises(UserError, match=r"rewards=none .*leads nowhere.*dataset=ogbench") as caught:
-        by_name(str(path))
-    assert "\n" not in str(caught.value)
+    outcome = command("iwbc.info", str(path))
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert re.search(r"rewards=none .*leads nowhere.*dataset=ogbench", outcome.err)
     check_truths(read(path, "ogbench"), "ogbench")
 
 
