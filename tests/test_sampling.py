@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from helpers import make_episode, make_info, make_trajectories
+from helpers import make_trajectories
 
 from iwbc.data.curated import Curated
-from iwbc.data.packed import open_packed, pack
-from iwbc.data.sampling import BLOCK, Minibatch, StepSampler, rows_in_order_of_file
-from iwbc.data.streams import Stream, generator, seeded
+from iwbc.data.sampling import BLOCK, Minibatch, StepSampler
+from iwbc.data.streams import generator, seeded
 
 LENGTHS = [1, 4, 2, 8, 5]
 WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0, 0.5])
@@ -135,27 +132,3 @@ def test_zero_weight_at_either_end_is_never_drawn() -> None:
     rows = torch.stack([torch.from_numpy(curated.rows)[draws.batch(step).step] for step in range(BLOCK)]).flatten().numpy()
     trajectories = np.searchsorted(DATA.offsets, rows, side="right") - 1
     assert set(trajectories.tolist()) == {1, 3}
-
-
-def test_rows_in_the_order_of_the_file_are_the_same_rows() -> None:
-    values = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    row = torch.tensor([7, 3, 49, 3, 0])
-    assert torch.equal(rows_in_order_of_file(values, row), values[row])
-
-
-def test_a_dataset_larger_than_memory_gives_the_same_minibatches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack([make_episode(steps, seed=steps) for steps in (5, 9, 3)], make_info(), tmp_path / "cache", "f")
-    data = open_packed(tmp_path / "cache")
-    curated = Curated(data, np.array([1.0, 2.0, 0.0]), "trajectory")
-    usual = StepSampler(curated, 0, 16, Stream.TRAINING)
-    monkeypatch.setattr("iwbc.data.sampling._exceeds_memory", lambda _: True)
-    monkeypatch.setattr(torch.Tensor, "index_select", lambda values, _, rows: values[_increasing(rows)])
-    sorted_ = StepSampler(curated, 0, 16, Stream.TRAINING).batch(3)
-    monkeypatch.undo()
-    for name in ("observations", "actions", "trajectory", "step"):
-        assert torch.equal(getattr(sorted_, name), getattr(usual.batch(3), name)), name
-
-
-def _increasing(rows: torch.Tensor) -> torch.Tensor:
-    assert (rows.diff() >= 0).all()
-    return rows

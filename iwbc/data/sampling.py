@@ -6,7 +6,6 @@ averaging = "transition" a trajectory's weight is multiplied by its length, so t
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,20 +30,6 @@ class Minibatch:
     step: Tensor
 
 
-def rows_in_order_of_file(values: Tensor, row: Tensor) -> Tensor:
-    """Return the rows of values [N, …] that `row` [B] lists, [B, …], as `index_select` does, read in the order of the file."""
-    ordered, order = row.sort()
-    rows = torch.empty((len(row), *values.shape[1:]), dtype=values.dtype)
-    rows[order] = values.index_select(0, ordered)
-    return rows
-
-
-def _exceeds_memory(values: Tensor) -> bool:
-    """Tell whether values take more than half of the machine's memory, which the system's cache of files can then not hold."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return values.device.type == "cpu" and values.nbytes > 0.5 * memory
-
-
 class StepSampler:
     """Sampler of the minibatches of one seed."""
 
@@ -56,8 +41,6 @@ class StepSampler:
         self._lengths = torch.from_numpy(curated.lengths)
         self.curated, self.seed, self.batch_size, self.stream, self.device = curated, seed, batch_size, stream, device
         self._observations, self._actions = curated.trajectories.tensors(device)
-        # From a disk rows come sooner in the order of the file; from memory the sorting would cost more than it saves.
-        self._from_disk = isinstance(curated.trajectories.observations, np.memmap) and _exceeds_memory(self._observations)
         self._block = -1
 
     def batch(self, step: int) -> Minibatch:
@@ -68,14 +51,11 @@ class StepSampler:
             self._block = block
         row = self._row[position]
         return Minibatch(
-            observations=self._rows(self._observations, row),
-            actions=self._rows(self._actions, row),
+            observations=self._observations.index_select(0, row),
+            actions=self._actions.index_select(0, row),
             trajectory=self._trajectory[position],
             step=self._step[position],
         )
-
-    def _rows(self, values: Tensor, row: Tensor) -> Tensor:
-        return rows_in_order_of_file(values, row) if self._from_disk else values.index_select(0, row)
 
     def _draw(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""
