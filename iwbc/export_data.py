@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.errors import UserError
 from iwbc.settings import Config, Settings, positive, setting
-from iwbc.system.arguments import at_least, option_names, parse, run
+from iwbc.system.arguments import at_least, is_setting, parse, run
 
 if TYPE_CHECKING:
     from iwbc.data.curated import Curated
@@ -81,7 +81,7 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     """Write what is asked for, and print what is kept and where it is."""
-    settings = [argument for argument in arguments if _is_setting(argument)]
+    settings = [argument for argument in arguments if is_setting(argument, Options)]
     options = parse([argument for argument in arguments if argument not in settings], Options)
     if len(options.datasets) > 1 or not (options.datasets or settings or options.weights):
         raise UserError("give one dataset: an id, a file, or settings such as env=hopper dataset=medium (see --help)")
@@ -125,11 +125,6 @@ def _refuse_known(dataset_id: str) -> None:
 
     if dataset_folder(dataset_id).exists():
         raise UserError(f"dataset {dataset_id}: is there already; choose another id")
-
-
-def _is_setting(argument: str) -> bool:
-    is_option = argument.startswith("-") or argument.partition("=")[0] in option_names(Options)
-    return "=" in argument and not is_option and not Path(argument).expanduser().exists()
 
 
 def _by_curation(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:

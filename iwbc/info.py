@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
 from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
-from iwbc.system.arguments import parse, run
+from iwbc.system.arguments import is_setting, parse, run
 from iwbc.system.files import KINDS, kind_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Options(Settings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    settings = [argument for argument in arguments if _is_setting(argument)]
+    settings = [argument for argument in arguments if is_setting(argument, Options)]
     options = parse([argument for argument in arguments if argument not in settings], Options)
     names, out = options.datasets, options.out
     if out is not None and out.suffix not in _SUFFIXES:
@@ -84,11 +84,6 @@ def main(arguments: Sequence[str]) -> None:
         if out is not None:
             draw(trajectories, curations, out)
             print(out)
-
-
-def _is_setting(argument: str) -> bool:
-    is_option = argument.startswith(("out=", "-"))
-    return "=" in argument and not is_option and not Path(argument).expanduser().exists()
 
 
 def _is_of_arrays(name: str) -> bool:

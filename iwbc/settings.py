@@ -467,9 +467,8 @@ class IWBC(Recipe):
     length, with reliable weights: an effective sample size of at least ess_share · the curated set's, and no long tail.
     decay: of the proposal π_q, θ_q ← decay · θ_q + (1 − decay) · θ; 0 is a copy of the policy. refresh_every: gradient steps
     between two passes over the kept steps under π_q, which set the weights; null: 500, or a quarter of `steps` where that is
-    less. minimum, maximum: of a weight; no maximum means 2
-    for windows, 1000 for trajectories. ess_floor: a seed whose weights' effective sample size falls below this share of the
-    curated set's has diverged; 0: never.
+    less. minimum, maximum: of a weight; no maximum means 2 for windows, 1000 for trajectories. ess_floor: a seed whose
+    weights' effective sample size falls below this share of the curated set's has diverged; 0: never.
     """
 
     label: ClassVar[str] = "iw-BC"

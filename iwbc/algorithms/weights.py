@@ -53,8 +53,11 @@ class ImportanceWeights:
         # Exact importance sampling is κ = T, here of the mean length; at q = π_ref any κ will do.
         self._exact_kappa = float(curated.lengths.mean())
         self.kappa = self._exact_kappa if settings.fixed_kappa is None else settings.fixed_kappa
+        # The curation's share of each weight that the metrics describe: a step's, [M], or a trajectory's, [K].
+        of_steps = (self._probabilities / self._lengths).repeat_interleave(self._lengths)
+        self._shares = of_steps if settings.level == "window" else self._probabilities
         self.log_ratios = torch.zeros(curated.steps, device=device)
-        self.weights = torch.ones(curated.steps, device=device)
+        self._set_weights()
 
     def follow(self, policy: Policy, step: int) -> None:
         """Set θ_q ← α θ_q + (1 − α) θ before gradient step `step`; every `pass_every` steps set the weights by q."""
@@ -77,10 +80,23 @@ class ImportanceWeights:
         else:
             log_ratios = trajectory_means(self.log_ratios, self._offsets).repeat_interleave(self._lengths)
         self.weights = tempered_weights(log_ratios, self.kappa, settings.minimum, settings.upper_bound).float()
+        self._described = self._describe()
 
     def of(self, batch: Minibatch) -> Tensor:
         """Return the weight of each of a minibatch's steps, [B]."""
         return self.weights[batch.step]
+
+    def _describe(self) -> dict[str, Tensor]:
+        settings = self._settings
+        weights = self.weights if settings.level == "window" else self.weights[self._offsets[:-1]]
+        at_bound = (weights >= settings.upper_bound) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
+        return {
+            "ess_share": effective_sample_size(weights * self._shares) / effective_sample_size(self._shares),
+            "weight_min": weights.amin(),
+            "weight_median": weights.median(),
+            "weight_max": weights.amax(),
+            "clipped_share": at_bound.double().mean(),
+        }
 
     def metrics(self, batch: Minibatch | None, log_prob: Tensor | None) -> dict[str, Tensor]:
         """Describe the weights of all kept trajectories, or steps, by scalars, and the bound at q by a minibatch.
@@ -88,22 +104,11 @@ class ImportanceWeights:
         batch, log_prob: the last minibatch and its log π_θ(a|s), [B]; None before the first. `ess_share` is the effective
         sample size as a share of the curated set's (κ = 0).
         """
-        settings = self._settings
-        of_steps = settings.level == "window"
-        weights = self.weights if of_steps else self.weights[self._offsets[:-1]]
-        curation = (self._probabilities / self._lengths).repeat_interleave(self._lengths) if of_steps else self._probabilities
-        at_bound = (weights >= settings.upper_bound) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
-        metrics = {
-            "ess_share": effective_sample_size(weights * curation) / effective_sample_size(curation),
-            "weight_min": weights.amin(),
-            "weight_median": weights.median(),
-            "weight_max": weights.amax(),
-            "clipped_share": at_bound.double().mean(),
-        }
-        if not of_steps:
+        metrics = dict(self._described)  # they change at a pass alone
+        if self._settings.level == "trajectory":
             # κ-tempered, and in units of the kept trajectories' reward: 1 at π_θ = q = π_ref.
             metrics["proposal_bound"] = torch.ones(()) if batch is None or log_prob is None else self._bound(batch, log_prob)
-        if settings.fixed_kappa is None:
+        if self._settings.fixed_kappa is None:
             metrics["kappa"] = torch.tensor(self.kappa)
         return metrics
 

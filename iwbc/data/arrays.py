@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import action_bounds, notes_of_rewards
+from iwbc.data.checks import action_bounds, checked_flags, notes_of_rewards
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.packed import open_packed, pack, warn_of_notes
@@ -274,14 +274,7 @@ def flags(name: str, field: str, array: Any) -> npt.NDArray[np.bool_]:
         values = np.asarray(array[:]).reshape(-1)
     except NUMPY_DAMAGE as error:
         raise UserError(f"dataset {name}, {field}: cannot be read ({error})") from None
-    wrong = (values != 0) & (values != 1)
-    if wrong.any():
-        step = int(np.flatnonzero(wrong)[0])
-        remedy = _WITHOUT_LABELS if field == "successes" else ""
-        raise UserError(
-            f"dataset {name}, {field}: must be true or false (1 or 0), but step {step} holds {values[step]}{remedy}"
-        )
-    return values.astype(np.bool_)
+    return checked_flags(values, f"dataset {name}, {field}", _WITHOUT_LABELS if field == "successes" else "")
 
 
 def _successes(array: Any, name: str, ends: npt.NDArray[np.int64], steps: int) -> npt.NDArray[np.bool_] | None:

@@ -161,6 +161,14 @@ def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_s
         fail("actions", "the action space has no dimensions")
 
 
+def checked_flags(values: npt.NDArray[np.generic], where: str, remedy: str = "") -> npt.NDArray[np.bool_]:
+    """Return values [n] of trues and falses as such. Raises UserError, which begins with `where`, for one that is neither."""
+    wrong = np.flatnonzero((values != 0) & (values != 1))
+    if len(wrong):
+        raise UserError(f"{where}: must be true or false (1 or 0), but step {wrong[0]} holds {values[wrong[0]]}{remedy}")
+    return values.astype(np.bool_)
+
+
 class ActionBounds:
     """Counter, over a whole dataset, of the actions that lie outside the action space."""
 

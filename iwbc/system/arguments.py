@@ -37,6 +37,12 @@ def option_names(kind: type[Settings]) -> list[str]:
     return names[get_origin(hints[names[0]]) is list :]
 
 
+def is_setting(argument: str, kind: type[Settings]) -> bool:
+    """Tell a setting of the configuration, group.name=value, from an option of a command, a flag, and a file's name."""
+    is_option = argument.startswith("-") or argument.partition("=")[0] in option_names(kind)
+    return "=" in argument and not is_option and not Path(argument).expanduser().exists()
+
+
 def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
     """Read the value of every option. Raises UserError for an argument that is unknown, unreadable, repeated or missing."""
     hints, names = get_type_hints(kind), option_names(kind)

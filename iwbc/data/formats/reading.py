@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import action_bounds
+from iwbc.data.checks import action_bounds, checked_flags
 from iwbc.environments.spaces import Part
 from iwbc.errors import UserError
 from iwbc.settings import Recording
@@ -80,11 +80,7 @@ def actions_of(array: npt.NDArray[Any], where: str, size: int | None = None) -> 
 
 def flags_of(array: npt.NDArray[Any], where: str, count: int) -> npt.NDArray[np.bool_]:
     """Read a field of trues and falses, [count]. Raises UserError for a value that is neither."""
-    values = rows(array, where, count)
-    wrong = np.flatnonzero((values != 0) & (values != 1))
-    if len(wrong):
-        raise UserError(f"{where}: must be true or false (1 or 0), but step {wrong[0]} holds {values[wrong[0]]}")
-    return values.astype(np.bool_)
+    return checked_flags(rows(array, where, count), where)
 
 
 def rewards_of(steps: int, success: bool | None) -> npt.NDArray[np.float32]:
