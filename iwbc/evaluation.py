@@ -92,10 +92,11 @@ class Evaluator:
                 f"env {self.env_id}: has {self.observation_size} observations and {space.shape[0]} actions, {whose} has "
                 f"{spaces.observation_size} and {actions}; choose the env that the data was recorded in"
             )
-        if missing := [image for image in spaces.images if image not in self.images]:
-            there = ", ".join(map(str, self.images)) or "no images"
+        there = list(map(str, self.images))
+        if missing := [image for image in spaces.images if str(image) not in there]:
             raise UserError(
-                f"env {self.env_id}: has {there}, {whose} has {missing[0]}; choose the env that the data was recorded in"
+                f"env {self.env_id}: has {', '.join(there) or 'no images'}, {whose} has {missing[0]}; choose the env that the "
+                "data was recorded in"
             )
         bounds = np.array((spaces.action_low, spaces.action_high))
         declared = np.isfinite(bounds).all(0)

@@ -1063,6 +1063,82 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
+def picture(truth: Truth) -> np.ndarray:
+    """Images [T + 1, 4, 5, 3] of which each says where it belongs."""
+    size = 4 * 5 * 3
+    return (truth.states[:, :1] + np.arange((truth.steps + 1) * size).reshape(-1, size)).astype(np.uint8).reshape(-1, 4, 5, 3)
+
+
+def with_films(file: h5py.File) -> None:
+    """Put images of a camera into robomimic's or ManiSkill's file."""
+    for index, truth in enumerate(EPISODES):
+        film = picture(truth)
+        if "data" in file:
+            demo = file[f"data/demo_{index}"]
+            demo["obs/agentview_image"], demo["next_obs/agentview_image"] = film[:-1], film[1:]
+        else:
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = film
+
+
+def recording_with_films(name: str, folder: Path) -> tuple[Path, str, str]:
+    """A recording of robomimic, ManiSkill or Zarr, and the names of its image and of its least vector."""
+    if name == "robomimic":
+        return formats.write_robomimic(folder / "demo.hdf5", EPISODES, change=with_films), "agentview_image", "robot0_eef_pos"
+    if name == "maniskill":
+        path = formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=lambda file, info: with_films(file))
+        return path, "sensor_data/base/rgb", "extra/goal"
+    films = np.concatenate([picture(truth)[:-1] for truth in EPISODES])
+    return formats.write_zarr(folder / "pusht.zarr", EPISODES, **{"data/img": films}), "img", "state"
+
+
+SEEN = ["robomimic", "maniskill", pytest.param("zarr", marks=needs_zarr)]
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_chosen_images_are_read(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    data = iwbc.load(path, observation_keys=[image, vector])
+    blind = iwbc.load(path, observation_keys=[vector])
+    assert blind.images == {} and blind.content_hash != data.content_hash
+    np.testing.assert_array_equal(data.observations, blind.observations)
+    np.testing.assert_array_equal(data.images[image], np.concatenate([picture(truth)[:-1] for truth in EPISODES]))
+    last = -2 if name == "zarr" else -1  # whose files have no observation after the last action
+    np.testing.assert_array_equal(data.final_images[image], np.stack([picture(truth)[last] for truth in EPISODES]))
+    alone = iwbc.load(path, observation_keys=[image])
+    assert alone.observations.shape == (STEPS, 0) and list(alone.images) == [image]
+    environment = data.info.environment
+    if name == "robomimic":
+        assert environment is not None and environment.kwargs["observation_keys"] == [vector]
+        assert environment.kwargs["images"] == {image: [4, 5, 3]}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_images_that_differ_are_refused(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    if name == "zarr":
+        path = formats.write_zarr(tmp_path / "short.zarr", EPISODES, **{"data/img": np.zeros((3, 4, 5, 3), np.uint8)})
+    else:
+        place = {"robomimic": "data/demo_3/obs", "maniskill": "traj_3/obs"}[name]
+        with h5py.File(path, "r+") as file:
+            del file[f"{place}/{image}"]
+            file[f"{place}/{image}"] = np.zeros((2, 4, 5, 3), np.uint8)
+    with pytest.raises(
+        UserError, match=f"data/img: has 3 rows for {STEPS} actions|episode 3, image .*: must be uint8 of shape"
+    ):
+        iwbc.load(path, observation_keys=[image, vector])
+
+
+def test_robomimic_without_next_obs_ends_with_the_last_image(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        with_films(file)
+        for demo in file["data"].values():
+            del demo["next_obs"]
+
+    path = formats.write_robomimic(tmp_path / "demo.hdf5", EPISODES, change=change)
+    data = iwbc.load(path, observation_keys=["agentview_image"])
+    np.testing.assert_array_equal(data.final_images["agentview_image"], np.stack([picture(truth)[-2] for truth in EPISODES]))
+
+
 def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
     def depth(file: h5py.File) -> None:
         for demo in file["data"].values():

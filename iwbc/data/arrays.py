@@ -183,11 +183,12 @@ def describe(
                     f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
                     "name another environment with env_id=…, or none with env_id=none"
                 )
-        if images and (images := sorted(images, key=str)) != sorted(seen, key=str):
+        if images and {*map(str, images)} != {*map(str, seen)}:
             raise UserError(
                 f"dataset {name}, images: are {', '.join(map(str, images))}; {environment.id}'s are "
                 f"{', '.join(map(str, seen)) or 'none'}; name another environment with env_id=…, or none with env_id=none"
             )
+        images = images and seen  # with their places in the environment's observations
         low, high = actions.low, actions.high
     low, high = action_bounds(
         name, action_size, low if action_low is None else action_low, high if action_high is None else action_high

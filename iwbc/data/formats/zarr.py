@@ -93,8 +93,8 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     )
     pictures = {image.name: arrays[image.name] for image in images}
     for key, array in pictures.items():
-        if len(array) != count:
-            raise UserError(f"{path}, data/{key}: has {len(array)} rows for {count} actions")
+        if array.shape[0] != count:
+            raise UserError(f"{path}, data/{key}: has {array.shape[0]} rows for {count} actions")
     rewards, successes = None, None
     if (name := named["rewards"]) is not None:
         rewards = rows(_values(_open(path, f"data/{name}"), path), f"{path}, data/{name}", count)
