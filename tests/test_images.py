@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -395,6 +397,21 @@ def test_images_that_a_policy_does_not_take_are_left_out_in_play() -> None:
     wide = dataclasses.replace(policy.spaces, images=(Image(("camera",), (9, 9, 3)),))
     with pytest.raises(UserError, match=r"^env iwbc-tests/Lamp-v0: has camera of 12×12×3, the policy has camera of 9×9×3"):
         evaluator.check_spaces(wide, "the policy")
+
+
+def test_the_guide_s_policy_sees() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    module, used = re.findall(r"```python\n(.*?)```", guide.split("### A policy that sees\n")[1].split("\n## ")[0], re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(module, names)
+    film, actions = np.zeros((8, 84, 84, 3), np.uint8), np.zeros((8, 7), np.float32)
+    data = iwbc.from_arrays(actions[:, :3], actions, actions[:, 0], images={"agentview_image": film})
+    info = dataclasses.replace(data.info, observation_parts=[Part(("robot0_eef_pos",), (3,))])
+    brief = SimpleNamespace(load=lambda *path, **keys: dataclasses.replace(data, info=info), fit=iwbc.fit)
+    brief.BC = lambda: BC(steps=2, batch_size=4)
+    names |= {"iwbc": brief, "picture": film[0], "position": np.zeros(3)}
+    exec(used, names)
+    assert names["action"].shape == (7,)
 
 
 # --- Minari, and the commands ----------------------------------------------------------------------------------------
