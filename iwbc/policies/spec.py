@@ -228,7 +228,8 @@ def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
     parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
     images = tuple(map(image_of_plain, plain.get("images", ())))  # absent from files of earlier versions
     spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts, images)
-    if spaces.observation_size < (not images) or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
+    smallest = 0 if images else 1
+    if spaces.observation_size < smallest or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
         raise ValueError("its observations or actions have no size")
     if spaces.observation_parts and size_of(spaces.observation_parts) != spaces.observation_size:
         raise ValueError("its observations are of another size than their parts")

@@ -22,6 +22,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    frames,
     mapping,
     missing_key,
     none_usual,
@@ -43,7 +44,7 @@ from iwbc.system.files import read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes than before.
-READER = 1
+READER = 2
 _TRAJECTORY = re.compile(r"traj_\d+")
 _NO_OBSERVATIONS = (
     "has no obs: it was recorded with obs_mode none; write observations first, python -m "
@@ -201,7 +202,10 @@ def _episodes(
                 rows(read_array(group, leaves[part]), f"{where}/{leaves[part]}", steps + 1, part.shape) for part in parts
             ]
             seen = vectors(columns, steps + 1)
-            pictures = {image.name: read_array(group, leaves[image]) for image in images}
+            pictures = {
+                image.name: frames(read_array(group, leaves[image]), f"{where}/{leaves[image]}", steps + 1, image)
+                for image in images
+            }
         if said.get("elapsed_steps", steps) != steps:
             raise UserError(
                 f"{where}: elapsed_steps of its json is {printable(said['elapsed_steps'])}, its actions are {steps}"

@@ -71,6 +71,11 @@ def rows(array: npt.NDArray[Any], where: str, count: int, row_shape: tuple[int, 
     return array.reshape(count, -1) if row_shape else array.reshape(count)
 
 
+def frames(array: npt.NDArray[Any], where: str, count: int, image: Image) -> npt.NDArray[Any]:
+    """Return an array as an image's frames, [count, *shape]. Raises errors as `rows`."""
+    return rows(array, where, count, image.shape).reshape(count, *image.shape)
+
+
 def vectors(arrays: Sequence[npt.NDArray[Any]], count: int) -> npt.NDArray[Any]:
     """Join rows, [count, …] each, to vectors [count, obs]."""
     columns = [array.reshape(count, -1) for array in arrays] or [np.zeros((count, 0), np.float32)]

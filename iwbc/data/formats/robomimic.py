@@ -26,6 +26,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    frames,
     is_read,
     mapping,
     missing_key,
@@ -271,11 +272,16 @@ def _episodes(
                     steps,
                 )
 
-            seen = observations("obs")
-            last = "next_obs" if holds(group, "next_obs") else "obs"
-            final = observations(last)[-1:] if last == "next_obs" else seen[-1:]
-            pictures = {image.name: read_array(group, f"obs/{image.name}") for image in images}
-            final_pictures = {image.name: read_array(group, f"{last}/{image.name}")[-1] for image in images}
+            def films(source: str, group: Any = group, where: str = where, steps: int = steps) -> dict[str, Any]:
+                return {
+                    image.name: frames(
+                        read_array(group, f"{source}/{image.name}"), f"{where}/{source}/{image.name}", steps, image
+                    )
+                    for image in images
+                }
+
+            seen, shown = observations("obs"), films("obs")
+            following, follow = (observations("next_obs"), films("next_obs")) if holds(group, "next_obs") else (seen, shown)
             rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
@@ -283,12 +289,12 @@ def _episodes(
         success = bool((rewards > 0).any()) if labelled and rewards is not None else None
         yield Episode(
             seen,
-            final[0],
+            following[-1],
             actions,
             rewards_of(steps, None) if rewards is None else rewards,
             dones is not None and bool(dones[-1]),
             success,
             tuple(mask for mask in sorted(masks) if name in masks[mask]),
-            pictures,
-            final_pictures,
+            shown,
+            {name: film[-1] for name, film in follow.items()},
         )
