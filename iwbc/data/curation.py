@@ -235,8 +235,9 @@ def pinned(curation: Settings) -> Settings:
 
     Raises UserError where the file cannot be read.
     """
-    if isinstance(curation, settings.FromFile) and curation.sha256 is None:
-        return dataclasses.replace(curation, sha256=sha256_of(Path(curation.path).expanduser()))
+    match curation:
+        case settings.FromFile(path=str(path), sha256=None) | settings.Auto(path=str(path), sha256=None):
+            return dataclasses.replace(curation, sha256=sha256_of(Path(path).expanduser()))
     return curation
 
 

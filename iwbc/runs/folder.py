@@ -3,13 +3,15 @@
 config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
 evaluations.csv     a row per episode, with its phase: reference, periodic or final
+choice.json         where curation=auto: the chosen curation, and what the others that were tried come to
 curation.csv        the histogram of returns: all trajectories and those kept
 weights.csv         every kept trajectory's return, curation weight and importance weight at the end, for each seed
 run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
-reference.safetensors    likewise, where the policy is of the user's own: the training of its reference
+reference.safetensors, choice.safetensors   likewise, where the policy is of the user's own: the training of its reference,
+                    and of the trials of curation=auto
 last-good-seed<n>.safetensors   of a seed that diverged: what the last checkpoint before held of it
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from iwbc.data.choice import Choice
 from iwbc.errors import UserError
 from iwbc.runs.page import page
 from iwbc.runs.read import read_config, read_summary
@@ -97,6 +100,14 @@ class RunFolder:
                 "run again"
             ) from None
 
+    def write_choice(self, choice: Choice) -> None:
+        write_json(self.path / "choice.json", choice.to_plain())
+
+    @property
+    def trials(self) -> Path:
+        """The file in which the trials of curation=auto with a custom policy leave their state."""
+        return self.path / "choice.safetensors"
+
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
 
@@ -150,7 +161,7 @@ class RunFolder:
         """Write the page and the summary, which marks the run as finished, and remove what only an unfinished run needs."""
         self.write_page(summary)
         write_json(self.path / "summary.json", summary.to_plain())
-        for unfinished in (self._checkpoint, self.reference, self._failure):
+        for unfinished in (self._checkpoint, self.reference, self.trials, self._failure):
             unfinished.unlink(missing_ok=True)
 
     def write_page(self, summary: Summary) -> None:
