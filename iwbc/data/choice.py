@@ -174,7 +174,8 @@ def candidates_of(
     different: dict[bytes, Settings] = {}
     for candidate in candidates:
         weights = candidate_weights(candidate, trajectories, values)
-        if np.delete(weights, best).any() or isinstance(candidate, settings.Ranked):  # ranked anew without them
+        ranked_anew = isinstance(candidate, settings.Ranked | settings.TrajectoryScores)  # without the best
+        if ranked_anew or np.delete(weights, best).any():
             different.setdefault(np.round(weights / weights.max(), 9).tobytes(), candidate)
     return list(different.values())
 

@@ -10,8 +10,7 @@ run.html            the run on one page
 policy.safetensors  the last policy of every seed with all that is needed to rebuild it
 summary.json        results, dataset, times, versions; there only when the run is finished
 checkpoint.safetensors   there only while it is not
-reference.safetensors, choice.safetensors   likewise, where the policy is of the user's own: the training of its reference,
-                    and of the trials of curation=auto
+reference.safetensors    likewise, where the policy is of the user's own: the training of its reference
 last-good-seed<n>.safetensors   of a seed that diverged: what the last checkpoint before held of it
 """
 
@@ -103,11 +102,6 @@ class RunFolder:
     def write_choice(self, choice: Choice) -> None:
         write_json(self.path / "choice.json", choice.to_plain())
 
-    @property
-    def trials(self) -> Path:
-        """The file in which the trials of curation=auto with a custom policy leave their state."""
-        return self.path / "choice.safetensors"
-
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)
 
@@ -161,7 +155,7 @@ class RunFolder:
         """Write the page and the summary, which marks the run as finished, and remove what only an unfinished run needs."""
         self.write_page(summary)
         write_json(self.path / "summary.json", summary.to_plain())
-        for unfinished in (self._checkpoint, self.reference, self.trials, self._failure):
+        for unfinished in (self._checkpoint, self.reference, self._failure):
             unfinished.unlink(missing_ok=True)
 
     def write_page(self, summary: Summary) -> None:

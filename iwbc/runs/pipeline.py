@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +29,13 @@ from iwbc.runs.read import file_hashes, read_choice, read_summary
 from iwbc.runs.recorder import Recorder, Stopwatch
 from iwbc.runs.results import method_name, summary_of
 from iwbc.runs.summary import Summary
-from iwbc.settings import Auto, Config, Env, Minari, OwnPolicy, to_plain
+from iwbc.settings import Auto, Config, Env, Minari, OwnPolicy
 from iwbc.system import processes
 from iwbc.system.imports import import_named
 from iwbc.training.fit import fit
 from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies
-from iwbc.training.trials import SEED, choose
-
-Begin = Callable[[], Path]
+from iwbc.training.trials import SEED, choose_curation
 
 
 def run(config: Config, path: Path, console: Console, resumed: bool = False) -> Summary:
@@ -134,38 +130,36 @@ def _choice(config: Config, folder: RunFolder, trajectories: Trajectories, conso
         return None
     choice = read_choice(folder.path)
     if choice is None:
-
-        def begin(path: Path) -> Path:
-            folder.start(config)  # from here on the run can be resumed
-            return path
-
-        choice = chosen(config, trajectories, console, (partial(begin, folder.reference), partial(begin, folder.trials)))
-        folder.start(config)
+        choice = chosen(config, trajectories, console)
+        folder.start(config)  # from here on the run can be resumed
         folder.write_choice(choice)
     return choice
 
 
-def chosen(
-    config: Config, trajectories: Trajectories, console: Console, begin_own: tuple[Begin | None, Begin | None] = (None, None)
-) -> Choice:
-    """Choose the curation of a configuration with curation=auto, on the trajectories that are not held out. `begin_own` name
-    the checkpoints of the reference and of the trials where the policy is a custom one.
+def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choice:
+    """Choose the curation of a configuration with curation=auto, on the trajectories that are not held out.
 
     Raises UserError where there is nothing to choose by, KeyboardInterrupt when told to stop.
     """
+    auto = pinned(config.curation)
+    assert isinstance(auto, Auto)
     everything = Curated(trajectories, np.ones(len(trajectories)), config.averaging)
     data = hold_out(everything, config.held_out)[0].trajectories
     reference_data = _reference_data(config, data)
-    factory = policy_factory(config.policy, *({id(each): each for each in (data, reference_data)}.values()))
-    recipe, every = config.reference, config.checkpoint_every
-
-    def reference() -> Policies:
-        return reference_policy(reference_data, factory, recipe, [SEED], config.device, console, every, begin_own[0])
-
-    spec = factory.spec
-    inputs = None if spec is None else [reference_data.content_hash, spec.plain(), to_plain(recipe)]
-    shared = (config.algo, config.averaging, config.device, console, every)
-    return choose(config.curation, data, reference, inputs, *shared, begin_own[1])
+    datasets = (data,) if reference_data is data else (data, reference_data)
+    factory = policy_factory(config.policy, *datasets)
+    every = config.checkpoint_every
+    reference = reference_policy(reference_data, factory, config.reference, [SEED], config.device, console, every)
+    return choose_curation(
+        data,
+        reference,
+        auto,
+        algo=config.algo,
+        averaging=config.averaging,
+        device=config.device,
+        console=console,
+        checkpoint_every=every,
+    )
 
 
 def _say_kept(config: Config, curated: Curated, choice: Choice | None, console: Console) -> None:

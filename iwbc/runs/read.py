@@ -137,7 +137,8 @@ def read_failure(folder: Path) -> str | None:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Compute the SHA-256 of the files that a run's results are made of and made by."""
-    files = ("config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv")
+    files = ["config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"]
+    files += ["choice.json"] * (folder / "choice.json").exists()
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 

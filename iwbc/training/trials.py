@@ -7,9 +7,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +23,11 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
+from iwbc.engine.autograd import module_state
 from iwbc.errors import UserError, warn
 from iwbc.policies.policy import Policy
 from iwbc.settings import FilteredBC, Recipe, to_plain
-from iwbc.system.files import MALFORMED, cache_folder, read_json, write_json
+from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
 from iwbc.system.interrupts import stop_requests
 from iwbc.training.checkpoints import Checkpoints
 from iwbc.training.trained import Policies
@@ -39,25 +39,25 @@ SEED = 0  # of the reference that all are cloned from, so that runs with other s
 _TITLE = "trials of curations"
 
 
-def choose(
-    auto: settings.Auto,
+def choose_curation(
     trajectories: Trajectories,
-    reference: Callable[[], Policies],
-    reference_inputs: Sequence[Any] | None,
-    algo: Recipe,
-    averaging: str,
-    device: str | torch.device,
-    console: Console,
+    reference: Policies,
+    auto: settings.Auto | None = None,
+    *,
+    algo: Recipe | None = None,
+    averaging: str = "trajectory",
+    device: str | torch.device = "cpu",
+    console: Console | None = None,
     checkpoint_every: int = 1000,
-    begin_own: Callable[[], Path] | None = None,
 ) -> Choice:
-    """Choose a curation, or read from the cache what was chosen for the same inputs before.
+    """Choose a curation (the rule is in data/choice.py), or read from the cache what was chosen for the same inputs before.
 
-    reference: returns π_ref of seed SEED. reference_inputs: plain values of all that it depends on; None where no hash tells,
-    and nothing is cached; `begin_own` then names, as training begins, the file of its checkpoints. algo: whose steps, learning
-    rate and batches the trials have, where it starts from the reference.
-    Raises UserError where there are too few trajectories, KeyboardInterrupt when told to stop.
+    reference: π_ref, of which the first seed counts. algo: whose steps, learning rate and batches the trials have, where it
+    starts from the reference; default: FilteredBC(). Raises UserError where there are too few trajectories, KeyboardInterrupt
+    when told to stop.
     """
+    auto, console = auto or settings.Auto(), console or Console(stderr=True)
+    auto.check("curation")
     values = values_of(auto, trajectories)
     best = best_of(values, trajectories)
     candidates = candidates_of(auto, trajectories, values, best)
@@ -67,10 +67,11 @@ def choose(
             "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
         )
         return Choice(settings.All())
-    recipe = _recipe(algo)
-    inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, reference_inputs]
+    recipe = _recipe(algo or FilteredBC())
+    parameters = digest_of(module_state(reference[0]), {})
+    inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
     path = cache_folder() / "curations" / f"{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
-    if reference_inputs is not None and (known := _read(path)) is not None:
+    if (known := _read(path)) is not None:
         return known
     folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
     rests = [np.setdiff1d(np.arange(len(trajectories)), fold) for fold in folds]
@@ -82,19 +83,18 @@ def choose(
         return Curated(some, candidate_weights(candidates[candidate], some, values[rests[fold]]), averaging)
 
     trials = range(len(candidates) * FOLDS)
-    begin = (lambda: path.with_suffix(".checkpoint")) if begin_own is None else begin_own
-    checkpoints = Checkpoints(_TITLE, begin, path.stem, recipe.steps, checkpoint_every, console)
+    checkpoint = path.with_suffix(".checkpoint")
+    checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console)
     each = [curated(trial) for trial in trials]
-    trained = _train(reference(), each, recipe, device, console, checkpoints)
+    trained = _train(reference, each, recipe, device, console, checkpoints)
     log_probs = np.full((len(candidates), len(best)), np.nan)
     for trial, module in zip(trained.seeds, trained, strict=True):
         candidate, fold = divmod(trial, FOLDS)
         log_probs[candidate, fold::FOLDS] = _log_probs(module, trajectories.subset(folds[fold]), device)
     whole = [candidate_weights(candidate, trajectories, values) for candidate in candidates]
     choice = among(candidates, [effective_number(weights) for weights in whole], log_probs)
-    if reference_inputs is not None:
-        write_json(path, choice.to_plain())
-        path.with_suffix(".checkpoint").unlink(missing_ok=True)
+    write_json(path, choice.to_plain())
+    checkpoint.unlink(missing_ok=True)
     return choice
 
 
@@ -116,7 +116,7 @@ def _train(
 ) -> Policies:
     """Clone from the reference on each of the data, side by side; policies' seeds are places in `data`, without those that have
     diverged."""
-    start = reference.of_seed(SEED)
+    start = reference[0]
 
     def make_learner(place: int) -> Learner:
         ingredients = Ingredients(copy.deepcopy(start), start, data[place], SEED, device)
