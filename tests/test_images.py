@@ -344,7 +344,9 @@ def test_without_an_environment_the_vector_has_a_name_of_its_own() -> None:
     policy = iwbc.fit(BC(steps=2, batch_size=4), data, policy=seeing(data))
     action, _ = policy.predict({"observations": data.observations[0], "camera": data.images["camera"][0]})
     assert action.shape == (2,)
-    alone = iwbc.from_arrays(None, data.actions, data.rewards, images={"image": data.images["camera"]}, env_id=BARE)
+    ends = np.arange(100) % 5 == 4
+    film = {"image": data.images["camera"]}
+    alone = iwbc.from_arrays(None, data.actions, data.rewards, 0 * ends, ends, images=film, env_id=BARE)
     blind = iwbc.fit(BC(steps=2, batch_size=4), alone, policy=seeing(alone))
     assert blind.predict(data.images["camera"][0])[0].shape == (2,)
     assert iwbc.evaluate(blind, BARE, episodes=2).returns.shape == (1, 2)
