@@ -25,6 +25,7 @@ import numpy.typing as npt
 from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
     NO_FINAL,
+    TASK,
     actions_of,
     bounds,
     chosen_keys,
@@ -117,7 +118,7 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
         reference_scores=None,
         observation_parts=parts,
         notes=[*_notes(features, parts), *notes_of_rewards(rewarded, label is not None), *notes, NO_FINAL],
-        groups=[f"task: {task}" for task in tasks],
+        groups=[f"{TASK}{task}" for task in tasks],
         fps=None if fps is None else float(fps),
     )
     if fps is not None and "timestamp" in features:
@@ -352,7 +353,7 @@ def _episodes(
             rewards_of(steps, success) if rewards is None else rewards,
             bool(done),
             success,
-            tuple(f"task: {task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
+            tuple(f"{TASK}{task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
         )
     if expected < len(said):
         raise UserError(f"{path}, episode {expected}: is in meta/episodes, but not in data/")

@@ -17,6 +17,7 @@ from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
 # h5py, pyarrow and zarr raise these on damaged files (SystemError: a size that is negative).
 DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError, SystemError)
+TASK = "task: "  # what the names of groups that are tasks begin with
 _IMAGES = "images are not read, vectors only"
 # The note on data whose files have no observation after an episode's last action.
 NO_FINAL = (
