@@ -118,6 +118,61 @@ def test_robomimic_without_next_observations_says_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[3].final_observation, EPISODES[3].states[-2])
 
 
+def test_robomimic_next_observations_that_are_the_observations_are_not_believed(tmp_path: Path) -> None:
+    def copied(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            del demo["next_obs"]
+            demo.copy("obs", "next_obs")
+
+    def but_one(file: h5py.File) -> None:
+        copied(file)
+        file["data/demo_11/next_obs/object"][-1] += 1
+
+    path = formats.write_robomimic(tmp_path / "copied.hdf5", EPISODES, change=copied)
+    with pytest.warns(DataWarning, match="its next_obs is a copy of its obs in every demo: the last observation stands for"):
+        data = iwbc.load(path)
+    np.testing.assert_array_equal(data[11].final_observation, EPISODES[11].states[-2])
+    assert "copy of its obs" not in " ".join(
+        iwbc.load(formats.write_robomimic(tmp_path / "one.hdf5", EPISODES, change=but_one)).info.notes
+    )
+
+
+LIBERO = "pick up the black bowl and place it on the plate"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "task"),
+    [
+        ({"problem_info": json.dumps({"language_instruction": LIBERO})}, LIBERO),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO.split()}).encode()}, LIBERO),
+        ({"bddl_file_name": "bddl_files/libero_spatial/" + LIBERO.replace(" ", "_") + ".bddl"}, LIBERO),
+        ({"bddl_file_name": "KITCHEN_SCENE10_close_the_top_drawer.bddl"}, "close the top drawer"),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO}), "bddl_file_name": "push.bddl"}, LIBERO),
+        ({"problem_info": json.dumps({"problem_name": "x"}), "bddl_file_name": "push.bddl"}, "push"),
+        ({"problem_info": json.dumps({"language_instruction": [1, {}]})}, None),
+        ({"problem_info": "[]", "bddl_file_name": 3}, None),
+    ],
+)
+def test_libero_tells_the_task_in_words(attributes: dict[str, Any], task: str | None, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs.update(attributes)
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change))
+    told = [name for name in data.info.groups if name.startswith("task: ")]
+    assert told == ([f"task: {task}"] if task else [])
+    assert all(set(told) <= set(episode.groups) for episode in data)
+
+
+def test_libero_tells_the_task_that_lerobot_is_given(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs["problem_info"] = json.dumps({"language_instruction": LIBERO})
+
+    path = formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change)
+    outcome = command("iwbc.export_data", str(path), "format=lerobot", f"out={tmp_path / 'set'}")
+    assert outcome.code == 0 and "no task is known" not in outcome.out
+    assert pq.read_table(tmp_path / "set" / "meta" / "tasks.parquet")["task"].to_pylist() == [LIBERO]
+
+
 def test_robomimic_without_rewards_has_no_labels(tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         for demo in file["data"].values():
@@ -324,6 +379,38 @@ def test_maniskill_without_rewards_has_those_of_success(tmp_path: Path) -> None:
     path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
     with pytest.warns(DataWarning, match="1 at the end of each success"):
         check_truths(iwbc.load(path), "maniskill")
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "normalised"),
+    [
+        *((mode, "pd_joint_pos", True) for mode in ("pd_ee_delta_pose", "pd_joint_target_delta_pos", "pd_joint_delta_pos")),
+        *((mode, "pd_ee_delta_pose", False) for mode in ("pd_joint_pos", "pd_ee_pose")),
+        (None, "pd_ee_delta_pose", True),
+        (None, "pd_joint_pos", False),
+        (None, None, False),
+    ],
+)
+def test_maniskill_bounds_are_the_controller_s(
+    mode: str | None, environment: str | None, normalised: bool, tmp_path: Path
+) -> None:
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        info["env_info"]["env_kwargs"]["control_mode"] = environment
+        for episode in info["episodes"]:
+            episode["control_mode"] = mode
+        for group in file.values():
+            actions = group["actions"][...] * np.float32(0.5)
+            del group["actions"]
+            group["actions"] = actions
+
+    path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
+    data = iwbc.load(path)
+    controller = mode or environment or "unknown"
+    assert (f"its controller {controller} has bounds of its own" in " ".join(data.info.notes)) == (not normalised)
+    assert (data.info.action_low, data.info.action_high) == (
+        ([-1.0, -1.0], [1.0, 1.0]) if normalised else ([-0.5, 0.0], [0.5, 11 / 32])  # what the data reach
+    )
+    assert iwbc.load(path, action_low=-2.0, action_high=[2.0, 3.0]).info.action_high == [2.0, 3.0]
 
 
 def test_maniskill_names_several_controllers(tmp_path: Path) -> None:
