@@ -587,6 +587,7 @@ def pusht(**options: Any) -> Trajectories:
 def test_lerobot_is_downloaded_once_and_without_films(hub: Hub, tmp_path: Path) -> None:
     data = pusht()
     check_truths(data, "lerobot")
+    assert iwbc.load("lerobot/pusht", source="lerobot").content_hash == data.content_hash
     assert data.info.id == "lerobot/pusht"
     assert {name.split("/")[0] for name in hub.sent} == {"meta", "data"}
     sent = len(hub.sent)
@@ -1157,6 +1158,30 @@ def test_robomimic_images_are_refused_by_name(tmp_path: Path) -> None:
     check_truths(iwbc.load(path), "robomimic")
     with pytest.raises(UserError, match="obs/agentview_image: images are not read, vectors only, and it holds 8×8×3 uint8"):
         iwbc.load(path, observation_keys=["agentview_image"])
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr", "d4rl", "minari"])
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", pytest.param("zarr", marks=[needs_zarr])])
+def test_another_format_is_named_with_the_setting_that_reads_it(name: str, asked: str, tmp_path: Path) -> None:
+    path = WRITERS[name](tmp_path)
+    if name == asked:
+        check_truths(read(path, name), name)
+        return
+    with pytest.raises(UserError) as caught:
+        load_dataset(DATASETS[asked](**{"id" if asked == "minari" else "path": str(path)}))
+    assert str(caught.value) == f"dataset={asked}: {path} is of {name}; take dataset={name} dataset.path={path}"
+    with pytest.raises(UserError, match=f"take dataset={name}"):
+        iwbc.load(path, source=asked)
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "maniskill", "ogbench"])
+def test_arrays_as_d4rl_s_are_named(asked: str, tmp_path: Path) -> None:
+    path = tmp_path / "hopper.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, value in seven_steps().items():
+            file[key] = value
+    with pytest.raises(UserError, match=r"hopper\.hdf5 is of d4rl; take dataset=d4rl"):
+        read(path, asked)
 
 
 @pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr"])
