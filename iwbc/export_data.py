@@ -259,12 +259,12 @@ def _print_flags(path: Path) -> None:
 
 
 def _write_minari(curated: Curated, id: str, by: str) -> None:
-    from iwbc.data.minari_writer import write_minari
+    from iwbc.data.minari_writer import with_environment_here, write_minari
     from iwbc.system.progress import tracked
 
     data, kept = curated.trajectories, curated.kept.tolist()
     write_minari(
-        replace(data.info, id=id),
+        with_environment_here(replace(data.info, id=id), f"id={id}"),
         tracked((data[index] for index in kept), f"Writing {id}", len(kept)),
         {"weights": curated.curation_weights[kept].tolist(), "original_episodes": kept},
         description=f"{len(kept)} of {len(data)} episodes of {data.info.id}, kept by {by}",

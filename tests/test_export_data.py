@@ -549,6 +549,18 @@ def test_a_minari_dataset_of_the_kept(data: Trajectories, file: Path) -> None:
     assert export(NAME, "format=minari", "id=toy/robot/kept-v0").err.startswith("dataset toy/robot/kept-v0: is there already")
 
 
+def test_an_environment_that_is_not_here_is_left_out_of_a_minari_dataset(datasets: Path, tmp_path: Path) -> None:
+    source = formats.write_maniskill(tmp_path / "trajectory.h5", formats.truths())
+    outcome = export(source, "curation=success", "format=minari", "id=toy/robot/kept-v0")
+    assert outcome.code == 0, outcome.err
+    assert "id=toy/robot/kept-v0: the environment is not kept with the data: environment PickCube-v1: cannot" in outcome.err
+    kept, made = iwbc.load("toy/robot/kept-v0"), iwbc.load(source)
+    assert kept.info == dataclasses.replace(made.info, id=kept.info.id, environment=None)
+    assert made.successes is not None
+    for episode, index in zip(kept, np.flatnonzero(made.successes).tolist(), strict=True):
+        assert np.array_equal(episode.observations, made[index].observations)
+
+
 # --- weights of a run ----------------------------------------------------------------------------------------------------
 
 

@@ -471,7 +471,7 @@ def test_convert_takes_observations_and_leaves_out_an_environment_that_is_not_he
     path = WRITERS["maniskill"](tmp_path)
     outcome = command("iwbc.data.convert", str(path), "id=my/pick-v0", "observation_keys=[agent/qpos,extra/near]")
     assert outcome.code == 0, outcome.err
-    assert "its environment is not kept with the data: environment PickCube-v1" in outcome.err
+    assert "the environment is not kept with the data: environment PickCube-v1" in outcome.err
     assert iwbc.load("my/pick-v0").observations.shape[1] == 3
 
 
