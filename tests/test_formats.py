@@ -1153,6 +1153,33 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
+def picture_of(name: str, folder: Path) -> tuple[Path, str]:
+    """Write a stand-in with an image beside its vectors; return its path and the image's key."""
+    if name == "robomimic":
+        return robomimic(with_pictures)(folder), "agentview_image"
+    if name == "zarr":
+        return WRITERS[name](folder), "img"
+    if name == "lerobot":
+        film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+        return formats.write_lerobot(folder / "pusht", EPISODES, features=film), "observation.images.top"
+
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        for index, truth in enumerate(EPISODES):
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
+
+    return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change), "sensor_data/base/rgb"
+
+
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", pytest.param("zarr", marks=[needs_zarr])])
+def test_images_are_not_among_the_keys_that_can_be_chosen(name: str, tmp_path: Path) -> None:
+    path, image = picture_of(name, tmp_path)
+    with pytest.raises(UserError, match="has no nothing, only ") as caught:
+        read(path, name, observation_keys=["nothing"])
+    assert image not in str(caught.value)
+    notes = iwbc.load(path).info.notes
+    assert [note for note in notes if image in note] == [f"images are not read: {image}"]
+
+
 def test_robomimic_images_are_refused_by_name(tmp_path: Path) -> None:
     path = robomimic(with_pictures)(tmp_path)
     check_truths(iwbc.load(path), "robomimic")

@@ -30,6 +30,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     mapping,
     missing_key,
     none_usual,
@@ -138,7 +139,7 @@ def _chosen(where: str, features: Mapping[str, Any], settings: LeRobot) -> list[
         vectors_there = [printable(name) for name in seen if _is_vector(features[name])]
         raise none_usual(f"{where}: has neither {' nor '.join(_USUAL)}", seen, vectors_there)
     if missing := [key for key in keys if key not in features]:
-        raise missing_key(where, missing[0], [printable(name) for name in others])
+        raise missing_key(where, missing[0], [printable(name) for name in others if not _is_picture(features[name])])
     return keys
 
 
@@ -173,8 +174,7 @@ def _notes(features: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
     used = {part.name for part in parts}
     pictures = [name for name, feature in features.items() if _is_picture(feature)]
     others = [name for name in features if name.startswith("observation.") and name not in (*pictures, *used)]
-    seen = [f"images are not read: {', '.join(sorted(map(printable, pictures)))}"] if pictures else []
-    return seen + unused_note(list(map(printable, others)))
+    return images_note(list(map(printable, pictures))) + unused_note(list(map(printable, others)))
 
 
 def _notes_of_rate(path: Path, fps: float) -> list[str]:

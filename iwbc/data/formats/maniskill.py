@@ -22,6 +22,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     mapping,
     missing_key,
     part_of,
@@ -85,7 +86,7 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
         low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
     labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
-    notes = [f"images are not read: {', '.join(images)}"] if images else []
+    notes = images_note(images)
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
     info = DatasetInfo(
@@ -181,7 +182,9 @@ def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list
     keys = chosen_keys(settings.observation_keys)
     for key in keys:
         if not any(leaf == key or leaf.startswith(f"{key}/") for leaf in leaves):
-            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in leaves])
+            raise missing_key(
+                f"{path}, {name}/obs", key, [leaf or "one array" for leaf, field in leaves.items() if len(field.shape) < 3]
+            )
     if keys:
         chosen = [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}/") for key in keys)]
         images = []

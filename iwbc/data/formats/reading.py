@@ -108,6 +108,11 @@ def none_usual(problem: str, there: Sequence[str], vectors: Sequence[str]) -> Us
     return UserError(f"{problem}; it has {'images alone' if there else 'no others'}, and only vectors are read")
 
 
+def images_note(names: Sequence[str]) -> list[str]:
+    """Name the images of a recording, in a line at most."""
+    return [f"images are not read: {', '.join(sorted(names))}"] if names else []
+
+
 def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
     """Name what of a recording is not used, in a line at most."""
     if not names:

@@ -30,6 +30,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     is_image,
     mapping,
     missing_key,
@@ -86,10 +87,12 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         actions = open_array(first, "actions").shape
         # Each observation, with the first demo that has it.
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
+        offered = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            others = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
-            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), others)
+            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
+        if missing := [key for key in keys if key not in there]:
+            raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
         parts = [_part(path, data, key, there) for key in keys]
         _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
@@ -99,7 +102,8 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
         labelled = rewarded and _any_above_0(path, data, demos)
-        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in offered if name not in keys])
+        notes += images_note([name for name in there if name not in (*offered, *keys)])
         if rewarded and not labelled:
             notes.append(
                 "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
@@ -202,8 +206,6 @@ def _is_copied(path: Path, data: Any, name: str, keys: Sequence[str]) -> bool:
 
 
 def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
-    if key not in there:
-        raise missing_key(f"{path}, data/demo_N/obs", key, sorted(there))
     where = f"{path}, data/{there[key]}/obs/{key}"
     with reading(where):
         field = open_array(data, f"{there[key]}/obs/{key}")
