@@ -16,7 +16,7 @@ from setups import Outcome, called, command, finish, python, read_csv
 pytest.importorskip("trl")
 
 from iwbc.config import composed, hydra_on_conf
-from iwbc.language import sampling, training
+from iwbc.language import sampling, start, training
 from iwbc.language.config import validate
 from iwbc.language.jsonl import Rows, read_rows, write_rows
 from iwbc.language.models import load, quietly
@@ -200,6 +200,28 @@ def test_runs_of_policies_are_reported_apart(place: Path) -> None:
 def test_prompts_that_cannot_be_sampled_at_the_end_are_refused_before(place: Path) -> None:
     outcome = train("out=run", "prompts=task/prompts.jsonl", "verifier=exact")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1) and "set max_new_tokens=13" in outcome.err
+    assert not (place / "run").exists()
+    assert "Reference:" not in outcome.out
+    talk = {"id": "p", "messages": [{"role": "user", "content": "01>"}], "answer": "cc"}
+    (place / "task" / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    outcome = train("out=run", "prompts=task/talks.jsonl", "verifier=exact")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1) and "chat template" in outcome.err
+    assert "Reference:" not in outcome.out
+
+
+def test_rows_that_cannot_be_trained_on_are_refused_before_a_reference_is_fitted(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "task" / "rows.jsonl"
+    columns = ("prompt", "completion", "reward", "success")
+    plain = [{name: row[name] for name in columns} for row in map(json.loads, path.read_text().splitlines())]
+    plain.append({"prompt": "01>" * 9, "completion": "h", "reward": 1.0, "success": True})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in plain))
+    monkeypatch.setattr(start, "train_on", lambda *_: pytest.fail("a reference is fitted"))
+    kept = sum(row["success"] for row in plain)
+    outcome = train("out=run")
+    assert outcome.code == 2
+    assert f"1 of {kept} rows are longer than max_length=16" in outcome.err.splitlines()[-1]
     assert not (place / "run").exists()
 
 

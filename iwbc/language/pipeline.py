@@ -78,13 +78,16 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     args = settings_of(train, train, train.algo, checkpoints)
     data = _data(rows, weights, train)
     say(f"Data: {data['kept']:,} of {len(rows):,} rows are kept; {data['failures']:,} of the others are failures")
-    fitted = fit(train, rows, say) if kind == "fit" else None
-    if kind != "fit":
-        say({"start": f"Reference: {train.model}, as it is", "logp": "Reference: the log-likelihoods in the rows"}[kind])
-    model, tokenizer = start(train, fitted)
+    model, tokenizer = start(train)
     if train.prompts is not None:  # what cannot be sampled at the end is refused now
         sampling = Sampling(train.samples, max_new_tokens=train.max_new_tokens)
         Sampler(model, tokenizer, prompts_of(Path(train.prompts)).prompts, sampling)
+    if kind == "fit":
+        fitted = fit(train, rows, weights, model, tokenizer, say)
+        del model  # before another is loaded
+        model, tokenizer = start(train, fitted)
+    else:
+        say({"start": f"Reference: {train.model}, as it is", "logp": "Reference: the log-likelihoods in the rows"}[kind])
     with calmly():
         reference = log_probs_of(rows, train) if kind == "logp" else None
         try:
