@@ -130,6 +130,19 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
     assert [row["method"] for row in table] == ["SFT success", "iw-SFT success κ=auto"]
     assert float(table[1]["pass@1"]) == written["scores"]["evaluation"]["pass_at"]["1"] and table[0]["pass@1"] == ""
 
+    scored = ("prompts=task/prompts.jsonl", "verifier=exact", "max_new_tokens=3")
+    evaluated = command("iwbc.language.evaluate", "run=other", "samples=2", *scored)
+    likeliest = command("iwbc.language.evaluate", "run=other", "greedy=true", "out=other/greedy", *scored)
+    assert (evaluated.code, likeliest.code) == (0, 0)
+    assert "pass@1" in command("iwbc.report.__main__", "other", "out=later").out
+    (later,) = read_csv(place / "later" / "runs.csv")
+    for column, name in (("pass@1", "evaluation"), ("greedy", "greedy")):
+        scores = json.loads((place / "other" / name / "scores.json").read_text())["scores"]
+        assert float(later[column]) == scores["pass_at"]["1"]
+    assert command("iwbc.verify", "other").code == 0
+    (place / "other" / "greedy" / "scores.json").write_text("{}")
+    assert "other: its summary.json or scores.json is damaged" in command("iwbc.report.__main__", "other", "out=later").err
+
     verified = command("iwbc.verify", "run")
     assert (verified.code, verified.err) == (0, "")
     (place / "run" / "metrics.csv").write_text("step\n")
@@ -268,7 +281,9 @@ def test_a_reference_is_said_where_no_failures_show_it(place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["task"]
     started = train("out=run", only, "reference=start")
     assert started.code == 0 and started.err.count("\n") == 1
-    assert "accuracy 0.50 instead of 0.71 with a wrong reference" in started.err
+    assert "unless they were sampled from the model, the weights amplify what it differs in" in started.err
+    assert summary(place / "run")["method"] == "iw-SFT success κ=auto (keeps all)"
+    assert "iw-SFT success κ=auto (keeps all)" in started.out
     assert "Reference: task/model, as it is" in started.out
 
 
