@@ -333,6 +333,7 @@ def test_one_observation_or_a_batch_is_acted_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5, atol=1e-6)
     for wrong, message in (
         (data.observations[0], "predict: the observation has no "),
+        (batch | {"position": batch["position"] * np.nan}, r"predict: the observation holds NaN or infinity at position\[0\]"),
         (batch | {"camera": batch["camera"] / 255}, "predict: the observation has camera of shape .* and type float64"),
     ):
         with pytest.raises(UserError, match=message):

@@ -96,6 +96,10 @@ class Spaces:
         vectors = tensor((batch[VECTOR] if batch.dtype.names else batch).astype(np.float32))
         return {VECTOR: vectors, **{i.name: tensor(batch[i.name]) for i in self.images}} if self.images else vectors
 
+    def entry(self, marked: npt.NDArray[np.bool_]) -> str:
+        """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
+        return entry_names(self.observation_parts, self.observation_size)[int(np.argwhere(marked)[0, -1])]
+
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
     """Return the spaces of a dataset."""

@@ -20,6 +20,7 @@ from torch import nn
 from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.engine.autograd import load_module, module_state
+from iwbc.environments.spaces import VECTOR
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
@@ -74,12 +75,16 @@ class Policies(Sequence[Any]):
 
         Acts as the first of the seeds. Actions are clipped to the range that the training data declares, spaces.action_low …
         spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
-        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored.
+        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored. Raises UserError
+        where the observation is not of the spaces, or not finite.
         """
         module = self.modules[0]
         device = next(module.parameters()).device
         seen = self.spaces.observed(observation)
         several = seen.ndim == (1 if self.spaces.images else 2)
+        vector = seen[VECTOR] if self.spaces.images else seen
+        if not np.isfinite(vector).all():
+            raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~np.isfinite(vector))}")
         batch = self.spaces.tensors(seen if several else seen[None], device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)

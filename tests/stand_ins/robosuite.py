@@ -28,7 +28,7 @@ class Lift:
             )
         ]
         self.action_spec = -np.ones(7), np.ones(7)
-        self.sim = SimpleNamespace(render=lambda width, height, camera_name: np.zeros((height, width, 3), np.uint8))
+        self.sim = SimpleNamespace(render=self._render)
         self.reset()
 
     def reset(self) -> dict[str, Any]:
@@ -54,6 +54,15 @@ class Lift:
             picture[:, 0] = number
             pictures[f"{name}_image"] = picture
         return pictures
+
+    def _render(self, width: int, height: int, camera_name: str) -> np.ndarray:
+        if not self.has_offscreen_renderer:
+            raise AttributeError("'NoneType' object has no attribute 'render'")
+        if camera_name not in ("frontview", "birdview", "agentview", "sideview"):
+            raise ValueError(f"No camera with name {camera_name} exists.")
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[0] = 255  # the floor: OpenGL's first row is the lowest
+        return picture
 
     def _check_success(self) -> bool:
         return False

@@ -17,6 +17,7 @@ from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
 # h5py, pyarrow and zarr raise these on damaged files (SystemError: a size that is negative).
 DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError, SystemError)
+TASK = "task: "  # what the names of groups that are tasks begin with
 # The note on data whose files have no observation after an episode's last action.
 NO_FINAL = (
     "its files have no observation after an episode's last action: the last observation stands for it, which only value "
@@ -120,13 +121,18 @@ def none_usual(problem: str, there: Sequence[str], offered: Sequence[str]) -> Us
     return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no others'}")
 
 
-def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
-    """Name what of a recording is not used, in a line at most."""
+def images_note(names: Sequence[str]) -> list[str]:
+    """Name the images of a recording, in a line at most."""
+    return [f"images are not read: {', '.join(sorted(names))}"] if names else []
+
+
+def unused_note(names: Sequence[str]) -> list[str]:
+    """Name the observations of a recording that are not used, in a line at most."""
     if not names:
         return []
     most = 12
     more = f" and {len(names) - most} others" if len(names) > most else ""
-    return [f"not used of its {what}: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
+    return [f"not used of its observations: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
 
 
 def bounds(

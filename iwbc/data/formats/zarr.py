@@ -23,6 +23,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     is_read,
     mapping,
     missing_key,
@@ -76,11 +77,12 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     if named["actions"] is None:
         raise UserError(f"{path}, data: has no action, only {', '.join(map(printable, there)) or 'nothing'}")
     others = [name for name in there if name not in named.values()]
+    offered = _offered(path, others)
     keys = chosen_keys(settings.observation_keys) or [name for name in _USUAL if name in others][:1]
     if not keys:
-        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, _offered(path, others))
+        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, offered)
     if missing := [key for key in keys if key not in there]:
-        raise missing_key(f"{path}, data", missing[0], list(map(printable, there)))
+        raise missing_key(f"{path}, data", missing[0], _offered(path, there))
     arrays = {key: _open(path, f"data/{key}") for key in keys}
     parts, images = divided(
         [part_of(f"{path}, data/{key}", [key], array.shape[1:], array.dtype) for key, array in arrays.items()]
@@ -113,7 +115,8 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
         observation_parts=parts or None,
         images=images,
         notes=[
-            *unused_note([printable(name) for name in others if name not in keys]),
+            *unused_note([name for name in offered if name not in keys]),
+            *images_note([name for name in map(printable, others) if name not in (*offered, *keys)]),
             *notes_of_rewards(rewards is not None, successes is not None),
             *notes,
             NO_FINAL,
