@@ -86,6 +86,10 @@ class Spaces:
                     return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
 
+    def entry(self, marked: npt.NDArray[np.bool_]) -> str:
+        """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
+        return entry_names(self.observation_parts, self.observation_size)[int(np.argwhere(marked)[0, -1])]
+
     def tensors(self, batch: npt.NDArray[Any], device: str | torch.device) -> Observations:
         """Put a batch on a device as the policy takes it: vectors [B, obs], or, of records [B], the vectors, and those images
         that are the policy's."""
@@ -95,10 +99,6 @@ class Spaces:
 
         vectors = tensor((batch[VECTOR] if batch.dtype.names else batch).astype(np.float32))
         return {VECTOR: vectors, **{i.name: tensor(batch[i.name]) for i in self.images}} if self.images else vectors
-
-    def entry(self, marked: npt.NDArray[np.bool_]) -> str:
-        """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
-        return entry_names(self.observation_parts, self.observation_size)[int(np.argwhere(marked)[0, -1])]
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:

@@ -81,10 +81,10 @@ class Policies(Sequence[Any]):
         module = self.modules[0]
         device = next(module.parameters()).device
         seen = self.spaces.observed(observation)
+        finite = np.isfinite(seen[VECTOR] if self.spaces.images else seen)
+        if not finite.all():
+            raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~finite)}")
         several = seen.ndim == (1 if self.spaces.images else 2)
-        vector = seen[VECTOR] if self.spaces.images else seen
-        if not np.isfinite(vector).all():
-            raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~np.isfinite(vector))}")
         batch = self.spaces.tensors(seen if several else seen[None], device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
