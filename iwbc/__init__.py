@@ -28,7 +28,7 @@ _PLACES = {
     "iwbc.training.fit": ("fit",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
-        *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
+        *("AWR", "BC", "IQL", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
         *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryScores", "TrajectoryWeights"),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),
