@@ -26,10 +26,20 @@ _PLACES = {
     "iwbc.errors": ("UserError",),
     "iwbc.evaluation": ("Evaluation",),
     "iwbc.training.fit": ("fit",),
+    "iwbc.training.trials": ("choose_curation",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
-        *("AWR", "BC", "IQL", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
-        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryScores", "TrajectoryWeights"),
+        *("AWR", "BC", "IQL", "IWBC", "RWR", "All", "Auto", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups"),
+        *(
+            "MixturePolicy",
+            "QualityLevels",
+            "ReturnWeighted",
+            "Success",
+            "Threshold",
+            "TopFraction",
+            "TrajectoryScores",
+            "TrajectoryWeights",
+        ),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),
 }

@@ -20,7 +20,8 @@ class Stream(IntEnum):
     PROBES = 4
     ACTIONS = 5
     HELD_OUT = 6
-    CRITIC = 7
+    CHOICE = 7
+    CRITIC = 8
 
 
 def _seed(entropy: tuple[int, ...]) -> int:

@@ -23,7 +23,8 @@ from iwbc.engine.autograd import module_state
 from iwbc.errors import UserError
 from iwbc.settings import Critic, to_plain
 from iwbc.system.files import MALFORMED
-from iwbc.training.once import Checkpoints, Once
+from iwbc.training.checkpoints import Checkpoints
+from iwbc.training.once import Once
 from iwbc.training.states import State, read_states, write_states
 from iwbc.training.trainer import Learner, Trainer, steps
 

@@ -21,8 +21,9 @@ from iwbc.errors import UserError
 from iwbc.policies.spec import PolicyChoice, policy_factory
 from iwbc.settings import Reference, to_plain
 from iwbc.system.interrupts import stop_requests
+from iwbc.training.checkpoints import Checkpoints
 from iwbc.training.fit import Observer, fit
-from iwbc.training.once import Checkpoints, Once
+from iwbc.training.once import Once
 from iwbc.training.trained import Policies, load_policy
 
 # Bump when the same inputs give another reference than before.
