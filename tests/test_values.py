@@ -201,9 +201,9 @@ def test_awr_prefers_the_better_action_of_a_bandit(maximum: float) -> None:
 
 
 def fitted(trajectories: Trajectories, **changes: Any) -> tuple[FittedValue, Learner]:
-    settings = Critic(**({"gamma": 0.9, "lam": 0.5, "hidden": [], "lr": 1e-2, "schedule": "constant"} | changes))
+    settings = Critic(**({"gamma": 0.9, "lam": 0.5, "hidden": [], "lr": 1e-2, "batch_size": 8} | changes))
     algorithm = FittedValue(settings, all_of(trajectories), 0)
-    return algorithm, Learner(algorithm, StepSampler(all_of(trajectories), 0, 8, Stream.CRITIC), settings)
+    return algorithm, Learner(algorithm, StepSampler(all_of(trajectories), 0, settings.batch_size, Stream.CRITIC), settings)
 
 
 def test_targets_of_the_critic_by_hand() -> None:
@@ -235,8 +235,8 @@ def test_the_critic_recomputes_its_targets_every_so_many_steps() -> None:
 
 def test_the_critic_of_a_bandit_is_the_mean_reward() -> None:
     data = bandit()
-    algorithm, learner = fitted(data, refresh_every=100)
-    learner.train(0, 500)
+    algorithm, learner = fitted(data, refresh_every=100, steps=400, batch_size=128)
+    learner.train(0, 400)
     value = engine.values(algorithm.policy, algorithm.returns.units.observations(torch.zeros(1, 1)))
     assert value.item() == pytest.approx(0.1 * data.rewards.mean(), abs=0.01)
 
