@@ -11,6 +11,7 @@ from iwbc import engine
 from iwbc.data.curated import Curated
 from iwbc.data.scales import action_range
 from iwbc.data.trajectories import Trajectories
+from iwbc.errors import UserError
 from iwbc.objectives import effective_sample_size, td_lambda_returns
 from iwbc.policies.networks import Units, mlp
 
@@ -19,7 +20,12 @@ _FAR_OUT = 100.0
 
 
 def value_units(data: Trajectories) -> Units:
-    """Make the units of value networks: all observations standardised by the data, actions of ±1 as a policy's."""
+    """Make the units of value networks: all observations standardised by the data, actions of ±1 as a policy's.
+
+    Raises UserError where the data has images.
+    """
+    if data.images:
+        raise UserError(f"awr, iql: a value function takes vectors, and {data.info.id} has images ({', '.join(data.images)})")
     scales, info = data.observation_scales, data.info
     low, high = action_range(data.action_scales, info.action_low, info.action_high)
     mean, spread = scales.mean.tolist(), scales.spread.tolist()

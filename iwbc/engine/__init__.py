@@ -14,6 +14,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from iwbc.data.trajectories import Observations
 from iwbc.engine import kernels
 from iwbc.engine.autograd import AutogradOptimizer, AutogradValueOptimizer, PolicyOptimizer, ValueOptimizer
 from iwbc.engine.fused import FusedValueOptimizer, GaussianOptimizer
@@ -62,7 +63,7 @@ def values(network: nn.Sequential, inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
+def log_prob(policy: Policy, observations: Observations, actions: Tensor) -> Tensor:
     """Compute log π(a|s) in nats without a gradient, [B, obs] and [B, act] → [B]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).log_prob(observations, actions)
@@ -70,7 +71,7 @@ def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_action(policy: Policy, observations: Tensor) -> Tensor:
+def mean_action(policy: Policy, observations: Observations) -> Tensor:
     """Compute the action that is played without noise, [B, obs] → [B, act]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).mean_action(observations)
