@@ -381,8 +381,11 @@ def test_what_takes_vectors_alone_refuses_images() -> None:
             UserError, match=rf"^dataset from_arrays: has images \(camera\), which shipped policies .*; {choose}"
         ):
             iwbc.fit(BC(steps=2), data, policy=policy)
-    with pytest.raises(UserError, match=r"^awr: its value function takes vectors, and from_arrays has images \(camera\)"):
-        iwbc.fit(iwbc.AWR(steps=2), data, policy=seeing(data))
+    for settings in (iwbc.AWR(steps=2), iwbc.IQL(steps=2)):
+        with pytest.raises(
+            UserError, match=r"^awr, iql: a value function takes vectors, and from_arrays has images \(camera\)"
+        ):
+            iwbc.fit(settings, data, policy=seeing(data))
     seen = iwbc.fit(BC(steps=2, batch_size=4), data, policy=seeing(data))
     blind = dataclasses.replace(data, info=dataclasses.replace(data.info, images=[]), images={}, final_images={})
     with pytest.raises(UserError, match=r"^reference: takes camera of 12×12×3; dataset from_arrays has no images"):
