@@ -18,6 +18,7 @@ from iwbc.report import figures, statistics, tables
 from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
 from iwbc.report.protocol import check_protocol
+from iwbc.report.published import published_table
 from iwbc.report.study import Study, arrange
 from iwbc.system.files import temporary_prefix
 
@@ -58,8 +59,8 @@ def _check_libraries() -> None:
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """Make the tables of results, and the figures of their aggregates."""
-    drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
-    written = [table for table in drawn if table]
+    of_results = (tables.score_table(study), published_table(study), tables.success_table(study), tables.return_table(study))
+    written = [table for table in (*of_results, tables.difference_table(study)) if table]
     pictures: list[figures.Picture] = []
     for action in sorted({task.action for task in study.tasks.values()}):  # the mean action's before sampled ones'
         scores = statistics.shared_scores(study, action)
