@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 _FILES = {"index.html", "episodes.csv", "tables.md", "tables.tex", "figures"}
 
 
-def write_report(folders: Sequence[Path], out: Path, console: Console, mixed: bool = False) -> None:
-    """Sum up the runs in `folders` and below into `out`; `mixed` allows runs that were evaluated differently.
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    console: Console,
+    mixed: bool = False,
+    said: str = "",
+    first: Sequence[tables.Table] = (),
+) -> None:
+    """Sum up the runs in `folders` and below into `out`; `mixed` allows runs that were evaluated differently. said: the words
+    with which the page begins, in place of the usual ones; first: tables before the others.
 
     Raises UserError where there are none, one is damaged, they were not evaluated alike, or `out` holds anything but an
     earlier report.
@@ -47,7 +55,7 @@ def write_report(folders: Sequence[Path], out: Path, console: Console, mixed: bo
             drawn = (figures.seed_results(study), figures.learning_curves(study), figures.curated_returns(study))
             pictures += [picture for picture in drawn if picture]
             pictures += [*figures.trajectory_weights(study), *figures.weight_diagnostics(study)]
-        _write(building, study, missing, results, pictures)
+        _write(building, study, missing, [*first, *results], pictures, said)
 
 
 def _check_libraries() -> None:
@@ -90,7 +98,12 @@ def _aggregates(study: Study, scores: statistics.Scores) -> tuple[tables.Table, 
 
 
 def _write(
-    folder: Path, study: Study, missing: Sequence[Missing], results: Sequence[tables.Table], pictures: Sequence[figures.Picture]
+    folder: Path,
+    study: Study,
+    missing: Sequence[Missing],
+    results: Sequence[tables.Table],
+    pictures: Sequence[figures.Picture],
+    said: str,
 ) -> None:
     with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -112,7 +125,8 @@ def _write(
     for picture in pictures:
         (folder / "figures" / f"{picture.name}.svg").write_bytes(picture.svg)
         (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-    (folder / "index.html").write_text(page(study, results, [*failures, tables.run_table(study)], pictures), encoding="utf-8")
+    text = page(study, results, [*failures, tables.run_table(study)], pictures, said)
+    (folder / "index.html").write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,165 @@
+"""Runs of several methods from the same seeds, as many as a budget of time allows.
+
+A folder holds a run for each method and block of seeds: filtered_bc-0-2 has the seeds 0, 1 and 2. The plan goes by the times
+that summaries hold, so that the same command plans the same again, and time decides the number of seeds alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iwbc.errors import UserError
+from iwbc.runs.read import read_summary
+from iwbc.runs.summary import Summary
+from iwbc.settings import Config, OwnPolicy
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from iwbc.training.trained import Policies
+
+AT_FIRST = 3  # seeds of every method, by which the others are planned; fewer allow no verdict
+_MOST = 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that a method takes for each seed, and once for a run, whatever its seeds."""
+
+    each: float
+    once: float
+
+
+def cost_of(summaries: Sequence[Summary]) -> Cost:
+    """Measure the cost of a method by its finished runs."""
+    loading = [summary.seconds["data"] for summary in summaries]
+    return Cost((_spent(summaries) - sum(loading)) / _seeds(summaries), min(loading))
+
+
+def estimate(summaries: Sequence[Summary], steps: float) -> Cost:
+    """Estimate the cost of a method of `steps` times as many gradient steps as that of the runs, from the same references."""
+    training, reference = (sum(summary.seconds[name] for summary in summaries) for name in ("training", "reference"))
+    cost = cost_of(summaries)
+    return replace(cost, each=cost.each + ((steps - 1.0) * training - reference) / _seeds(summaries))
+
+
+def planned(budget: float, spent: float, done: int, costs: Sequence[Cost]) -> int:
+    """Plan the seeds of every method, when `done` were made in so many seconds: at least one, three at first, then what the
+    rest of the budget allows, unless that is less than a fifth more."""
+    rest = budget - spent - sum(cost.once for cost in costs)
+    more = max(0, int(rest // sum(cost.each for cost in costs)))
+    if done < AT_FIRST:
+        return max(1, min(AT_FIRST, done + more))
+    return min(_MOST, done + more) if 5 * more >= done else done
+
+
+def _spent(summaries: Sequence[Summary]) -> float:
+    return sum(sum(summary.seconds.values()) for summary in summaries)
+
+
+def _seeds(summaries: Sequence[Summary]) -> int:
+    """Count seeds, diverged ones too."""
+    return sum(len(summary.seeds) + len(summary.diverged) for summary in summaries)
+
+
+class Comparison:
+    """The runs of every method in a folder. left_out: why methods have no place in it, by method."""
+
+    def __init__(self, configs: Mapping[str, Config], folder: Path, console: Console) -> None:
+        self.configs, self.folder, self.console = configs, folder, console
+        self.left_out: dict[str, str] = {}
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that are not left out."""
+        return [method for method in self.configs if method not in self.left_out]
+
+    def make(self, budget: float) -> None:
+        """Make the runs that the budget, in seconds, allows, and end those that were begun. A method that fails is left out.
+
+        Raises UserError where the folder holds other runs, or the first run fails.
+        """
+        self._make(self.methods[0], 1)
+        while (target := max(self._begun(), self._planned(budget))) > self._done():
+            for method in self.methods:
+                self._make(method, target)
+
+    def summaries(self, method: str) -> list[Summary]:
+        """Read the summaries of a method's finished runs."""
+        read = (read_summary(self._path(method, block)) for block in self._blocks(method))
+        return [summary for summary in read if summary is not None]
+
+    def seeds(self) -> list[int]:
+        """List the seeds of which every method has a policy."""
+        return sorted(set.intersection(*({s for run in self.summaries(method) for s in run.seeds} for method in self.methods)))
+
+    def seconds_for(self, seeds: int) -> float:
+        """Estimate the time that so many seeds of every method take in one go."""
+        return sum(cost.once + seeds * cost.each for cost in self._costs())
+
+    def policies(self, method: str) -> Policies:
+        """Load a method's last policies, of `seeds()`."""
+        from iwbc.training.trained import Policies, load_policy
+
+        custom, seeds = self.configs[method].policy, self.seeds()
+        paths = [self._path(method, block) / "policy.safetensors" for block in self._blocks(method)]
+        parts = [load_policy(path, policy=custom if isinstance(custom, OwnPolicy) else None) for path in paths]
+        modules = {seed: part.of_seed(seed) for part in parts for seed in part.seeds}
+        return Policies([modules[seed] for seed in seeds], seeds, parts[0].spaces, parts[0].spec)
+
+    def _make(self, method: str, target: int) -> None:
+        """End the blocks of a method that were begun, and make another up to `target` seeds."""
+        from iwbc.runs.folder import RunFolder
+        from iwbc.runs.pipeline import run
+
+        blocks = self._blocks(method)
+        end = blocks[-1].stop if blocks else 0
+        for block in [*blocks, *([range(end, target)] if end < target else [])]:
+            path, config = self._path(method, block), replace(self.configs[method], seeds=list(block))
+            try:
+                RunFolder(path).check(config)
+            except UserError:
+                raise UserError(f"folder={self.folder}: holds runs of other settings; choose another folder") from None
+            if read_summary(path) is not None:
+                continue
+            self.console.print(f"{config.method}, seeds {', '.join(map(str, block))}", highlight=False, markup=False)
+            try:
+                run(config, path, self.console)
+            except UserError as error:
+                if not any(map(self.summaries, self.configs)):
+                    raise
+                RunFolder(path).write_failure(str(error), [])
+                self.left_out[method] = f"{config.method} is left out: {error}"
+                self.console.print(self.left_out[method], markup=False, soft_wrap=True)
+                return
+
+    def _path(self, method: str, block: range) -> Path:
+        return self.folder / f"{method}-{block[0]}-{block[-1]}"
+
+    def _blocks(self, method: str) -> list[range]:
+        """List the blocks of seeds that a method's runs were begun with, in order."""
+        names = (re.fullmatch(rf"{method}-(\d+)-(\d+)", path.name) for path in self.folder.glob(f"{method}-*"))
+        return sorted((range(int(match[1]), int(match[2]) + 1) for match in names if match), key=lambda block: block.start)
+
+    def _begun(self) -> int:
+        return max(block.stop for method in self.methods for block in self._blocks(method))
+
+    def _done(self) -> int:
+        return min(_seeds(self.summaries(method)) for method in self.methods)
+
+    def _planned(self, budget: float) -> int:
+        spent = sum(_spent(self.summaries(method)) for method in self.methods)
+        return planned(budget, spent, self._done(), self._costs())
+
+    def _costs(self) -> list[Cost]:
+        """Return the cost of each method: as measured, or before its first run by that of the first method."""
+        first = self.methods[0]
+        measured, steps = self.summaries(first), self.configs[first].algo.steps
+        return [
+            cost_of(made) if (made := self.summaries(method)) else estimate(measured, self.configs[method].algo.steps / steps)
+            for method in self.methods
+        ]
