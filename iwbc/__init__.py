@@ -26,9 +26,10 @@ _PLACES = {
     "iwbc.errors": ("UserError",),
     "iwbc.evaluation": ("Evaluation",),
     "iwbc.training.fit": ("fit",),
+    "iwbc.training.trials": ("choose_curation",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
-        *("AWR", "BC", "IWBC", "RWR", "All", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
+        *("AWR", "BC", "IWBC", "RWR", "All", "Auto", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
         *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryScores", "TrajectoryWeights"),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),

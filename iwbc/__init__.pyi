@@ -17,6 +17,7 @@ from iwbc.settings import BC as BC
 from iwbc.settings import IWBC as IWBC
 from iwbc.settings import RWR as RWR
 from iwbc.settings import All as All
+from iwbc.settings import Auto as Auto
 from iwbc.settings import FilteredBC as FilteredBC
 from iwbc.settings import FlowPolicy as FlowPolicy
 from iwbc.settings import GaussianPolicy as GaussianPolicy
@@ -32,5 +33,6 @@ from iwbc.settings import TrajectoryWeights as TrajectoryWeights
 from iwbc.training.fit import fit as fit
 from iwbc.training.trained import Policies as Policies
 from iwbc.training.trained import load_policy as load_policy
+from iwbc.training.trials import choose_curation as choose_curation
 
 __version__: str

@@ -129,12 +129,21 @@ def _refuse_known(dataset_id: str) -> None:
 
 def _by_curation(options: Options, settings: Sequence[str]) -> tuple[Curated, str, Config]:
     """Curate the dataset as train would; return it with words for the curation, and the configuration."""
+    from rich.console import Console
+
+    from iwbc.data.choice import words
     from iwbc.data.curation import curate
     from iwbc.data.sources import load_dataset
+    from iwbc.runs.pipeline import chosen
+    from iwbc.settings import Auto
 
     config = _composed(options, settings)
     data = load_dataset(config.dataset, config.env.id)
-    return curate(data, config.curation, config.averaging), f"curation={config.curation.name}", config
+    curation, by = config.curation, f"curation={config.curation.name}"
+    if isinstance(curation, Auto):
+        curation = chosen(config, data, Console(stderr=True)).curation
+        by += f" chose {words(curation)}, which"
+    return curate(data, curation, config.averaging), by, config
 
 
 def _composed(options: Options, settings: Sequence[str]) -> Config:

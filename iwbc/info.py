@@ -8,7 +8,8 @@
     python -m iwbc.info env=two_routes out=returns.png        with a picture (png, svg or pdf)
 
 The effective number of trajectories is (Σ R_i)² / Σ R_i², R_i being the curation's weight of trajectory i: as many of equal
-weight would count as much. With `curation=…`, as train takes it, that one is listed too. Observations that are far from 0 ± 1,
+weight would count as much. With `curation=…`, as train takes it, that one is listed too; with curation=auto trials choose one
+first, in a minute or so, and are listed. Observations that are far from 0 ± 1,
 and actions whose bounds are far beyond them, are named as "units": policies standardise and scale these. "look at" names
 entries that hardly vary, trajectories that repeat another, and some that are much longer or shorter than the others.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwbc.errors import DataWarning, UserError, extra, warn
-from iwbc.settings import All, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
+from iwbc.settings import All, Auto, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 from iwbc.system.arguments import is_setting, parse, run
 from iwbc.system.files import KINDS, kind_of
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from iwbc.data.choice import Choice
     from iwbc.data.scales import Scales
     from iwbc.data.trajectories import Trajectories
     from iwbc.environments.spec import EnvironmentSpec
@@ -69,18 +71,28 @@ def main(arguments: Sequence[str]) -> None:
     config = composed(settings_with(names[0], settings) if names and not of_arrays else settings)
     if any(setting.startswith("curation") for setting in settings):
         asked = config.curation
-        curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
+        if not isinstance(asked, Auto):
+            curations[" ".join(setting for setting in settings if setting.startswith("curation"))] = asked
     policy = config.policy if isinstance(config.policy, GaussianPolicy) else GaussianPolicy()
     trajectories = _load_arrays(names[0]) if of_arrays else load_dataset(config.dataset, config.env.id)
     if trajectories.successes is None:
         curations.pop("success")
-    if asked is not None:
+    choice = None
+    if isinstance(asked, Auto):
+        from iwbc.runs.pipeline import chosen
+
+        choice = chosen(config, trajectories, Console(stderr=True))
+        curations[f"auto: {choice.words}"] = choice.curation
+    elif asked is not None:
         from iwbc.data.curation import curate
 
         curate(trajectories, asked)  # gives warnings, which are not given below for choices that nobody has made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        show(trajectories, curations, Console(markup=False), policy)  # names may hold brackets
+        console = Console(markup=False)  # names may hold brackets
+        show(trajectories, curations, console, policy)
+        if choice is not None and choice.trials:
+            console.print(_trials_table(choice))
         if out is not None:
             draw(trajectories, curations, out)
             print(out)
@@ -324,6 +336,20 @@ def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> T
         lowest = float(trajectories.returns[kept.kept].min())
         count = "all " * keeps_all(kept.curation_weights, curation) + f"{len(kept.kept):,}"
         table.add_row(name, count, f"{kept.steps:,}", f"{effective:,.1f}", f"{lowest:,.1f}")
+    return table
+
+
+def _trials_table(choice: Choice) -> Table:
+    """List what curation=auto has tried, broadest first."""
+    from rich.table import Table
+
+    table = Table(title=f"Trials of curations: {choice.words}", title_justify="left")
+    for column in ("curation", "effective number", "held-out nats a step", "behind the likeliest"):
+        table.add_column(column, justify="left" if column == "curation" else "right")
+    for trial in sorted(choice.trials, key=lambda trial: -trial.effective):
+        behind = f"{trial.behind:.3f} ± {trial.error:.3f}" if trial.behind else "–"
+        style = "bold" if trial.curation == choice.curation else None
+        table.add_row(trial.words, f"{trial.effective:,.1f}", f"{trial.log_prob:.3f}", behind, style=style)
     return table
 
 

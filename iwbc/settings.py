@@ -390,6 +390,25 @@ class TrajectoryScores(FromFile):
     name: str = "scores"
 
 
+@dataclass
+class Auto(Ranked):
+    """The curation, of several, under which the best trajectories are likeliest when they are held out: the best by `rank_by`,
+    or by the scores of a file.
+
+    path: a CSV file with the columns trajectory (or episode), counted from 0, and score. sha256: as of other files.
+    """
+
+    path: str | None = None
+    sha256: str | None = setting(None, lambda value: value is None or len(value) == 64, "must be a SHA-256 of 64 digits")
+    name: str = "auto"
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        self.require(
+            self.path is None or self.rank_by == "return", group, "rank_by", f"{group}.path ranks by the file's scores"
+        )
+
+
 # --- algo ------------------------------------------------------------------------------------------------------------
 
 
@@ -739,6 +758,9 @@ class Config(Settings):
         self.require_used(self.seeds is None, group, "seed", "seeds=null")
         if isinstance(self.algo, RWR) and not isinstance(self.curation, ReturnWeighted):
             raise UserError("algo=rwr: needs curation=return_weighted, which is what makes it RWR (+method=rwr sets both)")
+        numbered = isinstance(self.curation, Auto) and self.curation.path is not None
+        says = "curation=auto with a path chooses by rows of all trajectories; needs held_out=0"
+        self.require(not (numbered and self.held_out), group, "held_out", says)
         fits = self.reference.dataset_id is None or isinstance(self.dataset, Minari)
         self.reference.require(fits, "reference", "dataset_id", "needs dataset=minari beside it")
 
@@ -770,6 +792,8 @@ def in_tables(curation: Settings) -> str:
             return f" {100 * fraction:g} %{ranked}"
         case QualityLevels():
             return f"(Q{ranked})"
+        case Auto(path=path):
+            return f"(auto{ranked}{f' by {PurePath(path).stem}' if path else ''})"
         case ReturnWeighted():
             return f" weighted{ranked}" if ranked else " return-weighted"
         case Groups(keep=keep, drop=drop, weights=weights):
@@ -807,6 +831,7 @@ CURATIONS: dict[str, type[Settings]] = {
         Groups,
         TrajectoryWeights,
         TrajectoryScores,
+        Auto,
     )
 }
 ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR)}

@@ -21,6 +21,8 @@ Groups (group=choice, the first is the default)
              groups: curation.keep=[better,okay] curation.weights=[2,1] curation.drop=[worse], of the dataset's groups
              weights, scores (curation.path=scores.csv): your own, columns trajectory (or episode, from 0) and weight or
              score; curation.fraction=0.3 keeps the best by any scores
+             auto: what the data choose, by the likelihood of their best trajectories while these are held out; it trains
+             some policies first, in a minute or so, and needs no environment
              curation.rank_by=discounted_return, length, smoothness in place of return, where returns are ranked
   policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
              mixture: of Gaussians, for several ways to do it       flow: any shape

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from iwbc.runs.read import SavedRun
     from iwbc.runs.rows import EpisodeRow
     from iwbc.runs.summary import Summary
-    from iwbc.settings import Config
 
 
 @dataclass
@@ -91,7 +90,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
         checks.append(Check("episodes", False, str(error)))
     checks += [_numbers(phase, evaluation, summary) for phase, evaluation in recorded.items()]
     checks += _gains(recorded, summary)
-    checks += _data(saved.config, summary)
+    checks += _data(saved, summary)
     if replay:
         finals = {phase: evaluation for phase, evaluation in recorded.items() if phase in summary.finals}
         checks += _replayed(saved, finals, policy, imports)
@@ -177,25 +176,27 @@ def _close(value: Any, other: Any) -> bool:
         return False
 
 
-def _data(config: Config, summary: Summary) -> list[Check]:
+def _data(saved: SavedRun, summary: Summary) -> list[Check]:
     """Compare the dataset's hash, and what curation keeps of it, where it is on this machine."""
     from iwbc.data.curation import curate, hold_out
     from iwbc.data.packed import content_hash
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
+    from iwbc.runs.read import read_choice
     from iwbc.runs.results import dataset_summary
     from iwbc.settings import FromFile
 
-    known = summary.dataset
+    config, known, choice = saved.config, summary.dataset, read_choice(saved.folder)
     if not is_local(config.dataset, config.env.id):
         return [Check("data", None, f"{known.id} is not on this machine")]
-    if isinstance(config.curation, FromFile) and not Path(config.curation.path).expanduser().exists():
-        return [Check("data", None, f"{config.curation.path}, by which it was curated, is not on this machine")]
+    curation = config.curation if choice is None else choice.curation
+    if isinstance(curation, FromFile) and not Path(curation.path).expanduser().exists():
+        return [Check("data", None, f"{curation.path}, by which it was curated, is not on this machine")]
     try:
         trajectories = load_dataset(config.dataset, config.env.id)
         if content_hash(trajectories) != trajectories.content_hash:  # of a large one, which is not hashed as it is loaded
             return [Check("data", False, f"the packed cache of {known.id} has changed since it was written; delete it")]
-        curated, _ = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
+        curated, _ = hold_out(curate(trajectories, curation, config.averaging), config.held_out)
         kept = dataset_summary(curated)
     except UserError as error:
         return [Check("data", False, str(error))]

@@ -150,7 +150,7 @@ def test_the_summary(folder: Path, hopper: Trajectories) -> None:
         assert total["return_mean"] == pytest.approx(np.mean(column(rows, "return", phase=phase)))
         assert total["score_interval"][0] <= total["score_mean"] <= total["score_interval"][1]
     assert summary["normalisation"] == {"random": -20.272305, "expert": 3234.3, "source": "D4RL"}
-    assert set(summary["seconds"]) == {"data", "reference", "training", "checkpoints", "evaluation"}
+    assert set(summary["seconds"]) == {"data", "curation", "reference", "training", "checkpoints", "evaluation"}
     assert all(seconds > 0 for seconds in summary["seconds"].values())
     assert summary["steps_per_second"] == pytest.approx(40 / summary["seconds"]["training"])
     assert summary["seed_steps_per_second"] == pytest.approx(80 / summary["seconds"]["training"])

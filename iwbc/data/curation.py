@@ -198,6 +198,8 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
             assert curation.fraction is not None
             # Half of each, because the difference of two of the largest numbers is not finite.
             weights = top_fraction(_read(curation, "score", len(scores), signed=True) / 2.0, curation.fraction)
+        case settings.Auto():
+            raise UserError("curation=auto: trials choose it, iwbc.choose_curation in Python; curate takes what they chose")
         case _:
             raise TypeError(f"not a curation: {curation!r}")
     if not weights.any():
@@ -235,8 +237,9 @@ def pinned(curation: Settings) -> Settings:
 
     Raises UserError where the file cannot be read.
     """
-    if isinstance(curation, settings.FromFile) and curation.sha256 is None:
-        return dataclasses.replace(curation, sha256=sha256_of(Path(curation.path).expanduser()))
+    match curation:
+        case settings.FromFile(path=str(path), sha256=None) | settings.Auto(path=str(path), sha256=None):
+            return dataclasses.replace(curation, sha256=sha256_of(Path(path).expanduser()))
     return curation
 
 

@@ -20,6 +20,7 @@ class Stream(IntEnum):
     PROBES = 4
     ACTIONS = 5
     HELD_OUT = 6
+    CHOICE = 7
 
 
 def _seed(entropy: tuple[int, ...]) -> int:

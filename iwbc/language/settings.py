@@ -211,4 +211,8 @@ class Train(Recipe):
 
 
 ALGORITHMS: dict[str, type[Settings]] = {kind.name: kind for kind in (SFT, DFT, IWSFT)}
-CURATIONS: dict[str, type[Settings]] = {**settings.CURATIONS, Level.name: Level}
+_TRAINED = (settings.Auto.name,)  # it is chosen by training policies of control
+CURATIONS: dict[str, type[Settings]] = {
+    **{name: kind for name, kind in settings.CURATIONS.items() if name not in _TRAINED},
+    Level.name: Level,
+}

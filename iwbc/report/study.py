@@ -87,6 +87,8 @@ def arrange(runs: Sequence[Run]) -> Study:
         for seed in run.seeds:
             if final := run.final(seed):
                 _add(study, place, Result(run, seed, tuple(final)))
+        if run.summary.chosen is not None:
+            study.notes.append(f"{run.name}: curation=auto chose {run.summary.chosen}.")
         for lost in run.summary.diverged:
             study.notes.append(
                 f"{run.name}: seed {lost.seed} diverged by step {lost.step} ({lost.why}); it is in no table or figure."

@@ -3,6 +3,7 @@
 config.yaml         the resolved configuration
 metrics.csv         a row per logged step and seed
 evaluations.csv     a row per episode, with its phase: reference, periodic or final
+choice.json         where curation=auto: the chosen curation, and what the others that were tried come to
 curation.csv        the histogram of returns: all trajectories and those kept
 weights.csv         every kept trajectory's return, curation weight and importance weight at the end, for each seed
 run.html            the run on one page
@@ -23,6 +24,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from iwbc.data.choice import Choice
 from iwbc.errors import UserError
 from iwbc.runs.page import page
 from iwbc.runs.read import read_config, read_summary
@@ -96,6 +98,9 @@ class RunFolder:
                 f"{path}: is not the one that the checkpoint goes with ({error}); delete checkpoint.safetensors to start this "
                 "run again"
             ) from None
+
+    def write_choice(self, choice: Choice) -> None:
+        write_json(self.path / "choice.json", choice.to_plain())
 
     def write_curation(self, rows: list[dict[str, Any]]) -> None:
         write_csv(self.path / "curation.csv", rows)

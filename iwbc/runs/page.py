@@ -9,7 +9,7 @@ import numpy as np
 
 from iwbc import __version__
 from iwbc.runs.charts import Array, Chart, figures
-from iwbc.runs.read import read_curation, read_episodes, read_metrics, read_videos, read_weights
+from iwbc.runs.read import read_choice, read_curation, read_episodes, read_metrics, read_videos, read_weights
 from iwbc.runs.rows import EpisodeRow
 from iwbc.runs.show import facts, sentences
 from iwbc.runs.summary import Summary
@@ -35,7 +35,7 @@ def page(folder: Path, summary: Summary) -> str:
 
 def _charts(folder: Path, summary: Summary) -> list[Chart]:
     metrics, weights = read_metrics(folder), read_weights(folder)
-    charts = [_learning_curve(folder, summary), _returns(folder)]
+    charts = [_learning_curve(folder, summary), _trials(folder), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
         charts += [_weights(weights), _weight_histogram(weights)]
     charts.append(_over_steps("Effective sample size", "share of the curated trajectories' own", metrics, {"ess_share": ""}))
@@ -82,6 +82,19 @@ def _returns(folder: Path) -> Chart:
         edges = np.append(columns["return_low"], columns["return_high"][-1])
         chart.bars(edges, columns["trajectories"], "all", "all")
         chart.bars(edges, columns["kept"], "s0", "kept")
+    return chart
+
+
+def _trials(folder: Path) -> Chart:
+    chart = Chart("Trials of curations", "effective number of trajectories, logarithmic", "held-out nats a step", log_x=True)
+    if (choice := read_choice(folder)) is not None and choice.trials:
+        tried = sorted(choice.trials, key=lambda trial: trial.effective)
+        for style, name, some in (
+            ("s0", "tried", tried),
+            ("s1", choice.words, [trial for trial in tried if trial.curation == choice.curation]),
+        ):
+            figures = np.array([(trial.effective, trial.log_prob) for trial in some])
+            chart.points(figures[:, 0], figures[:, 1], style, name)
     return chart
 
 

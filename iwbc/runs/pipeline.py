@@ -6,11 +6,13 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from iwbc import engine
 from iwbc.data.checks import difference
+from iwbc.data.choice import Choice
 from iwbc.data.curated import Curated
 from iwbc.data.curation import curate, hold_out, pinned
 from iwbc.data.sources import load_dataset
@@ -23,16 +25,17 @@ from iwbc.evaluation import Evaluator, check_samples
 from iwbc.policies.spec import PolicyFactory, continued, imported, policy_factory, spaces_of
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import check_key
-from iwbc.runs.read import file_hashes, read_summary
+from iwbc.runs.read import file_hashes, read_choice, read_summary
 from iwbc.runs.recorder import Recorder, Stopwatch
 from iwbc.runs.results import method_name, summary_of
 from iwbc.runs.summary import Summary
-from iwbc.settings import Config, Env, Minari, OwnPolicy
+from iwbc.settings import Auto, Config, Env, Minari, OwnPolicy
 from iwbc.system import processes
 from iwbc.system.imports import import_named
 from iwbc.training.fit import fit
 from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies
+from iwbc.training.trials import SEED, choose_curation
 
 
 def run(config: Config, path: Path, console: Console, resumed: bool = False) -> Summary:
@@ -69,9 +72,12 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> Summary:
     stopwatch = Stopwatch()
     with stopwatch.timed("data"):
         trajectories = load_dataset(config.dataset, config.env.id)
-        curated, held_out = hold_out(curate(trajectories, config.curation, config.averaging), config.held_out)
+    with stopwatch.timed("curation"):
+        choice = _choice(config, folder, trajectories, console)
+        curation = config.curation if choice is None else choice.curation
+        curated, held_out = hold_out(curate(trajectories, curation, config.averaging), config.held_out)
         reference_data = _reference_data(config, curated.trajectories)
-    _say_kept(config, curated, console)
+    _say_kept(config, curated, choice, console)
     factory = _policy_factory(config, curated.trajectories, reference_data, console)
     environment = _environment(config, curated.trajectories)
     evaluator, scores = _evaluator(config, environment, curated.trajectories, factory, console)
@@ -104,6 +110,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> Summary:
             policies.seeds,
             recorder.diverged_seeds,
             file_hashes(folder.path),
+            choice,
         )
         folder.finish(summary)  # before the logger ends, which may have to wait for a server
     return summary
@@ -117,11 +124,50 @@ def _refuse_early(config: Config, folder: RunFolder) -> None:
     import_named(config.env.needed_imports)
 
 
-def _say_kept(config: Config, curated: Curated, console: Console) -> None:
+def _choice(config: Config, folder: RunFolder, trajectories: Trajectories, console: Console) -> Choice | None:
+    """Let curation=auto choose, or read what the run has chosen before; None for other curations."""
+    if not isinstance(config.curation, Auto):
+        return None
+    choice = read_choice(folder.path)
+    if choice is None:
+        choice = chosen(config, trajectories, console)
+        folder.start(config)  # from here on the run can be resumed
+        folder.write_choice(choice)
+    return choice
+
+
+def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choice:
+    """Choose the curation of a configuration with curation=auto, on the trajectories that are not held out.
+
+    Raises UserError where there is nothing to choose by, KeyboardInterrupt when told to stop.
+    """
+    auto = pinned(config.curation)
+    assert isinstance(auto, Auto)
+    everything = Curated(trajectories, np.ones(len(trajectories)), config.averaging)
+    data = hold_out(everything, config.held_out)[0].trajectories
+    reference_data = _reference_data(config, data)
+    datasets = (data,) if reference_data is data else (data, reference_data)
+    factory = policy_factory(config.policy, *datasets)
+    every = config.checkpoint_every
+    reference = reference_policy(reference_data, factory, config.reference, [SEED], config.device, console, every)
+    return choose_curation(
+        data,
+        reference,
+        auto,
+        algo=config.algo,
+        averaging=config.averaging,
+        device=config.device,
+        console=console,
+        checkpoint_every=every,
+    )
+
+
+def _say_kept(config: Config, curated: Curated, choice: Choice | None, console: Console) -> None:
     data = curated.trajectories
+    chose = "" if choice is None else f" chose {choice.words}, which"
     console.print(
         f"{data.info.id}: {len(data):,} trajectories, {data.steps:,} steps; "
-        f"{config.curation.name} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
+        f"{config.curation.name}{chose} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.choice import Choice
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.runs.rows import EpisodeRow, MetricRow
@@ -136,7 +137,8 @@ def read_failure(folder: Path) -> str | None:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Compute the SHA-256 of the files that a run's results are made of and made by."""
-    files = ("config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv")
+    files = ["config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"]
+    files += ["choice.json"] * (folder / "choice.json").exists()
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 
@@ -169,6 +171,15 @@ def read_weights(folder: Path) -> Columns:
 def read_curation(folder: Path) -> Columns:
     """Read the columns of curation.csv, as `read_numbers` does."""
     return read_numbers(folder / "curation.csv", "return_low", "return_high", "trajectories", "kept")
+
+
+def read_choice(folder: Path) -> Choice | None:
+    """Read the choice of a run with curation=auto; None where there is none. Raises UserError where it is damaged."""
+    path = folder / "choice.json"
+    try:
+        return Choice.of_plain(read_json(path)) if path.exists() else None
+    except (*MALFORMED, UserError) as error:
+        raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
 
 
 def read_numbers(path: Path, *needed: str) -> Columns:

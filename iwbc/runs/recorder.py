@@ -36,7 +36,7 @@ class Stopwatch:
     """Seconds by phase."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("data", "reference", "training", "checkpoints", "evaluation"), 0.0)
+        self.seconds = dict.fromkeys(("data", "curation", "reference", "training", "checkpoints", "evaluation"), 0.0)
         self._since = time.perf_counter()
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from iwbc import __version__
+from iwbc.data.choice import Choice
 from iwbc.data.curated import Curated
 from iwbc.data.curation import keeps_all
 from iwbc.environments.scores import ReferenceScores
@@ -48,14 +49,16 @@ def summary_of(
     seeds: Sequence[int],
     diverged: Sequence[Diverged],
     hashes: Mapping[str, str],
+    choice: Choice | None,
 ) -> Summary:
-    """Sum up a run. `seeds` are those that finished."""
+    """Sum up a run. `seeds` are those that finished; `choice` is that of curation=auto."""
     return Summary(
         method=method_name(config, curated),
         environment=environment,
         dataset=dataset_summary(curated),
         algo=config.algo.name,
         curation=config.curation.name,
+        chosen=None if choice is None else choice.words,
         averaging=config.averaging,
         seeds=tuple(seeds),
         diverged=tuple(diverged),

@@ -96,7 +96,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     dataset, environment, scores = summary.dataset, summary.environment, summary.normalisation
     kept = f"{dataset.kept_trajectories:,} of {dataset.trajectories:,} trajectories, {dataset.kept_steps:,} steps"
     listed = [
-        ("curation", f"{summary.curation} keeps {kept}"),
+        ("curation", f"{summary.curation}{(summary.chosen and f' chose {summary.chosen}, which') or ''} keeps {kept}"),
         ("environment", "none" if environment is None else environment.id),
         ("seeds", ", ".join(map(str, summary.seeds))),
         ("time", f"{sum(summary.seconds.values()):.0f} s, {summary.steps_per_second:.0f} gradient steps a second"),

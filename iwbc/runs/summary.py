@@ -94,7 +94,7 @@ class Summary:
     """A finished run: its method, data and environment, results by seed and phase, times, versions, and the SHA-256 of other
     files.
 
-    seeds: those that finished. diverged, gains, sha256: earlier versions wrote none.
+    seeds: those that finished. chosen: by curation=auto, in words. diverged, gains, sha256: earlier versions wrote none.
     """
 
     method: str
@@ -102,6 +102,7 @@ class Summary:
     dataset: DatasetSummary
     algo: str
     curation: str
+    chosen: str | None = None
     averaging: str
     seeds: tuple[int, ...]
     diverged: tuple[Diverged, ...] = ()
@@ -124,7 +125,7 @@ class Summary:
         """Return plain values, for JSON."""
         plain = asdict(self)
         plain["results"] = [{"seed": seed, **by_phase} for seed, by_phase in plain["results"].items()]
-        unwritten = [name for name in ("gains", "sha256") if plain[name] is None]
+        unwritten = [name for name in ("chosen", "gains", "sha256") if plain[name] is None]
         plain = {name: value for name, value in plain.items() if name not in unwritten}
         return {"format": SUMMARY_FORMAT, "status": "finished", **plain}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from rich.console import Console
-from torch import Tensor
 
 from iwbc import engine
 from iwbc.data.curated import Curated
@@ -27,12 +25,11 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicyChoice, PolicySpec, policy_factory
 from iwbc.settings import Reference, to_plain
-from iwbc.system.files import MALFORMED, cache_folder
+from iwbc.system.files import cache_folder
 from iwbc.system.interrupts import stop_requests
+from iwbc.training.checkpoints import Checkpoints
 from iwbc.training.fit import Observer, fit
-from iwbc.training.states import State, read_states, write_states
 from iwbc.training.trained import Policies, load_policy
-from iwbc.training.trainer import Trainer
 
 # Bump when the same inputs give another reference than before.
 _FORMAT = 3
@@ -75,7 +72,7 @@ def reference_policy(
         if begin_own is None:
             return train(seeds)
         inputs = f"{trajectories.content_hash} {to_plain(recipe)} {list(seeds)}"
-        custom = _Checkpoints(begin_own, inputs, recipe.steps, checkpoint_every, console)
+        custom = Checkpoints("reference policy", begin_own, inputs, recipe.steps, checkpoint_every, console)
         with stop_requests(custom.stop):
             return train(seeds, custom)
     paths = {seed: _entry(trajectories, spec, recipe, seed) for seed in seeds}
@@ -86,7 +83,7 @@ def reference_policy(
         missing = [seed for seed, policies in by_seed.items() if policies is None]
         if missing:
             path = _entry(trajectories, spec, recipe, [engine.is_on(), *missing]).with_suffix(".checkpoint")
-            checkpoints = _Checkpoints(lambda: path, path.stem, recipe.steps, checkpoint_every, console)
+            checkpoints = Checkpoints("reference policy", lambda: path, path.stem, recipe.steps, checkpoint_every, console)
             with stop_requests(checkpoints.stop):
                 trained = train(missing, checkpoints)
             for seed in missing:
@@ -116,47 +113,3 @@ def _read(path: Path, spec: PolicySpec, seed: int, device: str | torch.device, c
         path.unlink()
         return None
     return policy
-
-
-class _Checkpoints:
-    """Observer of the training of references that writes checkpoints."""
-
-    measures = False
-
-    def __init__(self, begin: Callable[[], Path], inputs: str, steps: int, every: int, console: Console) -> None:
-        """Take `begin`, which says, as training begins, where the checkpoint is, and `inputs`, of which it must be made."""
-        self.every: Sequence[int] = (every,)
-        self.stop = threading.Event()
-        self._begin, self._inputs, self._steps, self._console = begin, inputs, steps, console
-
-    def start(self, trainer: Trainer, policies: Policies) -> int:
-        """Load the checkpoint, if there is one and it is whole."""
-        self._path = self._begin()
-        if not self._path.exists():
-            return 0
-        try:
-            state, metadata = read_states(self._path)
-            done = int(metadata["step"])
-            if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
-                raise ValueError
-        except MALFORMED:
-            self._console.print("The reference policy's checkpoint is damaged or of other data or code; it is trained anew.")
-            self._path.unlink()
-            return 0
-        trainer.load(state)
-        self._console.print(f"Continuing the reference policy after step {done:,}")
-        return done
-
-    def diverged(self, seed: int, step: int, why: str, trainer: Trainer) -> None:
-        raise UserError(f"Reference policy, seed {seed}, step {step}: {why}")
-
-    def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
-        """Write a checkpoint where it is time to, at the end, and where the process is to stop."""
-        if step % self.every[0] == 0 or step == self._steps or self.stop.is_set():
-            write_states(self._path, trainer.state(), {"step": str(step), "inputs": self._inputs})
-        if self.stop.is_set():
-            raise KeyboardInterrupt
-
-
-def _shapes(states: dict[int, State]) -> dict[int, dict[str, torch.Size]]:
-    return {seed: {name: tensor.shape for name, tensor in state.items()} for seed, state in states.items()}

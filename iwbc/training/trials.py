@@ -1,0 +1,155 @@
+"""The trials of curation=auto: for each candidate and fold a policy, cloned from the reference on what the candidate keeps of
+the data without the fold, and the log-likelihood of the fold's trajectories under it. Choices are cached by content.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+
+from iwbc import engine, settings
+from iwbc.algorithms import make_algorithm
+from iwbc.algorithms.algorithm import Ingredients
+from iwbc.data.choice import FOLDS, Choice, among, best_of, candidate_weights, candidates_of, effective_number, values_of
+from iwbc.data.curated import Curated
+from iwbc.data.sampling import StepSampler
+from iwbc.data.streams import Stream
+from iwbc.data.trajectories import Trajectories
+from iwbc.engine.autograd import module_state
+from iwbc.errors import UserError, warn
+from iwbc.policies.policy import Policy
+from iwbc.settings import FilteredBC, Recipe, to_plain
+from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
+from iwbc.system.interrupts import stop_requests
+from iwbc.training.checkpoints import Checkpoints
+from iwbc.training.trained import Policies
+from iwbc.training.trainer import Learner, Trainer, steps
+
+# Bump when the same inputs give another choice than before.
+_FORMAT = 1
+SEED = 0  # of the reference that all are cloned from, so that runs with other seeds choose the same
+_TITLE = "trials of curations"
+
+
+def choose_curation(
+    trajectories: Trajectories,
+    reference: Policies,
+    auto: settings.Auto | None = None,
+    *,
+    algo: Recipe | None = None,
+    averaging: str = "trajectory",
+    device: str | torch.device = "cpu",
+    console: Console | None = None,
+    checkpoint_every: int = 1000,
+) -> Choice:
+    """Choose a curation (the rule is in data/choice.py), or read from the cache what was chosen for the same inputs before.
+
+    reference: π_ref, of which the first seed counts. algo: whose steps, learning rate and batches the trials have, where it
+    starts from the reference; default: FilteredBC(). Raises UserError where there are too few trajectories, KeyboardInterrupt
+    when told to stop.
+    """
+    auto, console = auto or settings.Auto(), console or Console(stderr=True)
+    auto.check("curation")
+    values = values_of(auto, trajectories)
+    best = best_of(values, trajectories)
+    candidates = candidates_of(auto, trajectories, values, best)
+    if len(candidates) < 2:
+        warn(
+            f"curation=auto, dataset {trajectories.info.id}: keeps all; all trajectories are equally good by what it ranks by, "
+            "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
+        )
+        return Choice(settings.All())
+    recipe = _recipe(algo or FilteredBC())
+    parameters = digest_of(module_state(reference[0]), {})
+    inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
+    path = cache_folder() / "curations" / f"{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
+    if (known := _read(path)) is not None:
+        return known
+    folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
+    rests = [np.setdiff1d(np.arange(len(trajectories)), fold) for fold in folds]
+
+    def curated(trial: int) -> Curated:
+        """Curate the data without a fold: trial = candidate · folds + fold."""
+        candidate, fold = divmod(trial, FOLDS)
+        some = trajectories.subset(rests[fold])
+        return Curated(some, candidate_weights(candidates[candidate], some, values[rests[fold]]), averaging)
+
+    trials = range(len(candidates) * FOLDS)
+    checkpoint = path.with_suffix(".checkpoint")
+    checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console)
+    each = [curated(trial) for trial in trials]
+    trained = _train(reference, each, recipe, device, console, checkpoints)
+    log_probs = np.full((len(candidates), len(best)), np.nan)
+    for trial, module in zip(trained.seeds, trained, strict=True):
+        candidate, fold = divmod(trial, FOLDS)
+        log_probs[candidate, fold::FOLDS] = _log_probs(module, trajectories.subset(folds[fold]), device)
+    whole = [candidate_weights(candidate, trajectories, values) for candidate in candidates]
+    choice = among(candidates, [effective_number(weights) for weights in whole], log_probs)
+    write_json(path, choice.to_plain())
+    checkpoint.unlink(missing_ok=True)
+    return choice
+
+
+def _recipe(algo: Recipe) -> FilteredBC:
+    """Return the recipe of the trials: cloning with the algorithm's steps, where it starts from the reference too."""
+    if algo.start != "reference":
+        return FilteredBC()
+    shared = ("steps", "lr", "schedule", "warmup_steps", "batch_size")
+    return FilteredBC(**{name: getattr(algo, name) for name in shared})
+
+
+def _train(
+    reference: Policies,
+    data: Sequence[Curated],
+    recipe: FilteredBC,
+    device: str | torch.device,
+    console: Console,
+    checkpoints: Checkpoints,
+) -> Policies:
+    """Clone from the reference on each of the data, side by side; policies' seeds are places in `data`, without those that have
+    diverged."""
+    start = reference[0]
+
+    def make_learner(place: int) -> Learner:
+        ingredients = Ingredients(copy.deepcopy(start), start, data[place], SEED, device)
+        sampler = StepSampler(data[place], SEED, recipe.batch_size, Stream.CHOICE, device)
+        return Learner(make_algorithm(recipe, ingredients), sampler, recipe)
+
+    places = range(len(data))
+    policies = Policies([copy.deepcopy(start) for _ in places], places, reference.spaces, reference.spec)
+    with stop_requests(checkpoints.stop), Trainer(make_learner, places, device) as trainer:
+        done = checkpoints.start(trainer, policies)
+        for step, loss in steps(trainer, recipe, _TITLE.capitalize(), console, checkpoints.every, done):
+            for place in trainer.troubles():
+                trainer.drop(place)
+            checkpoints.after(step, loss, trainer)
+        policies = policies.select(*trainer.seeds)
+        policies.load(trainer.parameters())
+    return policies
+
+
+def _log_probs(module: Policy, held_out: Trajectories, device: str | torch.device) -> npt.NDArray[np.float64]:
+    """Compute ℓ of each trajectory, in nats a step, [n]."""
+    everything = Curated(held_out, np.ones(len(held_out)), "trajectory")
+    with torch.no_grad():
+        parts = [engine.log_prob(module, observations, actions) for _, observations, actions in everything.batches(device)]
+    log_probs = torch.cat(parts).double().cpu().numpy()
+    sums = np.add.reduceat(log_probs, everything.offsets[:-1])
+    return sums / everything.lengths
+
+
+def _read(path: Path) -> Choice | None:
+    """Read a choice from the cache, or None where there is none or what is there is damaged."""
+    try:
+        return Choice.of_plain(read_json(path)) if path.exists() else None
+    except (*MALFORMED, UserError):
+        path.unlink()
+        return None
