@@ -5,13 +5,13 @@
     python -m iwbc.compare my/robot/pick-v0 curation=groups curation.keep=[better] eval.action=sample
 
 A dataset, by its id, file or folder, or by train's settings (dataset=…, env=…), and any other of train's settings but those
-that choose a method or a seed. The methods are BC, filtered BC, RWR and iw-BC: from the same seeds, from the same reference
-policies, and, but for RWR, on the same trajectories: curation=… of your own, or the successes where labels tell them from
-failures, or else the quality levels of returns.
+that choose a method or a seed. The methods are BC, filtered BC, RWR and iw-BC, from the same seeds and the same reference
+policies. Filtered BC and iw-BC learn from the same trajectories: by curation=… of your own, or the successes where labels
+tell them from failures, or else the quality levels of returns; and once more by curation=auto.
 
 budget   of time, such as 90s, 10m (the default) or 2h. It decides how many seeds there are, and nothing else: one run is
          timed, then three seeds of every method are, and then there are as many as fit, at most 20. Where three do not fit,
-         the sentence says so, and gives no verdict
+         curation=auto, which costs most, is left out; where they still do not, the sentence says so, and gives no verdict
 folder   where the runs go (default: multirun/compare-…, named by the settings). The same command goes on where it was
          stopped, and with a larger budget adds seeds; iwbc report reads the folder, too
 
@@ -29,12 +29,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwbc.errors import Interrupted, UserError
-from iwbc.settings import ACTION_NAMES, ALGORITHMS, Settings, setting
+from iwbc.runs.comparison import AT_FIRST, Comparison, Method, in_minutes
+from iwbc.settings import ACTION_NAMES, ALGORITHMS, Config, Settings, setting
 from iwbc.system.arguments import is_setting, parse, run
 
 if TYPE_CHECKING:
@@ -43,15 +44,16 @@ if TYPE_CHECKING:
     from iwbc.data.curated import Curated
     from iwbc.data.trajectories import Trajectories
     from iwbc.report.verdict import Contender, Measure
-    from iwbc.runs.comparison import Comparison
     from iwbc.runs.summary import Summary
     from iwbc.training.trained import Policies
 
-# The settings of each method beside BC, whose policies are the references that these start from. The simplest comes first.
-METHODS: dict[str, tuple[str, ...]] = {
-    "filtered_bc": ("algo=filtered_bc",),
-    "rwr": ("algo=rwr", "curation=return_weighted"),
-    "iw_bc": ("algo=iw_bc",),
+# The methods beside BC, whose policies are the references that these start from. The simplest comes first.
+METHODS = {
+    "filtered_bc": Method(("algo=filtered_bc",)),
+    "filtered_bc_auto": Method(("algo=filtered_bc", "curation=auto"), trials=20),
+    "rwr": Method(("algo=rwr", "curation=return_weighted")),
+    "iw_bc": Method(("algo=iw_bc",)),
+    "iw_bc_auto": Method(("algo=iw_bc", "curation=auto"), trials=20),
 }
 _BC = "+method=bc_all"
 _HELD_OUT = "held_out=0.2"
@@ -87,7 +89,6 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.config import composed, quoted
     from iwbc.data.sources import load_dataset, settings_with
-    from iwbc.runs.comparison import Comparison
     from iwbc.runs.pipeline import make_evaluator
 
     console = Console()
@@ -101,14 +102,15 @@ def main(arguments: Sequence[str]) -> None:
     curation = usual_curation(trajectories, settings)
     watched = [] if evaluator is not None or config.held_out else [_HELD_OUT]
     everything = {method: settings_of(method, [*settings, *curation, *watched]) for method in METHODS}
-    configs = {method: composed(words) for method, words in everything.items()}
-    runs = Comparison(configs, options.folder or Path("multirun") / f"compare-{_key(everything)}", console)
+    configs = _different({method: composed(words) for method, words in everything.items()})
+    folder = options.folder or Path("multirun") / f"compare-{_key(everything)}"
+    runs = Comparison(METHODS, configs, folder, console)
     try:
         runs.make(seconds_of(options.budget))
     except KeyboardInterrupt:
-        raise Interrupted(f"{runs.folder} holds the runs so far; the same command goes on") from None
+        raise Interrupted(f"{folder} holds the runs so far; the same command goes on") from None
     curation = [word for word in [*settings, *curation] if word.startswith(("curation", "averaging="))]
-    uses = {method: " ".join(words) for method in METHODS if (words := [*METHODS[method], *_without(method, curation)])}
+    uses = {method: " ".join([*METHODS[method].settings, *_without(method, curation)]) for method in configs}
     verdicts = _by_play(runs, uses) if evaluator is not None else [_by_likelihood(runs, uses, trajectories)]
     _show(runs, verdicts, options.budget, console)
 
@@ -138,18 +140,28 @@ def settings_of(method: str, settings: Sequence[str]) -> list[str]:
     plays = any(word.startswith(("eval.every=", "eval.periodic_episodes=")) for word in settings)
     quiet = [] if plays else ["eval.periodic_episodes=0"]
     # References are played once, by the first method.
-    return [*METHODS[method], *shared, *quiet, *([] if method == next(iter(METHODS)) else ["eval.reference=false"])]
+    return [*METHODS[method].settings, *shared, *quiet, *([] if method == next(iter(METHODS)) else ["eval.reference=false"])]
 
 
 def _names_of(method: str) -> set[str]:
-    algo = next(word.removeprefix("algo=") for word in METHODS[method] if word.startswith("algo="))
+    algo = next(word.removeprefix("algo=") for word in METHODS[method].settings if word.startswith("algo="))
     return {f"algo.{field.name}" for field in dataclasses.fields(ALGORITHMS[algo])}
 
 
 def _without(method: str, settings: Sequence[str]) -> list[str]:
     """List settings without a curation where the method brings another."""
-    curates = any(word.startswith("curation=") for word in METHODS[method])
+    curates = any(word.startswith("curation=") for word in METHODS[method].settings)
     return [word for word in settings if not (curates and word.startswith("curation"))]
+
+
+def _different(configs: Mapping[str, Config]) -> dict[str, Config]:
+    """Drop a method whose runs would be an earlier one's, as with curation=auto for all."""
+    kept: dict[str, Config] = {}
+    for method, config in configs.items():
+        alike = replace(config, eval=replace(config.eval, reference=True))
+        if all(alike != replace(other, eval=replace(other.eval, reference=True)) for other in kept.values()):
+            kept[method] = config
+    return kept
 
 
 def _key(settings: Mapping[str, Sequence[str]]) -> str:
@@ -254,7 +266,8 @@ def _contenders(
     contenders = [Contender("BC", _BC, everything, bc, _seconds(first, "reference"))] if bc is not None else []
     for method, of_method in values.items():
         made = runs.summaries(method)
-        learns = f"{made[0].curation}: {made[0].dataset.kept_trajectories:,} of {data.trajectories:,}"
+        chosen = f", {made[0].chosen}" if made[0].chosen else ""
+        learns = f"{made[0].curation}{chosen}: {made[0].dataset.kept_trajectories:,} of {data.trajectories:,}"
         seconds = _seconds(made, "training", "checkpoints", "evaluation")
         contenders.append(Contender(made[0].method, uses[method], learns, of_method, seconds))
     return contenders
@@ -299,11 +312,9 @@ def _show(runs: Comparison, verdicts: Sequence[Verdict], budget: str, console: C
 
 def _short(runs: Comparison, budget: str) -> str | None:
     """Say that the budget was too small for a verdict, and what would do; None where it was not."""
-    from iwbc.runs.comparison import AT_FIRST
-
     if (done := len(runs.seeds())) >= AT_FIRST:
         return None
-    would = f"{AT_FIRST} take about {max(1, round(runs.seconds_for(AT_FIRST) / 60)):.0f}m"
+    would = f"{AT_FIRST} take about {in_minutes(runs.seconds_for(AT_FIRST))}"
     return f"budget={budget} is too small for a verdict: {done} seed{'s' * (done != 1)} of every method, and {would}"
 
 

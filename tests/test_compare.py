@@ -19,29 +19,34 @@ from iwbc.compare import seconds_of, settings_of, usual_curation
 from iwbc.report import write
 from iwbc.report.collect import collect
 from iwbc.runs import comparison, pipeline
-from iwbc.runs.comparison import Cost, cost_of, estimate, planned
+from iwbc.runs.comparison import Cost, Method, cost_of, estimate, planned
 from iwbc.runs.read import finished_summary
 from iwbc.settings import Config
 
+OTHERS = ("filtered_bc_auto", "rwr", "iw_bc", "iw_bc_auto")
 ENDLESS = "budget=1000h"  # as many seeds as there may be, whatever the machine
 SHORT = "budget=0.001s"  # one seed, likewise
 SETTINGS = [setting for setting in QUICK if not setting.startswith("eval.every")]
 
 
 @pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory, in which at most four seeds are run."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory, in which at most three seeds are run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison, "_MOST", 4)
+    monkeypatch.setattr(comparison, "_MOST", 3)
     monkeypatch.setenv("COLUMNS", "200")
     make_pendulum()
     return tmp_path
 
 
 @pytest.fixture
-def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No report is drawn, which takes most of the time."""
+def few(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with two methods beside BC, and no report, which takes most of the time to draw."""
+    for method in OTHERS:
+        if method != "iw_bc":
+            monkeypatch.delitem(compare.METHODS, method)
     monkeypatch.setattr(write, "write_report", lambda *_, **__: None)
+    return place
 
 
 def compared(*arguments: str, settings: Sequence[str] = SETTINGS) -> Outcome:
@@ -60,45 +65,45 @@ def only(folder: Path) -> Path:
 # --- from end to end -------------------------------------------------------------------------------------------------
 
 
-def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(few: Path) -> None:
+def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(place: Path) -> None:
     outcome = compared(ENDLESS)
     assert outcome.code == 0, outcome.err
-    folder = only(few)
+    folder = only(place)
     assert re.fullmatch("compare-[0-9a-f]{10}", folder.name)
     assert runs_of(folder) == {
-        **{"filtered_bc-0-0": (0,), "filtered_bc-1-2": (1, 2), "filtered_bc-3-3": (3,)},
-        **{f"{method}-{block}": seeds for method in ("rwr", "iw_bc") for block, seeds in (("0-2", (0, 1, 2)), ("3-3", (3,)))},
+        **{"filtered_bc-0-0": (0,), "filtered_bc-1-2": (1, 2)},
+        **{f"{method}-0-2": (0, 1, 2) for method in OTHERS},
     }
     table, said = outcome.out[outcome.out.index("Verdict") :], outcome.out.splitlines()[-2]
-    for name in ("BC ", "filtered BC 25 %", "RWR", "iw-BC 25 %"):
+    for name in ("BC ", "filtered BC 25 %", "filtered BC(auto)", "RWR", "iw-BC 25 %", "iw-BC(auto)"):
         assert f"│ {name}" in table
     assert "filtered BC 25 % and iw-BC 25 % learn from the same trajectories" in " ".join(table.split())
-    assert "on 4 seeds: " in said and "P(better) " in said and re.search(r"; use \S*(algo|method)=\w+.*\.$", said)
+    assert "on 3 seeds: " in said and "P(better) " in said and re.search(r"; use \S*(algo|method)=\w+.*\.$", said)
     assert outcome.out.splitlines()[-1] == f"multirun/{folder.name}/report/index.html"
     # The page begins with the sentence, and a report of the folder has the same runs.
     page = (folder / "report" / "index.html").read_text()
     assert said.split(" against ")[0] in page.replace("&#39;", "'")
     assert 'id="verdict"' in page
     runs, missing = collect([folder])
-    assert (len(runs), missing) == (7, [])
+    assert (len(runs), missing) == (6, [])
     # Scores are those of the last policies, and BC's of the references, from which all began.
-    rows = read_csv(folder / "filtered_bc-3-3" / "evaluations.csv")
-    assert {(row["phase"], row["seed"]) for row in rows} == {("reference", "3"), ("final", "3")}
-    assert {row["phase"] for row in read_csv(folder / "iw_bc-3-3" / "evaluations.csv")} == {"final"}
+    rows = read_csv(folder / "filtered_bc-1-2" / "evaluations.csv")
+    assert {(row["phase"], row["seed"]) for row in rows} == {(phase, seed) for phase in ("reference", "final") for seed in "12"}
+    assert {row["phase"] for row in read_csv(folder / "iw_bc-0-2" / "evaluations.csv")} == {"final"}
     means = [np.mean([float(row["return"]) for row in rows if row["phase"] == phase]) for phase in ("reference", "final")]
     assert len(set(means)) == 2
 
 
-def test_the_same_command_repeats_nothing_and_a_larger_budget_adds_seeds(few: Path, pageless: None) -> None:
+def test_the_same_command_repeats_nothing_and_a_larger_budget_adds_seeds(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = compared(SHORT)
     assert first.code == 0, first.err
     assert f"{SHORT} is too small for a verdict: 1 seed of every method, and 3 take about 1m; so far " in first.out
     folder = only(few)
-    before = runs_of(folder)
-    assert set(before) == {"filtered_bc-0-0", "rwr-0-0", "iw_bc-0-0"}
+    assert set(runs_of(folder)) == {"filtered_bc-0-0", "iw_bc-0-0"}
     written = {path: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
     again = compared(SHORT)
     assert again.out.splitlines()[-2] == first.out.splitlines()[-2]
+    monkeypatch.setattr(comparison, "_MOST", 4)
     more = compared(ENDLESS)
     assert more.code == 0, more.err
     assert set(runs_of(folder)) == {f"{name}-{block}" for name in compare.METHODS for block in ("0-0", "1-2", "3-3")}
@@ -106,24 +111,32 @@ def test_the_same_command_repeats_nothing_and_a_larger_budget_adds_seeds(few: Pa
     assert "on 4 seeds" in more.out
 
 
-def test_an_interrupted_comparison_goes_on(few: Path, pageless: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_costs_most_is_left_out_where_the_budget_is_small(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compare.METHODS, "auto", Method(("algo=filtered_bc", "curation=auto"), trials=20))
+    outcome = compared(SHORT)
+    assert outcome.code == 0, outcome.err
+    assert "filtered BC(auto) is left out: 3 seeds would take about 1m, and with the others 1m" in outcome.out
+    assert set(runs_of(only(few))) == {"filtered_bc-0-0", "iw_bc-0-0"}
+
+
+def test_an_interrupted_comparison_goes_on(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compared(ENDLESS, "folder=whole")
     assert whole.code == 0, whole.err
     run, done = pipeline.run, list[Path]()
 
-    def until_the_third(config: Config, path: Path, *others: Any) -> Any:
-        if len(done) == 3:
+    def until_the_last(config: Config, path: Path, *others: Any) -> Any:
+        if len(done) == 2:
             path.mkdir(parents=True)
             raise KeyboardInterrupt
         done.append(path)
         return run(config, path, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run", until_the_third)
+        patch.setattr(pipeline, "run", until_the_last)
         stopped = compared(ENDLESS, "folder=parts")
     assert stopped.code == 130
-    assert stopped.err == "interrupted: parts holds the runs so far; the same command goes on\n"
-    assert len(runs_of(few / "parts")) == 3
+    assert stopped.err.splitlines()[-1] == "interrupted: parts holds the runs so far; the same command goes on"
+    assert len(runs_of(few / "parts")) == 2
     rest = compared(ENDLESS, "folder=parts")
     assert rest.code == 0, rest.err
     assert runs_of(few / "parts") == runs_of(few / "whole")
@@ -132,7 +145,7 @@ def test_an_interrupted_comparison_goes_on(few: Path, pageless: None, monkeypatc
         assert tables[0] == tables[1]
 
 
-def test_without_an_environment_held_out_trajectories_decide(few: Path, pageless: None) -> None:
+def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
     random = np.random.default_rng(0)
     actions = random.uniform(-0.9, 0.9, (400, 1)).astype(np.float32)
     arrays = few_steps(
@@ -153,12 +166,12 @@ def test_without_an_environment_held_out_trajectories_decide(few: Path, pageless
     ).groups()  # type: ignore[union-attr]
     assert (held, f"on {kept} held-out trajectories: " in said) == ("8", True)
     assert "│ BC " in outcome.out
-    assert {path.parent.name for path in few.glob("multirun/*/*/summary.json")} >= {"filtered_bc-0-0", "iw_bc-3-3"}
+    assert {path.parent.name for path in few.glob("multirun/*/*/summary.json")} >= {"filtered_bc-0-0", "iw_bc-0-2"}
     (folder,) = few.glob("multirun/*")
     assert all("held_out: 0.2" in path.read_text() for path in folder.glob("*/config.yaml"))
 
 
-def test_sampled_actions_have_a_verdict_of_their_own(few: Path, pageless: None) -> None:
+def test_sampled_actions_have_a_verdict_of_their_own(few: Path) -> None:
     outcome = compared(SHORT, "eval.action=both")
     assert outcome.code == 0, outcome.err
     said = outcome.out.splitlines()[-3:-1]
@@ -166,8 +179,8 @@ def test_sampled_actions_have_a_verdict_of_their_own(few: Path, pageless: None) 
     assert "Verdict, mean action" in outcome.out and "Verdict, sampled actions" in outcome.out
 
 
-def test_a_method_that_fails_is_left_out(few: Path, pageless: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compare.METHODS, "successes", ("algo=filtered_bc", "curation=success"))
+def test_a_method_that_fails_is_left_out(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compare.METHODS, "successes", Method(("algo=filtered_bc", "curation=success")))
     outcome = compared(SHORT)
     assert outcome.code == 0, outcome.err
     reason = f"filtered BC success is left out: curation=success: dataset {ID} has no success labels"
@@ -200,6 +213,7 @@ def test_costs_are_measured_or_estimated_by_steps() -> None:
     assert cost_of([*runs, summary_of({"final": total(1.0)}, seconds=seconds | {"data": 1.0})]) == Cost(each=30.0, once=1.0)
     assert estimate(runs, 1.0) == Cost(each=10.0, once=3.0)  # the references are there
     assert estimate(runs, 5.0) == Cost(each=42.0, once=3.0)
+    assert estimate(runs, 1.0, trials=20) == Cost(each=10.0, once=163.0)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +278,7 @@ def test_a_first_run_that_fails_is_one_line(few: Path) -> None:
     assert f"curation=success: dataset {ID} has no success labels" in outcome.err
 
 
-def test_a_folder_of_other_runs_is_refused(few: Path, pageless: None) -> None:
+def test_a_folder_of_other_runs_is_refused(few: Path) -> None:
     assert compared(SHORT, "folder=runs").code == 0
     outcome = compared(SHORT, "folder=runs", "eval.episodes=2")
     assert (outcome.code, outcome.err) == (2, "folder=runs: holds runs of other settings; choose another folder\n")

@@ -6,6 +6,7 @@ that summaries hold, so that the same command plans the same again, and time dec
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,24 +28,42 @@ _MOST = 20
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method of a comparison, by its settings. effort: the cost of its gradient step, in those of behaviour cloning; trials:
+    policies that are trained before the first run, with as many steps as the method's."""
+
+    settings: tuple[str, ...]
+    effort: float = 1.0
+    trials: int = 0
+
+
+@dataclass(frozen=True)
 class Cost:
     """Seconds that a method takes for each seed, and once for a run, whatever its seeds."""
 
     each: float
     once: float
 
+    def of(self, seeds: int) -> float:
+        """Return the seconds of a run of so many seeds."""
+        return self.once + seeds * self.each
+
 
 def cost_of(summaries: Sequence[Summary]) -> Cost:
-    """Measure the cost of a method by its finished runs."""
+    """Measure the cost of a method by its finished runs; a choice of curation, which is cached, is not made again."""
     loading = [summary.seconds["data"] for summary in summaries]
-    return Cost((_spent(summaries) - sum(loading)) / _seeds(summaries), min(loading))
+    cached = sum(summary.seconds.get("curation", 0.0) for summary in summaries)
+    return Cost((_spent(summaries) - sum(loading) - cached) / _seeds(summaries), min(loading))
 
 
-def estimate(summaries: Sequence[Summary], steps: float) -> Cost:
-    """Estimate the cost of a method of `steps` times as many gradient steps as that of the runs, from the same references."""
-    training, reference = (sum(summary.seconds[name] for summary in summaries) for name in ("training", "reference"))
+def estimate(summaries: Sequence[Summary], steps: float, trials: int = 0) -> Cost:
+    """Estimate the cost of a method by runs of another, from the same references: of `steps` times as many gradient steps, with
+    trials beforehand."""
+    training, reference = (
+        sum(run.seconds[name] for run in summaries) / _seeds(summaries) for name in ("training", "reference")
+    )
     cost = cost_of(summaries)
-    return replace(cost, each=cost.each + ((steps - 1.0) * training - reference) / _seeds(summaries))
+    return Cost(cost.each + (steps - 1.0) * training - reference, cost.once + trials * steps * training)
 
 
 def planned(budget: float, spent: float, done: int, costs: Sequence[Cost]) -> int:
@@ -69,8 +88,8 @@ def _seeds(summaries: Sequence[Summary]) -> int:
 class Comparison:
     """The runs of every method in a folder. left_out: why methods have no place in it, by method."""
 
-    def __init__(self, configs: Mapping[str, Config], folder: Path, console: Console) -> None:
-        self.configs, self.folder, self.console = configs, folder, console
+    def __init__(self, methods: Mapping[str, Method], configs: Mapping[str, Config], folder: Path, console: Console) -> None:
+        self.configs, self.folder, self.console, self._methods = configs, folder, console, methods
         self.left_out: dict[str, str] = {}
 
     @property
@@ -79,11 +98,13 @@ class Comparison:
         return [method for method in self.configs if method not in self.left_out]
 
     def make(self, budget: float) -> None:
-        """Make the runs that the budget, in seconds, allows, and end those that were begun. A method that fails is left out.
+        """Make the runs that the budget, in seconds, allows, and end those that were begun. A method that fails is left out,
+        and so is a costly one that does not fit.
 
         Raises UserError where the folder holds other runs, or the first run fails.
         """
         self._make(self.methods[0], 1)
+        self._leave_out_costly(budget)
         while (target := max(self._begun(), self._planned(budget))) > self._done():
             for method in self.methods:
                 self._make(method, target)
@@ -99,7 +120,7 @@ class Comparison:
 
     def seconds_for(self, seeds: int) -> float:
         """Estimate the time that so many seeds of every method take in one go."""
-        return sum(cost.once + seeds * cost.each for cost in self._costs())
+        return sum(cost.of(seeds) for cost in self._costs())
 
     def policies(self, method: str) -> Policies:
         """Load a method's last policies, of `seeds()`."""
@@ -110,6 +131,23 @@ class Comparison:
         parts = [load_policy(path, policy=custom if isinstance(custom, OwnPolicy) else None) for path in paths]
         modules = {seed: part.of_seed(seed) for part in parts for seed in part.seeds}
         return Policies([modules[seed] for seed in seeds], seeds, parts[0].spaces, parts[0].spec)
+
+    def _leave_out_costly(self, budget: float) -> None:
+        """Leave out methods that cost more than the first, the costliest first, until three seeds of the others fit. What was
+        begun stays."""
+        while (needed := self.seconds_for(AT_FIRST)) > budget:
+            first, *others = zip(self.methods, (cost.of(AT_FIRST) for cost in self._costs()), strict=True)
+            costly = [(cost, method) for method, cost in others if cost > 1.5 * first[1] and not self._blocks(method)]
+            if not costly:
+                return
+            cost, method = max(costly)
+            self._leave_out(
+                method, f"{AT_FIRST} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
+            )
+
+    def _leave_out(self, method: str, why: str) -> None:
+        self.left_out[method] = f"{self.configs[method].method} is left out: {why}"
+        self.console.print(self.left_out[method], markup=False, highlight=False, soft_wrap=True)
 
     def _make(self, method: str, target: int) -> None:
         """End the blocks of a method that were begun, and make another up to `target` seeds."""
@@ -133,8 +171,7 @@ class Comparison:
                 if not any(map(self.summaries, self.configs)):
                     raise
                 RunFolder(path).write_failure(str(error), [])
-                self.left_out[method] = f"{config.method} is left out: {error}"
-                self.console.print(self.left_out[method], markup=False, soft_wrap=True)
+                self._leave_out(method, str(error))
                 return
 
     def _path(self, method: str, block: range) -> Path:
@@ -157,9 +194,16 @@ class Comparison:
 
     def _costs(self) -> list[Cost]:
         """Return the cost of each method: as measured, or before its first run by that of the first method."""
-        first = self.methods[0]
-        measured, steps = self.summaries(first), self.configs[first].algo.steps
-        return [
-            cost_of(made) if (made := self.summaries(method)) else estimate(measured, self.configs[method].algo.steps / steps)
-            for method in self.methods
-        ]
+        first, costs = self.methods[0], []
+        measured = self.summaries(first)
+        for method in self.methods:
+            steps = self._methods[method].effort * self.configs[method].algo.steps / self.configs[first].algo.steps
+            made = self.summaries(method)
+            costs.append(cost_of(made) if made else estimate(measured, steps, self._methods[method].trials))
+        return costs
+
+
+def in_minutes(seconds: float) -> str:
+    """Write a time as a budget is written, rounded up."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes}m" if minutes < 120 else f"{math.ceil(minutes / 60)}h"
