@@ -221,7 +221,8 @@ class LeRobot(Recording):
 @dataclass
 class ManiSkill(Recording):
     """A ManiSkill trajectory file (h5), with its json beside it. observation_keys: the arrays of obs/, or groups of them, to
-    use, such as agent/qpos; empty: all but images. Actions lie in ±1."""
+    use, such as agent/qpos; empty: all but images. Actions lie in ±1 for controllers of differences, such as pd_ee_delta_pose,
+    and else between the least and the largest in the data."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "maniskill"

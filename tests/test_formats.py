@@ -118,6 +118,61 @@ def test_robomimic_without_next_observations_says_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[3].final_observation, EPISODES[3].states[-2])
 
 
+def test_robomimic_next_observations_that_are_the_observations_are_not_believed(tmp_path: Path) -> None:
+    def copied(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            del demo["next_obs"]
+            demo.copy("obs", "next_obs")
+
+    def but_one(file: h5py.File) -> None:
+        copied(file)
+        file["data/demo_11/next_obs/object"][-1] += 1
+
+    path = formats.write_robomimic(tmp_path / "copied.hdf5", EPISODES, change=copied)
+    with pytest.warns(DataWarning, match="its next_obs is a copy of its obs in every demo: the last observation stands for"):
+        data = iwbc.load(path)
+    np.testing.assert_array_equal(data[11].final_observation, EPISODES[11].states[-2])
+    assert "copy of its obs" not in " ".join(
+        iwbc.load(formats.write_robomimic(tmp_path / "one.hdf5", EPISODES, change=but_one)).info.notes
+    )
+
+
+LIBERO = "pick up the black bowl and place it on the plate"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "task"),
+    [
+        ({"problem_info": json.dumps({"language_instruction": LIBERO})}, LIBERO),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO.split()}).encode()}, LIBERO),
+        ({"bddl_file_name": "bddl_files/libero_spatial/" + LIBERO.replace(" ", "_") + ".bddl"}, LIBERO),
+        ({"bddl_file_name": "KITCHEN_SCENE10_close_the_top_drawer.bddl"}, "close the top drawer"),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO}), "bddl_file_name": "push.bddl"}, LIBERO),
+        ({"problem_info": json.dumps({"problem_name": "x"}), "bddl_file_name": "push.bddl"}, "push"),
+        ({"problem_info": json.dumps({"language_instruction": [1, {}]})}, None),
+        ({"problem_info": "[]", "bddl_file_name": 3}, None),
+    ],
+)
+def test_libero_tells_the_task_in_words(attributes: dict[str, Any], task: str | None, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs.update(attributes)
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change))
+    told = [name for name in data.info.groups if name.startswith("task: ")]
+    assert told == ([f"task: {task}"] if task else [])
+    assert all(set(told) <= set(episode.groups) for episode in data)
+
+
+def test_libero_tells_the_task_that_lerobot_is_given(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs["problem_info"] = json.dumps({"language_instruction": LIBERO})
+
+    path = formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change)
+    outcome = command("iwbc.export_data", str(path), "format=lerobot", f"out={tmp_path / 'set'}")
+    assert outcome.code == 0 and "no task is known" not in outcome.out
+    assert pq.read_table(tmp_path / "set" / "meta" / "tasks.parquet")["task"].to_pylist() == [LIBERO]
+
+
 def test_robomimic_without_rewards_has_no_labels(tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         for demo in file["data"].values():
@@ -326,6 +381,38 @@ def test_maniskill_without_rewards_has_those_of_success(tmp_path: Path) -> None:
         check_truths(iwbc.load(path), "maniskill")
 
 
+@pytest.mark.parametrize(
+    ("mode", "environment", "normalised"),
+    [
+        *((mode, "pd_joint_pos", True) for mode in ("pd_ee_delta_pose", "pd_joint_target_delta_pos", "pd_joint_delta_pos")),
+        *((mode, "pd_ee_delta_pose", False) for mode in ("pd_joint_pos", "pd_ee_pose")),
+        (None, "pd_ee_delta_pose", True),
+        (None, "pd_joint_pos", False),
+        (None, None, False),
+    ],
+)
+def test_maniskill_bounds_are_the_controller_s(
+    mode: str | None, environment: str | None, normalised: bool, tmp_path: Path
+) -> None:
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        info["env_info"]["env_kwargs"]["control_mode"] = environment
+        for episode in info["episodes"]:
+            episode["control_mode"] = mode
+        for group in file.values():
+            actions = group["actions"][...] * np.float32(0.5)
+            del group["actions"]
+            group["actions"] = actions
+
+    path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
+    data = iwbc.load(path)
+    controller = mode or environment or "unknown"
+    assert (f"its controller {controller} has bounds of its own" in " ".join(data.info.notes)) == (not normalised)
+    assert (data.info.action_low, data.info.action_high) == (
+        ([-1.0, -1.0], [1.0, 1.0]) if normalised else ([-0.5, 0.0], [0.5, 11 / 32])  # what the data reach
+    )
+    assert iwbc.load(path, action_low=-2.0, action_high=[2.0, 3.0]).info.action_high == [2.0, 3.0]
+
+
 def test_maniskill_names_several_controllers(tmp_path: Path) -> None:
     def change(file: h5py.File, info: dict[str, Any]) -> None:
         info["episodes"][3]["control_mode"] = "pd_joint_pos"
@@ -384,7 +471,7 @@ def test_convert_takes_observations_and_leaves_out_an_environment_that_is_not_he
     path = WRITERS["maniskill"](tmp_path)
     outcome = command("iwbc.data.convert", str(path), "id=my/pick-v0", "observation_keys=[agent/qpos,extra/near]")
     assert outcome.code == 0, outcome.err
-    assert "its environment is not kept with the data: environment PickCube-v1" in outcome.err
+    assert "the environment is not kept with the data: environment PickCube-v1" in outcome.err
     assert iwbc.load("my/pick-v0").observations.shape[1] == 3
 
 
@@ -500,6 +587,7 @@ def pusht(**options: Any) -> Trajectories:
 def test_lerobot_is_downloaded_once_and_without_films(hub: Hub, tmp_path: Path) -> None:
     data = pusht()
     check_truths(data, "lerobot")
+    assert iwbc.load("lerobot/pusht", source="lerobot").content_hash == data.content_hash
     assert data.info.id == "lerobot/pusht"
     assert {name.split("/")[0] for name in hub.sent} == {"meta", "data"}
     sent = len(hub.sent)
@@ -1065,11 +1153,62 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
+def picture_of(name: str, folder: Path) -> tuple[Path, str]:
+    """Write a stand-in with an image beside its vectors; return its path and the image's key."""
+    if name == "robomimic":
+        return robomimic(with_pictures)(folder), "agentview_image"
+    if name == "zarr":
+        return WRITERS[name](folder), "img"
+    if name == "lerobot":
+        film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+        return formats.write_lerobot(folder / "pusht", EPISODES, features=film), "observation.images.top"
+
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        for index, truth in enumerate(EPISODES):
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
+
+    return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change), "sensor_data/base/rgb"
+
+
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", pytest.param("zarr", marks=[needs_zarr])])
+def test_images_are_not_among_the_keys_that_can_be_chosen(name: str, tmp_path: Path) -> None:
+    path, image = picture_of(name, tmp_path)
+    with pytest.raises(UserError, match="has no nothing, only ") as caught:
+        read(path, name, observation_keys=["nothing"])
+    assert image not in str(caught.value)
+    notes = iwbc.load(path).info.notes
+    assert [note for note in notes if image in note] == [f"images are not read: {image}"]
+
+
 def test_robomimic_images_are_refused_by_name(tmp_path: Path) -> None:
     path = robomimic(with_pictures)(tmp_path)
     check_truths(iwbc.load(path), "robomimic")
     with pytest.raises(UserError, match="obs/agentview_image: images are not read, vectors only, and it holds 8×8×3 uint8"):
         iwbc.load(path, observation_keys=["agentview_image"])
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr", "d4rl", "minari"])
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", pytest.param("zarr", marks=[needs_zarr])])
+def test_another_format_is_named_with_the_setting_that_reads_it(name: str, asked: str, tmp_path: Path) -> None:
+    path = WRITERS[name](tmp_path)
+    if name == asked:
+        check_truths(read(path, name), name)
+        return
+    with pytest.raises(UserError) as caught:
+        load_dataset(DATASETS[asked](**{"id" if asked == "minari" else "path": str(path)}))
+    assert str(caught.value) == f"dataset={asked}: {path} is of {name}; take dataset={name} dataset.path={path}"
+    with pytest.raises(UserError, match=f"take dataset={name}"):
+        iwbc.load(path, source=asked)
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "maniskill", "ogbench"])
+def test_arrays_as_d4rl_s_are_named(asked: str, tmp_path: Path) -> None:
+    path = tmp_path / "hopper.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, value in seven_steps().items():
+            file[key] = value
+    with pytest.raises(UserError, match=r"hopper\.hdf5 is of d4rl; take dataset=d4rl"):
+        read(path, asked)
 
 
 @pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr"])

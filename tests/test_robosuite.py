@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import imageio.v2 as imageio
 import numpy as np
 import pytest
-from setups import column, rarely, read_csv, train
+from setups import column, command, rarely, read_csv, train
 
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
@@ -167,6 +168,7 @@ def test_pictures(robosuite: str) -> None:
     assert len(frames) == 4 and rate == 20
     assert frames[0].shape == (480, 640, 3)
     assert robosuite == "stand-in" or frames[0].std() > 10
+    assert robosuite != "stand-in" or (frames[0][-1].min(), frames[0][:-1].max()) == (255, 0)  # the floor is below
 
 
 @pytest.mark.parametrize("settings", [OLD, [OLD]])
@@ -241,3 +243,13 @@ def test_data_of_robosuite_is_trained_on_and_evaluated_in_it(
     assert outcome.code == 0, outcome.err
     table = read_csv(next(tmp_path.rglob("evaluations.csv")))
     assert column(table, "length", phase="final") == [3.0, 3.0] and {row["success"] for row in table} == {"0"}
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))  # else record tries which works
+    (folder,) = (path.parent for path in tmp_path.rglob("summary.json"))
+    outcome = command("iwbc.record", str(folder), "format=gif", "episodes=2")
+    if robosuite != "stand-in" and "cannot be rendered here" in outcome.err:
+        pytest.skip(outcome.err)  # no EGL
+    assert outcome.code == 0, outcome.err
+    rows = json.loads((folder / "videos" / "videos.json").read_text())
+    assert [(row["name"], row["length"]) for row in rows] == [("best", 3), ("median", 3), ("worst", 3)]
+    for row in rows:
+        assert imageio.mimread(folder / "videos" / row["file"])[0].shape[:2] == (240, 320)

@@ -116,6 +116,18 @@ def write_minari(
             shutil.rmtree(building, ignore_errors=True)
 
 
+def with_environment_here(info: DatasetInfo, where: str) -> DatasetInfo:
+    """Leave out of a description, with a DataWarning that begins with `where`, an environment that cannot be made here: Minari
+    keeps what making it tells."""
+    if info.environment is not None:
+        try:
+            make_env(info.environment).close()
+        except UserError as error:
+            warn(f"{where}: the environment is not kept with the data: {error}")
+            return dataclasses.replace(info, environment=None)
+    return info
+
+
 def _noted(episodes: Iterable[Episode], members: dict[str, list[int]]) -> Iterator[Episode]:
     """Yield the episodes as they come, and note in `members` each one's number under the groups that it belongs to."""
     for index, episode in enumerate(episodes):

@@ -150,6 +150,12 @@ def content_hash(trajectories: Trajectories) -> str:
     return _combined(digests)
 
 
+def is_hashed(trajectories: Trajectories) -> bool:
+    """Tell whether the content of a dataset was hashed as it was loaded, as that of large ones is not."""
+    file = getattr(trajectories.observations, "filename", None)
+    return file is not None and sum(size for size, _ in _files(Path(file).parent).values()) <= _LARGE
+
+
 def open_packed(folder: Path) -> Trajectories:
     """Open the trajectories packed in `folder`, memory-mapped. Raises one of iwbc.system.files.NUMPY_DAMAGE where the folder is
     missing or damaged."""

@@ -70,6 +70,10 @@ class Spaces:
                     return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
 
+    def entry(self, marked: npt.NDArray[np.bool_]) -> str:
+        """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
+        return entry_names(self.observation_parts, self.observation_size)[int(np.argwhere(marked)[0, -1])]
+
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
     """Return the spaces of a dataset."""

@@ -73,11 +73,14 @@ class Policies(Sequence[Any]):
 
         Acts as the first of the seeds. Actions are clipped to the range that the training data declares, spaces.action_low …
         spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
-        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored.
+        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored. Raises UserError
+        where the observation is not of the spaces, or not finite.
         """
         module = self.modules[0]
         device = next(module.parameters()).device
         vector = self.spaces.vector(observation)
+        if not np.isfinite(vector).all():
+            raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~np.isfinite(vector))}")
         batch = torch.as_tensor(np.atleast_2d(vector), device=device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)

@@ -17,6 +17,7 @@ from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
 # h5py, pyarrow and zarr raise these on damaged files (SystemError: a size that is negative).
 DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError, SystemError)
+TASK = "task: "  # what the names of groups that are tasks begin with
 _IMAGES = "images are not read, vectors only"
 # The note on data whose files have no observation after an episode's last action.
 NO_FINAL = (
@@ -105,6 +106,11 @@ def none_usual(problem: str, there: Sequence[str], vectors: Sequence[str]) -> Us
     if vectors:
         return UserError(f"{problem}; choose some of {', '.join(sorted(vectors))} with dataset.observation_keys=[…]")
     return UserError(f"{problem}; it has {'images alone' if there else 'no others'}, and only vectors are read")
+
+
+def images_note(names: Sequence[str]) -> list[str]:
+    """Name the images of a recording, in a line at most."""
+    return [f"images are not read: {', '.join(sorted(names))}"] if names else []
 
 
 def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:

@@ -1,19 +1,22 @@
 """robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
 
 data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
+LIBERO's data.attrs: problem_info (JSON) with language_instruction, bddl_file_name: the task, a group
 data/demo_N/actions [T, act]               within ±1
 data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0;
                                            where none in the file is, success is unknown
 data/demo_N/obs/<key> [T, …]
-data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action
+data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action, unless it is a
+                                           copy of obs in the whole file
 mask/<name>                                names of demos, b"demo_7": the groups
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,12 @@ from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
     DAMAGE,
     NO_FINAL,
+    TASK,
     actions_of,
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     is_image,
     mapping,
     missing_key,
@@ -49,10 +54,11 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes than before.
-READER = 2
+READER = 3
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
+_SCENE = re.compile(r"[A-Z_]+SCENE\d+_")  # what LIBERO's names of files begin with
 _RAW = (
     "has no obs: it holds simulator states alone; write observations with robomimic first, python "
     "robomimic/scripts/dataset_states_to_obs.py --dataset {path} --output_name low_dim.hdf5 --done_mode 2"
@@ -81,18 +87,23 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         actions = open_array(first, "actions").shape
         # Each observation, with the first demo that has it.
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
+        offered = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            others = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
-            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), others)
+            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
+        if missing := [key for key in keys if key not in there]:
+            raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
         parts = [_part(path, data, key, there) for key in keys]
         _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
+        if task := _task(attributes):
+            masks.setdefault(f"{TASK}{task}", frozenset(demos))
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
         labelled = rewarded and _any_above_0(path, data, demos)
-        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in offered if name not in keys])
+        notes += images_note([name for name in there if name not in (*offered, *keys)])
         if rewarded and not labelled:
             notes.append(
                 "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
@@ -102,6 +113,11 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
         if not all(holds(open_group(data, name), "next_obs") for name in demos):
             notes.append(NO_FINAL)
+        elif all(_is_copied(path, data, name, keys) for name in demos):
+            notes.append(
+                "its next_obs is a copy of its obs in every demo: the last observation stands for that after an episode's last "
+                "action, which only value estimates at a cut see"
+            )
 
     if len(actions) != 2:
         raise UserError(f"{path}, data/{demos[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
@@ -181,9 +197,15 @@ def _any_above_0(path: Path, data: Any, demos: Sequence[str]) -> bool:
     return False
 
 
+def _is_copied(path: Path, data: Any, name: str, keys: Sequence[str]) -> bool:
+    """Tell whether a demo's next_obs is its obs, which a robot that moves cannot have observed."""
+    with reading(f"{path}, data/{name}"):
+        return all(
+            np.array_equal(read_array(data, f"{name}/obs/{key}"), read_array(data, f"{name}/next_obs/{key}")) for key in keys
+        )
+
+
 def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
-    if key not in there:
-        raise missing_key(f"{path}, data/demo_N/obs", key, sorted(there))
     where = f"{path}, data/{there[key]}/obs/{key}"
     with reading(where):
         field = open_array(data, f"{there[key]}/obs/{key}")
@@ -217,10 +239,24 @@ def _masks(path: Path, root: Any, demos: Sequence[str]) -> dict[str, frozenset[s
     return masks
 
 
+def _task(attributes: Any) -> str | None:
+    """Return the task in words that LIBERO's files tell, by themselves or by the name of the task's file; None where none is
+    told."""
+    with contextlib.suppress(*DAMAGE):
+        words = parse_json(_text(attributes["problem_info"]))["language_instruction"]
+        return printable(words if isinstance(words, str) else " ".join(words)) or None
+    with contextlib.suppress(*DAMAGE):
+        return printable(_SCENE.sub("", PurePosixPath(_text(attributes["bddl_file_name"])).stem).replace("_", " ")) or None
+    return None
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _env_args(path: Path, attributes: Any) -> Mapping[str, Any]:
-    text = attributes.get("env_args", "{}")
     with reading(f"{path}, env_args of data"):
-        return mapping(parse_json(text.decode() if isinstance(text, bytes) else text), f"{path}, env_args of data")
+        return mapping(parse_json(_text(attributes.get("env_args", "{}"))), f"{path}, env_args of data")
 
 
 def _environment(

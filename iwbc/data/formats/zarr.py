@@ -23,6 +23,7 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     is_image,
     mapping,
     missing_key,
@@ -75,11 +76,12 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     if named["actions"] is None:
         raise UserError(f"{path}, data: has no action, only {', '.join(map(printable, there)) or 'nothing'}")
     others = [name for name in there if name not in named.values()]
+    vectors_there = _not_images(path, others)
     keys = chosen_keys(settings.observation_keys) or [name for name in _USUAL if name in others][:1]
     if not keys:
-        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, _not_images(path, others))
+        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, vectors_there)
     if missing := [key for key in keys if key not in there]:
-        raise missing_key(f"{path}, data", missing[0], list(map(printable, there)))
+        raise missing_key(f"{path}, data", missing[0], _not_images(path, there))
     arrays = {key: _open(path, f"data/{key}") for key in keys}
     parts = [part_of(f"{path}, data/{key}", [key], array.shape[1:], array.dtype) for key, array in arrays.items()]
     actions = actions_of(_values(_open(path, f"data/{named['actions']}"), path), f"{path}, data/{named['actions']}")
@@ -105,7 +107,8 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
         reference_scores=None,
         observation_parts=parts,
         notes=[
-            *unused_note([printable(name) for name in others if name not in keys]),
+            *unused_note([name for name in vectors_there if name not in keys]),
+            *images_note([name for name in map(printable, others) if name not in (*vectors_there, *keys)]),
             *notes_of_rewards(rewards is not None, successes is not None),
             *notes,
             NO_FINAL,
