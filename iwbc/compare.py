@@ -258,6 +258,7 @@ def _likelihoods(policies: Policies, held_out: Curated) -> dict[int, float]:
 def _contenders(
     runs: Comparison, uses: Mapping[str, str], values: Mapping[str, dict[int, float]], bc: dict[int, float] | None
 ) -> list[Contender]:
+    from iwbc.data.choice import words
     from iwbc.report.verdict import Contender
 
     first = runs.summaries(runs.methods[0])
@@ -266,8 +267,8 @@ def _contenders(
     contenders = [Contender("BC", _BC, everything, bc, _seconds(first, "reference"))] if bc is not None else []
     for method, of_method in values.items():
         made = runs.summaries(method)
-        chosen = f", {made[0].chosen}" if made[0].chosen else ""
-        learns = f"{made[0].curation}{chosen}: {made[0].dataset.kept_trajectories:,} of {data.trajectories:,}"
+        curation = made[0].chosen or words(runs.configs[method].curation)
+        learns = f"{curation}: {made[0].dataset.kept_trajectories:,} of {data.trajectories:,}"
         seconds = _seconds(made, "training", "checkpoints", "evaluation")
         contenders.append(Contender(made[0].method, uses[method], learns, of_method, seconds))
     return contenders

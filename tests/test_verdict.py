@@ -60,6 +60,22 @@ def test_the_best_of_several_is_told_from_each_at_once() -> None:
     assert sentence([worse, FILTERED, near], SCORE).endswith("the simplest is FILTERED; use algo=filtered.")
 
 
+def test_methods_that_cannot_be_told_from_the_best_are_named() -> None:
+    # The best is the simplest of those: it is told from what is behind them.
+    worse, near, same = (
+        contender("BC", [10, 12, 9, 11]),
+        contender("RWR", [70, 75, 77, 82]),
+        contender("AUTO", [70, 74, 78, 82]),
+    )
+    said = sentence([worse, contender("FILTERED", [70, 74, 78, 84]), near, same], SCORE)
+    assert said.startswith("FILTERED 76.5 ± 6.0 against BC 10.5 ± 1.3 on 4 seeds: +66.0 [")
+    assert said.endswith("P(better) 1.00; RWR and AUTO cannot be told from it; use algo=filtered.")
+    # A simpler method that is as good is what is used.
+    said = sentence([worse, FILTERED, contender("WEIGHTED", [70, 75, 79, 83])], SCORE)
+    assert said.startswith("No measurable difference: WEIGHTED 76.8 ± 5.6 against FILTERED 76.0 ± 5.2")
+    assert said.endswith("the simplest is FILTERED; use algo=filtered.")
+
+
 def test_a_noisy_simple_method_is_not_told_from_the_best() -> None:
     noisy = contender("BC", [10, 95, 60, 99])
     said = sentence([noisy, FILTERED, WEIGHTED], SCORE)
@@ -104,7 +120,7 @@ def test_other_trajectories_are_told_of() -> None:
     other = contender("RWR", [86, 90, 96, 96], "return_weighted: 100 of 100")
     assert "against FILTERED 76.0 ± 5.2, learning from other trajectories, on 4 seeds" in sentence([FILTERED, other], SCORE)
     notes = " ".join(verdict_table([FILTERED, other, WEIGHTED], SCORE).notes)
-    assert "FILTERED and WEIGHTED learn from the same trajectories: their difference is the method's." in notes
+    assert "FILTERED and WEIGHTED learn from the same trajectories: their differences are the methods'." in notes
     assert "part of the difference is the curation's" in notes
     assert "curation's" not in " ".join(verdict_table([FILTERED, WEIGHTED], SCORE).notes)
 

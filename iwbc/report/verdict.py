@@ -84,7 +84,7 @@ class Difference:
 
     @property
     def told(self) -> bool:
-        """Whether the first is told from the second, as the better."""
+        """Truth of the first's being measurably better than the second."""
         return self.low > 0.0
 
 
@@ -125,20 +125,21 @@ def sentence(contenders: Sequence[Contender], measure: Measure, short: str | Non
         return f"{short or f'{measure.count(pairs)} that all methods have are too few for a verdict'}; {so_far}."
     if len(contenders) == 1:
         return f"{contenders[0].name} alone was run, with {_mean(values[0], measure)}: there is nothing to compare it with."
-    rival = _rival(values, best, measure)
-    told = measure.difference(values[best], values[rival], len(values) - 1)
-    first, second = contenders[best], contenders[rival]
-    others = "" if first.curation == second.curation else ", learning from other trajectories,"
+    others = [i for i in range(len(values)) if i != best]
+    from_others = {i: measure.difference(values[best], values[i], len(others)) for i in others}
+    alike = [i for i in others if not from_others[i].told]
+    simplest, behind = min([best, *alike]), [i for i in others if i not in alike]
+    rival = simplest if simplest != best else max(behind or others, key=lambda i: float(values[i].mean()))
+    told, first, second, advised = from_others[rival], contenders[best], contenders[rival], contenders[simplest]
+    elsewhere = "" if first.curation == second.curation else ", learning from other trajectories,"
     on = measure.count(pairs)
-    compared = (
-        f"{first.name} {_mean(values[best], measure)} against {second.name} {_mean(values[rival], measure)}{others} on {on}: "
-        f"{measure.change(told)} of pairs, P(better) {told.better:.2f}"
-    )
+    scores = f"{first.name} {_mean(values[best], measure)} against {second.name} {_mean(values[rival], measure)}"
+    compared = f"{scores}{elsewhere} on {on}: {measure.change(told)} of pairs, P(better) {told.better:.2f}"
     if told.told:
-        return f"{measure.caveat}{compared}; use {first.settings}."
-    simplest = contenders[min(best, rival)]
+        names = _listed([contenders[i].name for i in alike])
+        return f"{measure.caveat}{compared}; {f'{names} cannot be told from it; ' if alike else ''}use {advised.settings}."
     power = f"{on} would have shown a difference of {measure.text(told.detectable)}; " if told.detectable else ""
-    advice = f"{power}the simplest is {simplest.name}; use {simplest.settings}."
+    advice = f"{power}the simplest is {advised.name}; use {advised.settings}."
     return f"{measure.caveat}No measurable difference: {compared}; {advice}"
 
 
@@ -152,15 +153,6 @@ def _best(values: Sequence[Array]) -> int:
     """Find the highest mean; of equal ones the simplest's."""
     means = [float(of_method.mean()) for of_method in values] if len(values[0]) else [0.0]
     return means.index(max(means))
-
-
-def _rival(values: Sequence[Array], best: int, measure: Measure) -> int:
-    """Find what the best is to be told from: the simplest method that it is not told from, or else the next best."""
-    others = [i for i in range(len(values)) if i != best]
-    for i in others:
-        if not measure.difference(values[best], values[i], len(others)).told:
-            return i
-    return max(others, key=lambda i: float(values[i].mean()))
 
 
 def _mean(values: Array, measure: Measure) -> str:
@@ -207,6 +199,11 @@ def _curations(contenders: Sequence[Contender]) -> list[str]:
         groups.setdefault(contender.curation, []).append(contender.name)
     if len(groups) < 2:
         return []
-    alike = [" and ".join(names) for names in groups.values() if len(names) > 1]
-    same = [f"{names} learn from the same trajectories: their difference is the method's." for names in alike]
+    alike = [_listed(names) for names in groups.values() if len(names) > 1]
+    same = [f"{names} learn from the same trajectories: their differences are the methods'." for names in alike]
     return [*same, "Between methods that learn from others, part of the difference is the curation's."]
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last

@@ -133,17 +133,16 @@ class Comparison:
         return Policies([modules[seed] for seed in seeds], seeds, parts[0].spaces, parts[0].spec)
 
     def _leave_out_costly(self, budget: float) -> None:
-        """Leave out methods that cost more than the first, the costliest first, until three seeds of the others fit. What was
-        begun stays."""
+        """Leave out methods that cost more than the cheapest beside the first, the costliest first, until three seeds of the
+        others fit. What was begun stays."""
         while (needed := self.seconds_for(AT_FIRST)) > budget:
-            first, *others = zip(self.methods, (cost.of(AT_FIRST) for cost in self._costs()), strict=True)
-            costly = [(cost, method) for method, cost in others if cost > 1.5 * first[1] and not self._blocks(method)]
+            costs = [(cost.of(AT_FIRST), method) for method, cost in zip(self.methods, self._costs(), strict=True)][1:]
+            costly = [(cost, method) for cost, method in costs if cost > 1.5 * min(costs)[0] and not self._blocks(method)]
             if not costly:
                 return
             cost, method = max(costly)
-            self._leave_out(
-                method, f"{AT_FIRST} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
-            )
+            why = f"{AT_FIRST} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
+            self._leave_out(method, why)
 
     def _leave_out(self, method: str, why: str) -> None:
         self.left_out[method] = f"{self.configs[method].method} is left out: {why}"
