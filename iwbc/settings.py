@@ -146,8 +146,9 @@ class Minari(Settings):
     """A Minari dataset by its id, or several, joined by +.
 
     clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
-    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use; empty: all.
-    action_low, action_high: the bounds of actions, a number or a list with one for each dimension, instead of the dataset's.
+    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use (images
+    go to a policy of your own); empty: all, unless there are images. action_low, action_high: the bounds of actions, a number
+    or a list with one for each dimension, instead of the dataset's.
     """
 
     id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
@@ -190,8 +191,9 @@ class Recording(Settings):
 
 @dataclass
 class Robomimic(Recording):
-    """A robomimic HDF5 file with observations. observation_keys: the arrays of obs/ to use; empty: the low-dimensional ones of
-    robomimic's study (object, robot*_eef_pos, robot*_eef_quat, robot*_gripper_qpos) that are there. Actions lie in ±1."""
+    """A robomimic HDF5 file with observations. observation_keys: the arrays of obs/ to use (images go to a policy of your own);
+    empty: the low-dimensional ones of robomimic's study (object, robot*_eef_pos, robot*_eef_quat, robot*_gripper_qpos) that are
+    there. Actions lie in ±1."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "robomimic"
@@ -221,8 +223,8 @@ class LeRobot(Recording):
 @dataclass
 class ManiSkill(Recording):
     """A ManiSkill trajectory file (h5), with its json beside it. observation_keys: the arrays of obs/, or groups of them, to
-    use, such as agent/qpos; empty: all but images. Actions lie in ±1 for controllers of differences, such as pd_ee_delta_pose,
-    and else between the least and the largest in the data."""
+    use, such as agent/qpos (images go to a policy of your own); empty: all but images. Actions lie in ±1 for controllers of
+    differences, such as pd_ee_delta_pose, and else between the least and the largest in the data."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "maniskill"
@@ -240,7 +242,8 @@ class OGBench(Recording):
 @dataclass
 class Zarr(Recording):
     """A folder of Zarr arrays, as Diffusion Policy has them: data/<key> and meta/episode_ends. observation_keys: the arrays of
-    data/ to use; empty: state or obs. Actions lie between the least and the largest of the data."""
+    data/ to use (images go to a policy of your own); empty: state or obs. Actions lie between the least and the largest of the
+    data."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "zarr"

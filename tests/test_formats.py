@@ -362,13 +362,11 @@ def test_maniskill_takes_chosen_observations_and_skips_images(tmp_path: Path) ->
             file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
 
     path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
-    with pytest.warns(DataWarning, match="images are not read: sensor_data/base/rgb"):
+    with pytest.warns(DataWarning, match=r"not used of its images: sensor_data/base/rgb \(dataset\.observation_keys"):
         check_truths(iwbc.load(path), "maniskill")
     data = iwbc.load(path, observation_keys=["extra"])
     np.testing.assert_array_equal(data[11].observations, EPISODES[11].states[:-1, 2:])
     assert iwbc.load(path, observation_keys=["agent/qpos"]).observations.shape[1] == 2
-    with pytest.raises(UserError, match="sensor_data/base/rgb: images are not read, vectors only"):
-        iwbc.load(path, observation_keys=["sensor_data"])
 
 
 def test_maniskill_without_rewards_has_those_of_success(tmp_path: Path) -> None:
@@ -844,12 +842,12 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "robomimic images and a vector": (
         "robomimic",
         robomimic(only_pictures_and("robot0_joint_pos")),
-        r"choose some of robot0_joint_pos with dataset\.observation_keys",
+        r"choose some of agentview_image, robot0_joint_pos with dataset\.observation_keys",
     ),
     "robomimic images": (
         "robomimic",
         robomimic(only_pictures_and()),
-        "none of its observations is one of the study's; it has images alone, and only vectors are read",
+        "none of its observations is one of the study's; choose some of agentview_image with",
     ),
     "robomimic missing next key": (
         "robomimic",
@@ -918,7 +916,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "lerobot images": (
         "lerobot",
         lerobot_info(features={"observation.image": FILM, "action": {"dtype": "float32", "shape": [2]}}),
-        "has neither .*; it has images alone, and only vectors are read",
+        "has neither .*; it has images alone, which are not read",
     ),
     "lerobot images and a vector": (
         "lerobot",
@@ -1090,7 +1088,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "ogbench images": (
         "ogbench",
         ogbench(observations=np.zeros((ROWS, 8, 8, 3), np.uint8)),
-        "observations: images are not read, vectors only",
+        r"observations: have shape \(\d+, 8, 8, 3\); need vectors",
     ),
     "ogbench pickle": ("ogbench", ogbench(observations=np.array([{}] * ROWS)), "cannot be read .*pickle"),
     "ogbench discrete": ("ogbench", ogbench(actions=np.zeros(ROWS, int)), "discrete actions"),
@@ -1099,7 +1097,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
 for one, (key, change, message) in {
     "no actions": ("data/action", None, "has no action, only img, state"),
     "no ends": ("meta/episode_ends", None, "meta/episode_ends: is no array"),
-    "no observations": ("data/state", None, "has neither state nor obs; it has images alone"),
+    "no observations": ("data/state", None, "has neither state nor obs; choose some of img with"),
     "lengths": ("data/state", np.zeros((3, 2)), "data/state: has shape"),
     "ends that fall": ("meta/episode_ends", np.array([5, 3, STEPS]), "must go up"),
     "ends elsewhere": ("meta/episode_ends", np.array([5, STEPS - 1]), "must go up"),
@@ -1153,38 +1151,98 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
-def picture_of(name: str, folder: Path) -> tuple[Path, str]:
-    """Write a stand-in with an image beside its vectors; return its path and the image's key."""
-    if name == "robomimic":
-        return robomimic(with_pictures)(folder), "agentview_image"
-    if name == "zarr":
-        return WRITERS[name](folder), "img"
-    if name == "lerobot":
-        film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
-        return formats.write_lerobot(folder / "pusht", EPISODES, features=film), "observation.images.top"
-
-    def change(file: h5py.File, info: dict[str, Any]) -> None:
-        for index, truth in enumerate(EPISODES):
-            file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
-
-    return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change), "sensor_data/base/rgb"
-
-
-@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", pytest.param("zarr", marks=[needs_zarr])])
-def test_images_are_not_among_the_keys_that_can_be_chosen(name: str, tmp_path: Path) -> None:
-    path, image = picture_of(name, tmp_path)
+def test_images_that_are_not_read_are_not_among_the_keys_that_can_be_chosen(tmp_path: Path) -> None:
+    film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, features=film)
     with pytest.raises(UserError, match="has no nothing, only ") as caught:
-        read(path, name, observation_keys=["nothing"])
-    assert image not in str(caught.value)
-    notes = iwbc.load(path).info.notes
-    assert [note for note in notes if image in note] == [f"images are not read: {image}"]
+        read(path, "lerobot", observation_keys=["nothing"])
+    assert "observation.images.top" not in str(caught.value)
+    assert "images are not read: observation.images.top" in iwbc.load(path).info.notes
 
 
-def test_robomimic_images_are_refused_by_name(tmp_path: Path) -> None:
-    path = robomimic(with_pictures)(tmp_path)
+def picture(truth: Truth) -> np.ndarray:
+    """Images [T + 1, 4, 5, 3] of which each says where it belongs."""
+    size = 4 * 5 * 3
+    return (truth.states[:, :1] + np.arange((truth.steps + 1) * size).reshape(-1, size)).astype(np.uint8).reshape(-1, 4, 5, 3)
+
+
+def with_films(file: h5py.File) -> None:
+    """Put images of a camera into robomimic's or ManiSkill's file."""
+    for index, truth in enumerate(EPISODES):
+        film = picture(truth)
+        if "data" in file:
+            demo = file[f"data/demo_{index}"]
+            demo["obs/agentview_image"], demo["next_obs/agentview_image"] = film[:-1], film[1:]
+        else:
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = film
+
+
+def recording_with_films(name: str, folder: Path) -> tuple[Path, str, str]:
+    """A recording of robomimic, ManiSkill or Zarr, and the names of its image and of its least vector."""
+    if name == "robomimic":
+        return formats.write_robomimic(folder / "demo.hdf5", EPISODES, change=with_films), "agentview_image", "robot0_eef_pos"
+    if name == "maniskill":
+        path = formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=lambda file, info: with_films(file))
+        return path, "sensor_data/base/rgb", "extra/goal"
+    films = np.concatenate([picture(truth)[:-1] for truth in EPISODES])
+    return formats.write_zarr(folder / "pusht.zarr", EPISODES, **{"data/img": films}), "img", "state"
+
+
+SEEN = ["robomimic", "maniskill", pytest.param("zarr", marks=needs_zarr)]
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_chosen_images_are_read(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    data = iwbc.load(path, observation_keys=[image, vector])
+    blind = iwbc.load(path, observation_keys=[vector])
+    assert blind.images == {} and blind.content_hash != data.content_hash
+    np.testing.assert_array_equal(data.observations, blind.observations)
+    np.testing.assert_array_equal(data.images[image], np.concatenate([picture(truth)[:-1] for truth in EPISODES]))
+    last = -2 if name == "zarr" else -1  # whose files have no observation after the last action
+    np.testing.assert_array_equal(data.final_images[image], np.stack([picture(truth)[last] for truth in EPISODES]))
+    alone = iwbc.load(path, observation_keys=[image])
+    assert alone.observations.shape == (STEPS, 0) and list(alone.images) == [image]
+    environment = data.info.environment
+    if name == "robomimic":
+        assert environment is not None and environment.kwargs["observation_keys"] == [vector]
+        assert environment.kwargs["images"] == {image: [4, 5, 3]}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_images_that_differ_are_refused(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    if name == "zarr":
+        path = formats.write_zarr(tmp_path / "short.zarr", EPISODES, **{"data/img": np.zeros((3, 4, 5, 3), np.uint8)})
+    else:
+        place = {"robomimic": "data/demo_3/obs", "maniskill": "traj_3/obs"}[name]
+        with h5py.File(path, "r+") as file:
+            del file[f"{place}/{image}"]
+            file[f"{place}/{image}"] = np.zeros((2, 4, 5, 3), np.uint8)
+    with pytest.raises(UserError, match=rf"data/img: has 3 rows for {STEPS} actions|_3/obs/{image}: has shape \(2, 4, 5, 3\)"):
+        iwbc.load(path, observation_keys=[image, vector])
+
+
+def test_robomimic_without_next_obs_ends_with_the_last_image(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        with_films(file)
+        for demo in file["data"].values():
+            del demo["next_obs"]
+
+    path = formats.write_robomimic(tmp_path / "demo.hdf5", EPISODES, change=change)
+    data = iwbc.load(path, observation_keys=["agentview_image"])
+    np.testing.assert_array_equal(data.final_images["agentview_image"], np.stack([picture(truth)[-2] for truth in EPISODES]))
+
+
+def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    def depth(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/depth"] = np.zeros((demo["actions"].shape[0], 8, 8, 1), np.float32)
+
+    path = robomimic(depth)(tmp_path)
     check_truths(iwbc.load(path), "robomimic")
-    with pytest.raises(UserError, match="obs/agentview_image: images are not read, vectors only, and it holds 8×8×3 uint8"):
-        iwbc.load(path, observation_keys=["agentview_image"])
+    with pytest.raises(UserError, match="obs/depth: images are read as uint8, and it holds 8×8×1 float32"):
+        iwbc.load(path, observation_keys=["depth"])
 
 
 @pytest.mark.parametrize("asked", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr", "d4rl", "minari"])

@@ -21,6 +21,7 @@ from iwbc.data.minari_writer import write_minari
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.gymnasium import LocalEnvironments, WorkerEnvironments, make_env
 from iwbc.environments.robosuite import HORIZONS, spec_of
+from iwbc.environments.spaces import Image
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.record import Played, frames_of
@@ -209,6 +210,24 @@ def test_observations_that_are_not_there_are_named(robosuite: str) -> None:
         UserError, match=r"^environment robosuite/Lift: has no observation agentview_image, only .*object-state"
     ):
         make_env(spec)
+
+
+def test_images_are_those_of_cameras_with_the_upper_row_first(robosuite: str) -> None:
+    images = [Image((f"{name}_image",), (height, 6, 3)) for name, height in (("agentview", 4), ("robot0_eye_in_hand", 5))]
+    spec = spec_of(env_args(), KEYS, None, images)
+    assert spec is not None and spec.kwargs["images"] == {"agentview_image": [4, 6, 3], "robot0_eye_in_hand_image": [5, 6, 3]}
+    env, plain = LocalEnvironments(spec), LocalEnvironments(lift())
+    assert env.images == images
+    seen = env.reset([3])[0]
+    np.testing.assert_array_equal(seen["observations"], plain.reset([3])[0])
+    if robosuite == "stand-in":  # whose rows have numbers
+        assert seen["agentview_image"][:, 1, 0].tolist() == [0, 1, 2, 3]
+        assert seen["robot0_eye_in_hand_image"][:, :2, 0].tolist() == [[1, row] for row in range(5)]
+    for odd in (Image(("depth",), (4, 4, 3)), Image(("agentview_image",), (4, 4))):
+        spec = spec_of(env_args(), [], None, [odd])
+        assert spec is not None
+        with pytest.raises(UserError, match=rf"^environment robosuite/Lift: has no images such as {odd.name}"):
+            make_env(spec)
 
 
 def test_without_robosuite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from iwbc.algorithms.algorithm import Ingredients
 from iwbc.data.sampling import Minibatch
 from iwbc.data.streams import Stream, seeded
 from iwbc.engine.autograd import adam_state, load_adam, load_module, module_state
+from iwbc.errors import UserError
 from iwbc.objectives import advantage_weights, effective_sample_size, td_lambda_returns, weighted_log_likelihood
 from iwbc.policies.networks import mlp
 from iwbc.settings import AWR
@@ -31,6 +32,8 @@ class AdvantageWeightedRegression:
 
     def __init__(self, settings: AWR, ingredients: Ingredients) -> None:
         data, self.curated, device = ingredients.curated.trajectories, ingredients.curated, ingredients.device
+        if data.images:
+            raise UserError(f"awr: its value function takes vectors, and {data.info.id} has images ({', '.join(data.images)})")
         self.settings, self.policy, self._device = settings, ingredients.policy, device
         self.optimizer = engine.policy_optimizer(ingredients.policy)
         with seeded(Stream.VALUE, ingredients.seed):

@@ -24,7 +24,8 @@ out: truncations=none where no episode is cut, rewards=none. What is not used of
 id           the dataset's id, (namespace/)name-vN
 env_id       the Gymnasium environment to evaluate in, or module:Id where a module registers it (default: guessed from D4RL's
              file names; none: there is none)
-observation_keys  which observations of robomimic, LeRobot, ManiSkill or zarr to take, such as [object,robot0_eef_pos]
+observation_keys  which observations of robomimic, LeRobot, ManiSkill or zarr to take, such as [object,robot0_eef_pos]; vectors,
+             because images are not written
 action_low   the bounds of the action space, one number or one per dimension, with commas
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates

@@ -14,6 +14,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from iwbc.data.trajectories import Observations
 from iwbc.engine.autograd import AutogradOptimizer, PolicyOptimizer
 from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
@@ -49,7 +50,7 @@ def policy_optimizer(policy: Policy) -> PolicyOptimizer:
 
 
 @torch.no_grad()
-def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
+def log_prob(policy: Policy, observations: Observations, actions: Tensor) -> Tensor:
     """Compute log π(a|s) in nats without a gradient, [B, obs] and [B, act] → [B]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).log_prob(observations, actions)
@@ -57,7 +58,7 @@ def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_action(policy: Policy, observations: Tensor) -> Tensor:
+def mean_action(policy: Policy, observations: Observations) -> Tensor:
     """Compute the action that is played without noise, [B, obs] → [B, act]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).mean_action(observations)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from iwbc.data.trajectories import Observations
 from iwbc.policies.policy import Policy
 
 
@@ -15,7 +16,7 @@ class PolicyOptimizer(Protocol):
 
     by_autograd: bool
 
-    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+    def step(self, observations: Observations, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
         """Take one step with weights w [B], through which no gradient flows; return log π(a|s) before it, [B]."""
 
     def state(self) -> dict[str, Tensor]:
@@ -36,7 +37,7 @@ class AutogradOptimizer:
         self._adam = torch.optim.Adam(policy.parameters(), maximize=True)
 
     @torch.enable_grad()
-    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+    def step(self, observations: Observations, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
         self.policy.train()
         log_prob = self.policy.log_prob(observations, actions)
         self._adam.zero_grad()

@@ -341,7 +341,7 @@ def _episodes(
             raise UserError(
                 f"{where}: its frame_index does not count up from 0: frame {wrong[0]} has {values['frame_index'][wrong[0]]}"
             )
-        seen = vectors([rows(_columns(values[part.name]), f"{where}, {part.name}", steps, part.shape) for part in parts])
+        seen = vectors([rows(_columns(values[part.name]), f"{where}, {part.name}", steps, part.shape) for part in parts], steps)
         actions = actions_of(_columns(values["action"]), f"{where}, action")
         success = None if label is None else bool(flags_of(values[label], f"{where}, {label}", steps).any())
         rewards = rows(values["next.reward"], f"{where}, next.reward", steps) if "next.reward" in values else None

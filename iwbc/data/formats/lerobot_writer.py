@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.checks import leave_out_images
 from iwbc.data.curated import Curated
 from iwbc.data.formats.reading import TASK
 from iwbc.environments.spaces import entry_names
@@ -74,6 +75,7 @@ def write_lerobot(
     import pyarrow.parquet as pq
 
     data, kept = curated.trajectories, curated.kept
+    leave_out_images(data.info, data.observations.shape[1])
     features = _features(curated, environment_state)
     if single := [name for name in (STATE, ENVIRONMENT_STATE, "action") if name in features and features[name].size == 1]:
         warn(

@@ -22,20 +22,22 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
-    images_note,
+    frames,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
     rewards_of,
     rows,
+    unused_note,
     vectors,
     widened,
 )
 from iwbc.data.hdf5 import check_links, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import ManiSkill
@@ -78,7 +80,7 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         there = {name: {part.decode(errors="replace") for part in open_group(root, name)} for name in names}
         first = open_group(root, names[0])
         _check_parts(path, there, first)
-        parts, images = _parts(path, names[0], first, settings)
+        parts, images, skipped = _parts(path, names[0], first, settings)
         actions = open_array(first, "actions").shape
         if len(actions) != 2:
             raise UserError(f"{path}, {names[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
@@ -86,7 +88,7 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
         low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
     labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
-    notes = images_note(images)
+    notes = unused_note(skipped, "images")
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
     info = DatasetInfo(
@@ -95,11 +97,12 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         action_low=low,
         action_high=high,
         reference_scores=None,
-        observation_parts=None if parts == [Part((), parts[0].shape)] else parts,
+        observation_parts=None if [part.path for part in parts] == [()] else parts or None,
+        images=images,
         notes=[*notes, *noted, *notes_of_rewards("rewards" in there[names[0]], labelled)],
         fps=fps,
     )
-    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, labelled, actions[1]), info
+    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, images, labelled, actions[1]), info
 
 
 def _action_bounds(
@@ -176,28 +179,26 @@ def _leaves(group: Any, path: str, deepest: int = 16) -> list[str]:
     return [leaf for name in names for leaf in _leaves(group, f"{path}/{name}", deepest - 1)]
 
 
-def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[str]]:
-    """Choose the arrays of observations, and list the images among those that nobody has chosen."""
+def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[Image], list[str]]:
+    """Choose the arrays of observations: those of the vector, and images; and list the images that nobody has chosen."""
     leaves = {leaf.removeprefix("obs").removeprefix("/"): open_array(group, leaf) for leaf in _leaves(group, "obs")}
     keys = chosen_keys(settings.observation_keys)
     for key in keys:
         if not any(leaf == key or leaf.startswith(f"{key}/") for leaf in leaves):
-            raise missing_key(
-                f"{path}, {name}/obs", key, [leaf or "one array" for leaf, field in leaves.items() if len(field.shape) < 3]
-            )
+            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in leaves])
     if keys:
         chosen = [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}/") for key in keys)]
-        images = []
+        skipped = []
     else:
         chosen = [leaf for leaf, field in leaves.items() if len(field.shape) < 3]
-        images = [leaf for leaf in leaves if leaf not in chosen]
+        skipped = [leaf for leaf in leaves if leaf not in chosen]
     if not chosen:
-        raise UserError(f"{path}, {name}/obs: holds images alone ({', '.join(images)}); only vectors are read")
+        raise none_usual(f"{path}, {name}/obs: has no vectors", skipped, skipped)
     parts = []
     for leaf in chosen:
         field = leaves[leaf]
         parts.append(part_of(f"{path}, {name}/obs/{leaf}", leaf.split("/") if leaf else [], field.shape[1:], field.dtype))
-    return parts, images
+    return *divided(parts), skipped
 
 
 def _episodes(
@@ -205,6 +206,7 @@ def _episodes(
     dataset_id: str,
     episodes: Mapping[str, Mapping[str, Any]],
     parts: Sequence[Part],
+    images: Sequence[Image],
     labelled: bool,
     action_size: int,
 ) -> Iterator[Episode]:
@@ -221,13 +223,15 @@ def _episodes(
                 if holds(group, field)
             }
             rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
-            names = [f"obs/{part.name}" if part.path else "obs" for part in parts]
-            seen = vectors(
-                [
-                    rows(read_array(group, leaf), f"{where}/{leaf}", steps + 1, part.shape)
-                    for leaf, part in zip(names, parts, strict=True)
-                ]
-            )
+            leaves = {part: f"obs/{part.name}" if part.path else "obs" for part in (*parts, *images)}
+            columns = [
+                rows(read_array(group, leaves[part]), f"{where}/{leaves[part]}", steps + 1, part.shape) for part in parts
+            ]
+            seen = vectors(columns, steps + 1)
+            pictures = {
+                image.name: frames(read_array(group, leaves[image]), f"{where}/{leaves[image]}", steps + 1, image)
+                for image in images
+            }
         if said.get("elapsed_steps", steps) != steps:
             raise UserError(
                 f"{where}: elapsed_steps of its json is {printable(said['elapsed_steps'])}, its actions are {steps}"
@@ -244,4 +248,6 @@ def _episodes(
             rewards_of(steps, success) if rewards is None else rewards,
             "terminated" in flags and bool(flags["terminated"][-1]),
             success,
+            images={name: array[:-1] for name, array in pictures.items()},
+            final_images={name: array[-1] for name, array in pictures.items()},
         )

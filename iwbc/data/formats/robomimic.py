@@ -30,8 +30,9 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    frames,
     images_note,
-    is_image,
+    is_read,
     mapping,
     missing_key,
     none_usual,
@@ -46,7 +47,7 @@ from iwbc.data.formats.reading import (
 from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.robosuite import HORIZONS, spec_of
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import Robomimic
@@ -93,7 +94,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
             raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
         if missing := [key for key in keys if key not in there]:
             raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
-        parts = [_part(path, data, key, there) for key in keys]
+        parts, images = divided([_part(path, data, key, there) for key in keys])
         _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
         if task := _task(attributes):
@@ -124,16 +125,17 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
     low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
     info = DatasetInfo(
         id=dataset_id,
-        environment=_environment(path, env_args, keys, masks),
+        environment=_environment(path, env_args, [part.name for part in parts], images, masks),
         action_low=low,
         action_high=high,
         reference_scores=None,
-        observation_parts=parts,
+        observation_parts=parts or None,
+        images=images,
         notes=notes,
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, masks, actions[1], labelled), info
+    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], labelled), info
 
 
 def names(path: Path) -> list[str]:
@@ -171,12 +173,12 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
 
 
 def _is_offered(data: Any, place: str) -> bool:
-    """Tell arrays that can be read from images and from groups."""
+    """Tell arrays that can be read from others and from groups."""
     try:
         field = open_array(data, place)
     except DAMAGE:
         return False
-    return not is_image(field.shape[1:], field.dtype)
+    return is_read(field.shape[1:], field.dtype)
 
 
 def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]) -> None:
@@ -260,7 +262,7 @@ def _env_args(path: Path, attributes: Any) -> Mapping[str, Any]:
 
 
 def _environment(
-    path: Path, env_args: Mapping[str, Any], keys: Sequence[str], masks: Mapping[str, Any]
+    path: Path, env_args: Mapping[str, Any], keys: Sequence[str], images: Sequence[Image], masks: Mapping[str, Any]
 ) -> EnvironmentSpec | None:
     """Describe the file's environment, with the study's horizon: the longer one where filter keys tell better people from worse
     ones."""
@@ -268,7 +270,7 @@ def _environment(
         return None
     several = HORIZONS.get(str(env_args["env_name"]), (None, None))[1] if {"better", "worse"} & set(masks) else None
     try:
-        return spec_of(env_args, keys, several)
+        return spec_of(env_args, keys, several, images)
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
 
@@ -284,6 +286,7 @@ def _episodes(
     dataset_id: str,
     demos: Sequence[str],
     parts: Sequence[Part],
+    images: Sequence[Image],
     masks: Mapping[str, frozenset[str]],
     action_size: int,
     labelled: bool,
@@ -301,11 +304,20 @@ def _episodes(
                     [
                         rows(read_array(group, f"{source}/{part.name}"), f"{where}/{source}/{part.name}", steps, part.shape)
                         for part in parts
-                    ]
+                    ],
+                    steps,
                 )
 
-            seen = observations("obs")
-            final = observations("next_obs")[-1:] if holds(group, "next_obs") else seen[-1:]
+            def films(source: str, group: Any = group, where: str = where, steps: int = steps) -> dict[str, Any]:
+                return {
+                    image.name: frames(
+                        read_array(group, f"{source}/{image.name}"), f"{where}/{source}/{image.name}", steps, image
+                    )
+                    for image in images
+                }
+
+            seen, shown = observations("obs"), films("obs")
+            following, follow = (observations("next_obs"), films("next_obs")) if holds(group, "next_obs") else (seen, shown)
             rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
@@ -313,10 +325,12 @@ def _episodes(
         success = bool((rewards > 0).any()) if labelled and rewards is not None else None
         yield Episode(
             seen,
-            final[0],
+            following[-1],
             actions,
             rewards_of(steps, None) if rewards is None else rewards,
             dones is not None and bool(dones[-1]),
             success,
             tuple(mask for mask in sorted(masks) if name in masks[mask]),
+            shown,
+            {name: film[-1] for name, film in follow.items()},
         )
