@@ -99,20 +99,18 @@ def main(arguments: Sequence[str]) -> None:
     evaluator = make_evaluator(config, trajectories, console)
     if evaluator is not None:
         evaluator.close()
-    curation = usual_curation(trajectories, settings)
-    watched = [] if evaluator is not None or config.held_out else [_HELD_OUT]
-    everything = {method: settings_of(method, [*settings, *curation, *watched]) for method in METHODS}
-    configs = _different({method: composed(words) for method, words in everything.items()})
-    folder = options.folder or Path("multirun") / f"compare-{_key(everything)}"
-    runs = Comparison(METHODS, configs, folder, console)
+    chosen = [*settings, *usual_curation(trajectories, settings)]
+    if evaluator is None and not config.held_out:
+        chosen.append(_HELD_OUT)
+    configs = _different({method: composed(settings_of(method, chosen)) for method in METHODS})
+    runs = Comparison(METHODS, configs, folder := options.folder or _folder(chosen), console)
+    uses = {method: _use(method, chosen) for method in configs}
     try:
         runs.make(seconds_of(options.budget))
+        verdicts = _by_play(runs, uses) if evaluator is not None else [_by_likelihood(runs, uses, trajectories)]
+        _show(runs, verdicts, options.budget, console)
     except KeyboardInterrupt:
         raise Interrupted(f"{folder} holds the runs so far; the same command goes on") from None
-    curation = [word for word in [*settings, *curation] if word.startswith(("curation", "averaging="))]
-    uses = {method: " ".join([*METHODS[method].settings, *_without(method, curation)]) for method in configs}
-    verdicts = _by_play(runs, uses) if evaluator is not None else [_by_likelihood(runs, uses, trajectories)]
-    _show(runs, verdicts, options.budget, console)
 
 
 def usual_curation(trajectories: Trajectories, settings: Sequence[str]) -> list[str]:
@@ -164,9 +162,14 @@ def _different(configs: Mapping[str, Config]) -> dict[str, Config]:
     return kept
 
 
-def _key(settings: Mapping[str, Sequence[str]]) -> str:
-    plain = json.dumps({method: sorted(words) for method, words in settings.items()}, sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()[:10]
+def _use(method: str, settings: Sequence[str]) -> str:
+    """Write the settings that make a run one of the method, with the curation that the methods share."""
+    curation = [word for word in settings if word.startswith(("curation", "averaging="))]
+    return " ".join([*METHODS[method].settings, *_without(method, curation)])
+
+
+def _folder(settings: Sequence[str]) -> Path:
+    return Path("multirun") / f"compare-{hashlib.sha256(json.dumps(sorted(settings)).encode()).hexdigest()[:10]}"
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -225,7 +228,7 @@ def _by_likelihood(runs: Comparison, uses: Mapping[str, str], trajectories: Traj
     values = {method: _likelihoods(of_method, held_out) for method, of_method in policies.items()}
     spec, bc = policies[runs.methods[0]].spec, None
     if spec is not None and first.reference.dataset_id is None:  # whose references are not in the cache
-        references = reference_policy(curated.trajectories, spec, first.reference, runs.seeds(), first.device, runs.console)
+        references = reference_policy(curated.trajectories, spec, first.reference, runs.seeds(), "cpu", runs.console)
         bc = _likelihoods(references, held_out)
     measure = Measure(
         "log-likelihood, nats a step",
@@ -313,7 +316,7 @@ def _show(runs: Comparison, verdicts: Sequence[Verdict], budget: str, console: C
 
 def _short(runs: Comparison, budget: str) -> str | None:
     """Say that the budget was too small for a verdict, and what would do; None where it was not."""
-    if (done := len(runs.seeds())) >= AT_FIRST:
+    if (done := runs.done()) >= AT_FIRST:
         return None
     would = f"{AT_FIRST} take about {in_minutes(runs.seconds_for(AT_FIRST))}"
     return f"budget={budget} is too small for a verdict: {done} seed{'s' * (done != 1)} of every method, and {would}"

@@ -171,6 +171,19 @@ def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
     assert all("held_out: 0.2" in path.read_text() for path in folder.glob("*/config.yaml"))
 
 
+def test_scores_of_a_file_go_on_too_unless_they_change(few: Path) -> None:
+    scores = few / "scores.csv"
+    scores.write_text("trajectory,score\n" + "".join(f"{i},{i % 4}\n" for i in range(20)))
+    settings = [word for word in SETTINGS if not word.startswith("curation")]
+    for _ in range(2):
+        outcome = compared(SHORT, "folder=runs", "curation=scores", f"curation.path={scores}", settings=settings)
+        assert outcome.code == 0, outcome.err
+    assert "│ iw-BC scores (scores)" in outcome.out
+    scores.write_text(scores.read_text().replace("19,3", "19,2"))
+    changed = compared(SHORT, "folder=runs", "curation=scores", f"curation.path={scores}", settings=settings)
+    assert (changed.code, changed.err) == (2, "folder=runs: holds runs of other settings; choose another folder\n")
+
+
 def test_sampled_actions_have_a_verdict_of_their_own(few: Path) -> None:
     outcome = compared(SHORT, "eval.action=both")
     assert outcome.code == 0, outcome.err

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iwbc.data.curation import pinned
 from iwbc.errors import UserError
 from iwbc.runs.read import read_summary
 from iwbc.runs.summary import Summary
@@ -105,7 +106,7 @@ class Comparison:
         """
         self._make(self.methods[0], 1)
         self._leave_out_costly(budget)
-        while (target := max(self._begun(), self._planned(budget))) > self._done():
+        while (target := max(self._begun(), self._planned(budget))) > self.done():
             for method in self.methods:
                 self._make(method, target)
 
@@ -156,7 +157,8 @@ class Comparison:
         blocks = self._blocks(method)
         end = blocks[-1].stop if blocks else 0
         for block in [*blocks, *([range(end, target)] if end < target else [])]:
-            path, config = self._path(method, block), replace(self.configs[method], seeds=list(block))
+            path, config = self._path(method, block), self.configs[method]
+            config = replace(config, seeds=list(block), curation=pinned(config.curation))
             try:
                 RunFolder(path).check(config)
             except UserError:
@@ -184,12 +186,12 @@ class Comparison:
     def _begun(self) -> int:
         return max(block.stop for method in self.methods for block in self._blocks(method))
 
-    def _done(self) -> int:
+    def done(self) -> int:
         return min(_seeds(self.summaries(method)) for method in self.methods)
 
     def _planned(self, budget: float) -> int:
         spent = sum(_spent(self.summaries(method)) for method in self.methods)
-        return planned(budget, spent, self._done(), self._costs())
+        return planned(budget, spent, self.done(), self._costs())
 
     def _costs(self) -> list[Cost]:
         """Return the cost of each method: as measured, or before its first run by that of the first method."""
