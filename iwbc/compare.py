@@ -5,13 +5,14 @@
     python -m iwbc.compare my/robot/pick-v0 curation=groups curation.keep=[better] eval.action=sample
 
 A dataset, by its id, file or folder, or by train's settings (dataset=…, env=…), and any other of train's settings but those
-that choose a method or a seed. The methods are BC, filtered BC, RWR and iw-BC, from the same seeds and the same reference
-policies. Filtered BC and iw-BC learn from the same trajectories: by curation=… of your own, or the successes where labels
-tell them from failures, or else the quality levels of returns; and once more by curation=auto.
+that choose a method or a seed. The methods are BC, filtered BC, RWR, iw-BC and IQL, from the same seeds and, but for IQL, the
+same reference policies. Filtered BC and iw-BC learn from the same trajectories: by curation=… of your own, or the
+successes where labels tell them from failures, or else the quality levels of returns; and once more by curation=auto.
 
 budget   of time, such as 90s, 10m (the default) or 2h. It decides how many seeds there are, and nothing else: one run is
          timed, then three seeds of every method are, and then there are as many as fit, at most 20. Where three do not fit,
-         curation=auto, which costs most, is left out; where they still do not, the sentence says so, and gives no verdict
+         what costs most, IQL and curation=auto, is left out; where they still do not, the sentence says so, and gives no
+         verdict
 folder   where the runs go (default: multirun/compare-…, named by the settings). The same command goes on where it was
          stopped, and with a larger budget adds seeds; iwbc report reads the folder, too
 
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.runs.comparison import AT_FIRST, Comparison, Method, in_minutes
-from iwbc.settings import ACTION_NAMES, ALGORITHMS, Config, Settings, setting
+from iwbc.settings import ACTION_NAMES, ALGORITHMS, Config, Recipe, Settings, setting
 from iwbc.system.arguments import is_setting, parse, run
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ METHODS = {
     "rwr": Method(("algo=rwr", "curation=return_weighted")),
     "iw_bc": Method(("algo=iw_bc",)),
     "iw_bc_auto": Method(("algo=iw_bc", "curation=auto"), trials=20),
+    "iql": Method(("algo=iql", "curation=all", "averaging=transition"), effort=3.3),
 }
 _BC = "+method=bc_all"
 _HELD_OUT = "held_out=0.2"
@@ -142,14 +144,21 @@ def settings_of(method: str, settings: Sequence[str]) -> list[str]:
 
 
 def _names_of(method: str) -> set[str]:
+    """List the settings of a method's algorithm, without the steps, the learning rate and so on of what does not clone from the
+    reference, which are not the others'."""
     algo = next(word.removeprefix("algo=") for word in METHODS[method].settings if word.startswith("algo="))
-    return {f"algo.{field.name}" for field in dataclasses.fields(ALGORITHMS[algo])}
+    kind = ALGORITHMS[algo]
+    names = {field.name for field in dataclasses.fields(kind)}
+    if kind().start != "reference":
+        names -= {field.name for field in dataclasses.fields(Recipe)}
+    return {f"algo.{name}" for name in names}
 
 
 def _without(method: str, settings: Sequence[str]) -> list[str]:
-    """List settings without a curation where the method brings another."""
-    curates = any(word.startswith("curation=") for word in METHODS[method].settings)
-    return [word for word in settings if not (curates and word.startswith("curation"))]
+    """List settings without those that the method brings itself, and those of a curation where it brings another."""
+    brought = {word.partition("=")[0] for word in METHODS[method].settings}
+    kept = [word for word in settings if word.partition("=")[0] not in brought]
+    return [word for word in kept if not ("curation" in brought and word.startswith("curation."))]
 
 
 def _different(configs: Mapping[str, Config]) -> dict[str, Config]:
@@ -293,11 +302,8 @@ def _show(runs: Comparison, verdicts: Sequence[Verdict], budget: str, console: C
     short = _short(runs, budget)
     tables, said = [], []
     for verdict in verdicts:
-        notes = [
-            verdict.note,
-            "BC is the policies that the others start from; their time is without it.",
-            *runs.left_out.values(),
-        ]
+        bc = "BC is the reference policies; the time of what starts from them is without it."
+        notes = [verdict.note, bc, *runs.left_out.values()]
         tables.append(verdict_table(verdict.contenders, verdict.measure, notes, verdict.played))
         words = f"{verdict.played.capitalize()}: " if verdict.played else ""
         said.append(words + sentence(verdict.contenders, verdict.measure, short))
@@ -316,9 +322,10 @@ def _show(runs: Comparison, verdicts: Sequence[Verdict], budget: str, console: C
 
 def _short(runs: Comparison, budget: str) -> str | None:
     """Say that the budget was too small for a verdict, and what would do; None where it was not."""
-    if (done := runs.done()) >= AT_FIRST:
+    plan = runs.plan()
+    if (done := min(plan.made)) >= AT_FIRST:
         return None
-    would = f"{AT_FIRST} take about {in_minutes(runs.seconds_for(AT_FIRST))}"
+    would = f"{AT_FIRST} take about {in_minutes(plan.seconds(AT_FIRST))}"
     return f"budget={budget} is too small for a verdict: {done} seed{'s' * (done != 1)} of every method, and {would}"
 
 

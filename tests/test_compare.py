@@ -19,11 +19,11 @@ from iwbc.compare import seconds_of, settings_of, usual_curation
 from iwbc.report import write
 from iwbc.report.collect import collect
 from iwbc.runs import comparison, pipeline
-from iwbc.runs.comparison import Cost, Method, cost_of, estimate, planned
+from iwbc.runs.comparison import Cost, Method, Plan, cost_of, estimate
 from iwbc.runs.read import finished_summary
 from iwbc.settings import Config
 
-OTHERS = ("filtered_bc_auto", "rwr", "iw_bc", "iw_bc_auto")
+OTHERS = ("filtered_bc_auto", "rwr", "iw_bc", "iw_bc_auto", "iql")
 ENDLESS = "budget=1000h"  # as many seeds as there may be, whatever the machine
 SHORT = "budget=0.001s"  # one seed, likewise
 SETTINGS = [setting for setting in QUICK if not setting.startswith("eval.every")]
@@ -65,7 +65,9 @@ def only(folder: Path) -> Path:
 # --- from end to end -------------------------------------------------------------------------------------------------
 
 
-def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(place: Path) -> None:
+def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = Method((*compare.METHODS["iql"].settings, "algo.steps=10", "algo.batch_size=8"))
+    monkeypatch.setitem(compare.METHODS, "iql", brief)
     outcome = compared(ENDLESS)
     assert outcome.code == 0, outcome.err
     folder = only(place)
@@ -75,7 +77,7 @@ def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(place: Path) 
         **{f"{method}-0-2": (0, 1, 2) for method in OTHERS},
     }
     table, said = outcome.out[outcome.out.index("Verdict") :], outcome.out.splitlines()[-2]
-    for name in ("BC ", "filtered BC 25 %", "filtered BC(auto)", "RWR", "iw-BC 25 %", "iw-BC(auto)"):
+    for name in ("BC ", "filtered BC 25 %", "filtered BC(auto)", "RWR", "iw-BC 25 %", "iw-BC(auto)", "IQL"):
         assert f"│ {name}" in table
     assert "filtered BC 25 % and iw-BC 25 % learn from the same trajectories" in " ".join(table.split())
     assert "on 3 seeds: " in said and "P(better) " in said and re.search(r"; use \S*(algo|method)=\w+.*\.$", said)
@@ -85,7 +87,7 @@ def test_methods_are_run_from_the_same_seeds_and_end_in_a_sentence(place: Path) 
     assert said.split(" against ")[0] in page.replace("&#39;", "'")
     assert 'id="verdict"' in page
     runs, missing = collect([folder])
-    assert (len(runs), missing) == (6, [])
+    assert (len(runs), missing) == (7, [])
     # Scores are those of the last policies, and BC's of the references, from which all began.
     rows = read_csv(folder / "filtered_bc-1-2" / "evaluations.csv")
     assert {(row["phase"], row["seed"]) for row in rows} == {(phase, seed) for phase in ("reference", "final") for seed in "12"}
@@ -206,17 +208,22 @@ def test_a_method_that_fails_is_left_out(few: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_seeds_are_planned_by_what_a_seed_costs() -> None:
-    costs = [Cost(each=8.0, once=1.0), Cost(each=2.0, once=1.0)]
+    def plan(spent: float, *made: int) -> Plan:
+        return Plan(spent, [Cost(each=8.0, once=1.0), Cost(each=2.0, once=1.0)], made)
+
+    # The first method has a seed already: 2 more of it, and 3 of the other.
+    assert plan(10.0, 1, 0).seconds(3) == 10.0 + (1.0 + 16.0) + (1.0 + 6.0)
+    assert plan(10.0, 1, 0).seconds(1) == 10.0 + (1.0 + 2.0)
     # Of 100 s, 10 are spent and 2 go to loading: 8 seeds of 10 s.
-    assert planned(100.0, 10.0, 3, costs) == 11
-    assert planned(100.0, 10.0, 0, costs) == 3  # which are to tell more than a guess
-    assert planned(100.0, 70.0, 1, costs) == 3
-    assert planned(100.0, 80.0, 1, costs) == 2
-    assert planned(100.0, 200.0, 0, costs) == 1
-    assert planned(100.0, 200.0, 3, costs) == 3
-    assert planned(100.0, 70.0, 12, costs) == 12  # 2 more would tell nothing new
-    assert planned(100.0, 60.0, 12, costs) == 15
-    assert planned(1e6, 60.0, 12, costs) == 20
+    assert plan(10.0, 3, 3).seeds(100.0) == 11
+    assert plan(10.0, 1, 0).seeds(100.0) == 3  # which are to tell more than a guess
+    assert plan(10.0, 1, 0).seeds(34.0) == 3
+    assert plan(10.0, 1, 0).seeds(33.9) == 2
+    assert plan(200.0, 1, 0).seeds(100.0) == 1
+    assert plan(200.0, 3, 3).seeds(100.0) == 3
+    assert plan(70.0, 12, 12).seeds(100.0) == 12  # 2 more would tell nothing new
+    assert plan(60.0, 12, 12).seeds(100.0) == 15
+    assert plan(60.0, 12, 12).seeds(1e6) == 20
 
 
 def test_costs_are_measured_or_estimated_by_steps() -> None:
@@ -243,6 +250,10 @@ def test_methods_share_settings_and_curation_as_far_as_they_have_them() -> None:
     shared = ["env=hopper", "curation=success", "averaging=transition", "algo.lr=1e-3", "algo.window=3"]
     assert settings_of("iw_bc", shared) == ["algo=iw_bc", *shared, "eval.periodic_episodes=0", "eval.reference=false"]
     assert settings_of("filtered_bc", shared) == ["algo=filtered_bc", *shared[:-1], "eval.periodic_episodes=0"]
+    # What does not clone has steps of its own.
+    iql = ["algo=iql", "curation=all", "averaging=transition"]
+    quiet = ["eval.periodic_episodes=0", "eval.reference=false"]
+    assert settings_of("iql", [*shared[:4], "algo.beta=1.0"]) == [*iql, "env=hopper", "algo.beta=1.0", *quiet]
     rwr = settings_of("rwr", [*shared, "eval.every=10"])
     assert rwr == ["algo=rwr", "curation=return_weighted", "env=hopper", *shared[2:4], "eval.every=10", "eval.reference=false"]
 

@@ -362,7 +362,7 @@ def test_maniskill_takes_chosen_observations_and_skips_images(tmp_path: Path) ->
             file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
 
     path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
-    with pytest.warns(DataWarning, match=r"not used of its images: sensor_data/base/rgb \(dataset\.observation_keys"):
+    with pytest.warns(DataWarning, match=r"not used of its observations: sensor_data/base/rgb \(dataset\.observation_keys"):
         check_truths(iwbc.load(path), "maniskill")
     data = iwbc.load(path, observation_keys=["extra"])
     np.testing.assert_array_equal(data[11].observations, EPISODES[11].states[:-1, 2:])
@@ -1151,15 +1151,6 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
-def test_images_that_are_not_read_are_not_among_the_keys_that_can_be_chosen(tmp_path: Path) -> None:
-    film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
-    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, features=film)
-    with pytest.raises(UserError, match="has no nothing, only ") as caught:
-        read(path, "lerobot", observation_keys=["nothing"])
-    assert "observation.images.top" not in str(caught.value)
-    assert "images are not read: observation.images.top" in iwbc.load(path).info.notes
-
-
 def picture(truth: Truth) -> np.ndarray:
     """Images [T + 1, 4, 5, 3] of which each says where it belongs."""
     size = 4 * 5 * 3
@@ -1232,6 +1223,33 @@ def test_robomimic_without_next_obs_ends_with_the_last_image(tmp_path: Path) -> 
     path = formats.write_robomimic(tmp_path / "demo.hdf5", EPISODES, change=change)
     data = iwbc.load(path, observation_keys=["agentview_image"])
     np.testing.assert_array_equal(data.final_images["agentview_image"], np.stack([picture(truth)[-2] for truth in EPISODES]))
+
+
+def picture_of(name: str, folder: Path) -> tuple[Path, str]:
+    """Write a stand-in with an image beside its vectors; return its path and the image's key."""
+    if name == "robomimic":
+        return robomimic(with_pictures)(folder), "agentview_image"
+    if name == "zarr":
+        return WRITERS[name](folder), "img"
+    if name == "lerobot":
+        film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+        return formats.write_lerobot(folder / "pusht", EPISODES, features=film), "observation.images.top"
+
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        for index, truth in enumerate(EPISODES):
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
+
+    return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change), "sensor_data/base/rgb"
+
+
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", pytest.param("zarr", marks=[needs_zarr])])
+def test_images_are_among_the_keys_that_can_be_chosen_where_they_are_read(name: str, tmp_path: Path) -> None:
+    path, image = picture_of(name, tmp_path)
+    with pytest.raises(UserError, match="has no nothing, only ") as caught:
+        read(path, name, observation_keys=["nothing"])
+    assert (image in str(caught.value)) is (name != "lerobot")
+    (note,) = [note for note in iwbc.load(path).info.notes if image in note]
+    assert note.startswith("images are not read: " if name == "lerobot" else "not used of its observations: ")
 
 
 def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:

@@ -333,6 +333,7 @@ def test_one_observation_or_a_batch_is_acted_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5, atol=1e-6)
     for wrong, message in (
         (data.observations[0], "predict: the observation has no "),
+        (batch | {"position": batch["position"] * np.nan}, r"predict: the observation holds NaN or infinity at position\[0\]"),
         (batch | {"camera": batch["camera"] / 255}, "predict: the observation has camera of shape .* and type float64"),
     ):
         with pytest.raises(UserError, match=message):
@@ -344,7 +345,9 @@ def test_without_an_environment_the_vector_has_a_name_of_its_own() -> None:
     policy = iwbc.fit(BC(steps=2, batch_size=4), data, policy=seeing(data))
     action, _ = policy.predict({"observations": data.observations[0], "camera": data.images["camera"][0]})
     assert action.shape == (2,)
-    alone = iwbc.from_arrays(None, data.actions, data.rewards, images={"image": data.images["camera"]}, env_id=BARE)
+    ends = np.arange(100) % 5 == 4
+    film = {"image": data.images["camera"]}
+    alone = iwbc.from_arrays(None, data.actions, data.rewards, 0 * ends, ends, images=film, env_id=BARE)
     blind = iwbc.fit(BC(steps=2, batch_size=4), alone, policy=seeing(alone))
     assert blind.predict(data.images["camera"][0])[0].shape == (2,)
     assert iwbc.evaluate(blind, BARE, episodes=2).returns.shape == (1, 2)
@@ -378,8 +381,11 @@ def test_what_takes_vectors_alone_refuses_images() -> None:
             UserError, match=rf"^dataset from_arrays: has images \(camera\), which shipped policies .*; {choose}"
         ):
             iwbc.fit(BC(steps=2), data, policy=policy)
-    with pytest.raises(UserError, match=r"^awr: its value function takes vectors, and from_arrays has images \(camera\)"):
-        iwbc.fit(iwbc.AWR(steps=2), data, policy=seeing(data))
+    for settings in (iwbc.AWR(steps=2), iwbc.IQL(steps=2)):
+        with pytest.raises(
+            UserError, match=r"^awr, iql: a value function takes vectors, and from_arrays has images \(camera\)"
+        ):
+            iwbc.fit(settings, data, policy=seeing(data))
     seen = iwbc.fit(BC(steps=2, batch_size=4), data, policy=seeing(data))
     blind = dataclasses.replace(data, info=dataclasses.replace(data.info, images=[]), images={}, final_images={})
     with pytest.raises(UserError, match=r"^reference: takes camera of 12×12×3; dataset from_arrays has no images"):

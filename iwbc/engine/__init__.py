@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iwbc.data.trajectories import Observations
-from iwbc.engine.autograd import AutogradOptimizer, PolicyOptimizer
-from iwbc.engine.fused import GaussianOptimizer
+from iwbc.engine import kernels
+from iwbc.engine.autograd import AutogradOptimizer, AutogradValueOptimizer, PolicyOptimizer, ValueOptimizer
+from iwbc.engine.fused import FusedValueOptimizer, GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.policy import Policy
@@ -47,6 +48,18 @@ def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:
     """Make the optimiser of a policy: the engine's where it has a kernel for the policy, or else autograd's."""
     return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)
+
+
+def value_optimizer(network: nn.Sequential) -> ValueOptimizer:
+    """Make the optimiser of a value network, a ReLU multi-layer perceptron [B, n] → [B, 1]."""
+    return FusedValueOptimizer(network) if _enabled else AutogradValueOptimizer(network)
+
+
+@torch.no_grad()
+def values(network: nn.Sequential, inputs: Tensor) -> Tensor:
+    """Compute the outputs of a value network without a gradient, [B, n] → [B]."""
+    outputs: Tensor = kernels.perceptron(kernels.layers_of(network), inputs)[0] if _enabled else network(inputs)
+    return outputs[:, 0]
 
 
 @torch.no_grad()

@@ -67,14 +67,26 @@ def estimate(summaries: Sequence[Summary], steps: float, trials: int = 0) -> Cos
     return Cost(cost.each + (steps - 1.0) * training - reference, cost.once + trials * steps * training)
 
 
-def planned(budget: float, spent: float, done: int, costs: Sequence[Cost]) -> int:
-    """Plan the seeds of every method, when `done` were made in so many seconds: at least one, three at first, then what the
-    rest of the budget allows, unless that is less than a fifth more."""
-    rest = budget - spent - sum(cost.once for cost in costs)
-    more = max(0, int(rest // sum(cost.each for cost in costs)))
-    if done < AT_FIRST:
-        return max(1, min(AT_FIRST, done + more))
-    return min(_MOST, done + more) if 5 * more >= done else done
+@dataclass(frozen=True)
+class Plan:
+    """The state of a comparison: seconds spent, and for each method its cost and the seeds that it has been run with."""
+
+    spent: float
+    costs: Sequence[Cost]
+    made: Sequence[int]
+
+    def seconds(self, seeds: int) -> float:
+        """Return the seconds in all when every method has been run with so many seeds."""
+        missing = [(cost, seeds - made) for cost, made in zip(self.costs, self.made, strict=True)]
+        return self.spent + sum(cost.of(more) for cost, more in missing if more > 0)
+
+    def seeds(self, budget: float) -> int:
+        """Return the seeds of every method that the budget allows: at least one, three at first, and no more where that would
+        be less than a fifth more."""
+        done = min(self.made)
+        most = _MOST if done >= AT_FIRST else AT_FIRST
+        allowed = max((seeds for seeds in range(1, most + 1) if self.seconds(seeds) <= budget), default=1)
+        return allowed if done < AT_FIRST or 5 * (allowed - done) >= done else done
 
 
 def _spent(summaries: Sequence[Summary]) -> float:
@@ -106,7 +118,7 @@ class Comparison:
         """
         self._make(self.methods[0], 1)
         self._leave_out_costly(budget)
-        while (target := max(self._begun(), self._planned(budget))) > self.done():
+        while (target := max(self._begun(), (plan := self.plan()).seeds(budget))) > min(plan.made):
             for method in self.methods:
                 self._make(method, target)
 
@@ -119,9 +131,16 @@ class Comparison:
         """List the seeds of which every method has a policy."""
         return sorted(set.intersection(*({s for run in self.summaries(method) for s in run.seeds} for method in self.methods)))
 
-    def seconds_for(self, seeds: int) -> float:
-        """Estimate the time that so many seeds of every method take in one go."""
-        return sum(cost.of(seeds) for cost in self._costs())
+    def plan(self) -> Plan:
+        """Return the state and the costs: as measured, or before a method's first run by the runs of the first method."""
+        first, costs, made = self.methods[0], list[Cost](), list[int]()
+        measured = self.summaries(first)
+        for method in self.methods:
+            steps = self._methods[method].effort * self.configs[method].algo.steps / self.configs[first].algo.steps
+            runs = self.summaries(method)
+            costs.append(cost_of(runs) if runs else estimate(measured, steps, self._methods[method].trials))
+            made.append(_seeds(runs))
+        return Plan(sum(_spent(self.summaries(method)) for method in self.methods), costs, made)
 
     def policies(self, method: str) -> Policies:
         """Load a method's last policies, of `seeds()`."""
@@ -136,8 +155,8 @@ class Comparison:
     def _leave_out_costly(self, budget: float) -> None:
         """Leave out methods that cost more than the cheapest beside the first, the costliest first, until three seeds of the
         others fit. What was begun stays."""
-        while (needed := self.seconds_for(AT_FIRST)) > budget:
-            costs = [(cost.of(AT_FIRST), method) for method, cost in zip(self.methods, self._costs(), strict=True)][1:]
+        while (needed := (plan := self.plan()).seconds(AT_FIRST)) > budget:
+            costs = [(cost.of(AT_FIRST), method) for method, cost in zip(self.methods, plan.costs, strict=True)][1:]
             costly = [(cost, method) for cost, method in costs if cost > 1.5 * min(costs)[0] and not self._blocks(method)]
             if not costly:
                 return
@@ -185,23 +204,6 @@ class Comparison:
 
     def _begun(self) -> int:
         return max(block.stop for method in self.methods for block in self._blocks(method))
-
-    def done(self) -> int:
-        return min(_seeds(self.summaries(method)) for method in self.methods)
-
-    def _planned(self, budget: float) -> int:
-        spent = sum(_spent(self.summaries(method)) for method in self.methods)
-        return planned(budget, spent, self.done(), self._costs())
-
-    def _costs(self) -> list[Cost]:
-        """Return the cost of each method: as measured, or before its first run by that of the first method."""
-        first, costs = self.methods[0], []
-        measured = self.summaries(first)
-        for method in self.methods:
-            steps = self._methods[method].effort * self.configs[method].algo.steps / self.configs[first].algo.steps
-            made = self.summaries(method)
-            costs.append(cost_of(made) if made else estimate(measured, steps, self._methods[method].trials))
-        return costs
 
 
 def in_minutes(seconds: float) -> str:

@@ -63,6 +63,10 @@ class Policies(Sequence[Any]):
         """Return the policies of some of the seeds; the same modules, not copies."""
         return Policies([self.of_seed(seed) for seed in seeds], seeds, self.spaces, self.spec)
 
+    def split(self) -> dict[int, Policies]:
+        """Return the policies of each seed by themselves."""
+        return {seed: self.select(seed) for seed in self.seeds}
+
     def predict(
         self,
         observation: npt.NDArray[np.floating] | Mapping[str, Any],

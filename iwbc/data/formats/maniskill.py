@@ -23,6 +23,8 @@ from iwbc.data.formats.reading import (
     chosen_keys,
     flags_of,
     frames,
+    images_note,
+    is_read,
     mapping,
     missing_key,
     none_usual,
@@ -80,7 +82,7 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         there = {name: {part.decode(errors="replace") for part in open_group(root, name)} for name in names}
         first = open_group(root, names[0])
         _check_parts(path, there, first)
-        parts, images, skipped = _parts(path, names[0], first, settings)
+        parts, images, notes = _parts(path, names[0], first, settings)
         actions = open_array(first, "actions").shape
         if len(actions) != 2:
             raise UserError(f"{path}, {names[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
@@ -88,7 +90,6 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
         low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
     labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
-    notes = unused_note(skipped, "images")
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
     info = DatasetInfo(
@@ -180,12 +181,13 @@ def _leaves(group: Any, path: str, deepest: int = 16) -> list[str]:
 
 
 def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[Image], list[str]]:
-    """Choose the arrays of observations: those of the vector, and images; and list the images that nobody has chosen."""
+    """Choose the arrays of observations: those of the vector, and images; and note the images that nobody has chosen."""
     leaves = {leaf.removeprefix("obs").removeprefix("/"): open_array(group, leaf) for leaf in _leaves(group, "obs")}
+    offered = [leaf for leaf, field in leaves.items() if is_read(field.shape[1:], field.dtype)]
     keys = chosen_keys(settings.observation_keys)
     for key in keys:
         if not any(leaf == key or leaf.startswith(f"{key}/") for leaf in leaves):
-            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in leaves])
+            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in offered])
     if keys:
         chosen = [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}/") for key in keys)]
         skipped = []
@@ -193,12 +195,13 @@ def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list
         chosen = [leaf for leaf, field in leaves.items() if len(field.shape) < 3]
         skipped = [leaf for leaf in leaves if leaf not in chosen]
     if not chosen:
-        raise none_usual(f"{path}, {name}/obs: has no vectors", skipped, skipped)
+        raise none_usual(f"{path}, {name}/obs: has no vectors", skipped, offered)
     parts = []
     for leaf in chosen:
         field = leaves[leaf]
         parts.append(part_of(f"{path}, {name}/obs/{leaf}", leaf.split("/") if leaf else [], field.shape[1:], field.dtype))
-    return *divided(parts), skipped
+    notes = unused_note([leaf for leaf in skipped if leaf in offered])
+    return *divided(parts), notes + images_note([leaf for leaf in skipped if leaf not in offered])
 
 
 def _episodes(

@@ -126,13 +126,13 @@ def images_note(names: Sequence[str]) -> list[str]:
     return [f"images are not read: {', '.join(sorted(names))}"] if names else []
 
 
-def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
-    """Name what of a recording is not used, in a line at most."""
+def unused_note(names: Sequence[str]) -> list[str]:
+    """Name the observations of a recording that are not used, in a line at most."""
     if not names:
         return []
     most = 12
     more = f" and {len(names) - most} others" if len(names) > most else ""
-    return [f"not used of its {what}: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
+    return [f"not used of its observations: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
 
 
 def bounds(
