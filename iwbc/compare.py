@@ -10,9 +10,8 @@ same reference policies. Filtered BC and iw-BC learn from the same trajectories:
 successes where labels tell them from failures, or else the quality levels of returns; and once more by curation=auto.
 
 budget   of time, such as 90s, 10m (the default) or 2h. It decides how many seeds there are, and nothing else: one run is
-         timed, then three seeds of every method are, and then there are as many as fit, at most 20. Where three do not fit,
-         what costs most, IQL and curation=auto, is left out; where they still do not, the sentence says so, and gives no
-         verdict
+         timed, then three seeds of every method are, and then there are as many as fit, at most 20. Where five do not fit,
+         what costs most, IQL and curation=auto, is left out; where three do not, the sentence says so, and gives no verdict
 folder   where the runs go (default: multirun/compare-…, named by the settings). The same command goes on where it was
          stopped, and with a larger budget adds seeds; iwbc report reads the folder, too
 

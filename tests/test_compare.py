@@ -117,7 +117,7 @@ def test_what_costs_most_is_left_out_where_the_budget_is_small(few: Path, monkey
     monkeypatch.setitem(compare.METHODS, "auto", Method(("algo=filtered_bc", "curation=auto"), trials=20))
     outcome = compared(SHORT)
     assert outcome.code == 0, outcome.err
-    assert "filtered BC(auto) is left out: 3 seeds would take about 1m, and with the others 1m" in outcome.out
+    assert "filtered BC(auto) is left out: 5 seeds would take about 1m, and with the others 1m" in outcome.out
     assert set(runs_of(only(few))) == {"filtered_bc-0-0", "iw_bc-0-0"}
 
 

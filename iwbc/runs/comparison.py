@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iwbc.training.trained import Policies
 
 AT_FIRST = 3  # seeds of every method, by which the others are planned; fewer allow no verdict
+_WANTED = 5  # of which costly methods must leave room: with 3, Student's interval is two to three times as wide
 _MOST = 20
 
 
@@ -153,15 +154,15 @@ class Comparison:
         return Policies([modules[seed] for seed in seeds], seeds, parts[0].spaces, parts[0].spec)
 
     def _leave_out_costly(self, budget: float) -> None:
-        """Leave out methods that cost more than the cheapest beside the first, the costliest first, until three seeds of the
+        """Leave out methods that cost more than the cheapest beside the first, the costliest first, until five seeds of the
         others fit. What was begun stays."""
-        while (needed := (plan := self.plan()).seconds(AT_FIRST)) > budget:
-            costs = [(cost.of(AT_FIRST), method) for method, cost in zip(self.methods, plan.costs, strict=True)][1:]
+        while (needed := (plan := self.plan()).seconds(_WANTED)) > budget:
+            costs = [(cost.of(_WANTED), method) for method, cost in zip(self.methods, plan.costs, strict=True)][1:]
             costly = [(cost, method) for cost, method in costs if cost > 1.5 * min(costs)[0] and not self._blocks(method)]
             if not costly:
                 return
             cost, method = max(costly)
-            why = f"{AT_FIRST} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
+            why = f"{_WANTED} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
             self._leave_out(method, why)
 
     def _leave_out(self, method: str, why: str) -> None:
