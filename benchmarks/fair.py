@@ -125,12 +125,50 @@ def _passes(curation: str) -> dict[str, Grid]:
     return {name: {"": [f"{setting} {curation}"]} for name, setting in {"filtered_bc": "algo=filtered_bc", **every}.items()}
 
 
+_WEIGHTS = {
+    "filtered_bc": "algo=filtered_bc",
+    "iw_bc": "algo=iw_bc",
+    "iw_bc_trajectory": "algo=iw_bc algo.level=trajectory algo.kappa=1",
+    "iw_bc_auto": "algo=iw_bc algo.level=trajectory algo.kappa=auto",
+}
+
+
+def _weights(curation: str, *left_out: str) -> dict[str, Grid]:
+    """Filtered BC and each kind of weights on the same trajectories, with nothing tuned."""
+    return {name: {"": [f"{setting} {curation}"]} for name, setting in _WEIGHTS.items() if name not in left_out}
+
+
+def _fresh(tasks: Mapping[str, str], seeds: Sequence[int]) -> dict[str, str]:
+    """The tasks with other datasets, by dataset seed."""
+    return {f"{name}-{seed}": f"{arguments} dataset.seed={seed}" for seed in seeds for name, arguments in tasks.items()}
+
+
+_HOPPERS = {name: LOCOMOTION.tasks[name] for name in ("hopper", "walker2d")}
+_TEN = "seeds=[0,1,2,3,4,5,6,7,8,9]"
+_PLAIN = "algo.start=reference"
 FAMILIES = {
     "locomotion": LOCOMOTION,
     "chance": CHANCE,
     "chance-mixture": CHANCE_MIXTURE,
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
+    "fresh-locomotion": Family(
+        _fresh(_HOPPERS, (1, 2, 3)), _PLAIN, _weights("curation=auto"), tuning="", table=f"{_TEN} eval.episodes=10"
+    ),
+    "fresh-chance": Family(
+        _fresh(CHANCE.tasks, (1,)),
+        CHANCE.common,
+        _weights("curation=success", "iw_bc_trajectory"),
+        tuning="",
+        table=f"{_TEN} eval.episodes=100",
+    ),
+    "fresh-mixture": Family(
+        _fresh(CHANCE_MIXTURE.tasks, (1,)),
+        CHANCE_MIXTURE.common,
+        _weights("curation=success", "iw_bc_trajectory"),
+        tuning="",
+        table=f"{_TEN} eval.episodes=100",
+    ),
     "passes-chance": Family(CHANCE_MIXTURE.tasks, CHANCE.common, _passes("curation=success"), tuning="", table=CHANCE.table),
     "passes-locomotion": Family(LOCOMOTION.tasks, LOCOMOTION.common, _passes(QUALITY), tuning="", table=LOCOMOTION.table),
 }
