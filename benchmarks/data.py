@@ -1,7 +1,7 @@
 """How fast datasets are made and loaded, and the memory that loading takes.
 
     python -m benchmarks.data [repetitions=5]
-    python -m benchmarks.data sizes=[0.1,1,10]      GB of made-up data, as benchmarks/sizes.py says
+    python -m benchmarks.data sizes=[0.1,1,10]      GB of made-up data, as benchmarks/sizes.py says; images=true: of images
 
 Generation: the wall time of `python -m iwbc.data.generate`, start-up included, on one core and on two. Loading: one
 million steps of Hopper; the time to iterate the Minari dataset's episodes, the first load (which checks and packs them)
@@ -105,6 +105,7 @@ def in_a_process(what: str, dataset_id: str) -> dict[str, float]:
 class Options(Settings):
     repetitions: int = at_least(1, 5)
     sizes: list[float] = field(default_factory=list)
+    images: bool = False
     measure: str | None = None  # for processes of its own: iterate or load the dataset `id`, or a folder of made-up data
     id: str = ""
 
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str]) -> None:
     elif options.measure:
         print(json.dumps(sizes.measure(Path(options.measure))))
     elif options.sizes:
-        sizes.main(options.sizes)
+        sizes.main(options.sizes, options.images)
     else:
         generation_and_loading(options)
 

@@ -58,7 +58,7 @@ from iwbc.evaluation import Evaluator
 from iwbc.policies import GaussianMLP, Policy
 from iwbc.policies.spec import policy_spec
 from iwbc.runs.results import versions
-from iwbc.settings import BC, Config, FilteredBC, GaussianPolicy, Recipe, Settings, TopFraction, setting
+from iwbc.settings import BC, IQL, Config, FilteredBC, GaussianPolicy, Recipe, Settings, TopFraction, setting
 from iwbc.system import processes
 from iwbc.system.arguments import at_least, parse, run
 from iwbc.system.files import write_json
@@ -160,7 +160,7 @@ def hopper(*overrides: str) -> tuple[Config, Trajectories]:
 
 
 def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str]) -> dict[str, Any]:
-    """BC, also by autograd, and iw-BC with 1 and 5 seeds, the matrix-product rate and the peers' BC.
+    """BC, also by autograd, iw-BC and IQL with 1 and 5 seeds, the matrix-product rate and the peers' BC.
 
     Steps alone, as the peers make them; iw-BC's price is that of steps with diagnostics.
     """
@@ -186,6 +186,7 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
                 f"bc with diagnostics {seeds}": training(bc, references, curated, count, stack, config.log_every),
                 f"iw_bc with diagnostics {seeds}": training(iw_bc, references, curated, count, stack, config.log_every),
                 f"autograd {seeds}": training(bc, references, curated, count, stack, fast=False),
+                f"iql {seeds}": training(constant(IQL()), references, curated, count, stack),
             }
             for name, other in peers.items():
                 if seeds in PEERS[name][1]:
@@ -202,6 +203,8 @@ def steps(repetitions: int, count: int, data: str, interpreters: dict[str, str])
         "iw_bc_seed_steps_per_second_5": 5 * count / seconds["iw_bc 5"],
         "iw_over_bc_1": seconds["iw_bc with diagnostics 1"] / seconds["bc with diagnostics 1"],
         "iw_over_bc_5": seconds["iw_bc with diagnostics 5"] / seconds["bc with diagnostics 5"],
+        "iql_over_bc_1": seconds["iql 1"] / seconds["bc 1"],
+        "iql_over_bc_5": seconds["iql 5"] / seconds["bc 5"],
         "diagnostics_over_none_1": seconds["bc with diagnostics 1"] / seconds["bc 1"],
         "diagnostics_over_none_5": seconds["bc with diagnostics 5"] / seconds["bc 5"],
         "engine_over_autograd_1": seconds["autograd 1"] / seconds["bc 1"],

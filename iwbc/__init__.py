@@ -29,8 +29,17 @@ _PLACES = {
     "iwbc.training.trials": ("choose_curation",),
     "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
     "iwbc.settings": (
-        *("AWR", "BC", "IWBC", "RWR", "All", "Auto", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups", "MixturePolicy"),
-        *("QualityLevels", "ReturnWeighted", "Success", "Threshold", "TopFraction", "TrajectoryScores", "TrajectoryWeights"),
+        *("AWR", "BC", "IQL", "IWBC", "RWR", "All", "Auto", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups"),
+        *(
+            "MixturePolicy",
+            "QualityLevels",
+            "ReturnWeighted",
+            "Success",
+            "Threshold",
+            "TopFraction",
+            "TrajectoryScores",
+            "TrajectoryWeights",
+        ),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),
 }

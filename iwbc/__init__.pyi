@@ -14,6 +14,7 @@ from iwbc.policies import GaussianMLP as GaussianMLP
 from iwbc.policies import Policy as Policy
 from iwbc.settings import AWR as AWR
 from iwbc.settings import BC as BC
+from iwbc.settings import IQL as IQL
 from iwbc.settings import IWBC as IWBC
 from iwbc.settings import RWR as RWR
 from iwbc.settings import All as All

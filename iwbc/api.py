@@ -6,35 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from iwbc.data.formats import recognise
-from iwbc.data.sources import Dataset, load_dataset
+from iwbc.data.sources import load_dataset, place_of
 from iwbc.data.trajectories import Trajectories
 from iwbc.environments.scores import d4rl_scores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.settings import D4RL, RECORDINGS, Demonstrations, Eval, Generated, Minari
+from iwbc.settings import DATASETS, RECORDINGS, Demonstrations, Eval, Generated
 from iwbc.training.trained import Policies
 
 
-def load(name: str | Path, **options: Any) -> Trajectories:
+def load(name: str | Path, source: str | None = None, **options: Any) -> Trajectories:
     """Load a dataset by a Minari id such as "mujoco/hopper/medium-v0" (downloaded once, then local), a D4RL file such as
     "hopper_medium-v2.hdf5", or a file or folder of robomimic, LeRobot, ManiSkill, OGBench or Diffusion Policy (zarr), which are
-    told apart by their content. options: the fields of settings.Minari, settings.D4RL, or the format's settings.
+    told apart by their content. source: minari, d4rl, robomimic, lerobot, maniskill, ogbench or zarr, where the name does not
+    tell, as that of a dataset on the Hugging Face Hub, load("lerobot/pusht", source="lerobot"). options: the fields of
+    settings.Minari, settings.D4RL, or the format's settings.
 
     Raises UserError where the dataset is not available or not fit to train on.
     """
-    path = Path(name).expanduser()
-    if path.suffix == ".npz" and not path.exists():
-        raise UserError(f"{name}: no such file")
-    source: Dataset
-    if kind := recognise(path):
-        source = RECORDINGS[kind](path=str(name), **options)
-    else:
-        is_file = path.suffix.lower() in (".hdf5", ".h5")
-        source = D4RL(path=str(name), **options) if is_file else Minari(id=str(name), **options)
-    source.check("dataset")
-    return load_dataset(source)
+    if source not in (None, "minari", "d4rl", *RECORDINGS):
+        raise UserError(f"source={source}: must be one of minari, d4rl, {', '.join(RECORDINGS)}")
+    kind, key, place = place_of(str(name), source)
+    dataset: Any = DATASETS[kind](**{key: place}, **options)
+    dataset.check("dataset")
+    return load_dataset(dataset)
 
 
 def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajectories:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from iwbc import engine
 from iwbc.data.streams import Stream, generator
@@ -79,19 +78,25 @@ class Evaluator:
         self.env_id, self.seed, self.scores = spec.id, seed, scores
         self._longest = max(_LONGEST, spec.max_episode_steps or 0)
         local = LocalEnvironments(spec)
-        self.observation_size, self.action_space = local.observation_size, local.action_space
+        self.observation_size, self.images, self.action_space = local.observation_size, local.images, local.action_space
         self._environments: Environments = WorkerEnvironments(spec, workers) if workers else local
         self._others_play = workers > 0
 
     def check_spaces(self, spaces: Spaces, whose: str, reach: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> None:
-        """Raise UserError unless the environment's observations and actions have these sizes, and its actions this range where
-        both are bounded. Where there are no bounds, actions beyond the environment's are a DataWarning: `reach` are the lowest
-        and the highest ones, [act] each."""
+        """Raise UserError unless the environment's observations and actions have these sizes, it has these images (others are
+        left out), and its actions have this range where both are bounded. Where there are no bounds, actions beyond the
+        environment's are a DataWarning: `reach` are the lowest and the highest ones, [act] each."""
         space, actions = self.action_space, len(spaces.action_low)
         if (self.observation_size, *space.shape) != (spaces.observation_size, actions):
             raise UserError(
                 f"env {self.env_id}: has {self.observation_size} observations and {space.shape[0]} actions, {whose} has "
                 f"{spaces.observation_size} and {actions}; choose the env that the data was recorded in"
+            )
+        there = list(map(str, self.images))
+        if missing := [image for image in spaces.images if str(image) not in there]:
+            raise UserError(
+                f"env {self.env_id}: has {', '.join(there) or 'no images'}, {whose} has {missing[0]}; choose the env that the "
+                "data was recorded in"
             )
         bounds = np.array((spaces.action_low, spaces.action_high))
         declared = np.isfinite(bounds).all(0)
@@ -138,7 +143,7 @@ class Evaluator:
         with processes.one_thread() if self._others_play else contextlib.nullcontext():
             for row, (seed, module) in enumerate(zip(policies.seeds, policies, strict=True)):
                 random = generator(Stream.ACTIONS, self.seed, seed)
-                act = partial(_mean_actions, module) if action == "mean" else partial(_sampled_actions, module, random)
+                act = partial(_actions, policies.spaces, module, None if action == "mean" else random)
                 for first in range(0, episodes, _SIDE_BY_SIDE):
                     wave = np.arange(first, min(first + _SIDE_BY_SIDE, episodes))
                     for step in play(self._environments, act, [self.start(seed, int(episode)) for episode in wave]):
@@ -184,21 +189,13 @@ def check_samples(module: Any) -> None:
 
 
 @torch.inference_mode()
-def _mean_actions(module: Policy, observations: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Compute mean actions, [E, obs] → [E, act]."""
-    return engine.mean_action(module, _on_device(module, observations)).cpu().numpy()
-
-
-@torch.inference_mode()
-def _sampled_actions(
-    module: Policy, random: torch.Generator, observations: npt.NDArray[np.floating]
+def _actions(
+    spaces: Spaces, module: Policy, random: torch.Generator | None, observations: npt.NDArray[Any]
 ) -> npt.NDArray[np.floating]:
-    """Draw actions, [E, obs] → [E, act]."""
-    return module.sample(_on_device(module, observations), random).cpu().numpy()
-
-
-def _on_device(module: Policy, observations: npt.NDArray[np.floating]) -> Tensor:
-    return torch.from_numpy(observations.astype(np.float32)).to(next(module.parameters()).device)
+    """Compute mean actions, or draw actions by `random`: [E, obs], or records [E], → [E, act]."""
+    batch = spaces.tensors(observations, next(module.parameters()).device)
+    actions = engine.mean_action(module, batch) if random is None else module.sample(batch, random)
+    return actions.cpu().numpy()
 
 
 def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:

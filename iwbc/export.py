@@ -104,13 +104,17 @@ def described(summary: Summary, policies: Policies) -> dict[str, str]:
 
 def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[str, Any]]:
     """Make the first policy a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
-    clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own."""
+    clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own, or takes images."""
     import torch
     from torch import Tensor, nn
 
     from iwbc.environments.spaces import float32_bounds
 
     policy, spaces = policies[0], policies.spaces
+    if spaces.images:
+        raise UserError(
+            "format: a policy that takes images is not written as onnx or torchscript; format=hub takes it as it is"
+        )
     if action == "sample" and not hasattr(policy, "sample_from"):
         raise UserError(f"action=sample: {type(policy).__name__} draws its noise itself (it has no sample_from)")
 

@@ -18,6 +18,7 @@ weights            a finished run's folder: the curation is the run's, and a tra
 seed               which of that run's seeds (default: the mean weight over all of them)
 id                 the new Minari dataset's id, (namespace/)name-vN
 fps                frames in a second, with format=lerobot (default: the data's)
+task               with format=lerobot: the task, in words, of episodes whose data tell none (default: the dataset's id)
 environment_state  with format=lerobot: the parts of observations, with commas, that are the environment's state and not the
                    robot's; all: the whole vector is both. ACT and diffusion policies want one, or images
 original           with format=rabc: the folder of the LeRobotDataset v3.0 that the data were read from
@@ -55,6 +56,7 @@ class Options(Settings):
     seed: int | None = at_least(0, None)
     id: str | None = None
     fps: float | None = positive(None)
+    task: str | None = setting(None, lambda value: value is None or bool(value.strip()), "give the task in words")
     environment_state: list[str] = field(default_factory=list)
     original: Path | None = None
     chunk: int = at_least(1, 50)
@@ -66,6 +68,7 @@ class Options(Settings):
             self.format != "minari", group, "out", "another format: a Minari dataset lies where Minari keeps them"
         )
         self.require_used(self.format == "lerobot", group, "fps", "format=lerobot")
+        self.require_used(self.format == "lerobot", group, "task", "format=lerobot")
         self.require_used(self.format == "lerobot", group, "environment_state", "format=lerobot")
         self.require_used(self.format in ("lerobot", "rabc"), group, "chunk", "format=lerobot or rabc")
         self.require_used(self.format == "rabc", group, "original", "format=rabc")
@@ -240,14 +243,20 @@ def _write(options: Options, curated: Curated, by: str) -> None:
         write_frame_weights(curated, options.original, out, options.chunk)
         _print_flags(out)
     else:
-        from iwbc.data.formats.lerobot_writer import PROGRESS, write_lerobot
+        from iwbc.data.formats.lerobot_writer import PROGRESS, without_last_observation, without_task, write_lerobot
 
-        fps = options.fps or info.fps
+        fps, unnamed = options.fps or info.fps, without_task(curated)
         if fps is None:
             fps = _FPS
             print(f"frames in a second are not known: {fps:g} is written; fps=… says another")
-        print("lerobot has no place for the observation after an episode's last action: it is left out")
-        write_lerobot(curated, out, fps=fps, environment_state=options.environment_state, chunk=options.chunk)
+        if options.task is not None and not unnamed:
+            raise UserError(f"task={options.task}: would change nothing; the data tell the task of every kept episode")
+        if options.task is None and unnamed:
+            print(f"no task is known of {unnamed:,} episodes: {info.id} is written; task=… says another")
+        if not without_last_observation(curated):
+            print("lerobot has no place for the observation after an episode's last action: it is left out")
+        state = options.environment_state
+        write_lerobot(curated, out, fps=fps, task=options.task, environment_state=state, chunk=options.chunk)
         print(f"--dataset.repo_id=local/{out.name} --dataset.root={out}")
         _print_flags(out / PROGRESS)
 
@@ -259,12 +268,12 @@ def _print_flags(path: Path) -> None:
 
 
 def _write_minari(curated: Curated, id: str, by: str) -> None:
-    from iwbc.data.minari_writer import write_minari
+    from iwbc.data.minari_writer import with_environment_here, write_minari
     from iwbc.system.progress import tracked
 
     data, kept = curated.trajectories, curated.kept.tolist()
     write_minari(
-        replace(data.info, id=id),
+        with_environment_here(replace(data.info, id=id), f"id={id}"),
         tracked((data[index] for index in kept), f"Writing {id}", len(kept)),
         {"weights": curated.curation_weights[kept].tolist(), "original_episodes": kept},
         description=f"{len(kept)} of {len(data)} episodes of {data.info.id}, kept by {by}",

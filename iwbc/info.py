@@ -164,14 +164,22 @@ def _facts(trajectories: Trajectories, policy: GaussianPolicy) -> dict[str, str]
         "ends": _ends(trajectories),
         "observations": f"vectors of {trajectories.observations.shape[1]}"
         + (f", flattened from {', '.join(map(str, info.observation_parts))}" if info.observation_parts else ""),
+        "images": "\n".join(_image(name, image) for name, image in trajectories.images.items()),
         "actions": f"vectors of {trajectories.actions.shape[1]} in {_range(info.action_low, info.action_high)}",
         "environment": "none is named" if info.environment is None else _environment(info.environment),
         "success": "no labels" if successes is None else f"{100 * successes.mean():.1f} %",
         "content": trajectories.content_hash[:16],
     }
-    if said := policy_spec(policy, trajectories).said():
+    if not trajectories.images:
+        del facts["images"]
+    if not trajectories.images and (said := policy_spec(policy, trajectories).said()):
         facts["units"] = "\n".join(said)
     return facts | ({"look at": "\n".join(oddities)} if (oddities := _oddities(trajectories)) else {})
+
+
+def _image(name: str, image: NDArray[np.uint8]) -> str:
+    shape = "×".join(map(str, image.shape[1:]))
+    return f"{name} of {shape}, {image[0].nbytes:,} bytes a step, {image.nbytes / 1e6:,.1f} MB"
 
 
 def _ends(trajectories: Trajectories) -> str:

@@ -100,6 +100,17 @@ def td_lambda_returns(
     return targets
 
 
+def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
+    """Compute the mean of |τ − 1[u < 0]| u² over the last axis, u = target − estimate: least at the τ-expectile of the targets,
+    which is their mean for τ = ½ (Kostrikov et al. 2021)."""
+    return (expectile_slopes(errors, expectile) * errors).mean(-1)
+
+
+def expectile_slopes(errors: Tensor, expectile: float) -> Tensor:
+    """Compute |τ − 1[u < 0]| u of each error u: half of the slope of its loss."""
+    return torch.where(errors < 0.0, 1.0 - expectile, expectile) * errors
+
+
 def advantage_weights(advantages: Tensor, temperature: float, maximum: float) -> Tensor:
     """Compute AWR's weights min(exp(Â / β), w_max), Â the advantages standardised over the last axis (Peng et al. 2019)."""
     mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, correction=0, keepdim=True)

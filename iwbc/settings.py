@@ -146,8 +146,9 @@ class Minari(Settings):
     """A Minari dataset by its id, or several, joined by +.
 
     clip_actions: move actions outside the action space to its bounds instead of refusing the dataset. unfinished: keep or
-    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use; empty: all.
-    action_low, action_high: the bounds of actions, a number or a list with one for each dimension, instead of the dataset's.
+    drop episodes that neither terminate nor truncate. observation_keys: which parts of Dict observations to use (images
+    go to a policy of your own); empty: all, unless there are images. action_low, action_high: the bounds of actions, a number
+    or a list with one for each dimension, instead of the dataset's.
     """
 
     id: str = required(lambda value: bool(value.strip()), "give a Minari id such as mujoco/hopper/medium-v0")
@@ -190,8 +191,9 @@ class Recording(Settings):
 
 @dataclass
 class Robomimic(Recording):
-    """A robomimic HDF5 file with observations. observation_keys: the arrays of obs/ to use; empty: the low-dimensional ones of
-    robomimic's study (object, robot*_eef_pos, robot*_eef_quat, robot*_gripper_qpos) that are there. Actions lie in ±1."""
+    """A robomimic HDF5 file with observations. observation_keys: the arrays of obs/ to use (images go to a policy of your own);
+    empty: the low-dimensional ones of robomimic's study (object, robot*_eef_pos, robot*_eef_quat, robot*_gripper_qpos) that are
+    there. Actions lie in ±1."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "robomimic"
@@ -221,7 +223,8 @@ class LeRobot(Recording):
 @dataclass
 class ManiSkill(Recording):
     """A ManiSkill trajectory file (h5), with its json beside it. observation_keys: the arrays of obs/, or groups of them, to
-    use, such as agent/qpos; empty: all but images. Actions lie in ±1."""
+    use, such as agent/qpos (images go to a policy of your own); empty: all but images. Actions lie in ±1 for controllers of
+    differences, such as pd_ee_delta_pose, and else between the least and the largest in the data."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "maniskill"
@@ -239,7 +242,8 @@ class OGBench(Recording):
 @dataclass
 class Zarr(Recording):
     """A folder of Zarr arrays, as Diffusion Policy has them: data/<key> and meta/episode_ends. observation_keys: the arrays of
-    data/ to use; empty: state or obs. Actions lie between the least and the largest of the data."""
+    data/ to use (images go to a policy of your own); empty: state or obs. Actions lie between the least and the largest of the
+    data."""
 
     observation_keys: list[str] = field(default_factory=list)
     source: str = "zarr"
@@ -437,6 +441,11 @@ class Recipe(Settings):
         """The scale of the log ratios in the reported bound at the reference."""
         return 1.0
 
+    @property
+    def critic(self) -> Critic | None:
+        """The training of the value network that the algorithm needs beforehand; None where it needs none."""
+        return None
+
     def learning_rate(self, step: int) -> float:
         """Compute the learning rate of gradient step `step` (from 0): 0 at first where there is a warm-up."""
         if step < self.warmup_steps:
@@ -556,8 +565,11 @@ class IWBC(Recipe):
 
 @dataclass
 class AWR(Recipe):
-    """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum); value targets and
-    advantages are recomputed every `refresh_every` steps. ess_floor: as iw_bc's."""
+    """Advantage-weighted regression, offline: TD(λ) returns, weights min(exp(Â / temperature), maximum).
+
+    V is fitted to the returns of all data beforehand, in `value_steps` steps at value_lr, which falls to 0, once for all runs
+    on the data; the targets are recomputed every `refresh_every` of these steps. ess_floor: as iw_bc's.
+    """
 
     label: ClassVar[str] = "AWR"
 
@@ -568,11 +580,62 @@ class AWR(Recipe):
     lam: float = share(0.95)
     temperature: float = positive(0.5)
     maximum: float = positive(20.0)
+    value_steps: int = positive(20_000)
     value_lr: float = positive(1e-3)
     value_hidden: list[int] = sizes([256, 256])
     refresh_every: int = positive(500)
     ess_floor: float = share(0.001)  # type: ignore[misc]
     name: str = "awr"
+
+    @property
+    def critic(self) -> Critic:
+        return Critic(
+            steps=self.value_steps,
+            lr=self.value_lr,
+            gamma=self.gamma,
+            lam=self.lam,
+            hidden=self.value_hidden,
+            refresh_every=self.refresh_every,
+        )
+
+
+@dataclass
+class Critic(Recipe):
+    """Training of V on all data, of AWR's settings."""
+
+    warmup_steps: int = not_negative(0)
+    start: str = setting("scratch", choices=("scratch",))
+    gamma: float = share(0.99)
+    lam: float = share(0.95)
+    hidden: list[int] = sizes([256, 256])
+    refresh_every: int = positive(500)
+
+
+@dataclass
+class IQL(Recipe):
+    """Implicit Q-learning, with the published settings for locomotion but for `steps`, which are 1,000,000 there.
+
+    expectile: of V among the values of the data's actions; nearer to 1 is nearer to their maximum. beta: w = exp(beta · (Q −
+    V)), at most `maximum`. value_lr: of V and Q, constant. target_rate: of the moving average of Q that V and the weights see.
+    reward_scale: rewards are multiplied by it; null: by the longest trajectory's steps over the best less the worst return,
+    which is 1000 / (best − worst) in locomotion.
+    """
+
+    label: ClassVar[str] = "IQL"
+
+    steps: int = positive(100_000)
+    lr: float = positive(3e-4)
+    warmup_steps: int = not_negative(0)
+    start: str = setting("scratch", choices=("scratch", "reference"))
+    gamma: float = share(0.99)
+    expectile: float = setting(0.7, lambda value: 0 < value < 1, "must lie in (0, 1)")
+    beta: float = not_negative(3.0)
+    maximum: float = positive(100.0)
+    value_lr: float = positive(3e-4)
+    value_hidden: list[int] = sizes([256, 256])
+    target_rate: float = share(0.005)
+    reward_scale: float | None = positive(None)
+    name: str = "iql"
 
 
 @dataclass
@@ -834,7 +897,7 @@ CURATIONS: dict[str, type[Settings]] = {
         Auto,
     )
 }
-ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR)}
+ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR, IQL)}
 POLICIES: dict[str, type[GaussianPolicy]] = {kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy)}
 
 

@@ -13,8 +13,8 @@ Groups (group=choice, the first is the default)
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
              robomimic, maniskill, ogbench, zarr (dataset.path=…), lerobot (that, or dataset.id=…): robots' data
   algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories, from the reference
-             bc: the same from scratch           awr: weighted by advantage
-             rwr: weighted by return, with curation=return_weighted
+             bc: the same from scratch           rwr: weighted by return, with curation=return_weighted
+             awr, iql: offline RL, weighted by advantage over V; IQL's is of the better actions
   curation   quality_levels: 90th, 95th and 98th percentile of the returns (the paper's Q)
              top_fraction, threshold, success: the best, from a return on, the successful ones
              return_weighted: all of them, by the exponential of the return        all: all alike
@@ -30,7 +30,7 @@ Groups (group=choice, the first is the default)
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
   +experiment   published, kitchen: the authors' settings
   +method    an algorithm with a curation: bc_all, filtered_bc_top10, sft_q, iw_bc_top10, iw_bc_top10_auto, iw_bc_q,
-             iw_bc_q_step, iw_bc_return_weighted, rwr, awr_all
+             iw_bc_q_step, iw_bc_return_weighted, rwr, awr_all, iql_all
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              processes: all at once, here       slurm, ray_cores: on a cluster
 

@@ -1,11 +1,12 @@
 """Search for the settings with the best final score, by Optuna.
 
     python -m iwbc.tune env=hopper trials=40
-    python -m iwbc.tune env=hopper 'algo.kappa=tag(log, interval(0.1, 20))' 'policy=choice(tanh_mean, mixture)' trials=40
+    python -m iwbc.tune env=hopper 'algo.kappa=tag(log, interval(0.05, 2))' 'policy=choice(tanh_mean, mixture)' trials=40
 
 Settings are train's; those that are searched have ranges, in Hydra's grammar: interval(0.5, 0.999), of whole numbers
 range(1, 10), choice(a, b, c), and tag(log, interval(…)) where the size is what is searched. Without any, κ and the decay
-of iw_bc's moving average are: tag(log, interval(0.1, 20)) and interval(0.5, 0.999).
+of iw_bc's moving average are: tag(log, interval(0.05, 2)), with algo.level=trajectory tag(log, interval(0.1, 20)), and
+interval(0.5, 0.999).
 
 trials       how many more runs to make (default 20)
 folder       where runs and study are (default: tune)
@@ -44,7 +45,8 @@ class Options(Settings):
     search_seed: int = at_least(0, 0)
 
 
-_USUAL = ("algo.kappa=tag(log, interval(0.1, 20))", "algo.decay=interval(0.5, 0.999)")
+# κ multiplies a sum over a few steps, or a mean over a whole trajectory, which varies less.
+_KAPPA = {"window": "tag(log, interval(0.05, 2))", "trajectory": "tag(log, interval(0.1, 20))"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,10 +59,21 @@ def main(arguments: Sequence[str]) -> None:
     settings = quoted([word for word in arguments if word not in not_settings])
     fixed, searched = split(settings)
     if not searched:
-        fixed, searched = split([*settings, *_USUAL])
+        fixed, searched = split([*settings, *usual(fixed)])
     study = open_study(options.folder, fixed, searched, options.search_seed)
     _search(study, fixed, searched, options.trials, options.folder)
     _show(study, fixed)
+
+
+def usual(fixed: Sequence[str]) -> list[str]:
+    """Return the ranges that are searched where none is named. Raises UserError for an algorithm that has no κ."""
+    from iwbc.config import composed
+    from iwbc.settings import IWBC
+
+    algo = composed(fixed).algo
+    if not isinstance(algo, IWBC):
+        raise UserError(f"algo={algo.name}: has no usual ranges; name one, such as 'algo.lr=tag(log, interval(1e-4, 1e-2))'")
+    return [f"algo.kappa={_KAPPA[algo.level]}", "algo.decay=interval(0.5, 0.999)"]
 
 
 def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:

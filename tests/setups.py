@@ -24,6 +24,7 @@ from _pytest.mark import ParameterSet
 
 from iwbc import config as configs
 from iwbc.algorithms import Algorithm, Ingredients, make_algorithm
+from iwbc.algorithms.values import value_network
 from iwbc.data.curated import Curated
 from iwbc.data.curation import curate
 from iwbc.data.streams import Stream, seeded
@@ -80,9 +81,13 @@ def untrained(config: Config, trajectories: Trajectories, seed: int = 0) -> Poli
 
 
 def algorithm_of(config: Config, curated: Curated, reference: Policy | None, seed: int = 0) -> Algorithm:
-    """The algorithm that a run of this configuration trains."""
+    """The algorithm that a run of this configuration trains, with an untrained critic where it needs one."""
     policy = untrained(config, curated.trajectories, seed) if reference is None else copy.deepcopy(reference)
-    return make_algorithm(config.algo, Ingredients(policy, reference, curated, seed))
+    critic = None
+    if config.algo.critic is not None:
+        with seeded(Stream.VALUE, seed):
+            critic = value_network(curated.trajectories, config.algo.critic.hidden)
+    return make_algorithm(config.algo, Ingredients(policy, reference, curated, seed, critic=critic))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What every algorithm must do with every policy, and what importance-weighted BC and AWR compute, through their classes."""
+"""What every algorithm must do with every policy, and what importance-weighted BC computes, through their classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import make_info, make_trajectories, named
+from helpers import make_trajectories, named
 from rich.console import Console
 from setups import algorithm_of, compose, curated_of, every, rarely, seldom, untrained
 from torch import Tensor, nn
 
 from iwbc import engine
 from iwbc.algorithms import Ingredients
-from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.bc import BehaviourCloning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.algorithms.weights import ImportanceWeights, log_probs
@@ -25,15 +24,20 @@ from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.policies import GaussianMLP, Policy, Units
-from iwbc.settings import AWR, BC, IWBC, Config
+from iwbc.settings import BC, IWBC, Config
 from iwbc.system.files import config_folder
 from iwbc.training.fit import fit
 from iwbc.training.states import read_states, write_states
 from iwbc.training.trained import Policies, load_policy
-from iwbc.training.trainer import Learner, Trainer
+from iwbc.training.trainer import Trainer
 
 RECIPE = ("policy.hidden=[32,32]", "algo.batch_size=64", "algo.warmup_steps=20", "algo.lr=1e-3")
-OTHERS = {name: [f"algo={name}"] for name in ("bc", "filtered_bc", "awr")} | {"rwr": ["+method=rwr"]}
+OTHERS = {
+    **{name: [f"algo={name}"] for name in ("bc", "filtered_bc")},
+    "rwr": ["+method=rwr"],
+    "awr": ["algo=awr", "algo.value_steps=20", "algo.value_hidden=[8]"],
+    "iql": ["algo=iql", "algo.value_hidden=[8,8]", "algo.value_lr=1e-3"],
+}
 IW_BC = {
     f"iw_bc-{level}{suffix}": ["algo=iw_bc", f"algo.level={level}", "algo.maximum=3", "algo.refresh_every=7", *more]
     for level in ("trajectory", "window")
@@ -518,124 +522,3 @@ def test_log_probs_of_a_set_larger_than_a_batch(hopper: Trajectories) -> None:
     policy = untrained(compose("policy.hidden=[8]"), hopper)
     whole = engine.log_prob(policy, torch.from_numpy(hopper.observations), torch.from_numpy(hopper.actions))
     torch.testing.assert_close(log_probs(policy, curated, "cpu"), whole, rtol=1e-5, atol=1e-5)
-
-
-# --- AWR -----------------------------------------------------------------------------------------------------------------
-
-
-def awr_settings(**changes: Any) -> AWR:
-    fields: dict[str, Any] = {"gamma": 0.9, "lam": 0.5, "temperature": 1.0, "value_lr": 1e-2, "value_hidden": []}
-    return AWR(**(fields | {"refresh_every": 100} | changes))
-
-
-def awr(trajectories: Trajectories, settings: AWR) -> tuple[AdvantageWeightedRegression, Curated]:
-    everything = Curated(trajectories, np.ones(len(trajectories)), "transition")
-    policy = GaussianMLP(1, Units([-1.0], [1.0]), hidden=[])
-    return AdvantageWeightedRegression(settings, Ingredients(policy, None, everything, 0)), everything
-
-
-def test_awr_targets_and_weights_by_hand() -> None:
-    # Observations with mean 0 and standard deviation 1, so that V(s) = s for a linear V with weight 1 and bias 0.
-    toy = Trajectories(
-        info=make_info(1),
-        content_hash="0" * 64,
-        observations=np.array([[1.0], [-1.0], [1.0], [-1.0]], np.float32),
-        actions=np.zeros((4, 1), np.float32),
-        rewards=np.array([10.0, 20.0, 30.0, 40.0], np.float32),
-        final_observations=np.array([[5.0], [3.0]], np.float32),
-        offsets=np.array([0, 2, 4]),
-        terminated=np.array([True, False]),
-        successes=None,
-    )
-    algorithm, curated = awr(toy, awr_settings(value_lr=0.0))
-    for parameter, value in zip(algorithm.value.parameters(), (1.0, 0.0), strict=True):
-        parameter.data.fill_(value)
-    batch = StepSampler(curated, 0, 4, Stream.TRAINING).batch(0)
-    with torch.no_grad():
-        loss = algorithm.update(batch, 0, 0.0)
-    # Rewards times 1 − γ = 0.1; λ = 0.5. The first trajectory ends in a terminal state, the second at a time limit.
-    last_1 = 2.0
-    first_1 = 1.0 + 0.9 * (0.5 * -1.0 + 0.5 * last_1)
-    last_2 = 4.0 + 0.9 * 3.0
-    first_2 = 3.0 + 0.9 * (0.5 * -1.0 + 0.5 * last_2)
-    targets = np.array([first_1, last_1, first_2, last_2])
-    np.testing.assert_allclose(algorithm.targets.numpy(), targets, rtol=1e-6)
-    advantages = targets - np.array([1.0, -1.0, 1.0, -1.0])
-    weights = np.minimum(np.exp((advantages - advantages.mean()) / advantages.std()), 20.0)
-    np.testing.assert_allclose(algorithm.weights.numpy(), weights, rtol=1e-5)
-    log_prob = engine.log_prob(algorithm.policy, batch.observations, batch.actions)
-    assert loss.item() == pytest.approx(-(algorithm.weigh(batch) * log_prob).mean().item(), rel=1e-5)
-
-
-def test_awr_sees_standardised_observations() -> None:
-    toy = make_trajectories([1.0], [2], observation_size=1, action_size=1)
-    toy.observations[:, 0] = -1.0, 5.0  # with mean 2 and standard deviation 3
-    algorithm, _ = awr(toy, awr_settings())
-    for parameter, value in zip(algorithm.value.parameters(), (1.0, 0.0), strict=True):
-        parameter.data.fill_(value)
-    assert algorithm.values(torch.tensor([[5.0], [-4.0]])).tolist() == pytest.approx([1.0, -2.0])
-
-
-def test_awr_without_discount_takes_rewards_as_they_are() -> None:
-    toy = make_trajectories([4.0, 3.0], [2, 1], observation_size=1, action_size=1)
-    algorithm, curated = awr(toy, awr_settings(gamma=1.0, lam=1.0))
-    algorithm.update(StepSampler(curated, 0, 4, Stream.TRAINING).batch(0), 0, 0.0)
-    assert algorithm.targets.tolist() == pytest.approx([4.0, 2.0, 3.0])
-
-
-def test_diagnostics_of_awr_by_hand() -> None:
-    algorithm, _ = awr(make_trajectories([1.0], [4], observation_size=1, action_size=1), awr_settings(maximum=20.0))
-    algorithm.weights = torch.tensor([1.0, 2.0, 3.0, 20.0])
-    metrics = {name: value.item() for name, value in algorithm.metrics().items()}
-    expected = {"weight_min": 1.0, "weight_median": 2.0, "weight_max": 20.0, "clipped_share": 0.25}
-    assert metrics == pytest.approx(expected | {"ess_share": 26**2 / 414 / 4})
-
-
-def test_awr_is_trained_with_gradients_of_its_value() -> None:
-    settings = awr_settings()
-    algorithm, curated = awr(make_trajectories([1.0, 5.0], [5, 3], observation_size=1, action_size=1), settings)
-    before = flat(algorithm.value)
-    Learner(algorithm, StepSampler(curated, 0, 8, Stream.TRAINING), settings).train(0, 2)
-    assert not torch.equal(flat(algorithm.value), before)
-
-
-def test_awr_recomputes_targets_and_weights_every_so_many_steps() -> None:
-    toy = make_trajectories([1.0, 5.0, 2.0], [5, 3, 4], observation_size=1, action_size=1)
-    algorithm, curated = awr(toy, awr_settings(refresh_every=3))
-    sampler = StepSampler(curated, 0, 8, Stream.TRAINING)
-    changed = []
-    for step in range(7):
-        before = algorithm.targets.clone(), algorithm.weights.clone()
-        with torch.no_grad():
-            algorithm.update(sampler.batch(step), step, 1e-2)
-        changed.append([not torch.equal(*pair) for pair in zip(before, (algorithm.targets, algorithm.weights), strict=True)])
-    assert changed == [[step % 3 == 0] * 2 for step in range(7)]
-
-
-def test_awr_prefers_the_better_action_of_a_bandit() -> None:
-    random = np.random.default_rng(0)
-    actions = random.uniform(-1.0, 1.0, (2000, 1)).astype(np.float32)
-    bandit = Trajectories(
-        info=make_info(1),
-        content_hash="0" * 64,
-        observations=np.zeros((2000, 1), np.float32),
-        actions=actions,
-        rewards=-((actions[:, 0] - 0.6) ** 2),
-        final_observations=np.zeros((2000, 1), np.float32),
-        offsets=np.arange(2001),
-        terminated=np.ones(2000, np.bool_),
-        successes=None,
-    )
-    # V is the same for all, so advantages are the rewards up to a constant; a Normal's fit is the weighted mean.
-    standardised = (bandit.rewards - bandit.rewards.mean()) / bandit.rewards.std()
-    weights = np.minimum(np.exp(standardised / 0.5), 5.0)
-    expected = {5.0: (weights * actions[:, 0]).sum() / weights.sum(), 1e-6: actions.mean()}
-    assert expected[5.0] > 0.4
-    for maximum, mean in expected.items():
-        algorithm, curated = awr(bandit, awr_settings(temperature=0.5, maximum=maximum))
-        sampler = StepSampler(curated, 0, 128, Stream.TRAINING)
-        with torch.no_grad():
-            for step in range(300):
-                algorithm.update(sampler.batch(step), step, 2e-2)
-        assert algorithm.policy.mean_action(torch.zeros(1, 1)).item() == pytest.approx(mean, abs=0.05)
-        assert algorithm.values(torch.zeros(1, 1)).item() == pytest.approx(0.1 * bandit.rewards.mean(), abs=0.01)

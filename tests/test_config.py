@@ -57,7 +57,7 @@ def test_every_preset_composes_and_each_method_has_a_distinct_name() -> None:
 
 def test_there_is_a_choice_for_everything_in_the_specification() -> None:
     expected = {
-        "algo": {"bc", "filtered_bc", "iw_bc", "rwr", "awr"},
+        "algo": {"bc", "filtered_bc", "iw_bc", "rwr", "awr", "iql"},
         "curation": {"all", "top_fraction", "quality_levels", "threshold", "success", "return_weighted"},
         "env": {"hopper", "halfcheetah", "walker2d"},
         "policy": {"tanh_mean", "squashed", "mixture", "flow"},
@@ -119,10 +119,11 @@ def test_a_method_says_in_its_name_what_it_pairs() -> None:
         "iw_bc_return_weighted": "iw-BC return-weighted",
         "rwr": "RWR",
         "awr_all": "AWR",
+        "iql_all": "IQL",
     }
     assert {name for group, name in FILES if group == "method"} == set(pairs)
     assert {name: compose(f"+method={name}").method for name in pairs} == pairs
-    assert compose("+method=bc_all").averaging == compose("+method=awr_all").averaging == "transition"
+    assert {compose(f"+method={name}").averaging for name in ("bc_all", "awr_all", "iql_all")} == {"transition"}
 
 
 def test_seeds() -> None:
@@ -164,6 +165,7 @@ def test_method_names() -> None:
         "algo=rwr curation=return_weighted": "RWR",
         "algo=awr curation=all": "AWR",
         "algo=awr": "AWR(Q)",
+        "algo=iql curation=all": "IQL",
     }
     assert {arguments: compose(*arguments.split()).method for arguments in names} == names
 
@@ -174,7 +176,7 @@ REFUSED = {
     # Misspelt groups, choices and keys.
     "env=hoper": "Could not find 'env/hoper'",
     "algo=rwr": "algo=rwr: needs curation=return_weighted, which is what makes it RWR (+method=rwr sets both)",
-    "algo=foo": "Available options in 'algo': awr bc filtered_bc iw_bc rwr",
+    "algo=foo": "Available options in 'algo': awr bc filtered_bc iql iw_bc rwr",
     "algos=bc": "did you mean algo",
     "algo.stepz=3": "did you mean algo.steps",
     "algo.kapa=3": "did you mean algo.kappa",
@@ -264,6 +266,11 @@ REFUSED = {
     "algo=awr algo.value_lr=0": "algo.value_lr",
     "algo=awr algo.value_hidden=[0]": "algo.value_hidden",
     "algo=awr algo.refresh_every=0": "algo.refresh_every",
+    "algo=awr algo.value_steps=0": "algo.value_steps",
+    "algo=iql algo.expectile=1": "algo.expectile",
+    "algo=iql algo.beta=-1": "algo.beta",
+    "algo=iql algo.target_rate=2": "algo.target_rate",
+    "algo=iql algo.reward_scale=0": "algo.reward_scale",
     "curation.percentiles=[101]": "curation.percentiles",
     "curation.percentiles=[]": "curation.percentiles",
     "curation=top_fraction curation.fraction=0": "curation.fraction",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import everything, seven_steps
+from setups import command
 
 import iwbc
 from iwbc.data import minari_writer
@@ -543,6 +544,9 @@ def test_an_id_that_is_no_name_of_a_folder_is_one_line(namespace: str, datasets:
         ("lr=0.1/demo.npz", "iwbc convert lr=0.1/demo.npz id=my/demo-v0"),
         ("demo.pkl", "iwbc convert makes a dataset of the arrays in an npz or HDF5 file"),
         ("lr=0.1", "this is a folder"),
+        ("lerobot/pusht", "dataset=lerobot dataset.id=lerobot/pusht, load('lerobot/pusht', source='lerobot')"),
+        ("a" * 300, "neither a file nor an id (File name too long)"),
+        ("a" * 300 + ".npz", "neither a file nor an id (File name too long)"),
         ("demo", "not an id; ids look like"),
     ],
 )
@@ -555,6 +559,21 @@ def test_a_name_that_is_no_dataset_is_refused_with_a_remedy(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(message)):
         iwbc.load(name)
+
+
+@pytest.mark.parametrize("words", [["iwbc.info"], ["iwbc.export_data", "format=list", "out=x.csv"]])
+def test_commands_refuse_a_name_that_is_too_long(words: list[str], datasets: Path) -> None:
+    assert command(*words, "a" * 300).err.splitlines()[-1].endswith("neither a file nor an id (File name too long)")
+    settings = ["dataset=minari", f"dataset.id={'a' * 300}"]
+    assert command(*words, *settings).err.splitlines()[-1].endswith("cannot be used (File name too long)")
+
+
+def test_a_folder_of_minari_and_a_source_are_taken(datasets: Path) -> None:
+    made = from_arrays(**seven_steps(), id="my/pick-v0")
+    for name, source in ((datasets / "my" / "pick-v0", None), ("my/pick-v0", "minari")):
+        assert iwbc.load(name, source).content_hash == made.content_hash
+    with pytest.raises(UserError, match="source=generated: must be one of minari, d4rl, robomimic"):
+        iwbc.load("my/pick-v0", "generated")
 
 
 def test_spaces_are_the_datas_own(datasets: Path) -> None:

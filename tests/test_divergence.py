@@ -89,7 +89,7 @@ def test_whichever_sign_shows_first_the_message_is_the_same(
             ("algo.level=window", "algo.kappa=30", "algo.maximum=1e30", "algo.ess_floor=0.9", "algo.refresh_every=20"),
             "effective sample",
         ),
-        (("algo=awr", "algo.temperature=1e-3", "algo.ess_floor=0.5"), "algo.ess_floor=0.5"),
+        (("algo=awr", "algo.value_steps=20", "algo.temperature=1e-3", "algo.ess_floor=0.5"), "algo.ess_floor=0.5"),
     ],
 )
 def test_it_is_noticed_within_100_steps(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from iwbc.engine.autograd import AutogradOptimizer
 from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.policies import GaussianMLP, Policy, Units
+from iwbc.policies.networks import mlp
 from iwbc.settings import Config
 from iwbc.training.fit import fit
 
@@ -115,7 +116,8 @@ def test_a_subclass_with_another_density_trains_by_autograd() -> None:
 RECIPE = ["policy.hidden=[32,32]", "reference.steps=40", "algo.batch_size=64", "algo.warmup_steps=10", "algo.steps=40"]
 ALGORITHMS = {
     "bc": ["algo=bc"],
-    "awr": ["algo=awr", "algo.refresh_every=10", "algo.value_hidden=[8]"],
+    "awr": ["algo=awr", "algo.value_hidden=[8]"],
+    "iql": ["algo=iql", "algo.value_hidden=[16,8]"],
     "iw_bc": ["algo=iw_bc", "algo.refresh_every=10"],
     "iw_bc window": ["algo=iw_bc", "algo.level=window", "algo.refresh_every=10"],
 }
@@ -166,6 +168,35 @@ def test_with_the_engine_and_without_it_training_gives_the_same_numbers(
     expected = trained(config, hopper, reference_of(config, hopper))
     with engine.switched(False):
         tensors = trained(config, hopper, reference_of(config, hopper))
+    assert tensors.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(tensors[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("first", ["engine", "autograd"])
+@pytest.mark.parametrize("expectile", [0.5, 0.9])
+def test_value_networks_train_alike_and_either_continues_what_the_other_began(expectile: float, first: str) -> None:
+    inputs, _, targets = random_batch()
+
+    def trained_by(*fast: bool) -> dict[str, Tensor]:
+        """The state, and the outputs before each step, after two steps by each."""
+        with seeded(0):
+            network = mlp([3, 16, 8, 1])
+        state, outputs = None, []
+        for on in fast:
+            with engine.switched(on):
+                optimizer = engine.value_optimizer(network)
+                if state is not None:
+                    optimizer.load(state, "v.")
+                for rate in (1e-2, 1e-3):
+                    before = engine.values(network, inputs)
+                    outputs.append(optimizer.step(inputs, targets, rate, expectile))
+                    torch.testing.assert_close(outputs[-1], before)
+                state = {name: value.clone() for name, value in optimizer.state("v.").items()}
+        return {**state, "outputs": torch.stack(outputs)}
+
+    expected = trained_by(False, False)
+    tensors = trained_by(first == "engine", first != "engine")
     assert tensors.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(tensors[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")

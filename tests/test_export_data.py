@@ -380,6 +380,38 @@ def test_lerobot_is_told_of_what_does_not_fit(curated: Curated, tmp_path: Path) 
     assert "4 episodes have several tasks" in said[1]
 
 
+@pytest.mark.parametrize(
+    ("curation", "words", "said", "tasks"),
+    [
+        ("curation=weights", [], f"no task is known of 3 episodes: {NAME} is written; task=… says another", [NAME]),
+        ("curation=weights", ["task=pour tea"], None, ["pour tea"]),
+        ("curation=groups", ["curation.keep=[task: push]"], None, ["push"]),
+    ],
+)
+def test_a_task_that_no_group_tells_is_said(
+    curation: str, words: list[str], said: str | None, tasks: list[str], data: Trajectories, file: Path, tmp_path: Path
+) -> None:
+    path = [f"curation.path={file}"] if curation == "curation=weights" else []
+    outcome = export(NAME, curation, *path, *words, "format=lerobot", f"out={tmp_path / 'set'}")
+    assert outcome.code == 0, outcome.err
+    assert [line for line in outcome.out.splitlines() if "task is known" in line] == ([said] if said else [])
+    written = pq.read_table(tmp_path / "set" / "meta" / "tasks.parquet")["task"].to_pylist()
+    assert written[-1:] == tasks
+
+
+def test_a_task_for_none_is_refused(data: Trajectories, tmp_path: Path) -> None:
+    words = ["curation=groups", "curation.keep=[task: push]", "format=lerobot", f"out={tmp_path / 'set'}"]
+    assert export(NAME, *words, "task=pour tea").err.splitlines()[-1].startswith("task=pour tea: would change nothing")
+
+
+@pytest.mark.parametrize("next_obs", [True, False])
+def test_a_last_observation_that_data_never_had_is_not_said_to_be_left_out(next_obs: bool, tmp_path: Path) -> None:
+    source = formats.write_robomimic(tmp_path / "demo.hdf5", formats.truths(4), next_obs=next_obs)
+    outcome = export(str(source), "format=lerobot", f"out={tmp_path / 'set'}")
+    assert outcome.code == 0, outcome.err
+    assert ("lerobot has no place for the observation after" in outcome.out) == next_obs
+
+
 # --- weights of frames ---------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +549,18 @@ def test_a_minari_dataset_of_the_kept(data: Trajectories, file: Path) -> None:
     assert export(NAME, "format=minari", "id=toy/robot/kept-v0").err.startswith("dataset toy/robot/kept-v0: is there already")
 
 
+def test_an_environment_that_is_not_here_is_left_out_of_a_minari_dataset(datasets: Path, tmp_path: Path) -> None:
+    source = formats.write_maniskill(tmp_path / "trajectory.h5", formats.truths())
+    outcome = export(source, "curation=success", "format=minari", "id=toy/robot/kept-v0")
+    assert outcome.code == 0, outcome.err
+    assert "id=toy/robot/kept-v0: the environment is not kept with the data: environment PickCube-v1: cannot" in outcome.err
+    kept, made = iwbc.load("toy/robot/kept-v0"), iwbc.load(source)
+    assert kept.info == dataclasses.replace(made.info, id=kept.info.id, environment=None)
+    assert made.successes is not None
+    for episode, index in zip(kept, np.flatnonzero(made.successes).tolist(), strict=True):
+        assert np.array_equal(episode.observations, made[index].observations)
+
+
 # --- weights of a run ----------------------------------------------------------------------------------------------------
 
 
@@ -613,6 +657,8 @@ WRONG = {
     (NAME, "format=list", "out=x", "id=a/b-v0"): "id=a/b-v0: would change nothing; it needs format=minari",
     (NAME, "format=list", "out=x", "fps=30"): "fps=30.0: would change nothing",
     (NAME, "format=lerobot", "out=x", "fps=0"): "fps=0.0: must be positive",
+    (NAME, "format=list", "out=x", "task=push"): "task=push: would change nothing",
+    (NAME, "format=lerobot", "out=x", "task= "): "task= : give the task in words",
     (NAME, "format=lerobot", "out=x", "chunk=0"): "chunk=0: must be at least 1",
     (NAME, "format=list", "out=x", "seed=1"): "seed=1: would change nothing",
     (NAME, "format=list", "out=there"): "out=there: is there already; choose another name",

@@ -118,6 +118,61 @@ def test_robomimic_without_next_observations_says_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[3].final_observation, EPISODES[3].states[-2])
 
 
+def test_robomimic_next_observations_that_are_the_observations_are_not_believed(tmp_path: Path) -> None:
+    def copied(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            del demo["next_obs"]
+            demo.copy("obs", "next_obs")
+
+    def but_one(file: h5py.File) -> None:
+        copied(file)
+        file["data/demo_11/next_obs/object"][-1] += 1
+
+    path = formats.write_robomimic(tmp_path / "copied.hdf5", EPISODES, change=copied)
+    with pytest.warns(DataWarning, match="its next_obs is a copy of its obs in every demo: the last observation stands for"):
+        data = iwbc.load(path)
+    np.testing.assert_array_equal(data[11].final_observation, EPISODES[11].states[-2])
+    assert "copy of its obs" not in " ".join(
+        iwbc.load(formats.write_robomimic(tmp_path / "one.hdf5", EPISODES, change=but_one)).info.notes
+    )
+
+
+LIBERO = "pick up the black bowl and place it on the plate"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "task"),
+    [
+        ({"problem_info": json.dumps({"language_instruction": LIBERO})}, LIBERO),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO.split()}).encode()}, LIBERO),
+        ({"bddl_file_name": "bddl_files/libero_spatial/" + LIBERO.replace(" ", "_") + ".bddl"}, LIBERO),
+        ({"bddl_file_name": "KITCHEN_SCENE10_close_the_top_drawer.bddl"}, "close the top drawer"),
+        ({"problem_info": json.dumps({"language_instruction": LIBERO}), "bddl_file_name": "push.bddl"}, LIBERO),
+        ({"problem_info": json.dumps({"problem_name": "x"}), "bddl_file_name": "push.bddl"}, "push"),
+        ({"problem_info": json.dumps({"language_instruction": [1, {}]})}, None),
+        ({"problem_info": "[]", "bddl_file_name": 3}, None),
+    ],
+)
+def test_libero_tells_the_task_in_words(attributes: dict[str, Any], task: str | None, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs.update(attributes)
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change))
+    told = [name for name in data.info.groups if name.startswith("task: ")]
+    assert told == ([f"task: {task}"] if task else [])
+    assert all(set(told) <= set(episode.groups) for episode in data)
+
+
+def test_libero_tells_the_task_that_lerobot_is_given(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data"].attrs["problem_info"] = json.dumps({"language_instruction": LIBERO})
+
+    path = formats.write_robomimic(tmp_path / "libero.hdf5", EPISODES, change=change)
+    outcome = command("iwbc.export_data", str(path), "format=lerobot", f"out={tmp_path / 'set'}")
+    assert outcome.code == 0 and "no task is known" not in outcome.out
+    assert pq.read_table(tmp_path / "set" / "meta" / "tasks.parquet")["task"].to_pylist() == [LIBERO]
+
+
 def test_robomimic_without_rewards_has_no_labels(tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         for demo in file["data"].values():
@@ -307,13 +362,11 @@ def test_maniskill_takes_chosen_observations_and_skips_images(tmp_path: Path) ->
             file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
 
     path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
-    with pytest.warns(DataWarning, match="images are not read: sensor_data/base/rgb"):
+    with pytest.warns(DataWarning, match=r"not used of its observations: sensor_data/base/rgb \(dataset\.observation_keys"):
         check_truths(iwbc.load(path), "maniskill")
     data = iwbc.load(path, observation_keys=["extra"])
     np.testing.assert_array_equal(data[11].observations, EPISODES[11].states[:-1, 2:])
     assert iwbc.load(path, observation_keys=["agent/qpos"]).observations.shape[1] == 2
-    with pytest.raises(UserError, match="sensor_data/base/rgb: images are not read, vectors only"):
-        iwbc.load(path, observation_keys=["sensor_data"])
 
 
 def test_maniskill_without_rewards_has_those_of_success(tmp_path: Path) -> None:
@@ -324,6 +377,38 @@ def test_maniskill_without_rewards_has_those_of_success(tmp_path: Path) -> None:
     path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
     with pytest.warns(DataWarning, match="1 at the end of each success"):
         check_truths(iwbc.load(path), "maniskill")
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "normalised"),
+    [
+        *((mode, "pd_joint_pos", True) for mode in ("pd_ee_delta_pose", "pd_joint_target_delta_pos", "pd_joint_delta_pos")),
+        *((mode, "pd_ee_delta_pose", False) for mode in ("pd_joint_pos", "pd_ee_pose")),
+        (None, "pd_ee_delta_pose", True),
+        (None, "pd_joint_pos", False),
+        (None, None, False),
+    ],
+)
+def test_maniskill_bounds_are_the_controller_s(
+    mode: str | None, environment: str | None, normalised: bool, tmp_path: Path
+) -> None:
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        info["env_info"]["env_kwargs"]["control_mode"] = environment
+        for episode in info["episodes"]:
+            episode["control_mode"] = mode
+        for group in file.values():
+            actions = group["actions"][...] * np.float32(0.5)
+            del group["actions"]
+            group["actions"] = actions
+
+    path = formats.write_maniskill(tmp_path / "trajectory.h5", EPISODES, change=change)
+    data = iwbc.load(path)
+    controller = mode or environment or "unknown"
+    assert (f"its controller {controller} has bounds of its own" in " ".join(data.info.notes)) == (not normalised)
+    assert (data.info.action_low, data.info.action_high) == (
+        ([-1.0, -1.0], [1.0, 1.0]) if normalised else ([-0.5, 0.0], [0.5, 11 / 32])  # what the data reach
+    )
+    assert iwbc.load(path, action_low=-2.0, action_high=[2.0, 3.0]).info.action_high == [2.0, 3.0]
 
 
 def test_maniskill_names_several_controllers(tmp_path: Path) -> None:
@@ -384,7 +469,7 @@ def test_convert_takes_observations_and_leaves_out_an_environment_that_is_not_he
     path = WRITERS["maniskill"](tmp_path)
     outcome = command("iwbc.data.convert", str(path), "id=my/pick-v0", "observation_keys=[agent/qpos,extra/near]")
     assert outcome.code == 0, outcome.err
-    assert "its environment is not kept with the data: environment PickCube-v1" in outcome.err
+    assert "the environment is not kept with the data: environment PickCube-v1" in outcome.err
     assert iwbc.load("my/pick-v0").observations.shape[1] == 3
 
 
@@ -500,6 +585,7 @@ def pusht(**options: Any) -> Trajectories:
 def test_lerobot_is_downloaded_once_and_without_films(hub: Hub, tmp_path: Path) -> None:
     data = pusht()
     check_truths(data, "lerobot")
+    assert iwbc.load("lerobot/pusht", source="lerobot").content_hash == data.content_hash
     assert data.info.id == "lerobot/pusht"
     assert {name.split("/")[0] for name in hub.sent} == {"meta", "data"}
     sent = len(hub.sent)
@@ -756,12 +842,12 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "robomimic images and a vector": (
         "robomimic",
         robomimic(only_pictures_and("robot0_joint_pos")),
-        r"choose some of robot0_joint_pos with dataset\.observation_keys",
+        r"choose some of agentview_image, robot0_joint_pos with dataset\.observation_keys",
     ),
     "robomimic images": (
         "robomimic",
         robomimic(only_pictures_and()),
-        "none of its observations is one of the study's; it has images alone, and only vectors are read",
+        "none of its observations is one of the study's; choose some of agentview_image with",
     ),
     "robomimic missing next key": (
         "robomimic",
@@ -830,7 +916,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "lerobot images": (
         "lerobot",
         lerobot_info(features={"observation.image": FILM, "action": {"dtype": "float32", "shape": [2]}}),
-        "has neither .*; it has images alone, and only vectors are read",
+        "has neither .*; it has images alone, which are not read",
     ),
     "lerobot images and a vector": (
         "lerobot",
@@ -1002,7 +1088,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
     "ogbench images": (
         "ogbench",
         ogbench(observations=np.zeros((ROWS, 8, 8, 3), np.uint8)),
-        "observations: images are not read, vectors only",
+        r"observations: have shape \(\d+, 8, 8, 3\); need vectors",
     ),
     "ogbench pickle": ("ogbench", ogbench(observations=np.array([{}] * ROWS)), "cannot be read .*pickle"),
     "ogbench discrete": ("ogbench", ogbench(actions=np.zeros(ROWS, int)), "discrete actions"),
@@ -1011,7 +1097,7 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
 for one, (key, change, message) in {
     "no actions": ("data/action", None, "has no action, only img, state"),
     "no ends": ("meta/episode_ends", None, "meta/episode_ends: is no array"),
-    "no observations": ("data/state", None, "has neither state nor obs; it has images alone"),
+    "no observations": ("data/state", None, "has neither state nor obs; choose some of img with"),
     "lengths": ("data/state", np.zeros((3, 2)), "data/state: has shape"),
     "ends that fall": ("meta/episode_ends", np.array([5, 3, STEPS]), "must go up"),
     "ends elsewhere": ("meta/episode_ends", np.array([5, STEPS - 1]), "must go up"),
@@ -1065,11 +1151,140 @@ def test_a_key_that_is_not_there_is_named_beside_those_that_are(name: str, key: 
         read(WRITERS[name](tmp_path), name, observation_keys=[key])
 
 
-def test_robomimic_images_are_refused_by_name(tmp_path: Path) -> None:
-    path = robomimic(with_pictures)(tmp_path)
+def picture(truth: Truth) -> np.ndarray:
+    """Images [T + 1, 4, 5, 3] of which each says where it belongs."""
+    size = 4 * 5 * 3
+    return (truth.states[:, :1] + np.arange((truth.steps + 1) * size).reshape(-1, size)).astype(np.uint8).reshape(-1, 4, 5, 3)
+
+
+def with_films(file: h5py.File) -> None:
+    """Put images of a camera into robomimic's or ManiSkill's file."""
+    for index, truth in enumerate(EPISODES):
+        film = picture(truth)
+        if "data" in file:
+            demo = file[f"data/demo_{index}"]
+            demo["obs/agentview_image"], demo["next_obs/agentview_image"] = film[:-1], film[1:]
+        else:
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = film
+
+
+def recording_with_films(name: str, folder: Path) -> tuple[Path, str, str]:
+    """A recording of robomimic, ManiSkill or Zarr, and the names of its image and of its least vector."""
+    if name == "robomimic":
+        return formats.write_robomimic(folder / "demo.hdf5", EPISODES, change=with_films), "agentview_image", "robot0_eef_pos"
+    if name == "maniskill":
+        path = formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=lambda file, info: with_films(file))
+        return path, "sensor_data/base/rgb", "extra/goal"
+    films = np.concatenate([picture(truth)[:-1] for truth in EPISODES])
+    return formats.write_zarr(folder / "pusht.zarr", EPISODES, **{"data/img": films}), "img", "state"
+
+
+SEEN = ["robomimic", "maniskill", pytest.param("zarr", marks=needs_zarr)]
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_chosen_images_are_read(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    data = iwbc.load(path, observation_keys=[image, vector])
+    blind = iwbc.load(path, observation_keys=[vector])
+    assert blind.images == {} and blind.content_hash != data.content_hash
+    np.testing.assert_array_equal(data.observations, blind.observations)
+    np.testing.assert_array_equal(data.images[image], np.concatenate([picture(truth)[:-1] for truth in EPISODES]))
+    last = -2 if name == "zarr" else -1  # whose files have no observation after the last action
+    np.testing.assert_array_equal(data.final_images[image], np.stack([picture(truth)[last] for truth in EPISODES]))
+    alone = iwbc.load(path, observation_keys=[image])
+    assert alone.observations.shape == (STEPS, 0) and list(alone.images) == [image]
+    environment = data.info.environment
+    if name == "robomimic":
+        assert environment is not None and environment.kwargs["observation_keys"] == [vector]
+        assert environment.kwargs["images"] == {image: [4, 5, 3]}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_images_that_differ_are_refused(name: str, tmp_path: Path) -> None:
+    path, image, vector = recording_with_films(name, tmp_path)
+    if name == "zarr":
+        path = formats.write_zarr(tmp_path / "short.zarr", EPISODES, **{"data/img": np.zeros((3, 4, 5, 3), np.uint8)})
+    else:
+        place = {"robomimic": "data/demo_3/obs", "maniskill": "traj_3/obs"}[name]
+        with h5py.File(path, "r+") as file:
+            del file[f"{place}/{image}"]
+            file[f"{place}/{image}"] = np.zeros((2, 4, 5, 3), np.uint8)
+    with pytest.raises(UserError, match=rf"data/img: has 3 rows for {STEPS} actions|_3/obs/{image}: has shape \(2, 4, 5, 3\)"):
+        iwbc.load(path, observation_keys=[image, vector])
+
+
+def test_robomimic_without_next_obs_ends_with_the_last_image(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        with_films(file)
+        for demo in file["data"].values():
+            del demo["next_obs"]
+
+    path = formats.write_robomimic(tmp_path / "demo.hdf5", EPISODES, change=change)
+    data = iwbc.load(path, observation_keys=["agentview_image"])
+    np.testing.assert_array_equal(data.final_images["agentview_image"], np.stack([picture(truth)[-2] for truth in EPISODES]))
+
+
+def picture_of(name: str, folder: Path) -> tuple[Path, str]:
+    """Write a stand-in with an image beside its vectors; return its path and the image's key."""
+    if name == "robomimic":
+        return robomimic(with_pictures)(folder), "agentview_image"
+    if name == "zarr":
+        return WRITERS[name](folder), "img"
+    if name == "lerobot":
+        film = {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+        return formats.write_lerobot(folder / "pusht", EPISODES, features=film), "observation.images.top"
+
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        for index, truth in enumerate(EPISODES):
+            file[f"traj_{index}/obs/sensor_data/base/rgb"] = np.zeros((truth.steps + 1, 4, 4, 3), np.uint8)
+
+    return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change), "sensor_data/base/rgb"
+
+
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", pytest.param("zarr", marks=[needs_zarr])])
+def test_images_are_among_the_keys_that_can_be_chosen_where_they_are_read(name: str, tmp_path: Path) -> None:
+    path, image = picture_of(name, tmp_path)
+    with pytest.raises(UserError, match="has no nothing, only ") as caught:
+        read(path, name, observation_keys=["nothing"])
+    assert (image in str(caught.value)) is (name != "lerobot")
+    (note,) = [note for note in iwbc.load(path).info.notes if image in note]
+    assert note.startswith("images are not read: " if name == "lerobot" else "not used of its observations: ")
+
+
+def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    def depth(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/depth"] = np.zeros((demo["actions"].shape[0], 8, 8, 1), np.float32)
+
+    path = robomimic(depth)(tmp_path)
     check_truths(iwbc.load(path), "robomimic")
-    with pytest.raises(UserError, match="obs/agentview_image: images are not read, vectors only, and it holds 8×8×3 uint8"):
-        iwbc.load(path, observation_keys=["agentview_image"])
+    with pytest.raises(UserError, match="obs/depth: images are read as uint8, and it holds 8×8×1 float32"):
+        iwbc.load(path, observation_keys=["depth"])
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr", "d4rl", "minari"])
+@pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", pytest.param("zarr", marks=[needs_zarr])])
+def test_another_format_is_named_with_the_setting_that_reads_it(name: str, asked: str, tmp_path: Path) -> None:
+    path = WRITERS[name](tmp_path)
+    if name == asked:
+        check_truths(read(path, name), name)
+        return
+    with pytest.raises(UserError) as caught:
+        load_dataset(DATASETS[asked](**{"id" if asked == "minari" else "path": str(path)}))
+    assert str(caught.value) == f"dataset={asked}: {path} is of {name}; take dataset={name} dataset.path={path}"
+    with pytest.raises(UserError, match=f"take dataset={name}"):
+        iwbc.load(path, source=asked)
+
+
+@pytest.mark.parametrize("asked", ["robomimic", "maniskill", "ogbench"])
+def test_arrays_as_d4rl_s_are_named(asked: str, tmp_path: Path) -> None:
+    path = tmp_path / "hopper.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, value in seven_steps().items():
+            file[key] = value
+    with pytest.raises(UserError, match=r"hopper\.hdf5 is of d4rl; take dataset=d4rl"):
+        read(path, asked)
 
 
 @pytest.mark.parametrize("name", ["robomimic", "lerobot", "maniskill", "ogbench", "zarr"])

@@ -16,7 +16,7 @@ from setups import Outcome, called, command, finish, python, read_csv
 pytest.importorskip("trl")
 
 from iwbc.config import composed, hydra_on_conf
-from iwbc.language import sampling, training
+from iwbc.language import sampling, start, training
 from iwbc.language.config import validate
 from iwbc.language.jsonl import Rows, read_rows, write_rows
 from iwbc.language.models import load, quietly
@@ -130,6 +130,19 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
     assert [row["method"] for row in table] == ["SFT success", "iw-SFT success κ=auto"]
     assert float(table[1]["pass@1"]) == written["scores"]["evaluation"]["pass_at"]["1"] and table[0]["pass@1"] == ""
 
+    scored = ("prompts=task/prompts.jsonl", "verifier=exact", "max_new_tokens=3")
+    evaluated = command("iwbc.language.evaluate", "run=other", "samples=2", *scored)
+    likeliest = command("iwbc.language.evaluate", "run=other", "greedy=true", "out=other/greedy", *scored)
+    assert (evaluated.code, likeliest.code) == (0, 0)
+    assert "pass@1" in command("iwbc.report.__main__", "other", "out=later").out
+    (later,) = read_csv(place / "later" / "runs.csv")
+    for column, name in (("pass@1", "evaluation"), ("greedy", "greedy")):
+        scores = json.loads((place / "other" / name / "scores.json").read_text())["scores"]
+        assert float(later[column]) == scores["pass_at"]["1"]
+    assert command("iwbc.verify", "other").code == 0
+    (place / "other" / "greedy" / "scores.json").write_text("{}")
+    assert "other: its summary.json or scores.json is damaged" in command("iwbc.report.__main__", "other", "out=later").err
+
     verified = command("iwbc.verify", "run")
     assert (verified.code, verified.err) == (0, "")
     (place / "run" / "metrics.csv").write_text("step\n")
@@ -201,6 +214,28 @@ def test_prompts_that_cannot_be_sampled_at_the_end_are_refused_before(place: Pat
     outcome = train("out=run", "prompts=task/prompts.jsonl", "verifier=exact")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1) and "set max_new_tokens=13" in outcome.err
     assert not (place / "run").exists()
+    assert "Reference:" not in outcome.out
+    talk = {"id": "p", "messages": [{"role": "user", "content": "01>"}], "answer": "cc"}
+    (place / "task" / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    outcome = train("out=run", "prompts=task/talks.jsonl", "verifier=exact")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1) and "chat template" in outcome.err
+    assert "Reference:" not in outcome.out
+
+
+def test_rows_that_cannot_be_trained_on_are_refused_before_a_reference_is_fitted(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "task" / "rows.jsonl"
+    columns = ("prompt", "completion", "reward", "success")
+    plain = [{name: row[name] for name in columns} for row in map(json.loads, path.read_text().splitlines())]
+    plain.append({"prompt": "01>" * 9, "completion": "h", "reward": 1.0, "success": True})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in plain))
+    monkeypatch.setattr(start, "train_on", lambda *_: pytest.fail("a reference is fitted"))
+    kept = sum(row["success"] for row in plain)
+    outcome = train("out=run")
+    assert outcome.code == 2
+    assert f"1 of {kept} rows are longer than max_length=16" in outcome.err.splitlines()[-1]
+    assert not (place / "run").exists()
 
 
 def test_a_run_that_diverges_says_why(place: Path) -> None:
@@ -246,7 +281,9 @@ def test_a_reference_is_said_where_no_failures_show_it(place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["task"]
     started = train("out=run", only, "reference=start")
     assert started.code == 0 and started.err.count("\n") == 1
-    assert "accuracy 0.50 instead of 0.71 with a wrong reference" in started.err
+    assert "unless they were sampled from the model, the weights amplify what it differs in" in started.err
+    assert summary(place / "run")["method"] == "iw-SFT success κ=auto (keeps all)"
+    assert "iw-SFT success κ=auto (keeps all)" in started.out
     assert "Reference: task/model, as it is" in started.out
 
 

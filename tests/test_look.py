@@ -112,8 +112,9 @@ def test_trajectories_and_their_weights(run: Path) -> None:
 
 def test_weights_of_other_algorithms(tmp_path: Path) -> None:
     brief = [*SETTINGS[:5], "policy=tanh_mean", "algo.steps=20", "eval.episodes=0", "threads=1"]
-    for algo, varies in {"bc": False, "awr": True}.items():
-        assert train(*brief, f"algo={algo}", "curation=all", f"hydra.run.dir={tmp_path / algo}").code == 0
+    value = {"awr": ["algo.value_hidden=[8]", "algo.value_steps=20"], "iql": ["algo.value_hidden=[8]"]}
+    for algo, varies in {"bc": False, "awr": True, "iql": True}.items():
+        assert train(*brief, f"algo={algo}", *value.get(algo, []), "curation=all", f"hydra.run.dir={tmp_path / algo}").code == 0
         weights = column(read_csv(tmp_path / algo / "weights.csv"), "weight")
         assert len(weights) == 200
         assert (len(set(weights)) > 1) is varies

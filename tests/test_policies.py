@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
 from iwbc.data.streams import seeded
+from iwbc.environments.spaces import Part
 from iwbc.errors import UserError
 from iwbc.policies import CouplingFlow, GaussianMixture, GaussianMLP, Policy
 from iwbc.policies.networks import mlp
@@ -360,6 +362,20 @@ def test_predict_clips_to_the_action_space() -> None:
     low, high = np.float32(policies.spaces.action_low), np.float32(policies.spaces.action_high)
     assert (actions >= low).all() and (actions <= high).all()
     assert (actions == low).any(axis=0).all() and (actions == high).any(axis=0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("batch", [False, True])
+def test_predict_refuses_what_is_not_finite(value: float, batch: bool) -> None:
+    policies = make_policies(make_spec(), (0,))
+    observation = np.zeros((4, 3) if batch else 3)
+    observation[(3, 1) if batch else 1] = value
+    with np.errstate(over="ignore"), pytest.raises(UserError, match=r"^predict: the observation holds NaN or infinity at 1$"):
+        policies.predict(observation)
+    parts = (Part(("arm",), (2,)), Part(("cube",), (1,)))
+    policies.spaces = dataclasses.replace(policies.spaces, observation_parts=parts)
+    with pytest.raises(UserError, match=r"NaN or infinity at arm\[1\]$"):
+        policies({"arm": np.array([0.0, np.nan]), "cube": np.zeros(1)})
 
 
 def test_predict_returns_the_state_it_is_given() -> None:

@@ -322,7 +322,7 @@ def test_seconds_by_phase() -> None:
             pass
         stopwatch.lap("training")  # from 13 to 16
         stopwatch.lap()
-    expected = {"data": 0.0, "reference": 0.0, "training": 3.0, "checkpoints": 0.0, "evaluation": 2.0}
+    expected = {"data": 0.0, "curation": 0.0, "reference": 0.0, "training": 3.0, "checkpoints": 0.0, "evaluation": 2.0}
     assert stopwatch.seconds == expected
 
 

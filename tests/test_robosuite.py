@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import imageio.v2 as imageio
 import numpy as np
 import pytest
-from setups import column, rarely, read_csv, train
+from setups import column, command, rarely, read_csv, train
 
 from iwbc.data.minari_source import load
 from iwbc.data.minari_writer import write_minari
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.gymnasium import LocalEnvironments, WorkerEnvironments, make_env
 from iwbc.environments.robosuite import HORIZONS, spec_of
+from iwbc.environments.spaces import Image
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.record import Played, frames_of
@@ -167,6 +169,7 @@ def test_pictures(robosuite: str) -> None:
     assert len(frames) == 4 and rate == 20
     assert frames[0].shape == (480, 640, 3)
     assert robosuite == "stand-in" or frames[0].std() > 10
+    assert robosuite != "stand-in" or (frames[0][-1].min(), frames[0][:-1].max()) == (255, 0)  # the floor is below
 
 
 @pytest.mark.parametrize("settings", [OLD, [OLD]])
@@ -209,6 +212,24 @@ def test_observations_that_are_not_there_are_named(robosuite: str) -> None:
         make_env(spec)
 
 
+def test_images_are_those_of_cameras_with_the_upper_row_first(robosuite: str) -> None:
+    images = [Image((f"{name}_image",), (height, 6, 3)) for name, height in (("agentview", 4), ("robot0_eye_in_hand", 5))]
+    spec = spec_of(env_args(), KEYS, None, images)
+    assert spec is not None and spec.kwargs["images"] == {"agentview_image": [4, 6, 3], "robot0_eye_in_hand_image": [5, 6, 3]}
+    env, plain = LocalEnvironments(spec), LocalEnvironments(lift())
+    assert env.images == images
+    seen = env.reset([3])[0]
+    np.testing.assert_array_equal(seen["observations"], plain.reset([3])[0])
+    if robosuite == "stand-in":  # whose rows have numbers
+        assert seen["agentview_image"][:, 1, 0].tolist() == [0, 1, 2, 3]
+        assert seen["robot0_eye_in_hand_image"][:, :2, 0].tolist() == [[1, row] for row in range(5)]
+    for odd in (Image(("depth",), (4, 4, 3)), Image(("agentview_image",), (4, 4))):
+        spec = spec_of(env_args(), [], None, [odd])
+        assert spec is not None
+        with pytest.raises(UserError, match=rf"^environment robosuite/Lift: has no images such as {odd.name}"):
+            make_env(spec)
+
+
 def test_without_robosuite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robosuite", None)
     with pytest.raises(
@@ -241,3 +262,13 @@ def test_data_of_robosuite_is_trained_on_and_evaluated_in_it(
     assert outcome.code == 0, outcome.err
     table = read_csv(next(tmp_path.rglob("evaluations.csv")))
     assert column(table, "length", phase="final") == [3.0, 3.0] and {row["success"] for row in table} == {"0"}
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))  # else record tries which works
+    (folder,) = (path.parent for path in tmp_path.rglob("summary.json"))
+    outcome = command("iwbc.record", str(folder), "format=gif", "episodes=2")
+    if robosuite != "stand-in" and "cannot be rendered here" in outcome.err:
+        pytest.skip(outcome.err)  # no EGL
+    assert outcome.code == 0, outcome.err
+    rows = json.loads((folder / "videos" / "videos.json").read_text())
+    assert [(row["name"], row["length"]) for row in rows] == [("best", 3), ("median", 3), ("worst", 3)]
+    for row in rows:
+        assert imageio.mimread(folder / "videos" / row["file"])[0].shape[:2] == (240, 320)

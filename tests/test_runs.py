@@ -262,14 +262,19 @@ def test_numbers_stay_whole_in_a_terminal_of_80_columns() -> None:
     assert "…" not in text
 
 
-@pytest.mark.parametrize("algo", ["bc", "filtered_bc", "rwr", "awr"])
+@pytest.mark.parametrize("algo", ["bc", "filtered_bc", "rwr", "awr", "iql"])
 def test_every_algorithm_runs(algo: str, hopper: Trajectories, tmp_path: Path) -> None:
-    extra = {"awr": ["algo.value_hidden=[16]", "algo.refresh_every=20"], "rwr": ["curation=return_weighted"]}.get(algo, [])
+    extra = {
+        "awr": ["algo.value_hidden=[16]", "algo.value_steps=60", "algo.refresh_every=20"],
+        "iql": ["algo.value_hidden=[16]", "algo.lr=1e-3"],
+        "rwr": ["curation=return_weighted"],
+    }.get(algo, [])
     outcome = train(*BRIEF, f"algo={algo}", *extra, "eval.episodes=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    phases = {"final"} if algo in ("bc", "awr") else {"reference", "final"}  # bc and awr start from scratch
+    phases = {"final"} if algo in ("bc", "awr", "iql") else {"reference", "final"}  # the first start from scratch
     assert set(summary["totals"]) == phases
+    assert (summary["seconds"].get("critic", 0.0) > 0.0) == (algo == "awr")
     rows = read_csv(tmp_path / "run" / "metrics.csv")
     assert ("drift_kept" in rows[0]) == ("reference" in phases)
     assert column(rows, "log_prob_kept")[-1] > column(rows, "log_prob_kept")[0]

@@ -268,7 +268,6 @@ def test_names_of_entries() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (Box(0, 255, (84, 84), np.uint8), "images"),
         (gym.spaces.Text(5), "no numbers"),
         (gym.spaces.Sequence(Discrete(2)), "no fixed size"),
         (gym.spaces.Graph(Box(-1, 1, (2,)), None), "Graph"),

@@ -30,6 +30,8 @@ GOOD = "trajectory,weight\n0,1\n1,0\n2,2.5\n"
         "weight,trajectory\n1,0\n2.5,2\n0,1\n",
         ' trajectory , "weight"\n "2",2.50\n0, 1.\n1,-0.0\n',
         "trajectory,weight\n2,25e-1\n00,+1E0\n1,.0\n",
+        "trajectory,weight\n2.0,2.5\n0.0,1.0\n1.,0.0\n",
+        "trajectory,weight\n" + "".join(f"{i:.18e},{weight:.18e}\n" for i, weight in enumerate([1.0, 0.0, 2.5])),
     ],
 )
 def test_weights_are_read_whatever_the_order_and_the_format(tmp_path: Path, text: str) -> None:
@@ -63,7 +65,12 @@ def test_weights_are_read_whatever_the_order_and_the_format(tmp_path: Path, text
         (GOOD.replace("trajectory", "episode") + "01,1\n", ", line 5, episode: trajectory 1 has a row already, line 3"),
         (GOOD + "3,1\n", ", line 5, trajectory: there is no trajectory 3: the dataset has 3, 0 to 2"),
         (GOOD + "-1,1\n", ", line 5, trajectory: '-1' is not the number of a trajectory"),
-        (GOOD + "1.0,1\n", "line 5, trajectory: '1.0' is not"),
+        (GOOD + "1.0,1\n", "line 5, trajectory: trajectory 1 has a row already, line 3"),
+        (GOOD + "1.5,1\n", "line 5, trajectory: '1.5' is not"),
+        (GOOD + "-1.0,1\n", "line 5, trajectory: '-1.0' is not"),
+        (GOOD + "1e999,1\n", "line 5, trajectory: '1e999' is not"),
+        (GOOD + "nan,1\n", "line 5, trajectory: 'nan' is not"),
+        (GOOD + "3.0,1\n", ", line 5, trajectory: there is no trajectory 3: the dataset has 3, 0 to 2"),
         (GOOD + "one,1\n", "line 5, trajectory: 'one' is not"),
         (GOOD + "1_0,1\n", "line 5, trajectory: '1_0' is not"),
         (GOOD + ",1\n", "line 5, trajectory: '' is not"),

@@ -12,7 +12,8 @@ from setups import BRIEF, command, finish, python
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.report.search import draw
-from iwbc.tune import open_study, split
+from iwbc.settings import IWBC
+from iwbc.tune import open_study, split, usual
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.optuna
@@ -52,6 +53,22 @@ def test_ranges_are_hydra_s() -> None:
         split(["env"])
 
 
+@pytest.mark.parametrize(
+    ("fixed", "low", "high"),
+    [
+        ([], 0.05, 2.0),
+        (["algo.window=1"], 0.05, 2.0),
+        (["algo.level=trajectory"], 0.1, 20.0),
+        (["algo.level=trajectory", "algo.kappa=auto"], 0.1, 20.0),
+    ],
+)
+def test_the_usual_range_is_that_of_the_level(fixed: list[str], low: float, high: float) -> None:
+    _, searched = split(usual(["env=hopper", *fixed]))
+    assert searched["algo.kappa"] == optuna.distributions.FloatDistribution(low, high, log=True)
+    default = IWBC(**({"level": "trajectory"} if "algo.level=trajectory" in fixed else {})).fixed_kappa
+    assert default is not None and low < default < high
+
+
 @pytest.mark.robustness
 def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> None:
     # Of a decay that cannot be, trials fail, and the search goes on.
@@ -87,6 +104,7 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
         (["env=hoper"], "Could not find 'env/hoper'"),
         (["trials=0"], "trials=0: must be at least 1"),
         (["algo.kappa=glob(*)"], "give interval(low, high)"),
+        (["env=hopper", "algo=bc"], "algo=bc: has no usual ranges; name one"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,10 @@ def test_observations_of_any_scale_are_learnt(name: str, algo: Any) -> None:
     scale, offset = SCALES[name]
     observations = scale * Z + offset
     settings = algo(
-        steps=250, lr=3e-3, batch_size=64, **({"temperature": 1e3, "value_hidden": [8]} if algo is iwbc.AWR else {})
+        steps=250,
+        lr=3e-3,
+        batch_size=64,
+        **({"temperature": 1e3, "value_hidden": [8], "value_steps": 1} if algo is iwbc.AWR else {}),
     )
     policies = iwbc.fit(settings, data_of(observations), policy=PLAIN, console=Console(quiet=True))
     assert error_of(policies, observations, U) < 0.15

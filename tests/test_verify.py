@@ -17,7 +17,9 @@ from pendulum import QUICK, make_pendulum
 from rich.console import Console
 from setups import Outcome, read_csv, train
 
+from iwbc.data import packed
 from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.report.write import write_report
 from iwbc.system.files import write_csv
@@ -145,6 +147,23 @@ def test_changed_data_is_found_and_a_damaged_cache_is_made_again(folder: Path, d
     cache.write_bytes(cached[:-1] + bytes([cached[-1] ^ 1]))
     assert differing(folder) == []
     assert cache.read_bytes() == cached
+
+
+@pytest.mark.filterwarnings("ignore::iwbc.errors.DataWarning")
+@pytest.mark.parametrize("largest", [0, 2**30])
+def test_data_is_hashed_once(largest: int, folder: Path, datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pendulum()
+    assert differing(folder) == []  # packs it
+    hashed, content_hash = [], packed.content_hash
+
+    def counted(data: Trajectories) -> str:
+        hashed.append(data.info.id)
+        return content_hash(data)
+
+    monkeypatch.setattr(packed, "content_hash", counted)
+    monkeypatch.setattr(packed, "_LARGE", largest)
+    assert differing(folder) == []
+    assert len(hashed) == 1
 
 
 def test_a_changed_cache_of_large_data_is_found(folder: Path, datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

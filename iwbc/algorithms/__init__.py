@@ -7,9 +7,10 @@ from typing import Any
 from iwbc.algorithms.algorithm import Algorithm, Ingredients
 from iwbc.algorithms.awr import AdvantageWeightedRegression
 from iwbc.algorithms.bc import BehaviourCloning
+from iwbc.algorithms.iql import ImplicitQLearning
 from iwbc.algorithms.iw_bc import ImportanceWeightedBC
 from iwbc.errors import UserError
-from iwbc.settings import ALGORITHMS, AWR, BC, IWBC, RWR, FilteredBC, Recipe, Reference
+from iwbc.settings import ALGORITHMS, AWR, BC, IQL, IWBC, RWR, FilteredBC, Recipe, Reference
 
 CLASSES: dict[type[Recipe], Any] = {
     BC: BehaviourCloning,
@@ -18,6 +19,7 @@ CLASSES: dict[type[Recipe], Any] = {
     Reference: BehaviourCloning,
     IWBC: ImportanceWeightedBC,
     AWR: AdvantageWeightedRegression,
+    IQL: ImplicitQLearning,
 }
 _METHODS = [name for name in vars(Algorithm) if not name.startswith("_")]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
@@ -16,13 +16,15 @@ from iwbc.policies.policy import Policy
 @dataclass(frozen=True)
 class Ingredients:
     """Arguments of an algorithm. `policy` is trained, and starts as the reference does where there is one; `curated` is the
-    data; `seed` is for random numbers beyond those of the minibatches."""
+    data; `seed` is for random numbers beyond those of the minibatches; `critic` is V(s), fitted beforehand, where the settings
+    have a `critic`."""
 
     policy: Policy
     reference: Policy | None
     curated: Curated
     seed: int
     device: str | torch.device = "cpu"
+    critic: nn.Sequential | None = None
 
 
 class Algorithm(Protocol):

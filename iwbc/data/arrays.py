@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from iwbc.data.packed import open_packed, pack, warn_of_notes
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.gymnasium import make_env, observation_parts
 from iwbc.environments.scores import d4rl_scores
-from iwbc.environments.spaces import Part, is_vector, size_of
+from iwbc.environments.spaces import Image, Part, is_vector, size_of
 from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
 from iwbc.system.files import NUMPY_DAMAGE
@@ -33,7 +33,8 @@ class Steps:
     """N steps of episodes laid end to end, as arrays or as anything with a shape that is sliced like one (HDF5).
 
     Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations, truncations and dones [N],
-    successes [N] or one per episode. `unused` is a line that names the unused arrays of the source, if there are any.
+    successes [N] or one per episode. `images` are uint8 [N, …] by name. `unused` is a line that names the unused arrays of the
+    source, if there are any.
     """
 
     observations: Any
@@ -45,14 +46,16 @@ class Steps:
     next_observations: Any = None
     successes: Any = None
     unused: str | None = None
+    images: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def arrays(self) -> dict[str, Any]:
-        """Return the arrays that are not None, by name."""
-        return {name: array for name, array in vars(self).items() if name != "unused" and array is not None}
+        """Return the arrays that are not None, by name, without images."""
+        others = ("unused", "images")
+        return {name: array for name, array in vars(self).items() if name not in others and array is not None}
 
 
 def from_arrays(
-    observations: npt.ArrayLike,
+    observations: npt.ArrayLike | None,
     actions: npt.ArrayLike,
     rewards: npt.ArrayLike | None = None,
     terminations: npt.ArrayLike | None = None,
@@ -61,6 +64,7 @@ def from_arrays(
     dones: npt.ArrayLike | None = None,
     next_observations: npt.ArrayLike | None = None,
     successes: npt.ArrayLike | None = None,
+    images: Mapping[str, npt.ArrayLike] | None = None,
     id: str | None = None,
     env_id: str | None = None,
     action_low: npt.ArrayLike | None = None,
@@ -81,8 +85,9 @@ def from_arrays(
     (unfinished="drop"). next_observations [N, obs] give the observation after each episode's last action; without them
     the episode's last observation stands for it, which only value estimates at a cut ever see. successes: a label per step (an
     episode is a success if one of its steps is) or per episode. Without rewards the last step of a success is rewarded with 1,
-    nothing else. description, author and algorithm_name become Minari's metadata. data_format: "hdf5" or, for many thousands of
-    short episodes, "arrow".
+    nothing else. images: uint8 [N, …] by name, for a policy of your own; observations may then be None, and `id` must
+    be. description, author and algorithm_name become Minari's metadata. data_format: "hdf5" or, for many thousands of short
+    episodes, "arrow".
 
     Raises UserError, naming dataset, episode and field, where the arrays are not fit to train on.
     """
@@ -98,6 +103,11 @@ def from_arrays(
         "successes": successes,
     }
     arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in fields.items() if values is not None}
+    if images:
+        if id is not None:
+            raise UserError(f"dataset {id}, images: stay in memory, and are not written to a dataset; leave out id, or images")
+        arrays["images"] = {key: _array(name, f"image {key}", image) for key, image in images.items()}
+        arrays.setdefault("observations", np.zeros((len(arrays["actions"]), 0), np.float32))
     steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
     if id is None:
@@ -126,6 +136,8 @@ def in_memory(steps: Steps, info: DatasetInfo, unfinished: str = "keep", clip_ac
             actions=np.array(mapped.actions),
             rewards=np.array(mapped.rewards),
             final_observations=np.array(mapped.final_observations),
+            images={name: np.array(image) for name, image in mapped.images.items()},
+            final_images={name: np.array(image) for name, image in mapped.final_images.items()},
         )
 
 
@@ -154,13 +166,14 @@ def describe(
     env_id may name a module that registers the environment, module:Id; "none" is no environment.
     """
     _check_shapes(name, steps)
+    images = [Image((key,), tuple(image.shape[1:])) for key, image in steps.images.items()]
     observation_size, action_size = steps.observations.shape[1], steps.actions.shape[1]
     low: Any = -1.0
     high: Any = 1.0
     parts = None
     environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
     if environment is not None:
-        flattened, parts, actions = _spaces(environment)
+        (flattened, seen), parts, actions = _spaces(environment)
         for field, size, expected in (
             ("observations", observation_size, size_of(flattened)),
             ("actions", action_size, len(actions.low)),
@@ -170,6 +183,12 @@ def describe(
                     f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
                     "name another environment with env_id=…, or none with env_id=none"
                 )
+        if images and {*map(str, images)} != {*map(str, seen)}:
+            raise UserError(
+                f"dataset {name}, images: are {', '.join(map(str, images))}; {environment.id}'s are "
+                f"{', '.join(map(str, seen)) or 'none'}; name another environment with env_id=…, or none with env_id=none"
+            )
+        images = images and seen  # with their places in the environment's observations
         low, high = actions.low, actions.high
     low, high = action_bounds(
         name, action_size, low if action_low is None else action_low, high if action_high is None else action_high
@@ -182,12 +201,16 @@ def describe(
         reference_scores=None if environment is None else d4rl_scores(environment.id),
         observation_parts=parts,
         notes=notes_of_rewards(steps.rewards is not None, steps.successes is not None),
+        images=images,
     )
 
 
-def _spaces(environment: EnvironmentSpec) -> tuple[list[Part], list[Part] | None, gym.spaces.Box]:
-    """Return the parts that the environment's observations are flattened from, the same or None where they are vectors, and the
-    action space. Raises UserError unless observations flatten to vectors and actions are continuous."""
+def _spaces(
+    environment: EnvironmentSpec,
+) -> tuple[tuple[list[Part], list[Image]], list[Part] | None, gym.spaces.Box]:
+    """Return the parts that the environment's observations are flattened from, with its images; the parts again, or None where
+    observations are vectors; and the action space. Raises UserError where observations cannot be flattened or actions are not
+    continuous."""
     env = make_env(environment)
     observations, actions = env.observation_space, env.action_space
     env.close()
@@ -195,10 +218,10 @@ def _spaces(environment: EnvironmentSpec) -> tuple[list[Part], list[Part] | None
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
         raise UserError(f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {other}")
     try:
-        parts = observation_parts(env, environment.id)
+        parts, images = observation_parts(env, environment.id)
     except UserError as error:
         raise UserError(f"{error}; {other}") from None
-    return parts, None if is_vector(observations) else parts, actions
+    return (parts, images), None if is_vector(observations) else parts, actions
 
 
 def _check_shapes(name: str, steps: Steps) -> None:
@@ -228,6 +251,9 @@ def _check_shapes(name: str, steps: Steps) -> None:
             fail(field, f"the array's shape is {tuple(array.shape)}, but there are {count} actions")
         if not field.endswith("observations") and tuple(array.shape[1:]) not in ((), (1,)):
             fail(field, f"must be one number per step, but the array's shape is {tuple(array.shape)}")
+    for key, image in steps.images.items():
+        if image.dtype != np.uint8 or len(image.shape) < 2 or image.shape[0] != count:
+            fail(f"image {key}", f"must be uint8 for each of {count} steps, not {image.dtype} of shape {tuple(image.shape)}")
     if steps.next_observations is not None and steps.next_observations.shape != steps.observations.shape:
         fail("next_observations", f"have shape {steps.next_observations.shape}, observations {steps.observations.shape}")
 
@@ -247,6 +273,7 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
             # Without next observations the observation after the last action is unknown.
             final = observations[-1] if steps.next_observations is None else steps.next_observations[end - 1]
             actions = steps.actions[start:end]
+            images = {key: image[start:end] for key, image in steps.images.items()}
             if steps.rewards is None:
                 rewards = np.zeros(end - start, np.float32)
                 rewards[-1] = bool(success)
@@ -254,7 +281,10 @@ def episodes(steps: Steps, name: str, unfinished: str) -> Iterator[Episode]:
                 rewards = steps.rewards[start:end].reshape(-1)
         except NUMPY_DAMAGE as error:
             raise UserError(f"dataset {name}, episode {index}: cannot be read ({error})") from None
-        yield Episode(observations, final, actions, rewards, bool(terminated[end - 1]), success)
+        last = {key: image[-1] for key, image in images.items()}
+        yield Episode(
+            observations, final, actions, rewards, bool(terminated[end - 1]), success, images=images, final_images=last
+        )
         start = end
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environments.spaces import entry_names, size_of
-from iwbc.errors import UserError
+from iwbc.environments.spaces import VECTOR, entry_names, size_of
+from iwbc.errors import UserError, warn
 
 # The ends of episodes seem to be missing where a single episode has so many steps.
 _LONG = 100
@@ -28,6 +28,7 @@ def checked(
     `notes` after the last episode, a line each.
     Raises UserError naming dataset, episode and field where an episode is not fit to train on.
     """
+    check_image_names(info)
     bounds = ActionBounds(info)
     rounded = {"observations": Rounding(), "actions": Rounding(), "rewards": Rounding()}
     count, labelled, observation_shape, lengths = 0, 0, None, []
@@ -121,6 +122,9 @@ def difference(first: Trajectories, second: Trajectories) -> str | None:
     parts = first.info.observation_parts, second.info.observation_parts
     if None not in parts and parts[0] != parts[1]:
         return "observations; dataset.observation_keys=[…] chooses what they share"
+    if first.info.images != second.info.images:
+        names = (", ".join(map(str, each.info.images)) or "none" for each in (first, second))
+        return f"images ({' and '.join(names)})"
     widths = first.observations.shape[1], second.observations.shape[1]
     return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
 
@@ -155,10 +159,38 @@ def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_s
                 fail(name, "holds values beyond the range of float32")
             step = int(np.argwhere(~finite.reshape(len(array), -1).all(1))[0, 0])
             fail(name, "holds NaN or infinity" + (f", first at step {step}" if name != "final observation" else ""))
-    if len(observation_shape) != 1 or observation_shape[0] == 0:
+    if len(observation_shape) != 1 or (observation_shape[0] == 0 and not info.images):
         fail("observations", f"must be vectors, not of shape {observation_shape}")
+    names = [image.name for image in info.images]
+    for field, images in (("images", episode.images), ("final images", episode.final_images)):
+        if set(images) != set(names):
+            fail(field, f"are {', '.join(sorted(images)) or 'missing'}, not {', '.join(names) or 'none'}")
+    for image in info.images:
+        for field, picture, shape in (
+            (f"image {image.name}", episode.images[image.name], (steps, *image.shape)),
+            (f"final image {image.name}", episode.final_images[image.name], image.shape),
+        ):
+            if picture.dtype != np.uint8 or picture.shape != shape:
+                fail(field, f"must be uint8 of shape {shape}, not {picture.dtype} of shape {picture.shape}")
     if not info.action_low:
         fail("actions", "the action space has no dimensions")
+
+
+def check_image_names(info: DatasetInfo) -> None:
+    """Raise UserError unless images can be told from one another and from the vector by their names."""
+    names = [VECTOR, *(image.name for image in info.images)]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        other = "the vector's name" if repeated[0] == VECTOR else "that of two"
+        raise UserError(f"dataset {info.id}, images: {repeated[0]} is {other}; rename the image")
+
+
+def leave_out_images(info: DatasetInfo, size: int) -> None:
+    """Give a DataWarning that images are not written; `size` is that of the vectors, without which a UserError is raised."""
+    if info.images:
+        names = ", ".join(image.name for image in info.images)
+        if not size:
+            raise UserError(f"dataset {info.id}: holds images alone ({names}), and only vectors are written")
+        warn(f"dataset {info.id}: its images are left out ({names}); only vectors are written")
 
 
 def checked_flags(values: npt.NDArray[np.generic], where: str, remedy: str = "") -> npt.NDArray[np.bool_]:

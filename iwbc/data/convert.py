@@ -24,7 +24,8 @@ out: truncations=none where no episode is cut, rewards=none. What is not used of
 id           the dataset's id, (namespace/)name-vN
 env_id       the Gymnasium environment to evaluate in, or module:Id where a module registers it (default: guessed from D4RL's
              file names; none: there is none)
-observation_keys  which observations of robomimic, LeRobot, ManiSkill or zarr to take, such as [object,robot0_eef_pos]
+observation_keys  which observations of robomimic, LeRobot, ManiSkill or zarr to take, such as [object,robot0_eef_pos]; vectors,
+             because images are not written
 action_low   the bounds of the action space, one number or one per dimension, with commas
 action_high  (default: the environment's, or -1 and 1)
 unfinished   keep (default) or drop a last episode that neither terminates nor truncates
@@ -47,9 +48,8 @@ from iwbc.data.d4rl_source import choose_env_id
 from iwbc.data.formats import recognise
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_source import load
-from iwbc.data.minari_writer import DATA_FORMATS, write_minari
+from iwbc.data.minari_writer import DATA_FORMATS, with_environment_here, write_minari
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
-from iwbc.environments.gymnasium import make_env
 from iwbc.environments.spec import environment_spec
 from iwbc.errors import UserError, warn
 from iwbc.settings import RECORDINGS, Settings, setting
@@ -113,16 +113,9 @@ def _recording(
     settings = RECORDINGS[kind](path=str(path), **options)
     settings.check()
     read, info = formats.read(settings)
-    environment = info.environment
-    if env_id is not None:
-        environment = None if env_id == "none" else environment_spec(None, env_id, {}, None, ())
-    elif environment is not None:
-        try:
-            make_env(environment).close()
-        except UserError as error:
-            warn(f"{path}: its environment is not kept with the data: {error}")
-            environment = None
-    return read, replace(info, environment=environment)
+    if env_id is None:
+        return read, with_environment_here(info, str(path))
+    return read, replace(info, environment=None if env_id == "none" else environment_spec(None, env_id, {}, None, ()))
 
 
 def _array() -> Any:

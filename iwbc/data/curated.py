@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from iwbc.data.trajectories import Trajectories
+from iwbc.data.trajectories import Observations, Trajectories, gather
 from iwbc.errors import UserError
 
 
@@ -84,14 +84,17 @@ class Curated:
         """M: the number of kept steps."""
         return int(self.offsets[-1])
 
-    def batches(self, device: str | torch.device = "cpu", size: int = 2048) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield all kept steps in order, `size` at a time: the slice among the kept steps, observations [m, obs] and actions
-        [m, act]."""
+    def batches(
+        self, device: str | torch.device = "cpu", size: int | None = None
+    ) -> Iterator[tuple[slice, Observations, Tensor]]:
+        """Yield all kept steps in order, `size` at a time (default: 2,048, with images 256): the slice among the kept steps,
+        observations [m, obs] (with images: a dict) and actions [m, act]."""
+        size = size or (256 if self.trajectories.images else 2048)
         observations, actions = self.trajectories.tensors(device)
         rows = torch.from_numpy(self.rows).to(device)
         for start in range(0, self.steps, size):
             some = slice(start, min(start + size, self.steps))
-            yield some, observations.index_select(0, rows[some]), actions.index_select(0, rows[some])
+            yield some, gather(observations, rows[some]), actions.index_select(0, rows[some])
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ estimates at a cut see it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,15 @@ def guess_env_id(path: Path) -> str | None:
 def choose_env_id(path: Path, env_id: str | None) -> str | None:
     """Return `env_id`, or a guess by the file's name where it is None, or None where it is "none"."""
     return guess_env_id(path) if env_id is None else None if env_id == "none" else env_id
+
+
+def is_d4rl(path: Path) -> bool:
+    """Tell whether a file is HDF5 and has D4RL's arrays."""
+    import h5py
+
+    with contextlib.suppress(UserError), open_steps(path):
+        return bool(h5py.is_hdf5(path))
+    return False
 
 
 def load(

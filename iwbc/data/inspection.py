@@ -18,12 +18,13 @@ _TIMES = 5.0
 
 
 def duplicates(trajectories: Trajectories) -> dict[int, int]:
-    """Map each trajectory with the same observations and actions, byte for byte, as an earlier one to the first of them."""
+    """Map each trajectory with the same observations, images and actions, byte for byte, as an earlier one to the first."""
     first: dict[bytes, int] = {}
     repeated: dict[int, int] = {}
     for i, episode in enumerate(trajectories):
         digest = hashlib.blake2b(np.ascontiguousarray(episode.observations).data)
-        digest.update(np.ascontiguousarray(episode.actions).data)
+        for array in (episode.actions, *episode.images.values()):
+            digest.update(np.ascontiguousarray(array).data)
         if (earlier := first.setdefault(digest.digest(), i)) != i:
             repeated[i] = earlier
     return repeated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -37,6 +38,12 @@ def dataset_folder(dataset_id: str | None = None) -> Path:
 def _hint(name: str) -> str:
     """Suggest what to do with a name that is no id."""
     path = Path(name).expanduser()
+    with contextlib.suppress(OSError):
+        return _hint_of(name, path)
+    return ""  # too long for a file's
+
+
+def _hint_of(name: str, path: Path) -> str:
     if path.suffix in (".npz", ".hdf5", ".h5"):
         return f"; make a dataset of the arrays in a file: iwbc convert {name} id=my/{path.stem}-v0, then load that id"
     if path.suffix and path.is_file():
@@ -45,7 +52,11 @@ def _hint(name: str) -> str:
         return ", with a namespace of at least two letters"
     if not path.exists() and (name[0] in "./~" or ("/" in name and Path(path.parts[0]).is_dir())):
         return "; as a path: no such file or folder"
-    return "; this is a folder, a dataset in it has the id of its place below MINARI_DATASETS_PATH" if path.is_dir() else ""
+    if path.is_dir():
+        return "; this is a folder, a dataset in it has the id of its place below MINARI_DATASETS_PATH"
+    if re.fullmatch(r"[\w.-]{2,99}/[\w.-]{1,99}", name):
+        return f"; one of LeRobot on the Hugging Face Hub: dataset=lerobot dataset.id={name}, load('{name}', source='lerobot')"
+    return ""
 
 
 def make_once(dataset_id: str, make: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ from iwbc.data.packed import bounds_option, fingerprint_of, joined, load_or_pack
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.gymnasium import SUCCESS_KEYS, success_label
 from iwbc.environments.scores import ReferenceScores, d4rl_scores
-from iwbc.environments.spaces import Part, flatten, is_vector, part_of_plain, parts_of, size_of
+from iwbc.environments.spaces import VECTOR, Image, Part, divided, is_vector, observed, part_of_plain, parts_of, size_of
 from iwbc.environments.spec import EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.system.files import MALFORMED, NUMPY_DAMAGE, parse_json, read_json
@@ -127,11 +127,16 @@ def _read(
             chosen = Wrapper("FilterObservation", {"filter_keys": list(keys)})
             environment = replace(environment, wrappers=(*environment.wrappers, chosen))
     try:
-        parts = parts_of(observations)
+        parts, images = divided(parts_of(observations))
     except ValueError as error:
         there = isinstance(observations, gym.spaces.Dict) and len(observations.spaces) > 1
         others = "; dataset.observation_keys=[…] chooses others" if there else ""
         raise UserError(f"dataset {dataset_id}, observations: cannot be flattened to a vector: {error}{others}") from None
+    if images and not keys and isinstance(observations, gym.spaces.Dict):
+        raise UserError(
+            f"dataset {dataset_id}, observations: hold images ({', '.join(image.name for image in images)}); "
+            f"dataset.observation_keys=[…] chooses among {', '.join(observations.spaces)}, images for a policy of your own"
+        )
     plain = is_vector(observations)
     low, high = action_bounds(
         dataset_id,
@@ -145,12 +150,13 @@ def _read(
         action_low=low.tolist(),
         action_high=high.tolist(),
         reference_scores=scores,
-        observation_parts=_stored_parts(dataset_id, metadata, size_of(parts)) if plain else parts,
+        observation_parts=_stored_parts(dataset_id, metadata, size_of(parts)) if plain else parts or None,
         notes=_notes(metadata),
         groups=list(groups := _groups(dataset_id, metadata, dataset.total_episodes)),
         fps=_fps(dataset_id, metadata),
+        images=images,
     )
-    return _episodes(dataset_id, dataset, observations, None if plain else parts, unfinished, groups), info
+    return _episodes(dataset_id, dataset, observations, None if plain else parts, images, unfinished, groups), info
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
@@ -244,6 +250,7 @@ def _episodes(
     dataset: Any,
     space: gym.Space[Any],
     parts: Sequence[Part] | None,
+    images: Sequence[Image],
     unfinished: str,
     groups: Mapping[str, frozenset[int]],
 ) -> Iterator[Episode]:
@@ -255,7 +262,7 @@ def _episodes(
                 observations, steps = data.observations, len(data.rewards)
                 if parts is not None:
                     try:
-                        observations = flatten(parts, observations)
+                        observations = observed(parts, images, observations)
                     except ValueError as error:
                         raise UserError(f"dataset {dataset_id}, episode {index}, observations: {error}") from None
                 if len(observations) != steps + 1:
@@ -265,7 +272,19 @@ def _episodes(
                     )
                 success = _success(data.infos or {}, f"dataset {dataset_id}, episode {index}")
                 names = tuple(name for name, members in groups.items() if index in members)
-                yield Episode(observations[:-1], observations[-1], data.actions, data.rewards, terminated, success, names)
+                vectors = observations[VECTOR] if images else observations
+                pictures = {image.name: observations[image.name] for image in images}
+                yield Episode(
+                    vectors[:-1],
+                    vectors[-1],
+                    data.actions,
+                    data.rewards,
+                    terminated,
+                    success,
+                    names,
+                    {name: array[:-1] for name, array in pictures.items()},
+                    {name: array[-1] for name, array in pictures.items()},
+                )
             index += 1
     except _DAMAGE as error:
         raise UserError(

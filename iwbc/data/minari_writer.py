@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 
-from iwbc.data.checks import checked
+from iwbc.data.checks import checked, leave_out_images
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.gymnasium import make_env, observation_parts
@@ -60,7 +60,7 @@ def write_minari(
     or "arrow", a folder for each episode, which takes less room and time where episodes are many and short.
 
     Raises UserError where an episode is not fit to train on, the dataset is there already or cannot be written. Gives a
-    DataWarning where the other format would be better.
+    DataWarning where the other format would be better, and where images are left out.
     """
     from minari.dataset.minari_storage import MinariStorage
 
@@ -77,6 +77,7 @@ def write_minari(
         building.chmod(0o755)  # mkdtemp's permissions are for the user alone
         whole = checked(episodes, info, clip_actions)
         first = next(whole)
+        leave_out_images(info, first.observations.shape[1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on spaces and specs, which no user can act on
             env, parts = _environment(info, first)
@@ -114,6 +115,18 @@ def write_minari(
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def with_environment_here(info: DatasetInfo, where: str) -> DatasetInfo:
+    """Leave out of a description, with a DataWarning that begins with `where`, an environment that cannot be made here: Minari
+    keeps what making it tells."""
+    if info.environment is not None:
+        try:
+            make_env(info.environment).close()
+        except UserError as error:
+            warn(f"{where}: the environment is not kept with the data: {error}")
+            return dataclasses.replace(info, environment=None)
+    return info
 
 
 def _noted(episodes: Iterable[Episode], members: dict[str, list[int]]) -> Iterator[Episode]:
@@ -154,7 +167,7 @@ def _environment(info: DatasetInfo, first: Episode) -> tuple[gym.Env[Any, Any] |
     if info.environment is None:
         return None, info.observation_parts
     env = make_env(info.environment)
-    parts, size = observation_parts(env, info.environment.id), first.observations.shape[1]
+    (parts, _), size = observation_parts(env, info.environment.id), first.observations.shape[1]
     if size_of(parts) != size:
         raise UserError(f"dataset {info.id}, observations: have {size} values per step, {info.env_id}'s have {size_of(parts)}")
     return env, None if is_vector(env.observation_space) else parts

@@ -1,4 +1,4 @@
-"""The packed form on disk: one .npy file per field, written as a stream, opened memory-mapped.
+"""The packed form on disk: one .npy file per field and image, written as a stream, opened memory-mapped.
 
 Every source ends here: it yields `Episode`s, each is checked at the door and appended, and the folder appears under its
 final name only when it is whole. Nothing in it can execute code: plain arrays and JSON.
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from iwbc.data.checks import checked, difference
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.scores import ReferenceScores
-from iwbc.environments.spaces import part_of_plain
+from iwbc.environments.spaces import Image, image_of_plain, part_of_plain
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
@@ -94,6 +94,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
 
 def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict[str, Any]:
     streams: dict[str, _ArrayStream] = {}
+    image_files = _image_files(info.images)
     with contextlib.ExitStack() as open_files:
 
         def stream(name: str, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
@@ -110,10 +111,15 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
                 stream("actions", np.float32, episode.actions.shape[1:])
                 stream("rewards", np.float32)
                 stream("final_observations", np.float32, episode.observations.shape[1:])
+                for name, (_, image) in image_files.items():
+                    stream(name, np.uint8, image.shape)
             streams["observations"].append(episode.observations)
             streams["final_observations"].append(episode.final_observation[None])
             streams["actions"].append(episode.actions)
             streams["rewards"].append(episode.rewards)
+            for name, (field, image) in image_files.items():
+                array = getattr(episode, field)[image.name]
+                streams[name].append(array if field == "images" else array[None])
             lengths.append(len(episode.rewards))
             terminated.append(episode.terminated)
             successes.append(episode.success)
@@ -133,6 +139,11 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
     return {"format": FORMAT, "content_hash": _combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
 
 
+def _image_files(images: Sequence[Image]) -> dict[str, tuple[str, Image]]:
+    """Name a file for each image, which may be called anything, and each final image; with the field that it is of."""
+    return {f"{field}_{i}": (field, image) for field in ("images", "final_images") for i, image in enumerate(images)}
+
+
 def _combined(digests: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
@@ -141,13 +152,21 @@ def content_hash(trajectories: Trajectories) -> str:
     """Recompute the SHA-256 of a dataset's arrays."""
     digests = {}
     fields = ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes", "groups")
-    for name in fields:
-        array = getattr(trajectories, name)
+    arrays = {name: getattr(trajectories, name) for name in fields}
+    for name, (field, image) in _image_files(trajectories.info.images).items():
+        arrays[name] = getattr(trajectories, field)[image.name]
+    for name, array in arrays.items():
         if array is not None:
             digest = hashlib.sha256(np.ascontiguousarray(array).data)
             digest.update(repr((array.dtype.str, array.shape[0], array.shape[1:])).encode())
             digests[name] = digest.hexdigest()
     return _combined(digests)
+
+
+def is_hashed(trajectories: Trajectories) -> bool:
+    """Tell whether the content of a dataset was hashed as it was loaded, as that of large ones is not."""
+    file = getattr(trajectories.observations, "filename", None)
+    return file is not None and sum(size for size, _ in _files(Path(file).parent).values()) <= _LARGE
 
 
 def open_packed(folder: Path) -> Trajectories:
@@ -162,11 +181,17 @@ def open_packed(folder: Path) -> Trajectories:
         info["environment"] = EnvironmentSpec.of_plain({**info["environment"], "imports": ()})
     if info["observation_parts"] is not None:
         info["observation_parts"] = [part_of_plain(part) for part in info["observation_parts"]]
-    # Copy-on-write maps: never written to, but PyTorch warns of tensors over read-only memory.
-    arrays: dict[str, Any] = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        for name in ("observations", "actions", "rewards", "final_observations")
-    }
+    info["images"] = [image_of_plain(image) for image in info.get("images", ())]
+
+    def mapped(name: str) -> npt.NDArray[Any]:
+        # Copy-on-write: never written to, but PyTorch warns of tensors over read-only memory.
+        array: npt.NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        return array
+
+    arrays: dict[str, Any] = {name: mapped(name) for name in ("observations", "actions", "rewards", "final_observations")}
+    arrays |= {"images": {}, "final_images": {}}
+    for name, (field, image) in _image_files(info["images"]).items():
+        arrays[field][image.name] = mapped(name)
     small = ["offsets", "terminated", *(["successes"] if meta["labelled"] else []), *(["groups"] if info["groups"] else [])]
     arrays |= {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in small}
     arrays.setdefault("successes", None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iwbc.data.curated import Curated
 from iwbc.data.streams import generator
+from iwbc.data.trajectories import Observations, gather
 
 # Steps drawn at once. Each block has a separate generator, so that drawing can start at any step.
 BLOCK = 256
@@ -21,10 +22,10 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Minibatch:
-    """B steps: observations [B, obs], actions [B, act], the kept trajectory that each step is of (`trajectory` [B], counted
-    among the kept ones) and its index among the kept steps (`step` [B])."""
+    """B steps: observations [B, obs] (with images: a dict), actions [B, act], the kept trajectory that each step is of
+    (`trajectory` [B], counted among the kept ones) and its index among the kept steps (`step` [B])."""
 
-    observations: Tensor
+    observations: Observations
     actions: Tensor
     trajectory: Tensor
     step: Tensor
@@ -51,7 +52,7 @@ class StepSampler:
             self._block = block
         row = self._row[position]
         return Minibatch(
-            observations=self._observations.index_select(0, row),
+            observations=gather(self._observations, row),
             actions=self._actions.index_select(0, row),
             trajectory=self._trajectory[position],
             step=self._step[position],

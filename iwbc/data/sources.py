@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -10,13 +11,15 @@ from typing import TypeAlias
 from iwbc import settings
 from iwbc.config import in_quotes
 from iwbc.data import d4rl_source, demonstrations, formats, generate, minari_source
+from iwbc.data.d4rl_source import is_d4rl
+from iwbc.data.formats import lerobot_download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError, warn
 
 # Content hash of every tier and task of the default size and seed, by dataset id; docs/datasets/make.py writes it.
 PUBLISHED = Path(__file__).parent / "published.json"
-
+_SHORT = 50  # of a name that is too long for a file's
 
 Dataset: TypeAlias = settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL | settings.Recording
 
@@ -45,6 +48,7 @@ def load_dataset(dataset: Dataset, env_id: str | None = None) -> Trajectories:
 
     Raises UserError where the dataset cannot be made, fetched or trained on.
     """
+    _check_format(dataset)
     match dataset:
         case settings.Generated():
             if env_id is None:
@@ -66,6 +70,23 @@ def load_dataset(dataset: Dataset, env_id: str | None = None) -> Trajectories:
             return formats.load(dataset)
 
 
+def _check_format(dataset: Dataset) -> None:
+    """Raise UserError where a file or folder is in another format than that of the settings which name it."""
+    match dataset:
+        case settings.Recording():
+            path = formats.place_of(dataset)
+        case settings.D4RL():
+            path = Path(dataset.path).expanduser()
+        case settings.Minari():
+            path = Path(dataset.id).expanduser()
+        case _:
+            return
+    kind = formats.recognise(path) or ("d4rl" if isinstance(dataset, settings.Recording) and is_d4rl(path) else None)
+    if kind not in (None, dataset.source):
+        choice = shlex.join([f"dataset={kind}", f"dataset.path={path}"])
+        raise UserError(f"dataset={dataset.source}: {path} is of {kind}; take {choice}")
+
+
 def settings_with(name: str, words: Sequence[str]) -> list[str]:
     """Return the settings of a configuration whose dataset is that of a Minari id, in the folder of a Minari dataset, or in a
     D4RL file or a format of robots' data, with others such as dataset.clip_actions=true or the format, dataset=robomimic.
@@ -78,26 +99,40 @@ def settings_with(name: str, words: Sequence[str]) -> list[str]:
         if word.lstrip("+").partition("=")[0] in places and word not in formats_named:
             raise UserError(f"{word}: chooses a dataset, beside {name}; give one of them")
     chosen = [word for word in words if word in formats_named]
-    reader, place = (chosen[0], name) if chosen else _reader_of(name)
-    key = "dataset.id" if reader == "dataset=minari" else "dataset.path"
-    return [reader, f"{key}={in_quotes(place)}", *(word for word in words if word not in chosen)]
+    source, key, place = place_of(name, chosen[0].partition("=")[2] if chosen else None)
+    return [f"dataset={source}", f"dataset.{key}={in_quotes(place)}", *(word for word in words if word not in chosen)]
 
 
-def _reader_of(name: str) -> tuple[str, str]:
-    """Return the setting that chooses the reader of a named dataset, and the path or Minari id that the reader takes."""
+def place_of(name: str, source: str | None = None) -> tuple[str, str, str]:
+    """Return the source of a named dataset, the setting of that source that says where it is, and the value of this setting.
+
+    source: a name of settings.DATASETS (default: what the name, or the content of a file, tells). Raises UserError where the
+    name is no dataset's.
+    """
     path = Path(name).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        raise UserError(f"dataset {name[:_SHORT]}…: neither a file nor an id ({error.strerror})") from None
+    if source is not None:
+        of_hub = source == "lerobot" and not path.exists() and lerobot_download.is_id(name)
+        return source, "id" if source == "minari" or of_hub else "path", name
     if layout := formats.recognise(path):
-        return f"dataset={layout}", name
+        return layout, "path", name
     if path.suffix.lower() in (".hdf5", ".h5"):
-        return "dataset=d4rl", name
+        return "d4rl", "path", name
+    if path.suffix == ".npz" and not path.exists():
+        raise UserError(f"{name}: no such file")
     if path.is_dir():
         root = dataset_folder().resolve()
         if not path.resolve().is_relative_to(root) or not (path / "data").is_dir():
-            raise UserError(f"{name}: holds no Minari dataset, or not where MINARI_DATASETS_PATH={root} has them")
-        return "dataset=minari", path.resolve().relative_to(root).as_posix()
+            raise UserError(
+                f"{name}: this is a folder that holds no Minari dataset, or not where MINARI_DATASETS_PATH={root} has them"
+            )
+        return "minari", "id", path.resolve().relative_to(root).as_posix()
     for part in name.split("+"):
         dataset_folder(part)  # raises UserError for a name that is no id
-    return "dataset=minari", name
+    return "minari", "id", name
 
 
 def _published(trajectories: Trajectories) -> Trajectories:

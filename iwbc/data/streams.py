@@ -21,6 +21,7 @@ class Stream(IntEnum):
     ACTIONS = 5
     HELD_OUT = 6
     CHOICE = 7
+    CRITIC = 8
 
 
 def _seed(entropy: tuple[int, ...]) -> int:

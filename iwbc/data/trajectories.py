@@ -7,19 +7,23 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.scales import Scales, scales_of
 from iwbc.environments.scores import ReferenceScores
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import VECTOR, Image, Part
 from iwbc.environments.spec import EnvironmentSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+# A policy's observations: a Tensor [B, obs]; where the data has images, a dict of that under VECTOR and of uint8 tensors
+# [B, *shape] under the images' names. No union, because a policy takes one or the other, and says which.
+Observations: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Episode:
     Shapes: observations [T, obs], final_observation [obs], actions [T, act], rewards [T].
     `terminated` is True where the environment ended the episode and False where it was cut (a time limit, or the end
     of the data). `success` is None where the source has no label. `groups` are the names of those of DatasetInfo.groups that
-    it belongs to.
+    it belongs to. `images` are uint8 arrays [T, *shape] under the names of DatasetInfo.images, which may be views of files, and
+    `final_images` [*shape] those after the last action.
     """
 
     observations: npt.NDArray[np.floating]
@@ -39,6 +44,8 @@ class Episode:
     terminated: bool
     success: bool | None = None
     groups: tuple[str, ...] = ()
+    images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    final_images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class DatasetInfo:
     that the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
     oddities of the data: loading the dataset gives each as a DataWarning. `groups` are names of sets of episodes, such as an
     operator's or a task's, which may overlap. `fps` is the number of steps in a second of a robot's time, None if unknown.
+    `images` are the parts of observations that stay arrays beside the vectors.
     """
 
     id: str
@@ -61,6 +69,7 @@ class DatasetInfo:
     notes: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     fps: float | None = None
+    images: list[Image] = field(default_factory=list)
 
     @property
     def env_id(self) -> str | None:
@@ -77,7 +86,8 @@ class Trajectories:
     each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None, groups [n, g] or None where
     info.groups is empty: True where trajectory i belongs to group j. Float arrays are float32 and may be memory-mapped.
     `content_hash` is the SHA-256 of all arrays. A subset shares observations, actions and rewards with the whole, whose N these
-    are; `starts` is None where the trajectories lie end to end.
+    are; `starts` is None where the trajectories lie end to end. Images are uint8 [N, *shape] by name, memory-mapped where they
+    come from a file, and `final_images` [n, *shape]; both are empty where the data has none.
     """
 
     info: DatasetInfo
@@ -91,6 +101,8 @@ class Trajectories:
     successes: npt.NDArray[np.bool_] | None
     groups: npt.NDArray[np.bool_] | None = None
     starts: npt.NDArray[np.int64] | None = None
+    images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    final_images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -119,6 +131,8 @@ class Trajectories:
             bool(self.terminated[i]),
             None if self.successes is None else bool(self.successes[i]),
             () if self.groups is None else tuple(self.info.groups[j] for j in np.flatnonzero(self.groups[i])),
+            {name: image[rows] for name, image in self.images.items()},
+            {name: image[i] for name, image in self.final_images.items()},
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -138,31 +152,35 @@ class Trajectories:
             None if self.successes is None else self.successes[indices],
             None if self.groups is None else self.groups[indices],
             self.first_rows[indices],
+            self.images,
+            {name: image[indices] for name, image in self.final_images.items()},
         )
         some.__dict__["_on_devices"] = self._on_devices  # one copy on a device for all
         return some
 
     def __repr__(self) -> str:
         low, mean, high = self.returns.min(), self.returns.mean(), self.returns.max()
+        images = "".join(f"{name} {list(image.shape[1:])}, " for name, image in self.images.items())
         return (
             f"Trajectories({self.info.id!r}: {len(self):,} trajectories, {self.steps:,} steps, "
-            f"observations [{self.observations.shape[1]}], actions [{self.actions.shape[1]}], "
+            f"observations [{self.observations.shape[1]}], {images}actions [{self.actions.shape[1]}], "
             f"returns {low:.1f} … {high:.1f}, mean {mean:.1f})"
         )
 
-    def tensors(self, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-        """Return observations [N, obs] and actions [N, act] on a device: on the CPU the arrays themselves, elsewhere one
-        copy."""
+    def tensors(self, device: str | torch.device = "cpu") -> tuple[Observations, Tensor]:
+        """Return observations [N, obs] and actions [N, act] on a device: on the CPU the arrays themselves, elsewhere one copy.
+        Images stay on the CPU, as they are: `gather` takes a minibatch's to the device."""
         import torch
 
         key = str(device)
         if key not in self._on_devices:
-            observations, actions = torch.from_numpy(self.observations), torch.from_numpy(self.actions)
-            self._on_devices[key] = observations.to(device), actions.to(device)
+            vectors, actions = (torch.from_numpy(array).to(device) for array in (self.observations, self.actions))
+            images = {name: torch.from_numpy(image) for name, image in self.images.items()}
+            self._on_devices[key] = {VECTOR: vectors, **images} if images else vectors, actions
         return self._on_devices[key]
 
     @cached_property
-    def _on_devices(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _on_devices(self) -> dict[str, tuple[Observations, Tensor]]:
         return {}
 
     @property
@@ -220,3 +238,10 @@ class Trajectories:
     def action_scales(self) -> Scales:
         """The same of every action entry."""
         return scales_of(*self._runs(self.actions))
+
+
+def gather(observations: Observations, rows: Tensor) -> Observations:
+    """Gather rows [B] of observations, on the device of `rows`."""
+    if isinstance(observations, dict):
+        return {name: part.index_select(0, rows.to(part.device)).to(rows.device) for name, part in observations.items()}
+    return observations.index_select(0, rows)

@@ -1,7 +1,7 @@
 """CSV files with a number for each trajectory of a dataset, such as a weight or a score.
 
-The first line names the columns: trajectory (or episode), counted from 0, and the column that is read; other columns give a
-warning. Every trajectory of the dataset has one row, in any order.
+The first line names the columns: trajectory (or episode), counted from 0 (2.0 is 2), and the column that is read; other
+columns give a warning. Every trajectory of the dataset has one row, in any order.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def read_column(
                 continue
             if len(cells) != len(header):
                 fail(line, f"has {len(cells)} values for {len(header)} columns")
-            if not _WHOLE.fullmatch(cells[where]):
+            if (index := _whole(cells[where])) is None:
                 fail(line, f"{cells[where]!r} is not the number of a trajectory, counted from 0", header[where])
-            if (index := int(cells[where])) >= count:
+            if index >= count:
                 fail(line, f"there is no trajectory {index}: the dataset has {count}, 0 to {count - 1}", header[where])
             if lines[index]:
                 fail(line, f"trajectory {index} has a row already, line {lines[index]}", header[where])
@@ -86,6 +86,14 @@ def read_column(
     if not signed and not values.any():
         raise UserError(f"{path}, {column}: all {count} are 0, which keeps no trajectory")
     return values
+
+
+def _whole(text: str) -> int | None:
+    """Read a whole number that is not negative, also as NumPy and pandas write those of a column of floats; None for others."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    value = float(text) if _NUMBER.fullmatch(text) else np.nan
+    return int(value) if 0 <= value < 1e15 and value.is_integer() and not text.startswith("-") else None
 
 
 def _content(path: Path) -> bytes:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from iwbc.engine.autograd import AutogradOptimizer, PolicyOptimizer
-from iwbc.engine.fused import GaussianOptimizer
+from iwbc.data.trajectories import Observations
+from iwbc.engine import kernels
+from iwbc.engine.autograd import AutogradOptimizer, AutogradValueOptimizer, PolicyOptimizer, ValueOptimizer
+from iwbc.engine.fused import FusedValueOptimizer, GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.policy import Policy
@@ -48,8 +50,20 @@ def policy_optimizer(policy: Policy) -> PolicyOptimizer:
     return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)
 
 
+def value_optimizer(network: nn.Sequential) -> ValueOptimizer:
+    """Make the optimiser of a value network, a ReLU multi-layer perceptron [B, n] → [B, 1]."""
+    return FusedValueOptimizer(network) if _enabled else AutogradValueOptimizer(network)
+
+
 @torch.no_grad()
-def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
+def values(network: nn.Sequential, inputs: Tensor) -> Tensor:
+    """Compute the outputs of a value network without a gradient, [B, n] → [B]."""
+    outputs: Tensor = kernels.perceptron(kernels.layers_of(network), inputs)[0] if _enabled else network(inputs)
+    return outputs[:, 0]
+
+
+@torch.no_grad()
+def log_prob(policy: Policy, observations: Observations, actions: Tensor) -> Tensor:
     """Compute log π(a|s) in nats without a gradient, [B, obs] and [B, act] → [B]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).log_prob(observations, actions)
@@ -57,7 +71,7 @@ def log_prob(policy: Policy, observations: Tensor, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_action(policy: Policy, observations: Tensor) -> Tensor:
+def mean_action(policy: Policy, observations: Observations) -> Tensor:
     """Compute the action that is played without noise, [B, obs] → [B, act]."""
     if _has_kernel(policy):
         return GaussianKernel(policy).mean_action(observations)

@@ -1,4 +1,5 @@
-"""The gradient step that every algorithm comes to: θ ← Adam(∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)), for any policy."""
+"""The gradient step that every algorithm comes to: θ ← Adam(∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b)), for any policy; and that of
+a value network."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from iwbc.data.trajectories import Observations
+from iwbc.objectives import expectile_loss
 from iwbc.policies.policy import Policy
 
 
@@ -15,7 +18,7 @@ class PolicyOptimizer(Protocol):
 
     by_autograd: bool
 
-    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+    def step(self, observations: Observations, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
         """Take one step with weights w [B], through which no gradient flows; return log π(a|s) before it, [B]."""
 
     def state(self) -> dict[str, Tensor]:
@@ -36,7 +39,7 @@ class AutogradOptimizer:
         self._adam = torch.optim.Adam(policy.parameters(), maximize=True)
 
     @torch.enable_grad()
-    def step(self, observations: Tensor, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
+    def step(self, observations: Observations, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:
         self.policy.train()
         log_prob = self.policy.log_prob(observations, actions)
         self._adam.zero_grad()
@@ -52,6 +55,47 @@ class AutogradOptimizer:
     def load(self, state: dict[str, Tensor]) -> None:
         load_module(self.policy, state, "policy.")
         load_adam(self._adam, self.policy, state, "adam.")
+
+
+class ValueOptimizer(Protocol):
+    """A value network with its optimiser. `by_autograd` says that a step needs gradients to be recorded."""
+
+    by_autograd: bool
+
+    def step(self, inputs: Tensor, targets: Tensor, learning_rate: float, expectile: float = 0.5) -> Tensor:
+        """Take one step down the expectile loss of inputs [B, n] and targets [B]; return the outputs before it, [B]."""
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Return every tensor that a step changes, by name."""
+
+    def load(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Continue from a `state(prefix)`."""
+
+
+class AutogradValueOptimizer:
+    """Optimiser of a value network by autograd and torch.optim.Adam."""
+
+    by_autograd = True
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._adam = torch.optim.Adam(network.parameters())
+
+    @torch.enable_grad()
+    def step(self, inputs: Tensor, targets: Tensor, learning_rate: float, expectile: float = 0.5) -> Tensor:
+        outputs: Tensor = self.network(inputs)[:, 0]
+        self._adam.zero_grad()
+        expectile_loss(targets - outputs, expectile).backward()
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        return outputs.detach()
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        return {**module_state(self.network, prefix), **adam_state(self._adam, self.network, f"{prefix}adam.")}
+
+    def load(self, state: dict[str, Tensor], prefix: str) -> None:
+        load_module(self.network, state, prefix)
+        load_adam(self._adam, self.network, state, f"{prefix}adam.")
 
 
 def module_state(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from iwbc.engine import kernels
 from iwbc.policies.gaussian import GaussianMLP
@@ -25,8 +25,7 @@ class GaussianKernel:
 
     def __init__(self, policy: GaussianMLP) -> None:
         self._policy, self._units = policy, policy.units
-        layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
-        self._layers = [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+        self._layers = kernels.layers_of(policy.network)
         self._log_std = None if policy.log_std is None else policy.log_std.detach()
         self.parameters = [part for layer in self._layers for part in layer]
         if self._log_std is not None:
@@ -37,7 +36,7 @@ class GaussianKernel:
     def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
         """Compute mean and log-std of the Normal, [B, act] each, in units of ±1 actions (before the tanh where squashed), and
         the vector-Jacobian product from gradients by the two to gradients by the parameters."""
-        output, network_vjp = _mlp(self._layers, self._units.observations(observations))
+        output, network_vjp = kernels.perceptron(self._layers, self._units.observations(observations))
         mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
         if self._policy.kind == "tanh_mean":
             mean = mean.tanh()
@@ -81,23 +80,3 @@ class GaussianKernel:
         """Compute the mean action, [B, obs] → [B, act]."""
         mean, _, _ = self._distribution(observations)
         return self._units.to_actions(mean.tanh() if self._policy.kind == "squashed" else mean)
-
-
-def _mlp(layers: list[tuple[Tensor, Tensor]], inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-    """Evaluate a ReLU multi-layer perceptron, [B, in] → [B, out], and return the output with the vector-Jacobian product from a
-    gradient by the output to gradients by weight0, bias0, weight1, …"""
-    activations = [inputs]  # the input of every layer, and the output
-    for i, (weight, bias) in enumerate(layers, start=1):
-        activations.append(kernels.affine(activations[-1], weight, bias, relu=i < len(layers)))
-
-    def vjp(by_output: Tensor) -> list[Tensor]:
-        delta = by_output
-        gradients: list[Tensor] = []
-        for i in reversed(range(len(layers))):
-            gradients += (delta.sum(-2), kernels.outer(delta, activations[i]))
-            if i > 0:
-                by_activation = kernels.product(delta, layers[i][0])
-                delta = torch.ops.aten.threshold_backward.default(by_activation, activations[i], 0)
-        return gradients[::-1]
-
-    return activations[-1], vjp

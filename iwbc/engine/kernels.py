@@ -1,4 +1,4 @@
-"""Matrix products as the processor wants them (oneDNN's on AMD), and freed memory kept.
+"""Matrix products as the processor wants them (oneDNN's on AMD), perceptrons made of them, and freed memory kept.
 
 PyTorch takes MKL for float32 on x86, which uses half of the vector width of AMD's; the same build carries oneDNN, which
 does not. The choice depends on the processor alone, so that results on one machine stay bit-identical.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Of malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -78,6 +79,32 @@ def _by_onednn(factor: Tensor) -> bool:
     # A single row, as when a policy acts, is over before oneDNN starts.
     is_matrix = factor.is_cpu and factor.dtype == torch.float32 and factor.dim() == 2 and factor.shape[0] > 1
     return is_matrix and prefers_onednn()
+
+
+def layers_of(network: nn.Sequential) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of each layer of a ReLU multi-layer perceptron; they share the network's memory."""
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    return [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+
+
+def perceptron(layers: list[tuple[Tensor, Tensor]], inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    """Evaluate a ReLU multi-layer perceptron, [B, in] → [B, out], and return the output with the vector-Jacobian product from a
+    gradient by the output to gradients by weight0, bias0, weight1, …"""
+    activations = [inputs]  # the input of every layer, and the output
+    for i, (weight, bias) in enumerate(layers, start=1):
+        activations.append(affine(activations[-1], weight, bias, relu=i < len(layers)))
+
+    def vjp(by_output: Tensor) -> list[Tensor]:
+        delta = by_output
+        gradients: list[Tensor] = []
+        for i in reversed(range(len(layers))):
+            gradients += (delta.sum(-2), outer(delta, activations[i]))
+            if i > 0:
+                by_activation = product(delta, layers[i][0])
+                delta = torch.ops.aten.threshold_backward.default(by_activation, activations[i], 0)
+        return gradients[::-1]
+
+    return activations[-1], vjp
 
 
 def keep_freed_memory() -> None:

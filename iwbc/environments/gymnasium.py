@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from iwbc.environments import robosuite, tasks
 from iwbc.environments.seeding import seeded, start
-from iwbc.environments.spaces import Part, clipped, flatten, is_vector, parts_of, size_of
+from iwbc.environments.spaces import VECTOR, Image, Part, clipped, divided, is_vector, observed, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.system.imports import import_named
@@ -108,17 +108,18 @@ def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
     return made
 
 
-def observation_parts(env: gym.Env[Any, Any], env_id: str) -> list[Part]:
-    """List the parts that an environment's observations are flattened from. Raises UserError where they cannot be flattened."""
+def observation_parts(env: gym.Env[Any, Any], env_id: str) -> tuple[list[Part], list[Image]]:
+    """List the parts that an environment's observations are flattened from, and its images. Raises UserError where they cannot
+    be flattened."""
     try:
-        return parts_of(env.observation_space)
+        return divided(parts_of(env.observation_space))
     except ValueError as error:
         raise UserError(f"environment {env_id}: its observations cannot be flattened to a vector: {error}") from None
 
 
 class Results(NamedTuple):
-    """Results of one step of k environments: observations [k, obs], rewards [k], terminated [k], truncated [k], and success
-    [k]: 1, 0, or NaN where the environment does not report it."""
+    """Results of one step of k environments: observations [k, obs] (with images: records [k]), rewards [k], terminated [k],
+    truncated [k], and success [k]: 1, 0, or NaN where the environment does not report it."""
 
     observations: npt.NDArray[np.floating]
     rewards: npt.NDArray[np.float64]
@@ -148,7 +149,8 @@ def success_label(value: Any, key: str, where: str) -> bool:
 
 
 class Environments(Protocol):
-    """Some environments of one kind, stepped together. Observations are vectors, as iwbc.environments.spaces flattens them."""
+    """Some environments of one kind, stepped together. Observations are vectors, as iwbc.environments.spaces flattens them, or
+    records of a vector and images (`observed`)."""
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         """Start an episode in each of the first n = len(seeds) environments; return their observations [n, obs]."""
@@ -169,19 +171,23 @@ class LocalEnvironments:
         spec = EnvironmentSpec.of(environment)
         self.id, self._where = spec.id, f"environment {spec.id}"
         self._spec, self._envs = spec, [make_env(spec)]
-        self._parts, actions = observation_parts(self._envs[0], spec.id), self._envs[0].action_space
+        (self._parts, self.images), actions = observation_parts(self._envs[0], spec.id), self._envs[0].action_space
         if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or actions.dtype.kind != "f":
             raise UserError(f"environment {spec.id}: its actions are {actions}, not a vector of continuous ones")
         self.action_space = actions
         self._plain = is_vector(self._envs[0].observation_space)
         self.observation_size = size_of(self._parts)
 
-    def _vectors(self, observations: list[Any]) -> npt.NDArray[np.floating]:
+    def _observed(self, observations: list[Any]) -> npt.NDArray[Any]:
         if not self._plain:
             try:
-                observations = [flatten(self._parts, observation).ravel() for observation in observations]
+                observations = [observed(self._parts, self.images, observation).ravel() for observation in observations]
             except ValueError as error:
                 raise UserError(f"environment {self.id}: its observation {error}") from None
+        if self.images:
+            records = np.concatenate(observations)
+            self._check_finite(records[VECTOR])
+            return records
         shapes = {np.shape(observation) for observation in observations}
         if shapes != {(self.observation_size,)}:
             wrong = next(iter(shapes - {(self.observation_size,)}))
@@ -189,15 +195,18 @@ class LocalEnvironments:
                 f"environment {self.id}: its observation has shape {wrong}, its space says ({self.observation_size},)"
             )
         vectors = np.array(observations)
+        self._check_finite(vectors)
+        return vectors
+
+    def _check_finite(self, vectors: npt.NDArray[np.floating]) -> None:
         if not np.isfinite(vectors).all():
             raise UserError(f"environment {self.id}: its observation holds NaN or infinity")
-        return vectors
 
     def reset(self, seeds: Sequence[int]) -> npt.NDArray[np.floating]:
         while len(self._envs) < len(seeds):
             self._envs.append(make_env(self._spec))
         with self._named("reset"):
-            return self._vectors([start(env, int(seed)) for env, seed in zip(self._envs, seeds, strict=False)])
+            return self._observed([start(env, int(seed)) for env, seed in zip(self._envs, seeds, strict=False)])
 
     def step(self, indices: npt.NDArray[np.int64], actions: npt.NDArray[np.floating]) -> Results:
         played = clipped(self.action_space, actions)
@@ -208,7 +217,7 @@ class LocalEnvironments:
                 *[self._envs[i].step(action) for i, action in zip(indices.tolist(), played, strict=True)], strict=True
             )
             results = Results(
-                self._vectors(list(observations)),
+                self._observed(list(observations)),
                 np.array(rewards, np.float64),
                 np.array(terminated, np.bool_),
                 np.array(truncated, np.bool_),

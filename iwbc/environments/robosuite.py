@@ -2,6 +2,7 @@
 plain values only.
 
     gymnasium.make("robosuite/Lift", robots="Panda", observation_keys=["object", "robot0_eef_pos"])
+    gymnasium.make("robosuite/Lift", robots="Panda", observation_keys=[], images={"agentview_image": [84, 84, 3]})
 
 make_env registers such an id by itself; robosuite, which has no environments for Gymnasium, is imported when one is made.
 """
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.environments.seeding import seeded
+from iwbc.environments.spaces import VECTOR, Image
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, extra
 
@@ -49,9 +51,11 @@ _CHOSEN = {
 _RENAMED = {"object": "object-state"}
 
 
-def spec_of(env_args: Mapping[str, Any], observation_keys: Sequence[str], horizon: int | None = None) -> EnvironmentSpec | None:
+def spec_of(
+    env_args: Mapping[str, Any], observation_keys: Sequence[str], horizon: int | None = None, images: Sequence[Image] = ()
+) -> EnvironmentSpec | None:
     """Describe the environment that a robomimic file names in its `env_args` (parsed): observations are `observation_keys`,
-    flattened and joined in this order; `horizon` in steps (default: that of proficient humans' data in the study).
+    flattened and joined in this order, and `images`; `horizon` in steps (default: of proficient humans' data in the study).
 
     Returns None where the file names neither robosuite (type 1) nor Gym (type 2). Arguments are kept as they are, but for those
     of rendering; Robosuite refuses what it does not know. Raises UserError where `env_args` are malformed.
@@ -62,7 +66,10 @@ def spec_of(env_args: Mapping[str, Any], observation_keys: Sequence[str], horizo
     if kind == 1:
         arguments = {key: value for key, value in (kwargs or {}).items() if key not in _CHOSEN}
         limit = horizon or HORIZONS.get(name, (_HORIZON,))[0]
-        return EnvironmentSpec(f"robosuite/{name}", {**arguments, "observation_keys": list(observation_keys)}, limit)
+        seen: dict[str, Any] = {"observation_keys": list(observation_keys)}
+        if images:
+            seen["images"] = {image.name: list(image.shape) for image in images}
+        return EnvironmentSpec(f"robosuite/{name}", {**arguments, **seen}, limit)
     return EnvironmentSpec(name, dict(kwargs or {}), horizon) if kind == 2 else None
 
 
@@ -74,14 +81,22 @@ def register(env_id: str) -> None:
         gym.register(env_id, "iwbc.environments.robosuite:Robosuite", max_episode_steps=limit, kwargs={"task": task})
 
 
-class Robosuite(gym.Env[npt.NDArray[np.float64], npt.NDArray[np.float32]]):
+class Robosuite(gym.Env[Any, npt.NDArray[np.float32]]):
     """An environment of robosuite. Observations [obs] are those of `observation_keys`, as robomimic names them, flattened and
-    joined in this order; actions [act] are robosuite's. An episode ends at its first success, as in robomimic's study; every
-    step's info says `success`."""
+    joined in this order; actions [act] are robosuite's. With `images`, shapes by robomimic's names, observations are Dicts of
+    that vector and the images, whose first row is the upper one. An episode ends at its first success, as in robomimic's study;
+    every step's info says `success`."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
-    def __init__(self, task: str, observation_keys: Sequence[str], render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        task: str,
+        observation_keys: Sequence[str],
+        render_mode: str | None = None,
+        images: Mapping[str, Sequence[int]] | None = None,
+        **arguments: Any,
+    ) -> None:
         """Make it. Raises UserError where robosuite is not installed, does not know the task, or the arguments are not in the
         list of those that are passed."""
         where = f"environment robosuite/{task}"
@@ -91,39 +106,58 @@ class Robosuite(gym.Env[npt.NDArray[np.float64], npt.NDArray[np.float32]]):
             )
         if "controller_configs" in arguments:
             arguments["controller_configs"] = _controllers(arguments["controller_configs"], where)
-        offscreen = render_mode == "rgb_array"
+        shapes = {name: tuple(shape) for name, shape in (images or {}).items()}
+        if strange := [name for name, shape in shapes.items() if not name.endswith("_image") or shape[2:] != (3,)]:
+            raise UserError(
+                f"{where}: has no images such as {strange[0]} {shapes[strange[0]]}, only CAMERA_image [height, width, 3]"
+            )
+        offscreen = render_mode == "rgb_array" or bool(shapes)
+        cameras = {
+            "camera_names": [name.removesuffix("_image") for name in shapes],
+            "camera_heights": [shape[0] for shape in shapes.values()],
+            "camera_widths": [shape[1] for shape in shapes.values()],
+        }
         with seeded(0):
             self._env = _robosuite(where).make(
                 task,
                 **copy.deepcopy(arguments),
-                **{"has_renderer": False, "has_offscreen_renderer": offscreen, "use_camera_obs": False, "renderer": "mujoco"},
-                **{"ignore_done": True, "hard_reset": True},
+                **{"has_renderer": False, "has_offscreen_renderer": offscreen, "use_camera_obs": bool(shapes)},
+                **{"renderer": "mujoco", "ignore_done": True, "hard_reset": True},
+                **(cameras if shapes else {}),
             )
             first = self._env.reset()
         names = [_RENAMED.get(key, key) for key in observation_keys]
-        if missing := [key for key, name in zip(observation_keys, names, strict=True) if name not in first]:
+        named = [*zip(observation_keys, names, strict=True), *zip(shapes, shapes, strict=True)]
+        if missing := [key for key, name in named if name not in first]:
             raise UserError(f"{where}: has no observation {missing[0]}, only {', '.join(sorted(first))}")
-        self._names, self.render_mode = names, render_mode
+        self._names, self._images, self.render_mode = names, list(shapes), render_mode
         self.metadata = self.metadata | {"render_fps": int(self._env.control_freq)}
         size = len(self._vector(first))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        vectors = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        pictures = {name: gym.spaces.Box(0, 255, shape, np.uint8) for name, shape in shapes.items()}
+        self.observation_space = gym.spaces.Dict({VECTOR: vectors, **pictures}) if shapes else vectors
         low, high = (np.asarray(bound, np.float32) for bound in self._env.action_spec)
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         with seeded(int(self.np_random.integers(2**32))):
-            return self._vector(self._env.reset()), {}
+            return self._observed(self._env.reset()), {}
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, _, _ = self._env.step(action)
         success = bool(self._env._check_success())
-        return self._vector(observation), float(reward), success, False, {"success": success}
+        return self._observed(observation), float(reward), success, False, {"success": success}
+
+    def _observed(self, observation: Mapping[str, Any]) -> Any:
+        if not self._images:
+            return self._vector(observation)
+        # As robomimic writes them: robosuite's begin at the bottom.
+        pictures = {name: np.ascontiguousarray(observation[name][::-1]) for name in self._images}
+        return {VECTOR: self._vector(observation), **pictures}
 
     def _vector(self, observation: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-        return np.concatenate([np.ravel(observation[name]).astype(np.float64) for name in self._names])
+        return np.concatenate([np.zeros(0), *(np.ravel(observation[name]).astype(np.float64) for name in self._names)])
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Draw what robomimic's first camera sees, [480, 640, 3]."""

@@ -1,17 +1,20 @@
-"""One flattening of observations to vectors, for datasets, environments and `predict`; and actions inside bounds of any
-precision."""
+"""One flattening of observations to vectors, beside which images stay arrays, for datasets, environments and `predict`; and
+actions inside bounds of any precision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+
+# The name of the vector among a policy's observations that have images, too.
+VECTOR = "observations"
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,35 @@ class Part:
         return hot
 
 
+class Image(Part):
+    """A part of uint8 that stays an array beside the vector."""
+
+    @property
+    def name(self) -> str:
+        """The path, joined by /; "image" where the observation itself is the image."""
+        return super().name or "image"
+
+    def array(self, observation: Any) -> npt.NDArray[np.uint8]:
+        """Read the image in an observation, [*shape], or in a batch, [B, *shape]. Raises ValueError where it is not there."""
+        array = np.asarray(self._within(observation))
+        leading = array.ndim - len(self.shape)
+        if array.dtype != np.uint8 or leading not in (0, 1) or array.shape[leading:] != self.shape:
+            raise ValueError(f"has {self.name} of shape {array.shape} and type {array.dtype}, not {self.shape} and uint8")
+        return array
+
+
+def divided(parts: Sequence[Part]) -> tuple[list[Part], list[Image]]:
+    """Divide parts into those of the vector, and images."""
+    images = [part for part in parts if isinstance(part, Image)]
+    return [part for part in parts if not isinstance(part, Image)], images
+
+
 def parts_of(space: gym.Space[Any]) -> list[Part]:
-    """List the parts of a space's vectors in the order of Gymnasium's `flatten`, but with the keys of Dicts in alphabetical
+    """List the parts of a space's values in the order of Gymnasium's `flatten`, but with the keys of Dicts in alphabetical
     order: an environment may order them otherwise, and a stored dataset has lost that order.
 
-    Raises ValueError, which says why, where the space's values are no vectors of a fixed size that an MLP can use.
+    Raises ValueError, which says why, where the space's values are neither images nor vectors of a fixed size that an MLP can
+    use.
     """
     if isinstance(space, gym.spaces.Dict):
         return _below([(key, space.spaces[key]) for key in sorted(space.spaces)])
@@ -100,14 +127,14 @@ def parts_of(space: gym.Space[Any]) -> list[Part]:
         first = np.broadcast_to(space.start, space.shape)
         return [Part((), space.shape, tuple(space.nvec.ravel().tolist()), tuple(first.ravel().tolist()))]
     if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
-        raise ValueError(f"images {space.shape} need a policy that sees")
+        return [Image((), tuple(space.shape))]
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return [Part((), tuple(space.shape))]
     raise ValueError(f"{space} has no fixed size" if not space.is_np_flattenable else f"{space} has values that are no numbers")
 
 
 def _below(spaces: Sequence[tuple[str | tuple[int, int], gym.Space[Any]]]) -> list[Part]:
-    return [Part((key, *part.path), part.shape, part.choices, part.first) for key, space in spaces for part in parts_of(space)]
+    return [replace(part, path=(key, *part.path)) for key, space in spaces for part in parts_of(space)]
 
 
 def is_vector(space: gym.Space[Any]) -> bool:
@@ -135,6 +162,28 @@ def flatten(parts: Sequence[Part], observation: Any) -> npt.NDArray[Any]:
     return np.concatenate(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
 
 
+def observed(parts: Sequence[Part], images: Sequence[Image], observation: Any) -> npt.NDArray[Any]:
+    """Flatten an observation, or a batch of them, as `flatten` does; with images, make records, [] or [B], whose fields are the
+    vector, under VECTOR, and the images, under their names.
+
+    Raises ValueError, to be read after "the observation", where it is not made of these parts.
+    """
+    if not images:
+        return flatten(parts, observation)
+    arrays: dict[str, npt.NDArray[Any]] = {image.name: image.array(observation) for image in images}
+    first = arrays[images[0].name]
+    batch = first.shape[: first.ndim - len(images[0].shape)]
+    arrays[VECTOR] = flatten(parts, observation) if parts else np.zeros((*batch, 0), np.float32)
+    shapes = {VECTOR: arrays[VECTOR].shape[-1:]} | {image.name: image.shape for image in images}
+    if any(arrays[name].shape != (*batch, *shape) for name, shape in shapes.items()):
+        lengths = ", ".join(f"{name} {arrays[name].shape}" for name in shapes)
+        raise ValueError(f"has parts of different batch sizes ({lengths})")
+    records = np.empty(batch, [(name, arrays[name].dtype, shape) for name, shape in shapes.items()])
+    for name in shapes:
+        records[name] = arrays[name]
+    return records
+
+
 def entry_names(parts: Sequence[Part] | None, size: int) -> list[str]:
     """Name each entry of the vectors: by a number, or by the part and the number in the part."""
     if parts is None or not any(part.path for part in parts):
@@ -157,6 +206,12 @@ def part_of_plain(plain: Any) -> Part:
     if (choices is None) != (first is None) or (choices is not None and len(choices) != len(first)):
         raise ValueError("its choices are not as many as their first ones")
     return Part(path, tuple(map(int, plain["shape"])), choices, first)
+
+
+def image_of_plain(plain: Any) -> Image:
+    """Make an image from the plain values of a part. Raises errors as `part_of_plain`."""
+    part = part_of_plain(plain)
+    return Image(part.path, part.shape)
 
 
 def clipped(space: gym.spaces.Box, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -42,14 +42,22 @@ def whole(dataset: Dataset, longest: int | None, drop: bool) -> Dataset:
         (longest is None or len(tokens) <= longest) and any(label != -100 for label in labels[1:])
         for tokens, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
     ]
-    dropped = len(keep) - sum(keep)
-    if not dropped:
+    if not (dropped := len(keep) - sum(keep)):
         return dataset
-    what = f"{dropped:,} of {len(keep):,} rows are longer than max_length={longest} or have an empty completion"
-    if (not drop and dropped > _TOO_LONG * len(keep)) or not any(keep):
-        raise UserError(f"train_dataset: {what}; set a larger max_length, or too_long=drop to train without them")
-    warn(f"train_dataset: {what}, and are dropped")
+    check_dropped(dropped, len(keep), longest, drop)
+    warn(f"train_dataset: {_dropped(dropped, len(keep), longest)}, and are dropped")
     return dataset.select([row for row, kept in enumerate(keep) if kept])
+
+
+def check_dropped(dropped: int, count: int, longest: int | None, drop: bool) -> None:
+    """Raise UserError where more than one of `count` rows in a hundred would be dropped, unless they are to be, or all."""
+    if (not drop and dropped > _TOO_LONG * count) or dropped == count:
+        what = _dropped(dropped, count, longest)
+        raise UserError(f"train_dataset: {what}; set a larger max_length, or too_long=drop to train without them")
+
+
+def _dropped(dropped: int, count: int, longest: int | None) -> str:
+    return f"{dropped:,} of {count:,} rows are longer than max_length={longest} or have an empty completion"
 
 
 class WithRow:

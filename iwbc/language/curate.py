@@ -91,7 +91,7 @@ def reference_of(rows: Rows, weights: Weights, train: Train) -> str:
     if train.reference == "start" and not count and train.weighted:
         warn(
             f"reference=start: {train.data} holds successes only; unless they were sampled from the model, the weights "
-            "amplify what it differs in (on the parity task accuracy 0.50 instead of 0.71 with a wrong reference)"
+            "amplify what it differs in, and may make answers worse than algo=sft does"
         )
     kind = train.reference or ("fit" if count else "start")
     for name in (name for name, value in vars(train.fit).items() if value != getattr(type(train.fit)(), name)):

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from iwbc.data.curation import pinned
+from iwbc.data.curation import keeps_all, pinned
 from iwbc.errors import UserError, warn
 from iwbc.language import evaluate
 from iwbc.language.curate import Weights, curation_weights, failures, log_probs_of, reference_of
@@ -77,14 +77,18 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     checkpoints = folder / "checkpoints"
     args = settings_of(train, train, train.algo, checkpoints)
     data = _data(rows, weights, train)
+    method = train.method + (" (keeps all)" if keeps_all(weights, train.curation) else "")
     say(f"Data: {data['kept']:,} of {len(rows):,} rows are kept; {data['failures']:,} of the others are failures")
-    fitted = fit(train, rows, say) if kind == "fit" else None
-    if kind != "fit":
-        say({"start": f"Reference: {train.model}, as it is", "logp": "Reference: the log-likelihoods in the rows"}[kind])
-    model, tokenizer = start(train, fitted)
+    model, tokenizer = start(train)
     if train.prompts is not None:  # what cannot be sampled at the end is refused now
         sampling = Sampling(train.samples, max_new_tokens=train.max_new_tokens)
         Sampler(model, tokenizer, prompts_of(Path(train.prompts)).prompts, sampling)
+    if kind == "fit":
+        fitted = fit(train, rows, weights, model, tokenizer, say)
+        del model  # before another is loaded
+        model, tokenizer = start(train, fitted)
+    else:
+        say({"start": f"Reference: {train.model}, as it is", "logp": "Reference: the log-likelihoods in the rows"}[kind])
     with calmly():
         reference = log_probs_of(rows, train) if kind == "logp" else None
         try:
@@ -95,7 +99,7 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
             raise
         trained: Any = trainer.train_dataset
         tokens = sum(label != -100 for labels in trained["labels"] for label in labels)
-        say(f"{train.method}: {len(trained):,} rows with {tokens:,} tokens of completions")
+        say(f"{method}: {len(trained):,} rows with {tokens:,} tokens of completions")
         if isinstance(train.algo, IWSFT) and train.algo.level == "clipped_product" and tokens > _LONG * len(trained):
             warn(
                 f"algo.level=clipped_product: completions have {tokens / len(trained):.0f} tokens on average, over which a "
@@ -119,7 +123,7 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     scores = {} if train.prompts is None else {name: _evaluated(train, folder, name) for name in ("evaluation", "greedy")}
     last = {name: value for name, value in log[-1].items() if name not in ("step", "epoch")} if log else {}
     summary = {
-        **{"kind": "language", "method": train.method, "model": train.model, "data": {**data, "tokens": tokens}},
+        **{"kind": "language", "method": method, "model": train.model, "data": {**data, "tokens": tokens}},
         **{"reference": kind, "trained": len(trained), "steps": steps, "figures": last, "scores": scores},
         **{"seconds": time.perf_counter() - begin},
         **{"versions": {**versions(), **{name: version(name) for name in _LIBRARIES}}},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.errors import UserError
-from iwbc.language.verify import is_run, read_run
+from iwbc.language.verify import SCORES, SUMMARY, is_evaluation, is_run, read_run
 from iwbc.runs.read import read_failure
-from iwbc.system.files import MALFORMED, write_csv
+from iwbc.system.files import MALFORMED, read_json, write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,19 +64,33 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
         reason = read_failure(folder)
         return {"run": name, "method": "unfinished" if reason is None else f"failed: {reason}"}
     try:
-        data, figures, scores = summary["data"], summary["figures"], summary["scores"]
+        data, figures = summary["data"], summary["figures"]
         row = {
             **{"run": name, "method": summary["method"], "data": f"{Path(data['path']).name} {data['sha256'][:8]}"},
             **{"reference": summary["reference"], "kept": f"{data['kept']} of {data['rows']}", "steps": summary["steps"]},
             **{"nll": figures.get("nll"), "kappa": figures.get("kappa"), "ess_share": figures.get("ess_share")},
         }
-        if scores:
-            sampled, greedy = scores["evaluation"], scores["greedy"]
+        sampled, greedy = _scores(folder, summary)
+        if sampled:
             row |= {"pass@1": sampled["pass_at"]["1"], "low": sampled["low"], "high": sampled["high"]}
-            row |= {"greedy": greedy["pass_at"]["1"], "distinct_answers": sampled["distinct_answers"]}
+        row |= {"greedy": greedy["pass_at"]["1"]} if greedy else {}
+        row |= {"distinct_answers": sampled["distinct_answers"]} if sampled else {}
     except MALFORMED as error:
-        raise UserError(f"{folder / 'summary.json'}: damaged ({error}); {_REMEDY}") from None
+        raise UserError(f"{folder}: its {SUMMARY} or {SCORES} is damaged ({error}); {_REMEDY}") from None
     return row
+
+
+def _scores(folder: Path, summary: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the scores of sampled completions and of the likeliest: of the run's end, or else of a later evaluation in the
+    run's folder; None where there are none."""
+    if scores := summary["scores"]:
+        return scores["evaluation"], scores["greedy"]
+    later: dict[bool, Any] = {}
+    for name in ("evaluation", "greedy"):
+        if is_evaluation(folder / name):
+            written = read_json(folder / name / SCORES)
+            later.setdefault(written["temperature"] == 0, written["scores"])
+    return later.get(False), later.get(True)
 
 
 def line(folder: Path) -> str:
@@ -90,8 +104,9 @@ def table_of(runs: Sequence[dict[str, Any]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    scored = any("pass@1" in run for run in runs)
-    table = Table(caption="in brackets: 95 % interval over prompts" if scored else None, caption_justify="left")
+    scored = any("pass@1" in run or "greedy" in run for run in runs)
+    intervals = any("pass@1" in run for run in runs)
+    table = Table(caption="in brackets: 95 % interval over prompts" if intervals else None, caption_justify="left")
     names = ["run", "method", "data", "reference", "kept", "κ", "ESS"]
     names += ["pass@1", "greedy", "distinct"] if scored else ["nll"]
     rows = []

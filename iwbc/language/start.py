@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from transformers import set_seed
 
 from iwbc.errors import UserError
+from iwbc.language.batches import check_dropped
 from iwbc.language.jsonl import Rows
 from iwbc.language.models import base_of, digest, load, tokenizer_digest
 from iwbc.language.settings import SFT, Train
@@ -64,13 +66,15 @@ def _base(train: Train) -> str | None:
         raise UserError(f"model={train.model}: its adapter_config.json is damaged ({error})") from None
 
 
-def fit(train: Train, rows: Rows, say: Callable[[str], None]) -> Path:
+def fit(
+    train: Train, rows: Rows, weights: npt.NDArray[np.float64], model: Any, tokenizer: Any, say: Callable[[str], None]
+) -> Path:
     """Return the cached folder of the model fitted to all rows, which is trained first where there is none.
 
-    An entry's name is the hash of what it depends on. Interrupted training leaves its checkpoints beside it. Raises UserError
-    as `start` and the trainer do, KeyboardInterrupt when told to stop.
+    weights: of the rows, [N], in the training that follows. model, tokenizer: what `start` returned. An entry's name is the
+    hash of what it depends on. Interrupted training leaves its checkpoints beside it. Raises UserError as the trainer does,
+    also, before it trains, for what the training that follows would refuse, and KeyboardInterrupt when told to stop.
     """
-    model, tokenizer = start(train)
     names = ("max_length", "too_long", "dtype", "seed")
     contents = {
         **{"format": _FORMAT, "model": digest(model), "tokenizer": tokenizer_digest(tokenizer)},
@@ -97,6 +101,9 @@ def fit(train: Train, rows: Rows, say: Callable[[str], None]) -> Path:
         say(f"Reference: the model fitted to all {len(rows):,} rows")
         with calmly():
             trainer = make_trainer(model, tokenizer, args, dataset_of(rows, np.ones(len(rows))))
+            kept = {name for name, weight in zip(rows.ids, weights.tolist(), strict=True) if weight}
+            dropped = len(kept.difference(trainer.train_dataset["id"]))
+            check_dropped(dropped, len(kept), args.max_length, args.too_long == "drop")
             train_on(trainer, "Fitting the reference", lambda log: None)
             temporary = entry.with_name(f"{entry.name}.partial")
             save(trainer, temporary)

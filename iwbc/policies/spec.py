@@ -12,12 +12,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
 from torch import nn
 
 from iwbc.data.scales import Scales, action_range, normaliser, scales_of
-from iwbc.data.trajectories import Trajectories
-from iwbc.environments.spaces import Part, entry_names, flatten, float32_bounds, part_of_plain, size_of
+from iwbc.data.trajectories import Observations, Trajectories
+from iwbc.environments.spaces import (
+    VECTOR,
+    Image,
+    Part,
+    entry_names,
+    float32_bounds,
+    image_of_plain,
+    observed,
+    part_of_plain,
+    size_of,
+)
 from iwbc.errors import UserError, warn
 from iwbc.policies.flow import CouplingFlow
 from iwbc.policies.gaussian import GaussianMLP
@@ -39,43 +50,63 @@ class Spaces:
     """Spaces that a policy acts in: vectors of `observation_size` entries, and actions that are clipped to low … high [act],
     the bounds of the action space (infinite where there are none).
 
-    observation_parts: what the vectors are flattened from, None where observations are vectors as they come.
+    observation_parts: what the vectors are flattened from, None where observations are vectors as they come. images: what the
+    policy takes besides.
     """
 
     observation_size: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     observation_parts: tuple[Part, ...] | None = None
+    images: tuple[Image, ...] = ()
 
     def clip(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Move actions [..., act] into the bounds, as float32 that lies within those of any precision."""
         return np.clip(actions.astype(np.float32), *float32_bounds(self.action_low, self.action_high))
 
-    def vector(self, observation: Any) -> npt.NDArray[np.float32]:
-        """Flatten an observation, or a batch of them, to vectors, [obs] or [B, obs]; vectors are taken as they are.
+    def observed(self, observation: Any) -> npt.NDArray[Any]:
+        """Flatten an observation, or a batch of them, to vectors, [obs] or [B, obs]; vectors are taken as they are. With images
+        make records, [] or [B], of Dicts in which a vector without parts is named `observations`.
 
         Raises UserError where it is not of these spaces.
         """
-        parts = self.observation_parts or (Part((), (self.observation_size,)),)
+        size, alone = self.observation_size, (VECTOR,) if self.images else ()
+        parts = self.observation_parts or ((Part(alone, (size,)),) if size else ())
         try:
-            return flatten(parts, observation).astype(np.float32)
+            seen = observed(parts, self.images, observation)
+            return seen if self.images else seen.astype(np.float32)
         except ValueError as error:
-            if isinstance(observation, Mapping) and self.observation_parts is None:
+            if isinstance(observation, Mapping) and self.observation_parts is None and not self.images:
                 raise UserError(
                     "predict: the policy was trained on vectors, not on Dicts of arrays; flatten the observation"
                 ) from None
             with contextlib.suppress(ValueError):  # np.asarray's, for rows that differ in length
                 array = np.asarray(observation)
-                if array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == self.observation_size:
+                if not self.images and array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == size:
                     return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
+
+    def entry(self, marked: npt.NDArray[np.bool_]) -> str:
+        """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
+        return entry_names(self.observation_parts, self.observation_size)[int(np.argwhere(marked)[0, -1])]
+
+    def tensors(self, batch: npt.NDArray[Any], device: str | torch.device) -> Observations:
+        """Put a batch on a device as the policy takes it: vectors [B, obs], or, of records [B], the vectors, and those images
+        that are the policy's."""
+
+        def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        vectors = tensor((batch[VECTOR] if batch.dtype.names else batch).astype(np.float32))
+        return {VECTOR: vectors, **{i.name: tensor(batch[i.name]) for i in self.images}} if self.images else vectors
 
 
 def spaces_of(trajectories: Trajectories) -> Spaces:
     """Return the spaces of a dataset."""
     info = trajectories.info
     parts = None if info.observation_parts is None else tuple(info.observation_parts)
-    return Spaces(trajectories.observations.shape[1], tuple(info.action_low), tuple(info.action_high), parts)
+    bounds = tuple(info.action_low), tuple(info.action_high)
+    return Spaces(trajectories.observations.shape[1], *bounds, parts, tuple(info.images))
 
 
 @dataclass(frozen=True)
@@ -158,7 +189,9 @@ class PolicySpec:
 
     def plain(self) -> dict[str, Any]:
         """Return the spec as plain values, for JSON."""
-        return asdict(self)
+        plain = asdict(self)
+        del plain["spaces"]["images"]  # shipped families take none; so references cached by earlier versions keep their names
+        return plain
 
     @staticmethod
     def of_plain(plain: dict[str, Any]) -> PolicySpec:
@@ -197,8 +230,10 @@ def _pair(plain: Any, count: int) -> Pair | None:
 def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
     """Make spaces from plain values. Raises KeyError, TypeError or ValueError where they are none."""
     parts = plain["observation_parts"] and tuple(map(part_of_plain, plain["observation_parts"]))
-    spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts)
-    if spaces.observation_size < 1 or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
+    images = tuple(map(image_of_plain, plain.get("images", ())))  # absent from files of earlier versions
+    spaces = Spaces(int(plain["observation_size"]), tuple(plain["action_low"]), tuple(plain["action_high"]), parts, images)
+    smallest = 0 if images else 1
+    if spaces.observation_size < smallest or not spaces.action_low or len(spaces.action_low) != len(spaces.action_high):
         raise ValueError("its observations or actions have no size")
     if spaces.observation_parts and size_of(spaces.observation_parts) != spaces.observation_size:
         raise ValueError("its observations are of another size than their parts")
@@ -208,9 +243,10 @@ def spaces_of_plain(plain: dict[str, Any]) -> Spaces:
 def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec:
     """Make the spec of a policy whose units hold all the datasets; the spaces are the first dataset's.
 
-    Gives a DataWarning of values far out, which the units clip.
+    Gives a DataWarning of values far out, which the units clip. Raises UserError where the data has images.
     """
     spaces = spaces_of(datasets[0])
+    _refuse_images(spaces, datasets[0])
     observations, actions = _scales(datasets, "observation"), _scales(datasets, "action")
     low, high = action_range(actions, spaces.action_low, spaces.action_high)
     scaled = (low != spaces.action_low) | (high != spaces.action_high)
@@ -227,6 +263,15 @@ def policy_spec(settings: GaussianPolicy, *datasets: Trajectories) -> PolicySpec
     made = normaliser(observations, chosen)
     mean, std, lowest, highest = (tuple(values.tolist()) for values in (made.mean, made.std, made.low, made.high))
     return replace(spec, observation_mean=mean, observation_std=std, observation_limits=(lowest, highest))
+
+
+def _refuse_images(spaces: Spaces, trajectories: Trajectories) -> None:
+    if spaces.images:
+        names = ", ".join(image.name for image in spaces.images)
+        raise UserError(
+            f"dataset {trajectories.info.id}: has images ({names}), which shipped policies do not take; choose vectors with "
+            "dataset.observation_keys=[…], or a policy of your own (policy._target_=…)"
+        )
 
 
 def _scales(datasets: Sequence[Trajectories], of: str) -> Scales:
@@ -274,6 +319,9 @@ def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectorie
     ):
         theirs, ours = (", ".join(map(str, each.observation_parts or ())) for each in (spaces, data_spaces))
         raise UserError(f"reference: its observations are made of {theirs}; those of dataset {name}, of {ours}")
+    if data_spaces.images != spaces.images:
+        theirs, ours = (", ".join(map(str, each.images)) or "no images" for each in (spaces, data_spaces))
+        raise UserError(f"reference: takes {theirs}; dataset {name} has {ours}")
     data_spaces = replace(data_spaces, observation_parts=data_spaces.observation_parts or spaces.observation_parts)
     if spec is None:
         return None, data_spaces
@@ -336,12 +384,13 @@ PolicyChoice = GaussianPolicy | PolicySpec | OwnPolicy | PolicyFactory | Callabl
 def policy_factory(choice: PolicyChoice, *datasets: Trajectories) -> PolicyFactory:
     """Return what makes a policy for the first of the datasets, in units of all of them; a factory as it is.
 
-    Raises UserError where a custom policy cannot be imported.
+    Raises UserError where a custom policy cannot be imported, and for a shipped family where the data has images.
     """
     match choice:
         case PolicyFactory():
             return choice
         case PolicySpec():
+            _refuse_images(spaces_of(datasets[0]), datasets[0])
             return PolicyFactory(choice.make, choice)
         case GaussianPolicy():
             spec = policy_spec(choice, *datasets)
@@ -351,13 +400,16 @@ def policy_factory(choice: PolicyChoice, *datasets: Trajectories) -> PolicyFacto
 
 
 def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> Callable[[], nn.Module]:
-    """Return the factory of a custom policy: `choice` itself, or the function that it names, called with sizes and arguments.
+    """Return the factory of a custom policy: `choice` itself, or the function that it names, called with sizes and arguments,
+    and, where there are images, their shapes by name.
 
     Raises UserError where the function cannot be imported; the factory raises it where no policy is made.
     """
     if not isinstance(choice, OwnPolicy):
         return _checked(choice, "policy")
-    sizes = {"observation_size": spaces.observation_size, "action_size": len(spaces.action_low)}
+    sizes: dict[str, Any] = {"observation_size": spaces.observation_size, "action_size": len(spaces.action_low)}
+    if spaces.images:
+        sizes["image_shapes"] = {image.name: image.shape for image in spaces.images}
     return _checked(partial(imported(choice.target), **sizes, **choice.arguments), choice.target)
 
 

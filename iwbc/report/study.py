@@ -15,7 +15,7 @@ from iwbc.runs.rows import EpisodeRow
 from iwbc.settings import TIERS
 
 # The order of columns in tables; a method stands with the longest of these names that its own begins with.
-_ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR")
+_ORDER = ("BC", "filtered BC", "SFT(Q)", "iw-BC", "iw-BC(Q)", "iw-BC(Q) step", "RWR", "AWR", "IQL")
 
 REFERENCE = "reference"
 _LONGEST = 24  # characters of settings in a method's name

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from iwbc import engine
 from iwbc.data.checks import difference
@@ -32,6 +33,7 @@ from iwbc.runs.summary import Summary
 from iwbc.settings import Auto, Config, Env, Minari, OwnPolicy
 from iwbc.system import processes
 from iwbc.system.imports import import_named
+from iwbc.training.critic import fitted_critics
 from iwbc.training.fit import fit
 from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies
@@ -97,6 +99,7 @@ def _execute(config: Config, folder: RunFolder, console: Console) -> Summary:
             title=method_name(config, curated),
             observer=recorder,
             held_out=held_out,
+            critics=_critics(config, curated.trajectories, stopwatch, console),
         )
         evaluations = recorder.play_finally(reference, policies)
         recorder.write_tables()
@@ -215,6 +218,14 @@ def _reference(
     seeds, every = config.all_seeds, config.checkpoint_every
     with stopwatch.timed("reference"):
         return reference_policy(data, factory, config.reference, seeds, config.device, console, every, begin)
+
+
+def _critics(config: Config, data: Trajectories, stopwatch: Stopwatch, console: Console) -> dict[int, nn.Sequential]:
+    """Fit the critics or take them from the cache; none where the algorithm needs none."""
+    if config.algo.critic is None:
+        return {}
+    with stopwatch.timed("critic"):
+        return fitted_critics(data, config.algo.critic, config.all_seeds, config.device, console, config.checkpoint_every)
 
 
 def _evaluator(

@@ -33,7 +33,7 @@ from iwbc.training.trainer import Trainer
 
 
 class Stopwatch:
-    """Seconds by phase."""
+    """Seconds by phase; a run without a critic has no such phase."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("data", "curation", "reference", "training", "checkpoints", "evaluation"), 0.0)
@@ -50,7 +50,7 @@ class Stopwatch:
         """Count the time since the last lap to a phase, or to none."""
         now = time.perf_counter()
         if phase is not None:
-            self.seconds[phase] += now - self._since
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
 
 

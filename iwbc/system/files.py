@@ -58,6 +58,12 @@ KINDS = {
 
 def kind_of(path: Path) -> str:
     """Tell a run's folder, a dataset and a policy's file by what they hold: one of KINDS, or other."""
+    with contextlib.suppress(OSError):  # of a name that is too long for a file's
+        return _kind_of(path)
+    return "other"
+
+
+def _kind_of(path: Path) -> str:
     if (path / "config.yaml").is_file():
         return "run"
     if (path / "data").is_dir() or (path.suffix in (".npz", ".hdf5", ".h5") and path.is_file()):

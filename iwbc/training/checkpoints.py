@@ -13,7 +13,6 @@ from torch import Tensor
 from iwbc.errors import UserError
 from iwbc.system.files import MALFORMED
 from iwbc.training.states import State, read_states, write_states
-from iwbc.training.trained import Policies
 from iwbc.training.trainer import Trainer
 
 
@@ -28,7 +27,7 @@ class Checkpoints:
         self.stop = threading.Event()
         self._title, self._begin, self._inputs, self._steps, self._console = title, begin, inputs, steps, console
 
-    def start(self, trainer: Trainer, policies: Policies) -> int:
+    def start(self, trainer: Trainer, policies: object = None) -> int:
         """Load the checkpoint, if there is one and it is whole."""
         self._path = self._begin()
         if not self._path.exists():

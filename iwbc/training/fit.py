@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
@@ -20,6 +20,7 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicyChoice, PolicyFactory, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
+from iwbc.training.critic import fitted_critics
 from iwbc.training.diagnostics import Diagnostics
 from iwbc.training.trained import Policies
 from iwbc.training.trainer import Learner, Trainer, steps
@@ -55,6 +56,7 @@ def fit(
     stream: Stream = Stream.TRAINING,
     observer: Observer | None = None,
     held_out: Curated | None = None,
+    critics: Mapping[int, nn.Sequential] | None = None,
 ) -> Policies:
     """Train a policy by an algorithm, one of each seed, and return the last policies.
 
@@ -62,7 +64,8 @@ def fit(
     same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
     settings (such as GaussianPolicy), a PolicySpec, or a function that makes a torch.nn.Module. seeds: those of the
     reference, or 0, by default; with several threads they train side by side. held_out: trajectories whose log-likelihood an
-    observer is told.
+    observer is told. critics: V of each seed where the algorithm needs it, by default fitted to all trajectories, or taken from
+    the cache.
 
     Raises UserError where settings cannot be, the algorithm needs a reference and there is none or one of other units, or
     training diverges.
@@ -91,9 +94,12 @@ def fit(
         modules = [_untrained(factory, seed, device) for seed in seeds]
         policies = Policies(modules, seeds, spaces_of(trajectories), factory.spec)
 
+    if critics is None:
+        critics = {} if settings.critic is None else fitted_critics(trajectories, settings.critic, seeds, device, console)
+
     def make_learner(seed: int) -> Learner:
         start = None if reference is None else reference.of_seed(seed)
-        ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device)
+        ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device, critics.get(seed))
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
         looked_at = observer is not None and observer.measures
         watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out) if looked_at else None

@@ -20,6 +20,7 @@ from torch import nn
 from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.engine.autograd import load_module, module_state
+from iwbc.environments.spaces import VECTOR
 from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
@@ -62,6 +63,10 @@ class Policies(Sequence[Any]):
         """Return the policies of some of the seeds; the same modules, not copies."""
         return Policies([self.of_seed(seed) for seed in seeds], seeds, self.spaces, self.spec)
 
+    def split(self) -> dict[int, Policies]:
+        """Return the policies of each seed by themselves."""
+        return {seed: self.select(seed) for seed in self.seeds}
+
     def predict(
         self,
         observation: npt.NDArray[np.floating] | Mapping[str, Any],
@@ -70,19 +75,25 @@ class Policies(Sequence[Any]):
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
         """Stable-Baselines3's interface: observation [obs], [B, obs] or a Dict of arrays → (action [act] or [B, act], state).
+        Images are uint8.
 
         Acts as the first of the seeds. Actions are clipped to the range that the training data declares, spaces.action_low …
         spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
-        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored.
+        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored. Raises UserError
+        where the observation is not of the spaces, or not finite.
         """
         module = self.modules[0]
         device = next(module.parameters()).device
-        vector = self.spaces.vector(observation)
-        batch = torch.as_tensor(np.atleast_2d(vector), device=device)
+        seen = self.spaces.observed(observation)
+        finite = np.isfinite(seen[VECTOR] if self.spaces.images else seen)
+        if not finite.all():
+            raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~finite)}")
+        several = seen.ndim == (1 if self.spaces.images else 2)
+        batch = self.spaces.tensors(seen if several else seen[None], device)
         with torch.inference_mode():
             action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
         played = self.spaces.clip(action.cpu().numpy())
-        return (played if vector.ndim > 1 else played[0]), state
+        return (played if several else played[0]), state
 
     def __call__(
         self,

@@ -28,7 +28,7 @@ class Lift:
             )
         ]
         self.action_spec = -np.ones(7), np.ones(7)
-        self.sim = SimpleNamespace(render=lambda width, height, camera_name: np.zeros((height, width, 3), np.uint8))
+        self.sim = SimpleNamespace(render=self._render)
         self.reset()
 
     def reset(self) -> dict[str, Any]:
@@ -41,7 +41,28 @@ class Lift:
 
     def _get_observations(self) -> dict[str, Any]:
         named = {"robot0_eef_pos": self.arm, "robot0_eef_quat": np.ones(4), "robot0_gripper_qpos": np.zeros(2)}
-        return {**named, "cube_pos": self.cube[:3], "object-state": self.cube}
+        return {**named, "cube_pos": self.cube[:3], "object-state": self.cube, **self._pictures()}
+
+    def _pictures(self) -> dict[str, Any]:
+        """Pictures, from the bottom up, of which each row has its number, and the first column the camera's."""
+        if not self.settings["use_camera_obs"]:
+            return {}
+        pictures = {}
+        sizes = zip(*(self.settings[f"camera_{what}"] for what in ("names", "heights", "widths")), strict=True)
+        for number, (name, height, width) in enumerate(sizes):
+            picture = np.zeros((height, width, 3), np.uint8) + np.arange(height, dtype=np.uint8)[::-1, None, None]
+            picture[:, 0] = number
+            pictures[f"{name}_image"] = picture
+        return pictures
+
+    def _render(self, width: int, height: int, camera_name: str) -> np.ndarray:
+        if not self.has_offscreen_renderer:
+            raise AttributeError("'NoneType' object has no attribute 'render'")
+        if camera_name not in ("frontview", "birdview", "agentview", "sideview"):
+            raise ValueError(f"No camera with name {camera_name} exists.")
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[0] = 255  # the floor: OpenGL's first row is the lowest
+        return picture
 
     def _check_success(self) -> bool:
         return False

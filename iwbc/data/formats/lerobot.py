@@ -25,10 +25,12 @@ import numpy.typing as npt
 from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
     NO_FINAL,
+    TASK,
     actions_of,
     bounds,
     chosen_keys,
     flags_of,
+    images_note,
     mapping,
     missing_key,
     none_usual,
@@ -117,7 +119,7 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
         reference_scores=None,
         observation_parts=parts,
         notes=[*_notes(features, parts), *notes_of_rewards(rewarded, label is not None), *notes, NO_FINAL],
-        groups=[f"task: {task}" for task in tasks],
+        groups=[f"{TASK}{task}" for task in tasks],
         fps=None if fps is None else float(fps),
     )
     if fps is not None and "timestamp" in features:
@@ -137,7 +139,7 @@ def _chosen(where: str, features: Mapping[str, Any], settings: LeRobot) -> list[
         vectors_there = [printable(name) for name in seen if _is_vector(features[name])]
         raise none_usual(f"{where}: has neither {' nor '.join(_USUAL)}", seen, vectors_there)
     if missing := [key for key in keys if key not in features]:
-        raise missing_key(where, missing[0], [printable(name) for name in others])
+        raise missing_key(where, missing[0], [printable(name) for name in others if not _is_picture(features[name])])
     return keys
 
 
@@ -172,8 +174,7 @@ def _notes(features: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
     used = {part.name for part in parts}
     pictures = [name for name, feature in features.items() if _is_picture(feature)]
     others = [name for name in features if name.startswith("observation.") and name not in (*pictures, *used)]
-    seen = [f"images are not read: {', '.join(sorted(map(printable, pictures)))}"] if pictures else []
-    return seen + unused_note(list(map(printable, others)))
+    return images_note(list(map(printable, pictures))) + unused_note(list(map(printable, others)))
 
 
 def _notes_of_rate(path: Path, fps: float) -> list[str]:
@@ -340,7 +341,7 @@ def _episodes(
             raise UserError(
                 f"{where}: its frame_index does not count up from 0: frame {wrong[0]} has {values['frame_index'][wrong[0]]}"
             )
-        seen = vectors([rows(_columns(values[part.name]), f"{where}, {part.name}", steps, part.shape) for part in parts])
+        seen = vectors([rows(_columns(values[part.name]), f"{where}, {part.name}", steps, part.shape) for part in parts], steps)
         actions = actions_of(_columns(values["action"]), f"{where}, action")
         success = None if label is None else bool(flags_of(values[label], f"{where}, {label}", steps).any())
         rewards = rows(values["next.reward"], f"{where}, next.reward", steps) if "next.reward" in values else None
@@ -352,7 +353,7 @@ def _episodes(
             rewards_of(steps, success) if rewards is None else rewards,
             bool(done),
             success,
-            tuple(f"task: {task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
+            tuple(f"{TASK}{task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
         )
     if expected < len(said):
         raise UserError(f"{path}, episode {expected}: is in meta/episodes, but not in data/")

@@ -21,9 +21,14 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
+def is_id(name: str) -> bool:
+    """Tell whether a name can be an id of the Hub, owner/name."""
+    return bool(_ID.fullmatch(name)) and ".." not in name
+
+
 def folder_of(dataset_id: str, revision: str | None) -> Path:
     """Return the folder of a download, which may not be there. Raises UserError for an id or a revision that can be none."""
-    if not _ID.fullmatch(dataset_id) or ".." in dataset_id:
+    if not is_id(dataset_id):
         raise UserError(f"dataset.id={dataset_id}: not an id of the Hub; ids look like lerobot/pusht: owner/name")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise UserError(f"dataset.revision={revision}: not a tag or a commit, such as v3.0")

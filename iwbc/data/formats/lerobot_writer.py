@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.checks import leave_out_images
 from iwbc.data.curated import Curated
+from iwbc.data.formats.reading import TASK
 from iwbc.environments.spaces import entry_names
 from iwbc.errors import UserError, warn
 from iwbc.system.files import appearing, parse_json, write_csv, write_json
@@ -29,7 +31,6 @@ Array = npt.NDArray[Any]
 
 PROGRESS = "sarm_progress.parquet"  # where lerobot-train looks for the table, in the dataset's folder
 STATE, ENVIRONMENT_STATE = "observation.state", "observation.environment_state"
-_TASK = "task: "  # what the names of groups that are tasks begin with
 _VERSION = "v3.0"
 _FILES, _MEGABYTES = 1000, 100  # files in a chunk, and the size of a file
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -49,15 +50,23 @@ class _Feature:
     columns: tuple[int, ...] = ()  # of observations
 
 
-def write_lerobot(curated: Curated, out: Path, *, fps: float, environment_state: Sequence[str] = (), chunk: int = 50) -> None:
+def write_lerobot(
+    curated: Curated,
+    out: Path,
+    *,
+    fps: float,
+    task: str | None = None,
+    environment_state: Sequence[str] = (),
+    chunk: int = 50,
+) -> None:
     """Write the kept trajectories as a LeRobotDataset v3.0 to the folder `out`, which appears whole or not at all.
 
     Frames hold observation.state [obs] and action [act] as float32, next.reward, next.done (at the last frame of an episode),
     next.truncated (there, where the environment did not end it) and, where they are labelled, next.success (there). The
-    observation after the last action has no place. fps: frames in a second. environment_state: the parts of observations that
-    become observation.environment_state instead of observation.state; `all` puts the whole vector in both. chunk: the
-    chunk_size of the policy that is to train on the folder's sarm_progress.parquet. curation.csv tells each episode's number
-    in the dataset, its weight and its groups.
+    observation after the last action has no place. fps: frames in a second. task: that of episodes whose groups tell none
+    (default: the dataset's id). environment_state: the parts of observations that become observation.environment_state
+    instead of observation.state; `all` puts the whole vector in both. chunk: the chunk_size of the policy that is to train on
+    the folder's sarm_progress.parquet. curation.csv tells each episode's number in the dataset, its weight and its groups.
 
     Raises UserError where observations have no such part, OSError where the folder cannot be written. Gives a DataWarning
     where an episode has several tasks, of which a frame can have one, and where a vector has one entry.
@@ -66,13 +75,14 @@ def write_lerobot(curated: Curated, out: Path, *, fps: float, environment_state:
     import pyarrow.parquet as pq
 
     data, kept = curated.trajectories, curated.kept
+    leave_out_images(data.info, data.observations.shape[1])
     features = _features(curated, environment_state)
     if single := [name for name in (STATE, ENVIRONMENT_STATE, "action") if name in features and features[name].size == 1]:
         warn(
             f"dataset {curated.trajectories.info.id}: {' and '.join(single)} has 1 entry, which lerobot reads as a number and "
             "not as a vector; its policies need vectors"
         )
-    tasks = _tasks(curated)
+    tasks = _tasks(curated, task or data.info.id)
     names = list(dict.fromkeys(tasks))
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()])
     with appearing(out) as folder:
@@ -276,18 +286,33 @@ def _columns(curated: Curated, environment_state: Sequence[str]) -> tuple[list[i
     return [column for column in everything if column not in set(environment)], environment
 
 
-def _tasks(curated: Curated) -> list[str]:
-    """Name the task of each kept episode: that of its group, or else the dataset's id."""
-    data = curated.trajectories
-    tasks = []
-    several = 0
-    for index in curated.kept.tolist():
-        names = [group.removeprefix(_TASK) for group in data[index].groups if group.startswith(_TASK)]
-        several += len(names) > 1
-        tasks.append(names[0] if names else data.info.id)
-    if several:
-        warn(f"dataset {data.info.id}: {several:,} episodes have several tasks; each is written with the first")
-    return tasks
+def without_task(curated: Curated) -> int:
+    """Count the kept episodes whose groups tell no task."""
+    return sum(not names for names in _told_tasks(curated))
+
+
+def without_last_observation(curated: Curated) -> bool:
+    """Tell whether the observation after each kept episode's last action is the one before it, as in data that has none."""
+    data, kept = curated.trajectories, curated.kept
+    last = data.observations[data.first_rows[kept] + data.lengths[kept] - 1]
+    return bool(np.array_equal(data.final_observations[kept], last))
+
+
+def _tasks(curated: Curated, otherwise: str) -> list[str]:
+    """Name the task of each kept episode: that of its group, or else `otherwise`."""
+    told = _told_tasks(curated)
+    if several := sum(len(names) > 1 for names in told):
+        warn(f"dataset {curated.trajectories.info.id}: {several:,} episodes have several tasks; each is written with the first")
+    return [names[0] if names else otherwise for names in told]
+
+
+def _told_tasks(curated: Curated) -> list[list[str]]:
+    """List the tasks of each kept episode that its groups tell."""
+    info, groups = curated.trajectories.info, curated.trajectories.groups
+    tasks = {column: name.removeprefix(TASK) for column, name in enumerate(info.groups) if name.startswith(TASK)}
+    if groups is None:
+        return [[] for _ in curated.kept]
+    return [[task for column, task in tasks.items() if groups[index, column]] for index in curated.kept]
 
 
 def _frames(curated: Curated, number: int, task: int, features: dict[str, _Feature], fps: float) -> dict[str, Array]:

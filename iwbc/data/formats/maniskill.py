@@ -1,7 +1,7 @@
 """ManiSkill's trajectories → episodes: NAME.h5 with NAME.json beside it.
 
 NAME.json             env_info {env_id, env_kwargs, max_episode_steps}, episodes [{episode_id, elapsed_steps, success, …}]
-traj_<id>/actions     [T, act] within ±1 for controllers of differences; other controllers have other bounds
+traj_<id>/actions     [T, act] within ±1 for controllers of differences; other controllers have bounds that no file says
 traj_<id>/obs         [T + 1, obs], or groups of arrays [T + 1, …], flattened in the order of the alphabet
 traj_<id>/rewards     [T], optional
 traj_<id>/terminated, truncated, success   [T]; a success succeeds at any step
@@ -22,18 +22,24 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
+    frames,
+    images_note,
+    is_read,
     mapping,
     missing_key,
+    none_usual,
     part_of,
     printable,
     reading,
     rewards_of,
     rows,
+    unused_note,
     vectors,
+    widened,
 )
 from iwbc.data.hdf5 import check_links, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import ManiSkill
@@ -41,7 +47,8 @@ from iwbc.system.files import read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes than before.
-READER = 1
+READER = 2
+_DIFFERENCES = re.compile(r"pd_(ee|joint)_(target_)?delta_\w+")  # controllers whose actions are normalised
 _TRAJECTORY = re.compile(r"traj_\d+")
 _NO_OBSERVATIONS = (
     "has no obs: it was recorded with obs_mode none; write observations first, python -m "
@@ -75,27 +82,51 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         there = {name: {part.decode(errors="replace") for part in open_group(root, name)} for name in names}
         first = open_group(root, names[0])
         _check_parts(path, there, first)
-        parts, images = _parts(path, names[0], first, settings)
+        parts, images, notes = _parts(path, names[0], first, settings)
         actions = open_array(first, "actions").shape
-    if len(actions) != 2:
-        raise UserError(f"{path}, {names[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
+        if len(actions) != 2:
+            raise UserError(f"{path}, {names[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
+        of_environment = (env_info.get("env_kwargs") or {}).get("control_mode") or "unknown"
+        controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
+        low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
     labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
-    notes = [f"images are not read: {', '.join(images)}"] if images else []
-    controllers = sorted({printable(episodes[name].get("control_mode")) for name in names})
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
-    low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
     info = DatasetInfo(
         id=dataset_id,
         environment=environment,
         action_low=low,
         action_high=high,
         reference_scores=None,
-        observation_parts=None if parts == [Part((), parts[0].shape)] else parts,
-        notes=[*notes, *notes_of_rewards("rewards" in there[names[0]], labelled)],
+        observation_parts=None if [part.path for part in parts] == [()] else parts or None,
+        images=images,
+        notes=[*notes, *noted, *notes_of_rewards("rewards" in there[names[0]], labelled)],
         fps=fps,
     )
-    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, labelled, actions[1]), info
+    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, images, labelled, actions[1]), info
+
+
+def _action_bounds(
+    path: Path, dataset_id: str, root: Any, names: Sequence[str], controllers: Sequence[str], size: int, settings: ManiSkill
+) -> tuple[list[float], list[float], list[str]]:
+    """Return the bounds of actions, and notes on them: ±1 where all controllers normalise, or else what the actions reach."""
+    others = [name for name in controllers if not _DIFFERENCES.fullmatch(name)]
+    if not others or not (settings.action_low is None or settings.action_high is None):
+        return *bounds(dataset_id, settings, -1.0, 1.0, size), []
+    least, largest = np.full(size, np.inf), np.full(size, -np.inf)
+    for name in names:
+        with reading(f"{path}, {name}/actions"):
+            actions = actions_of(read_array(root, f"{name}/actions"), f"{path}, {name}/actions", size)
+        if not np.isfinite(actions).all():
+            raise UserError(f"{path}, {name}/actions: holds NaN or infinity")
+        least = np.minimum(least, actions.min(0, initial=np.inf))
+        largest = np.maximum(largest, actions.max(0, initial=-np.inf))
+    low, high, notes = widened(least, largest)
+    notes.append(
+        f"its controller {others[0]} has bounds of its own, which the file does not say: those of the actions in the data are "
+        "taken; dataset.action_low=… and dataset.action_high=… say others"
+    )
+    return *bounds(dataset_id, settings, low, high, size), notes
 
 
 def _environment(env_info: Mapping[str, Any]) -> tuple[EnvironmentSpec, float | None]:
@@ -149,26 +180,28 @@ def _leaves(group: Any, path: str, deepest: int = 16) -> list[str]:
     return [leaf for name in names for leaf in _leaves(group, f"{path}/{name}", deepest - 1)]
 
 
-def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[str]]:
-    """Choose the arrays of observations, and list the images among those that nobody has chosen."""
+def _parts(path: Path, name: str, group: Any, settings: ManiSkill) -> tuple[list[Part], list[Image], list[str]]:
+    """Choose the arrays of observations: those of the vector, and images; and note the images that nobody has chosen."""
     leaves = {leaf.removeprefix("obs").removeprefix("/"): open_array(group, leaf) for leaf in _leaves(group, "obs")}
+    offered = [leaf for leaf, field in leaves.items() if is_read(field.shape[1:], field.dtype)]
     keys = chosen_keys(settings.observation_keys)
     for key in keys:
         if not any(leaf == key or leaf.startswith(f"{key}/") for leaf in leaves):
-            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in leaves])
+            raise missing_key(f"{path}, {name}/obs", key, [leaf or "one array" for leaf in offered])
     if keys:
         chosen = [leaf for leaf in leaves if any(leaf == key or leaf.startswith(f"{key}/") for key in keys)]
-        images = []
+        skipped = []
     else:
         chosen = [leaf for leaf, field in leaves.items() if len(field.shape) < 3]
-        images = [leaf for leaf in leaves if leaf not in chosen]
+        skipped = [leaf for leaf in leaves if leaf not in chosen]
     if not chosen:
-        raise UserError(f"{path}, {name}/obs: holds images alone ({', '.join(images)}); only vectors are read")
+        raise none_usual(f"{path}, {name}/obs: has no vectors", skipped, offered)
     parts = []
     for leaf in chosen:
         field = leaves[leaf]
         parts.append(part_of(f"{path}, {name}/obs/{leaf}", leaf.split("/") if leaf else [], field.shape[1:], field.dtype))
-    return parts, images
+    notes = unused_note([leaf for leaf in skipped if leaf in offered])
+    return *divided(parts), notes + images_note([leaf for leaf in skipped if leaf not in offered])
 
 
 def _episodes(
@@ -176,6 +209,7 @@ def _episodes(
     dataset_id: str,
     episodes: Mapping[str, Mapping[str, Any]],
     parts: Sequence[Part],
+    images: Sequence[Image],
     labelled: bool,
     action_size: int,
 ) -> Iterator[Episode]:
@@ -192,13 +226,15 @@ def _episodes(
                 if holds(group, field)
             }
             rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
-            names = [f"obs/{part.name}" if part.path else "obs" for part in parts]
-            seen = vectors(
-                [
-                    rows(read_array(group, leaf), f"{where}/{leaf}", steps + 1, part.shape)
-                    for leaf, part in zip(names, parts, strict=True)
-                ]
-            )
+            leaves = {part: f"obs/{part.name}" if part.path else "obs" for part in (*parts, *images)}
+            columns = [
+                rows(read_array(group, leaves[part]), f"{where}/{leaves[part]}", steps + 1, part.shape) for part in parts
+            ]
+            seen = vectors(columns, steps + 1)
+            pictures = {
+                image.name: frames(read_array(group, leaves[image]), f"{where}/{leaves[image]}", steps + 1, image)
+                for image in images
+            }
         if said.get("elapsed_steps", steps) != steps:
             raise UserError(
                 f"{where}: elapsed_steps of its json is {printable(said['elapsed_steps'])}, its actions are {steps}"
@@ -215,4 +251,6 @@ def _episodes(
             rewards_of(steps, success) if rewards is None else rewards,
             "terminated" in flags and bool(flags["terminated"][-1]),
             success,
+            images={name: array[:-1] for name, array in pictures.items()},
+            final_images={name: array[-1] for name, array in pictures.items()},
         )

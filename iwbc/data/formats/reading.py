@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds, checked_flags
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import Image, Part
 from iwbc.errors import UserError
 from iwbc.settings import Recording
 from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
 # h5py, pyarrow and zarr raise these on damaged files (SystemError: a size that is negative).
 DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError, SystemError)
-_IMAGES = "images are not read, vectors only"
+TASK = "task: "  # what the names of groups that are tasks begin with
 # The note on data whose files have no observation after an episode's last action.
 NO_FINAL = (
     "its files have no observation after an episode's last action: the last observation stands for it, which only value "
@@ -36,19 +36,28 @@ def reading(where: str) -> Iterator[None]:
 
 
 def part_of(where: str, path: Sequence[str], row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Part:
-    """Make the part of an observation's vector that an array with this shape of a row becomes.
+    """Make the part of an observation, an image or one of the vector, that an array with this shape of a row becomes.
 
-    Raises UserError, which begins with `where`, for images and for what are no numbers.
+    Raises UserError, which begins with `where`, for images of another type than uint8, and for what are no numbers.
     """
-    if is_image(row_shape, dtype):
+    if dtype == np.uint8 and _is_image(row_shape, dtype):
+        return Image(tuple(path), row_shape)
+    if not is_read(row_shape, dtype):
         shape = "×".join(map(str, row_shape))
-        raise UserError(f"{where}: {_IMAGES}, and it holds {shape} {dtype}; choose others, dataset.observation_keys=[…]")
+        raise UserError(
+            f"{where}: images are read as uint8, and it holds {shape} {dtype}; choose others, dataset.observation_keys=[…]"
+        )
     if dtype.kind not in "fiub":
         raise UserError(f"{where}: must be numbers, not {dtype}; choose others, dataset.observation_keys=[…]")
     return Part(tuple(path), row_shape)
 
 
-def is_image(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+def is_read(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell arrays that can be chosen: those of images must be uint8."""
+    return dtype == np.uint8 or not _is_image(row_shape, dtype)
+
+
+def _is_image(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Tell images by the shape of a row: height × width (× channels)."""
     return len(row_shape) > 2 or (len(row_shape) == 2 and dtype == np.uint8)
 
@@ -63,9 +72,14 @@ def rows(array: npt.NDArray[Any], where: str, count: int, row_shape: tuple[int, 
     return array.reshape(count, -1) if row_shape else array.reshape(count)
 
 
-def vectors(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Join rows, [n, …] each, to vectors [n, obs]."""
-    columns = [array.reshape(len(array), -1) for array in arrays]
+def frames(array: npt.NDArray[Any], where: str, count: int, image: Image) -> npt.NDArray[Any]:
+    """Return an array as an image's frames, [count, *shape]. Raises errors as `rows`."""
+    return rows(array, where, count, image.shape).reshape(count, *image.shape)
+
+
+def vectors(arrays: Sequence[npt.NDArray[Any]], count: int) -> npt.NDArray[Any]:
+    """Join rows, [count, …] each, to vectors [count, obs]."""
+    columns = [array.reshape(count, -1) for array in arrays] or [np.zeros((count, 0), np.float32)]
     return np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
 
 
@@ -100,20 +114,25 @@ def missing_key(where: str, key: str, there: Sequence[str]) -> UserError:
     return UserError(f"dataset.observation_keys: {where} has no {key}, only {', '.join(sorted(there)) or 'nothing'}")
 
 
-def none_usual(problem: str, there: Sequence[str], vectors: Sequence[str]) -> UserError:
-    """Make the error for data without the usual observations: `there` are all others, `vectors` those that can be chosen."""
-    if vectors:
-        return UserError(f"{problem}; choose some of {', '.join(sorted(vectors))} with dataset.observation_keys=[…]")
-    return UserError(f"{problem}; it has {'images alone' if there else 'no others'}, and only vectors are read")
+def none_usual(problem: str, there: Sequence[str], offered: Sequence[str]) -> UserError:
+    """Make the error for data without the usual observations: `there` are all others, `offered` those that can be chosen."""
+    if offered:
+        return UserError(f"{problem}; choose some of {', '.join(sorted(offered))} with dataset.observation_keys=[…]")
+    return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no others'}")
 
 
-def unused_note(names: Sequence[str], what: str = "observations") -> list[str]:
-    """Name what of a recording is not used, in a line at most."""
+def images_note(names: Sequence[str]) -> list[str]:
+    """Name the images of a recording, in a line at most."""
+    return [f"images are not read: {', '.join(sorted(names))}"] if names else []
+
+
+def unused_note(names: Sequence[str]) -> list[str]:
+    """Name the observations of a recording that are not used, in a line at most."""
     if not names:
         return []
     most = 12
     more = f" and {len(names) - most} others" if len(names) > most else ""
-    return [f"not used of its {what}: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
+    return [f"not used of its observations: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
 
 
 def bounds(

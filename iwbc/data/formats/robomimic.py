@@ -1,19 +1,22 @@
 """robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
 
 data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
+LIBERO's data.attrs: problem_info (JSON) with language_instruction, bddl_file_name: the task, a group
 data/demo_N/actions [T, act]               within ±1
 data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0;
                                            where none in the file is, success is unknown
 data/demo_N/obs/<key> [T, …]
-data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action
+data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action, unless it is a
+                                           copy of obs in the whole file
 mask/<name>                                names of demos, b"demo_7": the groups
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,11 +25,14 @@ from iwbc.data.checks import notes_of_rewards
 from iwbc.data.formats.reading import (
     DAMAGE,
     NO_FINAL,
+    TASK,
     actions_of,
     bounds,
     chosen_keys,
     flags_of,
-    is_image,
+    frames,
+    images_note,
+    is_read,
     mapping,
     missing_key,
     none_usual,
@@ -41,7 +47,7 @@ from iwbc.data.formats.reading import (
 from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.robosuite import HORIZONS, spec_of
-from iwbc.environments.spaces import Part
+from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import Robomimic
@@ -49,10 +55,11 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes than before.
-READER = 2
+READER = 3
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
+_SCENE = re.compile(r"[A-Z_]+SCENE\d+_")  # what LIBERO's names of files begin with
 _RAW = (
     "has no obs: it holds simulator states alone; write observations with robomimic first, python "
     "robomimic/scripts/dataset_states_to_obs.py --dataset {path} --output_name low_dim.hdf5 --done_mode 2"
@@ -81,18 +88,23 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         actions = open_array(first, "actions").shape
         # Each observation, with the first demo that has it.
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
+        offered = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            others = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
-            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), others)
-        parts = [_part(path, data, key, there) for key in keys]
+            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
+        if missing := [key for key in keys if key not in there]:
+            raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
+        parts, images = divided([_part(path, data, key, there) for key in keys])
         _check_keys(path, data, demos, keys)
         masks = _masks(path, root, demos)
+        if task := _task(attributes):
+            masks.setdefault(f"{TASK}{task}", frozenset(demos))
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
         labelled = rewarded and _any_above_0(path, data, demos)
-        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in there if name not in keys])
+        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in offered if name not in keys])
+        notes += images_note([name for name in there if name not in (*offered, *keys)])
         if rewarded and not labelled:
             notes.append(
                 "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
@@ -102,22 +114,28 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
         if not all(holds(open_group(data, name), "next_obs") for name in demos):
             notes.append(NO_FINAL)
+        elif all(_is_copied(path, data, name, keys) for name in demos):
+            notes.append(
+                "its next_obs is a copy of its obs in every demo: the last observation stands for that after an episode's last "
+                "action, which only value estimates at a cut see"
+            )
 
     if len(actions) != 2:
         raise UserError(f"{path}, data/{demos[0]}/actions: has shape {actions}; need vectors, [steps, actions]")
     low, high = bounds(dataset_id, settings, -1.0, 1.0, actions[1])
     info = DatasetInfo(
         id=dataset_id,
-        environment=_environment(path, env_args, keys, masks),
+        environment=_environment(path, env_args, [part.name for part in parts], images, masks),
         action_low=low,
         action_high=high,
         reference_scores=None,
-        observation_parts=parts,
+        observation_parts=parts or None,
+        images=images,
         notes=notes,
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, masks, actions[1], labelled), info
+    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], labelled), info
 
 
 def names(path: Path) -> list[str]:
@@ -155,12 +173,12 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
 
 
 def _is_offered(data: Any, place: str) -> bool:
-    """Tell arrays that can be read from images and from groups."""
+    """Tell arrays that can be read from others and from groups."""
     try:
         field = open_array(data, place)
     except DAMAGE:
         return False
-    return not is_image(field.shape[1:], field.dtype)
+    return is_read(field.shape[1:], field.dtype)
 
 
 def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]) -> None:
@@ -181,9 +199,15 @@ def _any_above_0(path: Path, data: Any, demos: Sequence[str]) -> bool:
     return False
 
 
+def _is_copied(path: Path, data: Any, name: str, keys: Sequence[str]) -> bool:
+    """Tell whether a demo's next_obs is its obs, which a robot that moves cannot have observed."""
+    with reading(f"{path}, data/{name}"):
+        return all(
+            np.array_equal(read_array(data, f"{name}/obs/{key}"), read_array(data, f"{name}/next_obs/{key}")) for key in keys
+        )
+
+
 def _part(path: Path, data: Any, key: str, there: Mapping[str, str]) -> Part:
-    if key not in there:
-        raise missing_key(f"{path}, data/demo_N/obs", key, sorted(there))
     where = f"{path}, data/{there[key]}/obs/{key}"
     with reading(where):
         field = open_array(data, f"{there[key]}/obs/{key}")
@@ -217,14 +241,28 @@ def _masks(path: Path, root: Any, demos: Sequence[str]) -> dict[str, frozenset[s
     return masks
 
 
+def _task(attributes: Any) -> str | None:
+    """Return the task in words that LIBERO's files tell, by themselves or by the name of the task's file; None where none is
+    told."""
+    with contextlib.suppress(*DAMAGE):
+        words = parse_json(_text(attributes["problem_info"]))["language_instruction"]
+        return printable(words if isinstance(words, str) else " ".join(words)) or None
+    with contextlib.suppress(*DAMAGE):
+        return printable(_SCENE.sub("", PurePosixPath(_text(attributes["bddl_file_name"])).stem).replace("_", " ")) or None
+    return None
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _env_args(path: Path, attributes: Any) -> Mapping[str, Any]:
-    text = attributes.get("env_args", "{}")
     with reading(f"{path}, env_args of data"):
-        return mapping(parse_json(text.decode() if isinstance(text, bytes) else text), f"{path}, env_args of data")
+        return mapping(parse_json(_text(attributes.get("env_args", "{}"))), f"{path}, env_args of data")
 
 
 def _environment(
-    path: Path, env_args: Mapping[str, Any], keys: Sequence[str], masks: Mapping[str, Any]
+    path: Path, env_args: Mapping[str, Any], keys: Sequence[str], images: Sequence[Image], masks: Mapping[str, Any]
 ) -> EnvironmentSpec | None:
     """Describe the file's environment, with the study's horizon: the longer one where filter keys tell better people from worse
     ones."""
@@ -232,7 +270,7 @@ def _environment(
         return None
     several = HORIZONS.get(str(env_args["env_name"]), (None, None))[1] if {"better", "worse"} & set(masks) else None
     try:
-        return spec_of(env_args, keys, several)
+        return spec_of(env_args, keys, several, images)
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
 
@@ -248,6 +286,7 @@ def _episodes(
     dataset_id: str,
     demos: Sequence[str],
     parts: Sequence[Part],
+    images: Sequence[Image],
     masks: Mapping[str, frozenset[str]],
     action_size: int,
     labelled: bool,
@@ -265,11 +304,20 @@ def _episodes(
                     [
                         rows(read_array(group, f"{source}/{part.name}"), f"{where}/{source}/{part.name}", steps, part.shape)
                         for part in parts
-                    ]
+                    ],
+                    steps,
                 )
 
-            seen = observations("obs")
-            final = observations("next_obs")[-1:] if holds(group, "next_obs") else seen[-1:]
+            def films(source: str, group: Any = group, where: str = where, steps: int = steps) -> dict[str, Any]:
+                return {
+                    image.name: frames(
+                        read_array(group, f"{source}/{image.name}"), f"{where}/{source}/{image.name}", steps, image
+                    )
+                    for image in images
+                }
+
+            seen, shown = observations("obs"), films("obs")
+            following, follow = (observations("next_obs"), films("next_obs")) if holds(group, "next_obs") else (seen, shown)
             rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
@@ -277,10 +325,12 @@ def _episodes(
         success = bool((rewards > 0).any()) if labelled and rewards is not None else None
         yield Episode(
             seen,
-            final[0],
+            following[-1],
             actions,
             rewards_of(steps, None) if rewards is None else rewards,
             dones is not None and bool(dones[-1]),
             success,
             tuple(mask for mask in sorted(masks) if name in masks[mask]),
+            shown,
+            {name: film[-1] for name, film in follow.items()},
         )

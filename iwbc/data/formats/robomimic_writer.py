@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.checks import leave_out_images
 from iwbc.data.curated import Curated
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.spaces import size_of
@@ -48,6 +49,7 @@ def write_robomimic(curated: Curated, out: Path) -> None:
     import h5py
 
     data = curated.trajectories
+    leave_out_images(data.info, data.observations.shape[1])
     scales = data.action_scales
     if scales.lowest.min() < -1.0 or scales.highest.max() > 1.0:
         warn(
@@ -99,8 +101,8 @@ def env_args(info: DatasetInfo) -> dict[str, Any]:
     if spec is None:
         return {"env_name": "none", "type": _NONE, "env_kwargs": {}}
     if spec.id.startswith(_PACKAGE):
-        # The keys are a choice of iwbc's environment, which robosuite does not know.
-        kwargs = {name: value for name, value in spec.kwargs.items() if name != "observation_keys"}
+        # Keys and images are a choice of iwbc's environment, which robosuite does not know.
+        kwargs = {name: value for name, value in spec.kwargs.items() if name not in ("observation_keys", "images")}
         return {"env_name": spec.id.removeprefix(_PACKAGE), "type": _ROBOSUITE, "env_kwargs": kwargs}
     return {"env_name": spec.id, "env_version": gym.__version__, "type": _GYM, "env_kwargs": spec.kwargs}
 

@@ -23,7 +23,8 @@ from iwbc.data.formats.reading import (
     bounds,
     chosen_keys,
     flags_of,
-    is_image,
+    images_note,
+    is_read,
     mapping,
     missing_key,
     none_usual,
@@ -37,6 +38,7 @@ from iwbc.data.formats.reading import (
     widened,
 )
 from iwbc.data.trajectories import DatasetInfo, Episode
+from iwbc.environments.spaces import divided
 from iwbc.errors import UserError, extra
 from iwbc.settings import Zarr
 from iwbc.system.files import read_json
@@ -75,19 +77,26 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     if named["actions"] is None:
         raise UserError(f"{path}, data: has no action, only {', '.join(map(printable, there)) or 'nothing'}")
     others = [name for name in there if name not in named.values()]
+    offered = _offered(path, others)
     keys = chosen_keys(settings.observation_keys) or [name for name in _USUAL if name in others][:1]
     if not keys:
-        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, _not_images(path, others))
+        raise none_usual(f"{path}, data: has neither {' nor '.join(_USUAL)}", others, offered)
     if missing := [key for key in keys if key not in there]:
-        raise missing_key(f"{path}, data", missing[0], list(map(printable, there)))
+        raise missing_key(f"{path}, data", missing[0], _offered(path, there))
     arrays = {key: _open(path, f"data/{key}") for key in keys}
-    parts = [part_of(f"{path}, data/{key}", [key], array.shape[1:], array.dtype) for key, array in arrays.items()]
+    parts, images = divided(
+        [part_of(f"{path}, data/{key}", [key], array.shape[1:], array.dtype) for key, array in arrays.items()]
+    )
     actions = actions_of(_values(_open(path, f"data/{named['actions']}"), path), f"{path}, data/{named['actions']}")
     count = len(actions)
     ends = _ends(path, count)
     observations = vectors(
-        [rows(_values(arrays[part.name], path), f"{path}, data/{part.name}", count, part.shape) for part in parts]
+        [rows(_values(arrays[part.name], path), f"{path}, data/{part.name}", count, part.shape) for part in parts], count
     )
+    pictures = {image.name: arrays[image.name] for image in images}
+    for key, array in pictures.items():
+        if array.shape[0] != count:
+            raise UserError(f"{path}, data/{key}: has {array.shape[0]} rows for {count} actions")
     rewards, successes = None, None
     if (name := named["rewards"]) is not None:
         rewards = rows(_values(_open(path, f"data/{name}"), path), f"{path}, data/{name}", count)
@@ -103,15 +112,17 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
         action_low=low,
         action_high=high,
         reference_scores=None,
-        observation_parts=parts,
+        observation_parts=parts or None,
+        images=images,
         notes=[
-            *unused_note([printable(name) for name in others if name not in keys]),
+            *unused_note([name for name in offered if name not in keys]),
+            *images_note([name for name in map(printable, others) if name not in (*offered, *keys)]),
             *notes_of_rewards(rewards is not None, successes is not None),
             *notes,
             NO_FINAL,
         ],
     )
-    return _episodes(observations, actions, rewards, successes, ends), info
+    return _episodes(path, observations, pictures, actions, rewards, successes, ends), info
 
 
 def _is_array(folder: Path) -> bool:
@@ -140,13 +151,13 @@ def _open(path: Path, name: str) -> Any:
     return array
 
 
-def _not_images(path: Path, names: Sequence[str]) -> list[str]:
-    """List the arrays of data/ that can be read, without images, which have codecs of their own at times."""
+def _offered(path: Path, names: Sequence[str]) -> list[str]:
+    """List the arrays of data/ that can be read; images have codecs of their own at times."""
     names_there = []
     for name in names:
         with contextlib.suppress(UserError):
             array = _open(path, f"data/{name}")
-            if not is_image(array.shape[1:], array.dtype):
+            if is_read(array.shape[1:], array.dtype):
                 names_there.append(printable(name))
     return names_there
 
@@ -182,7 +193,9 @@ def _ends(path: Path, count: int) -> npt.NDArray[np.int64]:
 
 
 def _episodes(
+    path: Path,
     observations: npt.NDArray[Any],
+    pictures: Mapping[str, Any],
     actions: npt.NDArray[np.floating],
     rewards: npt.NDArray[Any] | None,
     successes: npt.NDArray[np.bool_] | None,
@@ -190,6 +203,8 @@ def _episodes(
 ) -> Iterator[Episode]:
     for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         success = None if successes is None else bool(successes[start:end].any())
+        with reading(f"{path}, data"):  # images episode by episode, because all of them are too many
+            images = {name: np.asarray(array[start:end]) for name, array in pictures.items()}
         yield Episode(
             observations[start:end],
             observations[end - 1],
@@ -197,4 +212,6 @@ def _episodes(
             rewards_of(end - start, success) if rewards is None else rewards[start:end],
             False,
             success,
+            images=images,
+            final_images={name: array[-1] for name, array in images.items()},
         )
