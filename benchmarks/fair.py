@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all, played
-from iwbc.report.statistics import Estimate, Scores, aggregates, improvement
+from iwbc.report.statistics import Array, Estimate, Scores, aggregates, improvement
 from iwbc.runs.summary import SeedResult, Summary, Total
 from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, parse, run
@@ -125,12 +125,50 @@ def _passes(curation: str) -> dict[str, Grid]:
     return {name: {"": [f"{setting} {curation}"]} for name, setting in {"filtered_bc": "algo=filtered_bc", **every}.items()}
 
 
+_WEIGHTS = {
+    "filtered_bc": "algo=filtered_bc",
+    "iw_bc": "algo=iw_bc",
+    "iw_bc_trajectory": "algo=iw_bc algo.level=trajectory algo.kappa=1",
+    "iw_bc_auto": "algo=iw_bc algo.level=trajectory algo.kappa=auto",
+}
+
+
+def _weights(curation: str, *left_out: str) -> dict[str, Grid]:
+    """Filtered BC and each kind of weights on the same trajectories, with nothing tuned."""
+    return {name: {"": [f"{setting} {curation}"]} for name, setting in _WEIGHTS.items() if name not in left_out}
+
+
+def _fresh(tasks: Mapping[str, str], seeds: Sequence[int]) -> dict[str, str]:
+    """The tasks with other datasets, by dataset seed."""
+    return {f"{name}-{seed}": f"{arguments} dataset.seed={seed}" for seed in seeds for name, arguments in tasks.items()}
+
+
+_HOPPERS = {name: LOCOMOTION.tasks[name] for name in ("hopper", "walker2d")}
+_TEN = "seeds=[0,1,2,3,4,5,6,7,8,9]"
+_PLAIN = "algo.start=reference"
 FAMILIES = {
     "locomotion": LOCOMOTION,
     "chance": CHANCE,
     "chance-mixture": CHANCE_MIXTURE,
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
+    "fresh-locomotion": Family(
+        _fresh(_HOPPERS, (1, 2, 3)), _PLAIN, _weights("curation=auto"), tuning="", table=f"{_TEN} eval.episodes=10"
+    ),
+    "fresh-chance": Family(
+        _fresh(CHANCE.tasks, (1,)),
+        CHANCE.common,
+        _weights("curation=success", "iw_bc_trajectory"),
+        tuning="",
+        table=f"{_TEN} eval.episodes=100",
+    ),
+    "fresh-mixture": Family(
+        _fresh(CHANCE_MIXTURE.tasks, (1,)),
+        CHANCE_MIXTURE.common,
+        _weights("curation=success", "iw_bc_trajectory"),
+        tuning="",
+        table=f"{_TEN} eval.episodes=100",
+    ),
     "passes-chance": Family(CHANCE_MIXTURE.tasks, CHANCE.common, _passes("curation=success"), tuning="", table=CHANCE.table),
     "passes-locomotion": Family(LOCOMOTION.tasks, LOCOMOTION.common, _passes(QUALITY), tuning="", table=LOCOMOTION.table),
 }
@@ -242,8 +280,8 @@ def scores_of(name: str, action: str) -> Scores:
 
 
 def summary(name: str) -> str:
-    """The family's tables in Markdown: mean ± standard deviation over seeds, IQM, and P(better than filtered BC), over all
-    tasks and on each."""
+    """The family's tables in Markdown: mean ± standard deviation over seeds, IQM, P(better than filtered BC) over all tasks and
+    on each, and the mean difference to filtered BC of the same seeds."""
     lines = []
     for action, title in (("mean", "Mean action"), ("sample", "Sampled actions")):
         scores = scores_of(name, action)
@@ -252,16 +290,26 @@ def summary(name: str) -> str:
             improvement(Scores([task], {m: matrix[:, [j]] for m, matrix in scores.matrices.items()}, []), BASELINE)
             for j, task in enumerate(scores.tasks)
         ]
-        columns = [*scores.tasks, "IQM", "P(better)", *(f"P on {task}" for task in scores.tasks)]
+        columns = [*scores.tasks, "IQM", "P(better)", "difference", *(f"P on {task}" for task in scores.tasks)]
         lines += [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         for method, matrix in scores.matrices.items():
             cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(matrix.mean(0), matrix.std(0, ddof=1), strict=True)]
             cells.append(_estimate(pooled[method]["IQM"], 1))
-            chances = [better, *alone]
-            cells += ["–" if method == BASELINE else _estimate(estimates[method], 2) for estimates in chances]
+            if method == BASELINE:
+                cells += ["–"] * (2 + len(alone))
+            else:
+                cells += [_estimate(better[method], 2), _estimate(_difference(matrix - scores.matrices[BASELINE]), 1)]
+                cells += [_estimate(estimates[method], 2) for estimates in alone]
             lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _difference(pairs: Array) -> Estimate:
+    """The mean of differences of pairs, [seeds, tasks], with a 95 % bootstrap interval over the seeds of each task."""
+    drawn = np.random.default_rng(0).integers(len(pairs), size=(5000, *pairs.shape))
+    low, high = np.percentile(np.take_along_axis(pairs[None], drawn, 1).mean((1, 2)), [2.5, 97.5])
+    return Estimate(float(pairs.mean()), float(low), float(high))
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:

@@ -32,6 +32,8 @@ MANDATORY = {
     "curation=weights": ["curation.path=chosen/human.csv"],
     "curation=scores": ["curation.path=chosen/deminf.csv"],
     "curation=groups": ["curation.keep=[better]"],
+    "experiment=d4rl": ["dataset.id=mujoco/hopper/medium-v0"],
+    "experiment=d4rl_files": ["dataset.path=hopper_medium-v2.hdf5"],
 }
 
 
@@ -48,8 +50,10 @@ def test_every_choice_composes_and_is_valid(choice: str) -> None:
 
 @pytest.mark.robustness
 def test_every_preset_composes_and_each_method_has_a_distinct_name() -> None:
-    named = [(group, name) for group, name in FILES if group in PRESETS]
-    presets = {group: [compose(f"+{group}={name}") for g, name in named if g == group] for group in PRESETS}
+    named = [(group, f"{group}={name}") for group, name in FILES if group in PRESETS]
+    presets = {
+        group: [compose(f"+{choice}", *MANDATORY.get(choice, [])) for g, choice in named if g == group] for group in PRESETS
+    }
     assert len(presets["experiment"]) >= 1
     methods = presets["method"]
     assert len({config.method for config in methods}) == len(methods) >= 6

@@ -19,6 +19,7 @@ from click.shell_completion import BashComplete, add_completion_class
 # Command → module, and a line of help.
 COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
+    "compare": ("iwbc.compare", "Try methods on your data for some minutes; says which to use, and how sure."),
     "tune": ("iwbc.tune", "Search for the settings with the best score."),
     "evaluate": ("iwbc.evaluate", "Play the policy of a finished run again."),
     "verify": ("iwbc.verify", "Check that a run's numbers are what its files say."),
@@ -39,7 +40,7 @@ LANGUAGE = {
     "evaluate": ("iwbc.language.evaluate", "Score a model on prompts with answers: pass@k, intervals."),
 }
 
-_TAKES_SETTINGS = ("train", "tune", "info", "export-data")  # of Hydra's grammar
+_TAKES_SETTINGS = ("train", "compare", "tune", "info", "export-data")  # of Hydra's grammar
 
 _HELP = """Train policies on mixed-quality demonstrations, by weighted supervised learning.
 

@@ -17,8 +17,9 @@ _HERE = Path(__file__).parent
 _LARGEST = 2_000_000  # bytes of a video that the page takes in
 
 
-def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """Make the page: `results`, figures, videos, `runs`, and every run's configuration."""
+def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures: Sequence[Picture], said: str = "") -> str:
+    """Make the page: `results`, figures, videos, `runs`, and every run's configuration. It begins with `said`, or else with the
+    result in a sentence."""
     from jinja2 import Environment, FileSystemLoader
 
     templates = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -26,7 +27,7 @@ def page(study: Study, results: Sequence[Table], runs: Sequence[Table], pictures
     methods = [method for method in study.methods if method != REFERENCE]
     sizes = {"finished run": sum(map(len, study.runs.values())), "method": len(methods), "dataset": len(study.tasks)}
     return templates.get_template("page.html").render(
-        lead=lead(results),
+        lead=said or lead(results),
         contents=", ".join(counts([size], thing) for thing, size in sizes.items()),
         missing=next((counts([len(table.rows)], "more run") for table in runs if table.name == "missing"), ""),
         notes=study.notes,

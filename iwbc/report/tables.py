@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iwbc.report.collect import Missing, Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Result, Study
+
+if TYPE_CHECKING:
+    import rich.table
 
 _NONE = "–"
 
@@ -152,7 +156,7 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
     for task in tasks:
         values = {m: [measure(result) for result in filled[task, m]] for m in methods if (task, m) in filled}
         best = max(float(np.mean(of_seeds)) for of_seeds in values.values())
-        cells = [_mean_std(values.get(m, []), best if len(values) > 1 else None, len(seeds) > 1) for m in methods]
+        cells = [mean_std(values.get(m, []), best if len(values) > 1 else None, len(seeds) > 1) for m in methods]
         rows.append([Cell(task), *cells])
     episodes = counts((len(result.episodes) for results in filled.values() for result in results), "episode")
     varying = " (n: number of seeds, where it varies)" if len(seeds) > 1 else ""
@@ -167,7 +171,7 @@ def _grid(study: Study, tasks: Sequence[str], name: str, caption: str, measure: 
     return Table(name, caption, ["dataset", *methods], rows, notes=notes)
 
 
-def _mean_std(values: Sequence[float], best: float | None, say_seeds: bool) -> Cell:
+def mean_std(values: Sequence[float], best: float | None = None, say_seeds: bool = False) -> Cell:
     """Write the mean, with the sample's standard deviation where there is more than one value."""
     if not values:
         return Cell(_NONE)
@@ -231,6 +235,20 @@ def _figures_of(run: Run) -> list[Cell]:
 
 
 # --- renderings ------------------------------------------------------------------------------------------------------
+
+
+def to_terminal(table: Table) -> rich.table.Table:
+    """Make a table for the terminal, notes below."""
+    from rich.markup import escape
+    from rich.table import Table as Drawn
+
+    caption = "\n".join(map(escape, table.notes))
+    drawn = Drawn(title=escape(table.caption), caption=caption, caption_justify="left")
+    for name, right in zip(table.columns, table.numeric, strict=True):
+        drawn.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+    for row in table.rows + table.footer:
+        drawn.add_row(*(f"[bold]{escape(cell.text)}[/bold]" if cell.bold else escape(cell.text) for cell in row))
+    return drawn
 
 
 def to_markdown(table: Table) -> str:

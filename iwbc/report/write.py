@@ -18,6 +18,7 @@ from iwbc.report import figures, statistics, tables
 from iwbc.report.collect import Missing, collect
 from iwbc.report.page import page
 from iwbc.report.protocol import check_protocol
+from iwbc.report.published import published_table
 from iwbc.report.study import Study, arrange
 from iwbc.system.files import temporary_prefix
 
@@ -27,8 +28,16 @@ if TYPE_CHECKING:
 _FILES = {"index.html", "episodes.csv", "tables.md", "tables.tex", "figures"}
 
 
-def write_report(folders: Sequence[Path], out: Path, console: Console, mixed: bool = False) -> None:
-    """Sum up the runs in `folders` and below into `out`; `mixed` allows runs that were evaluated differently.
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    console: Console,
+    mixed: bool = False,
+    said: str = "",
+    first: Sequence[tables.Table] = (),
+) -> None:
+    """Sum up the runs in `folders` and below into `out`; `mixed` allows runs that were evaluated differently. said: the words
+    with which the page begins, in place of the usual ones; first: tables before the others.
 
     Raises UserError where there are none, one is damaged, they were not evaluated alike, or `out` holds anything but an
     earlier report.
@@ -46,7 +55,7 @@ def write_report(folders: Sequence[Path], out: Path, console: Console, mixed: bo
             drawn = (figures.seed_results(study), figures.learning_curves(study), figures.curated_returns(study))
             pictures += [picture for picture in drawn if picture]
             pictures += [*figures.trajectory_weights(study), *figures.weight_diagnostics(study)]
-        _write(building, study, missing, results, pictures)
+        _write(building, study, missing, [*first, *results], pictures, said)
 
 
 def _check_libraries() -> None:
@@ -58,8 +67,8 @@ def _check_libraries() -> None:
 
 def _results(study: Study) -> tuple[list[tables.Table], list[figures.Picture]]:
     """Make the tables of results, and the figures of their aggregates."""
-    drawn = (tables.score_table(study), tables.success_table(study), tables.return_table(study), tables.difference_table(study))
-    written = [table for table in drawn if table]
+    of_results = (tables.score_table(study), published_table(study), tables.success_table(study), tables.return_table(study))
+    written = [table for table in (*of_results, tables.difference_table(study)) if table]
     pictures: list[figures.Picture] = []
     for action in sorted({task.action for task in study.tasks.values()}):  # the mean action's before sampled ones'
         scores = statistics.shared_scores(study, action)
@@ -89,7 +98,12 @@ def _aggregates(study: Study, scores: statistics.Scores) -> tuple[tables.Table, 
 
 
 def _write(
-    folder: Path, study: Study, missing: Sequence[Missing], results: Sequence[tables.Table], pictures: Sequence[figures.Picture]
+    folder: Path,
+    study: Study,
+    missing: Sequence[Missing],
+    results: Sequence[tables.Table],
+    pictures: Sequence[figures.Picture],
+    said: str,
 ) -> None:
     with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -111,7 +125,8 @@ def _write(
     for picture in pictures:
         (folder / "figures" / f"{picture.name}.svg").write_bytes(picture.svg)
         (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-    (folder / "index.html").write_text(page(study, results, [*failures, tables.run_table(study)], pictures), encoding="utf-8")
+    text = page(study, results, [*failures, tables.run_table(study)], pictures, said)
+    (folder / "index.html").write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -237,20 +237,12 @@ def _evaluator(
 ) -> tuple[Evaluator | None, ReferenceScores | None]:
     """Make what plays the policies, and find what scores are relative to; no evaluator where there is no environment, or
     nothing is to be played in it. Raises UserError where the policies cannot be played there."""
-    env, info = config.env, trajectories.info
-    if environment is None:
-        console.print(f"{info.id} names no environment: training without evaluation.")
-        return None, info.reference_scores
-    scores = info.reference_scores if environment.id == info.env_id else d4rl_scores(environment.id)
-    if not config.eval.episodes:
-        return None, scores
-    try:
-        workers = processes.environment_workers()
-        evaluator = Evaluator(environment, config.eval.seed, workers, scores)
-    except UserError as error:
-        if env != Env(name=env.name):  # asked for by name
-            raise
-        console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
+    info = trajectories.info
+    scores = info.reference_scores
+    if environment is not None and environment.id != info.env_id:
+        scores = d4rl_scores(environment.id)
+    evaluator = make_evaluator(config, trajectories, console, processes.environment_workers(), scores)
+    if evaluator is None:
         return None, scores
     scales = trajectories.action_scales
     try:
@@ -261,3 +253,29 @@ def _evaluator(
         evaluator.close()
         raise
     return evaluator, scores
+
+
+def make_evaluator(
+    config: Config,
+    trajectories: Trajectories,
+    console: Console,
+    workers: int = 0,
+    scores: ReferenceScores | None = None,
+) -> Evaluator | None:
+    """Make what plays policies; None where nothing is to be played, or, with a line that says why, where it cannot be.
+
+    Raises UserError where an environment that was asked for cannot be made.
+    """
+    environment = _environment(config, trajectories)
+    if environment is None:
+        console.print(f"{trajectories.info.id} names no environment: training without evaluation.")
+        return None
+    if not config.eval.episodes:
+        return None
+    try:
+        return Evaluator(environment, config.eval.seed, workers, scores)
+    except UserError as error:
+        if config.env != Env(name=config.env.name):  # asked for by name
+            raise
+        console.print(f"Training without evaluation: {error}", soft_wrap=True, markup=False)
+        return None
