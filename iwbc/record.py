@@ -50,7 +50,6 @@ class Options(Settings):
 
 
 _FPS = 30  # at most
-_NO_RENDERER = "; MuJoCo renders by EGL or OSMesa where there is no display (on Debian: apt-get install libegl1 libosmesa6)"
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,7 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
     from iwbc.environments.seeding import start
     from iwbc.environments.spaces import clipped
 
-    try:
-        env: Any = make_env(environment, render_mode="rgb_array")
-    except UserError as error:
-        raise UserError(f"{error}{_NO_RENDERER}") from None
+    env: Any = make_env(environment, render_mode="rgb_array")
     try:
         start(env, played.start)
         own_rate = float(env.metadata.get("render_fps") or _FPS)
@@ -151,12 +147,14 @@ def frames_of(environment: EnvironmentSpec, played: Played, seconds: int) -> tup
 
 
 def _picture(env: Any, environment: EnvironmentSpec) -> npt.NDArray[np.uint8]:
+    from iwbc.environments.gymnasium import NO_RENDERER
+
     try:
         frame: npt.NDArray[np.uint8] | None = env.render()
     except Exception as error:  # of as many kinds as there are renderers
         sys.unraisablehook = lambda unraisable: None  # Gymnasium's half-made viewer complains when it is collected
         reason = " ".join(str(error).split())
-        raise UserError(f"environment {environment.id}: cannot be rendered here ({reason}){_NO_RENDERER}") from None
+        raise UserError(f"environment {environment.id}: cannot be rendered here ({reason}){NO_RENDERER}") from None
     if frame is None:
         raise UserError(f"environment {environment.id}: renders no pictures (render_mode=rgb_array)")
     return frame

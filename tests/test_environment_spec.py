@@ -194,7 +194,7 @@ def test_a_module_is_imported_where_the_user_names_it_and_not_where_a_run_folder
 
     from iwbc.evaluate import main as evaluate
 
-    with pytest.raises(UserError, match="add imports=trap_module"):
+    with pytest.raises(UserError, match=r"Trap-v0 needs imports; to import what .* add imports=trap_module$"):
         evaluate([f"run={tmp_path / 'run'}"])
     assert not trap.exists()
     evaluate([f"run={tmp_path / 'run'}", "imports=trap_module"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -228,6 +229,34 @@ def test_images_are_those_of_cameras_with_the_upper_row_first(robosuite: str) ->
         assert spec is not None
         with pytest.raises(UserError, match=rf"^environment robosuite/Lift: has no images such as {odd.name}"):
             make_env(spec)
+
+
+@pytest.mark.parametrize("robosuite", ["stand-in"], indirect=True)
+@pytest.mark.parametrize("mode", [None, "rgb_array"])
+def test_where_nothing_renders_a_line_names_what_would(
+    robosuite: str, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import robosuite as stand_in
+
+    monkeypatch.setattr(stand_in, "renders", False, raising=False)
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    spec = spec_of(env_args(), KEYS, None, () if mode else [Image(("agentview_image",), (4, 6, 3))])
+    assert spec is not None
+    with pytest.raises(UserError, match=r"cannot be made \(Cannot initialize a EGL .*; MuJoCo renders by EGL or OSMesa where"):
+        make_env(spec, mode)
+    gc.collect()
+    assert not complaints  # of the renderer that is half made, as robosuite's
+    make_env(lift()).close()
+
+
+def test_a_library_that_mujoco_gl_names_and_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mujoco.py").write_text("raise AttributeError(\"'NoneType' object has no attribute 'glGetError'\")")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(UserError, match=r"^MuJoCo cannot be imported with MUJOCO_GL=osmesa \('NoneType' .*libosmesa6\)$"):
+        make_env("Pendulum-v1")
 
 
 def test_without_robosuite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,8 @@ def _mujoco_warning(message: str | bytes) -> None:
         warnings.warn(f"MuJoCo: {text.strip()}", RuntimeWarning, stacklevel=2)
 
 
+# The end of messages about pictures that cannot be drawn.
+NO_RENDERER = "; MuJoCo renders by EGL or OSMesa where there is no display (on Debian: apt-get install libegl1 libosmesa6)"
 # The keys by which environments and datasets report success.
 SUCCESS_KEYS = ("success", "is_success")
 
@@ -47,7 +51,7 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
     """Make an environment registered with Gymnasium, by a spec or an id, as it is played: `render_mode` replaces the spec's,
     and wrappers that only watch are left out.
 
-    Raises UserError where the environment is not installed, or cannot be made as the spec says.
+    Raises UserError where the environment is not installed, or cannot be made as the spec says, or cannot render here.
     """
     spec = EnvironmentSpec.of(environment).to_play()
     if ":" in spec.id:  # Gymnasium would import the module before it, and a dataset or a run folder may have chosen the name
@@ -65,6 +69,10 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
             with sigint_deferred():  # its import asks a process for glfw's version, and fails where Ctrl-C ends that
                 mujoco = importlib.import_module("mujoco")
             mujoco.set_mju_user_warning(_mujoco_warning)
+    except Exception as error:  # of PyOpenGL, where the library that MUJOCO_GL names is missing
+        chosen = os.environ.get("MUJOCO_GL", "")
+        raise UserError(f"MuJoCo cannot be imported with MUJOCO_GL={chosen} ({_reason(error)}){NO_RENDERER}") from None
+    try:
         with seeded(0):  # so that what is drawn here, as Meta-World's list of goals is, is the same in all processes
             env = gym.make(spec.id, disable_env_checker=True, **settings)
         for wrapper in spec.wrappers:
@@ -73,8 +81,23 @@ def make_env(environment: EnvironmentSpec | str, render_mode: str | None = None)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the environment's code may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"environment {spec.id}: cannot be made ({reason}){_remedy(spec)}") from None
+        _end_half_made(error)
+        pictures = "render_mode" in settings or "images" in settings  # images: Robosuite's
+        remedy = NO_RENDERER if pictures and spec.id in gym.registry else _remedy(spec)
+        raise UserError(f"environment {spec.id}: cannot be made ({_reason(error)}){remedy}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _end_half_made(error: BaseException) -> None:
+    """Let go of what an error's frames hold, quietly: renderers that are half made complain as they are collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def _register(spec: EnvironmentSpec) -> None:

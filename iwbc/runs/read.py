@@ -255,7 +255,7 @@ class SavedRun:
         if environment is None:
             raise UserError(f"run={self.folder}: its dataset names no environment to evaluate in")
         if list(environment.imports) != list(imports):
-            needed = f"to import what registers it, add imports={','.join(environment.imports)}"
+            needed = f"needs imports; to import what registers it, add imports={','.join(environment.imports)}"
             what = needed if environment.imports else "needs no imports"
             raise UserError(f"run={self.folder}: its environment {environment.id} {what}")
         return environment

@@ -11,6 +11,19 @@ import numpy as np
 
 os.environ["MUJOCO_GL"] = "egl"  # as robosuite does
 __version__ = "1.5.1"
+renders = True  # False: as on a machine without EGL
+
+
+class RenderContext:
+    """A renderer, which is half made where nothing renders."""
+
+    def __init__(self) -> None:
+        if not renders:
+            raise ImportError("Cannot initialize a EGL device display.")
+        self.con: list[Any] = []
+
+    def __del__(self) -> None:
+        self.con.clear()
 
 
 class Lift:
@@ -19,6 +32,8 @@ class Lift:
     def __init__(self, robots: Any, control_freq: float = 20, horizon: int = 1000, **settings: Any) -> None:
         self.control_freq, self.settings = control_freq, settings
         self.has_offscreen_renderer = settings["has_offscreen_renderer"]
+        if self.has_offscreen_renderer:
+            self.context = RenderContext()
         self.robots = [
             SimpleNamespace(composite_controller_config=each)
             for each in (
