@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwbc.errors import DataWarning, UserError, extra, warn
+from iwbc.errors import DataWarning, UserError, extra, listed, warn
 from iwbc.settings import All, Auto, GaussianPolicy, QualityLevels, ReturnWeighted, Settings, Success, TopFraction
 from iwbc.system.arguments import is_setting, parse, run
 from iwbc.system.files import KINDS, kind_of
@@ -232,8 +232,6 @@ def _entries(trajectories: Trajectories) -> list[tuple[str, list[str], NDArray[n
 
 def _listed(names: Sequence[object], most: int = 6) -> str:
     """Join names by commas, with a count of those beyond `most`."""
-    from iwbc.data.curation import listed
-
     return listed([str(name) for name in names], most)
 
 

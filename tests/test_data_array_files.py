@@ -366,7 +366,7 @@ def test_a_file_without_rewards_but_with_successes_is_converted(kind: str, datas
         ({"task_success": np.zeros(7)}, "task_success; should it be successes=task_success,"),
         ({"nextobs": np.zeros((7, 4))}, "nextobs; should it be next_observations=nextobs,"),
         ({"labels/success": np.zeros(7)}, "labels/success; should it be successes=labels/success,"),
-        ({f"x{i:02}": np.zeros(7) for i in range(20)}, "x10, x11 and 8 others"),
+        ({f"x{i:02}": np.zeros(7) for i in range(20)}, "x10, x11, and 8 more"),
         ({"infos/qpos": np.zeros(7), "metadata/algorithm": np.zeros(3)}, None),
     ],
 )

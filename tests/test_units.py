@@ -435,7 +435,7 @@ def test_the_units_are_said_in_a_line_each() -> None:
     wide = data_of(np.tile(Z, (1, 7))[:, :20] * 1000 + 500, bound=[10.0, 1.0])
     first, second = policy_spec(PLAIN, wide).said()
     assert first.startswith("observations far from 0 ± 1 are standardised, 20 of 20: 0 (")
-    assert first.endswith("and 14 others") and len(re.findall(r" ± \d", first)) == 1 + 6
+    assert first.endswith("and 14 more") and len(re.findall(r" ± \d", first)) == 1 + 6
     assert second.startswith("actions whose bounds are far beyond the data are scaled to its range, 1 of 2: 0 (-0.")
     assert second.endswith("within -10 … 10)")
     assert policy_spec(PLAIN, data_of()).said() == []

@@ -17,7 +17,7 @@ import numpy as np
 
 from iwbc.data.arrays import Steps, flags
 from iwbc.data.hdf5 import check_field, check_links
-from iwbc.errors import UserError
+from iwbc.errors import UserError, listed
 from iwbc.system.files import NUMPY_DAMAGE
 
 # Our name first, then D4RL's and other recorders'.
@@ -114,8 +114,7 @@ def _unused(left: list[str], missing: Collection[str]) -> str | None:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} others" if len(names) > _MOST_NAMES else ""
-    return (", ".join(sorted(names)[:_MOST_NAMES]) or "nothing") + more
+    return listed(sorted(names), _MOST_NAMES) or "nothing"
 
 
 def _names_in(source: Any) -> list[str]:

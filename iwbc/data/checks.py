@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.spaces import VECTOR, entry_names, size_of
-from iwbc.errors import UserError, warn
+from iwbc.errors import UserError, listed, warn
 
 # The ends of episodes seem to be missing where a single episode has so many steps.
 _LONG = 100
@@ -313,10 +313,9 @@ class Rounding:
         each = [
             ("they keep" if field == "rewards" else f"feature {i}{f' ({names[i]})' if names else ''} keeps")
             + f" {left[i]:,} of {changes[i]:,} changes from row to row"
-            for i in lost[:5].tolist()
+            for i in lost.tolist()
         ]
-        more = f", and {len(lost) - 5} others" if len(lost) > 5 else ""
         return (
-            f"{field} are rounded to float32, which is too coarse here: {', '.join(each)}{more}; subtract an offset, such as "
+            f"{field} are rounded to float32, which is too coarse here: {listed(each, 5)}; subtract an offset, such as "
             "the first value, or leave it out"
         )

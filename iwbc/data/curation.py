@@ -21,7 +21,7 @@ from iwbc.data.ranking import discounted_returns, failures_below, smoothness
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.data.trajectory_csv import read_column, sha256_of
-from iwbc.errors import UserError, warn
+from iwbc.errors import UserError, listed, warn
 from iwbc.settings import Settings
 
 Weights = npt.NDArray[np.float64]
@@ -147,11 +147,6 @@ def group_weights(scores: Scores, curation: settings.Groups) -> Weights:
     weights = (scores.members[:, kept] * each).max(1) if kept else np.ones(len(scores))
     weights[scores.members[:, dropped].any(1)] = 0.0
     return weights
-
-
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Join names by commas, with a count of those beyond `most`."""
-    return ", ".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
 def _read(curation: settings.FromFile, column: str, count: int, **options: Any) -> Weights:

@@ -29,7 +29,7 @@ from iwbc.environments.spaces import (
     part_of_plain,
     size_of,
 )
-from iwbc.errors import UserError, warn
+from iwbc.errors import UserError, listed, warn
 from iwbc.policies.flow import CouplingFlow
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.mixture import GaussianMixture
@@ -39,7 +39,6 @@ from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, O
 
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
-_SHOWN = 6  # entries that a line names
 # Limits up to which a reference's units hold other data: actions beyond the range by this share of half of it; spreads this
 # many times smaller; spreads this many times larger.
 _BEYOND, _COARSE, _SLACK = 0.1, 20.0, 4.0
@@ -169,7 +168,8 @@ class PolicySpec:
                 if (mean, std) != (0.0, 1.0)
             ]
             lines.append(
-                f"observations far from 0 ± 1 are standardised, {len(entries)} of {spaces.observation_size}: {_listed(entries)}"
+                f"observations far from 0 ± 1 are standardised, {len(entries)} of {spaces.observation_size}: "
+                f"{listed(entries, 6)}"
             )
         bounds = zip(*self.units_range, spaces.action_low, spaces.action_high, strict=True)
         entries = [
@@ -179,7 +179,7 @@ class PolicySpec:
         ]
         if entries:
             count = f"{len(entries)} of {len(spaces.action_low)}"
-            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {_listed(entries)}")
+            lines.append(f"actions whose bounds are far beyond the data are scaled to its range, {count}: {listed(entries, 6)}")
         return lines
 
     def say(self, console: Console) -> None:
@@ -294,11 +294,7 @@ def _warn_of_far(
     ]
     if entries:
         ids = " and ".join(dataset.info.id for dataset in datasets)
-        warn(f"dataset {ids}, {field}: some values lie far out, in entry {_listed(entries)}; {consequence}")
-
-
-def _listed(entries: Sequence[str]) -> str:
-    return ", ".join(entries[:_SHOWN]) + (f" and {len(entries) - _SHOWN} others" if len(entries) > _SHOWN else "")
+        warn(f"dataset {ids}, {field}: some values lie far out, in entry {listed(entries, 6)}; {consequence}")
 
 
 def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectories) -> tuple[PolicySpec | None, Spaces]:
@@ -366,7 +362,7 @@ def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
         refuse(f"observation {name[i]}", known[i], seen[i])
     if (lost & standardised).any():
         entries = [f"{name[i]} ({seen[i]} where it is {known[i]})" for i in np.flatnonzero(lost & standardised).tolist()]
-        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {_listed(entries)}")
+        warn(f"dataset {trajectories.info.id}: hardly varies in the reference's units, in observation {listed(entries, 6)}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds, checked_flags
 from iwbc.environments.spaces import Image, Part
-from iwbc.errors import UserError
+from iwbc.errors import UserError, listed
 from iwbc.settings import Recording
 from iwbc.system.files import MALFORMED, NUMPY_DAMAGE
 
@@ -130,9 +130,7 @@ def unused_note(names: Sequence[str]) -> list[str]:
     """Name the observations of a recording that are not used, in a line at most."""
     if not names:
         return []
-    most = 12
-    more = f" and {len(names) - most} others" if len(names) > most else ""
-    return [f"not used of its observations: {', '.join(sorted(names)[:most])}{more} (dataset.observation_keys=[…] chooses)"]
+    return [f"not used of its observations: {listed(sorted(names))} (dataset.observation_keys=[…] chooses)"]
 
 
 def bounds(
