@@ -353,7 +353,7 @@ def _trials_table(choice: Choice) -> Table:
     for column in ("curation", "effective number", "held-out nats a step", "behind the likeliest"):
         table.add_column(column, justify="left" if column == "curation" else "right")
     for trial in sorted(choice.trials, key=lambda trial: -trial.effective):
-        behind = f"{trial.behind:.3f} ± {trial.error:.3f}" if trial.behind else "–"
+        behind = f"{trial.behind:.4f} ± {trial.error:.4f}" if trial.behind else "–"
         style = "bold" if trial.curation == choice.curation else None
         table.add_row(trial.words, f"{trial.effective:,.1f}", f"{trial.log_prob:.3f}", behind, style=style)
     return table
@@ -415,4 +415,4 @@ def draw(trajectories: Trajectories, curations: dict[str, Settings], out: Path) 
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run(main, __doc__, "what curation=auto has trained so far goes on with the same command")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import make_info
 from rich.console import Console
-from setups import BRIEF, train
+from setups import BRIEF, compose, train
 
 import iwbc
 from iwbc import settings
@@ -21,6 +21,7 @@ from iwbc.data.trajectories import Episode, Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.export_data import main as export_data
 from iwbc.info import main as info
+from iwbc.runs import pipeline
 from iwbc.runs.read import read_choice
 from iwbc.training import trials
 from iwbc.verify import verify
@@ -167,6 +168,21 @@ def test_where_all_are_equal_all_are_kept_and_it_is_said(tmp_path: Path) -> None
 def test_a_choice_is_plain_data(tmp_path: Path) -> None:
     choice = choose(dataset(tmp_path))
     assert Choice.of_plain(json.loads(json.dumps(choice.to_plain()))) == choice
+
+
+@pytest.mark.parametrize(("reference", "auto"), [(None, None), ([], None), ("trained", "length")])
+def test_wrong_arguments_are_refused(reference: object, auto: object, tmp_path: Path) -> None:
+    data = dataset(tmp_path)
+    if reference == "trained":
+        reference = iwbc.fit(iwbc.BC(steps=2), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    with pytest.raises(UserError, match="needs trajectories, the reference policies that fit returns, and Auto"):
+        iwbc.choose_curation(data, reference, auto)  # type: ignore[arg-type]
+
+
+def test_too_few_trajectories_are_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "reference_policy", None)
+    with pytest.raises(UserError, match="holds out the best 8 of at least 16 good trajectories, and there are 12"):
+        pipeline.chosen(compose("env=hopper", "curation=auto"), dataset(tmp_path, n=12, good=4), QUIET)
 
 
 def test_curate_says_who_chooses(tmp_path: Path) -> None:

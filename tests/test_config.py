@@ -183,6 +183,8 @@ REFUSED = {
     "algo=foo": "Available options in 'algo': awr bc filtered_bc iql iw_bc rwr",
     "algos=bc": "did you mean algo",
     "algo.stepz=3": "did you mean algo.steps",
+    "algo=iql algo.kappa=1 curation=all": "algo.kappa: the chosen algo has no such setting; --cfg job lists those that it has",
+    "curation.fraction=0.5 curation=auto": "curation.fraction",
     "algo.kapa=3": "did you mean algo.kappa",
     "kappa=3": "algo.kappa",
     "+algo.foo=3": "algo.foo",

@@ -154,6 +154,8 @@ def _explain(error: Exception, command: HydraCommand) -> str:
     with hydra_on_conf(command.folder):
         keys = _keys(hydra.compose("train"))
     group, _, name = key.rpartition(".")
+    if key in keys:  # of the usual choice, and the command line has another
+        return f"{key}: the chosen {group} has no such setting; --cfg job lists those that it has"
     same = [setting for setting in keys if setting.split(".")[-1] == name]
     usual = [setting for setting in keys if setting == f"{group}.{_USUAL_NAMES.get(name)}"]
     near = usual or same or difflib.get_close_matches(key, keys, n=3)

@@ -13,7 +13,7 @@ from torch import nn
 
 from iwbc import engine
 from iwbc.data.checks import difference
-from iwbc.data.choice import Choice
+from iwbc.data.choice import Choice, best_of, values_of
 from iwbc.data.curated import Curated
 from iwbc.data.curation import curate, hold_out, pinned
 from iwbc.data.sources import load_dataset
@@ -152,6 +152,7 @@ def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choi
     datasets = (data,) if reference_data is data else (data, reference_data)
     factory = policy_factory(config.policy, *datasets)
     every = config.checkpoint_every
+    best_of(values_of(auto, data), data)  # too few are refused before anything is trained
     reference = reference_policy(reference_data, factory, config.reference, [SEED], config.device, console, every)
     return choose_curation(
         data,

@@ -57,6 +57,8 @@ def choose_curation(
     when told to stop.
     """
     auto, console = auto or settings.Auto(), console or Console(stderr=True)
+    if not (isinstance(auto, settings.Auto) and isinstance(reference, Policies) and reference):
+        raise UserError("choose_curation: needs trajectories, the reference policies that fit returns, and Auto(…) or nothing")
     auto.check("curation")
     values = values_of(auto, trajectories)
     best = best_of(values, trajectories)
