@@ -110,7 +110,7 @@ def test_predict_takes_it_alone_in_batches_and_flat(name: str, tmp_path: Path) -
     for batch in (batch_of(space, values), np.stack([flatten(parts, value) for value in values]).astype(np.float64)):
         together = policies.predict(batch)[0]
         assert together.shape == (4, 1)
-        np.testing.assert_allclose(together, alone, atol=1e-6)
+        np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
 class Recorded(gym.Env[Any, Any]):
@@ -166,8 +166,8 @@ def test_data_environment_and_predict_agree(name: str, data_format: str, dataset
     policies = iwbc.fit(iwbc.BC(steps=2), data, policy=GaussianPolicy(hidden=[8]), console=Console(quiet=True))
     expected = policies.predict(data.observations[data.offsets[:-1]])[0]
     for start, action in zip(starts, expected, strict=True):
-        np.testing.assert_allclose(policies.predict(start)[0], action, atol=1e-6)
-    np.testing.assert_allclose(policies.predict(batch_of(space, starts))[0], expected, atol=1e-6)
+        np.testing.assert_allclose(policies.predict(start)[0], action, atol=1e-4)
+    np.testing.assert_allclose(policies.predict(batch_of(space, starts))[0], expected, atol=1e-4)
     assert iwbc.evaluate(policies, data, episodes=2).lengths.tolist() == [[4, 4]]
 
 
