@@ -217,7 +217,8 @@ def test_importance_weights_go_with_any_curation(
     kept = iwbc.curate(data, chosen)
     policy = settings.GaussianPolicy(hidden=[8])
     reference = iwbc.fit(iwbc.BC(steps=5, batch_size=16), data, policy=policy)
-    recipe = settings.ALGORITHMS[algo](steps=10, batch_size=16, warmup_steps=2)
+    critic = {"value_steps": 10} if algo == "awr" else {}
+    recipe = settings.ALGORITHMS[algo](steps=10, batch_size=16, warmup_steps=2, **critic)
     fitted = iwbc.fit(recipe, kept, reference=reference if recipe.start == "reference" else None, policy=policy)
     action, _ = fitted.predict(np.zeros((2, 3)))
     assert np.isfinite(action).all()
