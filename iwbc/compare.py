@@ -254,15 +254,13 @@ def _by_likelihood(runs: Comparison, uses: Mapping[str, str], trajectories: Traj
 
 def _likelihoods(policies: Policies, held_out: Curated) -> dict[int, float]:
     """Return the mean log-likelihood of a step of each kept trajectory, averaged over policies, by trajectory."""
-    import numpy as np
+    import torch
 
-    from iwbc import engine
+    from iwbc.algorithms.weights import log_probs
+    from iwbc.objectives import trajectory_means
 
-    steps = np.zeros(held_out.steps)
-    for policy in policies:
-        for some, observations, actions in held_out.batches():
-            steps[some] += engine.log_prob(policy, observations, actions).double().numpy() / len(policies)
-    means = np.add.reduceat(steps, held_out.offsets[:-1]) / held_out.lengths
+    offsets = torch.from_numpy(held_out.offsets)
+    means = torch.stack([trajectory_means(log_probs(policy, held_out), offsets) for policy in policies]).mean(0)
     return dict(zip(held_out.kept.tolist(), means.tolist(), strict=True))
 
 

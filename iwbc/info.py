@@ -328,6 +328,7 @@ def _show_returns(trajectories: Trajectories, console: Console) -> None:
 def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> Table:
     from rich.table import Table
 
+    from iwbc.data.choice import effective_number
     from iwbc.data.curation import curate, keeps_all
 
     table = Table(title="What each curation keeps", title_justify="left")
@@ -338,7 +339,7 @@ def _kept_table(trajectories: Trajectories, curations: dict[str, Settings]) -> T
             table.add_row(name, "0", "0")
             continue
         kept = curate(trajectories, curation)
-        effective = 1.0 / float((kept.probabilities**2).sum())
+        effective = effective_number(kept.curation_weights)
         lowest = float(trajectories.returns[kept.kept].min())
         count = "all " * keeps_all(kept.curation_weights, curation) + f"{len(kept.kept):,}"
         table.add_row(name, count, f"{kept.steps:,}", f"{effective:,.1f}", f"{lowest:,.1f}")

@@ -837,7 +837,7 @@ class Config(Settings):
         """The method's name in tables: the algorithm, and the curation and weights that distinguish it from its relatives."""
         match self.curation:
             case ReturnWeighted() if isinstance(self.algo, RWR):
-                kept = _ranked(self.curation)
+                kept = ranked_by(self.curation)
             case All() if not isinstance(self.algo, FilteredBC):  # said only where the method's name promises a choice
                 kept = ""
             case _:
@@ -849,7 +849,7 @@ class Config(Settings):
 
 def in_tables(curation: Settings) -> str:
     """Name a curation as it follows an algorithm's name in tables."""
-    ranked = _ranked(curation)
+    ranked = ranked_by(curation)
     match curation:
         case TopFraction(fraction=fraction):
             return f" {100 * fraction:g} %{ranked}"
@@ -870,7 +870,7 @@ def in_tables(curation: Settings) -> str:
             return f" {getattr(curation, 'name', '')}{ranked}"
 
 
-def _ranked(curation: Settings) -> str:
+def ranked_by(curation: Settings) -> str:
     """Say by what a curation ranks trajectories, where it is not their return."""
     rank_by = curation.rank_by if isinstance(curation, Ranked) else "return"
     return "" if rank_by == "return" else f" by {rank_by.replace('_', ' ')}"

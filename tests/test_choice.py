@@ -160,6 +160,22 @@ def test_a_choice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         choose(data, settings.Auto(rank_by="smoothness"))
 
 
+def test_one_process_makes_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others that ask the same wait at the lock, which is gone when the choice is there."""
+    monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "cache"))
+    locks: list[int] = []
+    train_all = trials._train
+
+    def spy(*arguments: object) -> object:
+        locks.append(len(list((tmp_path / "cache" / "curations").glob("*.lock"))))
+        return train_all(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trials, "_train", spy)
+    choose(dataset(tmp_path))
+    assert locks == [1]
+    assert [path.suffix for path in (tmp_path / "cache" / "curations").iterdir()] == [".json"]
+
+
 def test_where_all_are_equal_all_are_kept_and_it_is_said(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="keeps all; all trajectories are equally good by what it ranks by"):
         assert choose(dataset(tmp_path, equal=True)) == Choice(settings.All())

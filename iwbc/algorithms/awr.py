@@ -12,7 +12,8 @@ from torch import Tensor
 
 from iwbc import engine
 from iwbc.algorithms.algorithm import Ingredients
-from iwbc.algorithms.values import Returns, weight_metrics
+from iwbc.algorithms.values import Returns
+from iwbc.algorithms.weights import weight_metrics
 from iwbc.data.sampling import Minibatch
 from iwbc.objectives import advantage_weights, weighted_log_likelihood
 from iwbc.settings import AWR

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from iwbc import engine
 from iwbc.algorithms.algorithm import Ingredients
-from iwbc.algorithms.values import value_network, value_units, weight_metrics
+from iwbc.algorithms.values import value_network, value_units
+from iwbc.algorithms.weights import weight_metrics
 from iwbc.data.sampling import Minibatch
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories

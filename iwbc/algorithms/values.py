@@ -1,4 +1,4 @@
-"""Parts of algorithms with value networks: the units of inputs, TD(λ) returns of all kept steps, diagnostics of weights."""
+"""Parts of algorithms with value networks: the units of inputs, TD(λ) returns of all kept steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iwbc.data.curated import Curated
 from iwbc.data.scales import action_range
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.objectives import effective_sample_size, td_lambda_returns
+from iwbc.objectives import td_lambda_returns
 from iwbc.policies.networks import Units, mlp
 
 # Standard deviations beyond which an observation is the outlier of a sensor.
@@ -58,14 +58,3 @@ class Returns:
         final_values = engine.values(value, self.units.observations(self._final_observations)) * self._continues
         returns = td_lambda_returns(self._rewards, values, final_values, self._offsets, self._gamma, self._lam)
         return returns, values
-
-
-def weight_metrics(weights: Tensor, maximum: float) -> dict[str, Tensor]:
-    """Describe weights [n] by scalars."""
-    return {
-        "ess_share": effective_sample_size(weights) / len(weights),
-        "weight_min": weights.amin(),
-        "weight_median": weights.median(),
-        "weight_max": weights.amax(),
-        "clipped_share": (weights >= maximum).double().mean(),
-    }

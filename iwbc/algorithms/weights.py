@@ -29,12 +29,25 @@ from iwbc.policies.policy import Policy
 from iwbc.settings import IWBC
 
 
-def log_probs(policy: Policy, curated: Curated, device: str | torch.device) -> Tensor:
+def log_probs(policy: Policy, curated: Curated, device: str | torch.device = "cpu") -> Tensor:
     """Compute log π(a|s) of every kept step, in nats: [M]."""
     result = torch.empty(curated.steps, device=device)
     for steps, observations, actions in curated.batches(device):
         result[steps] = engine.log_prob(policy, observations, actions)
     return result
+
+
+def weight_metrics(weights: Tensor, maximum: float, minimum: float = 0.0, shares: Tensor | None = None) -> dict[str, Tensor]:
+    """Describe weights [n], within minimum … maximum, by scalars; `shares` are the curation's, [n] (None: all alike)."""
+    shared, whole = (weights, len(weights)) if shares is None else (weights * shares, effective_sample_size(shares))
+    at_bound = (weights >= maximum) | ((weights <= minimum) & (minimum > 0.0))
+    return {
+        "ess_share": effective_sample_size(shared) / whole,
+        "weight_min": weights.amin(),
+        "weight_median": weights.median(),
+        "weight_max": weights.amax(),
+        "clipped_share": at_bound.double().mean(),
+    }
 
 
 class ImportanceWeights:
@@ -89,14 +102,7 @@ class ImportanceWeights:
     def _describe(self) -> dict[str, Tensor]:
         settings = self._settings
         weights = self.weights if settings.level == "window" else self.weights[self._offsets[:-1]]
-        at_bound = (weights >= settings.upper_bound) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
-        return {
-            "ess_share": effective_sample_size(weights * self._shares) / effective_sample_size(self._shares),
-            "weight_min": weights.amin(),
-            "weight_median": weights.median(),
-            "weight_max": weights.amax(),
-            "clipped_share": at_bound.double().mean(),
-        }
+        return weight_metrics(weights, settings.upper_bound, settings.minimum, self._shares)
 
     def metrics(self, batch: Minibatch | None, log_prob: Tensor | None) -> dict[str, Tensor]:
         """Describe the weights of all kept trajectories, or steps, by scalars, and the bound at q by a minibatch.

@@ -29,7 +29,7 @@ from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.data.trajectory_csv import read_column
 from iwbc.errors import DataWarning, UserError
-from iwbc.settings import CURATIONS, Settings, to_plain
+from iwbc.settings import CURATIONS, Settings, ranked_by, to_plain
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 TEMPERATURES = (0.25, 0.5)
@@ -94,8 +94,7 @@ def _curation(plain: dict[str, Any]) -> Settings:
 
 def words(curation: Settings) -> str:
     """Say a curation in a few words."""
-    by = getattr(curation, "rank_by", "return")
-    ranked = "" if by == "return" else f" by {by.replace('_', ' ')}"
+    ranked = ranked_by(curation)
     match curation:
         case settings.TopFraction(fraction=fraction):
             return f"top {100 * fraction:g} %{ranked}"

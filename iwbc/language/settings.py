@@ -211,8 +211,6 @@ class Train(Recipe):
 
 
 ALGORITHMS: dict[str, type[Settings]] = {kind.name: kind for kind in (SFT, DFT, IWSFT)}
-_TRAINED = (settings.Auto.name,)  # it is chosen by training policies of control
-CURATIONS: dict[str, type[Settings]] = {
-    **{name: kind for name, kind in settings.CURATIONS.items() if name not in _TRAINED},
-    Level.name: Level,
-}
+# All of control's but auto, which trains policies of control to choose.
+CURATIONS: dict[str, type[Settings]] = {**settings.CURATIONS, Level.name: Level}
+del CURATIONS[settings.Auto.name]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from iwbc import engine, settings
+from iwbc import settings
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
+from iwbc.algorithms.weights import log_probs
 from iwbc.data.choice import FOLDS, Choice, among, best_of, candidate_weights, candidates_of, effective_number, values_of
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
@@ -25,10 +26,12 @@ from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine.autograd import module_state
 from iwbc.errors import UserError, warn
+from iwbc.objectives import trajectory_means
 from iwbc.policies.policy import Policy
-from iwbc.settings import FilteredBC, Recipe, to_plain
+from iwbc.settings import FilteredBC, Recipe, Settings, to_plain
 from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
 from iwbc.system.interrupts import stop_requests
+from iwbc.system.locks import exclusive_lock
 from iwbc.training.checkpoints import Checkpoints
 from iwbc.training.trained import Policies
 from iwbc.training.trainer import Learner, Trainer, steps
@@ -73,31 +76,39 @@ def choose_curation(
     parameters = digest_of(module_state(reference[0]), {})
     inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
     path = cache_folder() / "curations" / f"{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
-    if (known := _read(path)) is not None:
-        return known
-    folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
-    rests = [np.setdiff1d(np.arange(len(trajectories)), fold) for fold in folds]
-
-    def curated(trial: int) -> Curated:
-        """Curate the data without a fold: trial = candidate · folds + fold."""
-        candidate, fold = divmod(trial, FOLDS)
-        some = trajectories.subset(rests[fold])
-        return Curated(some, candidate_weights(candidates[candidate], some, values[rests[fold]]), averaging)
-
-    trials = range(len(candidates) * FOLDS)
     checkpoint = path.with_suffix(".checkpoint")
     checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console)
-    each = [curated(trial) for trial in trials]
-    trained = _train(reference, each, recipe, device, console, checkpoints)
-    log_probs = np.full((len(candidates), len(best)), np.nan)
-    for trial, module in zip(trained.seeds, trained, strict=True):
-        candidate, fold = divmod(trial, FOLDS)
-        log_probs[candidate, fold::FOLDS] = _log_probs(module, trajectories.subset(folds[fold]), device)
-    whole = [candidate_weights(candidate, trajectories, values) for candidate in candidates]
-    choice = among(candidates, [effective_number(weights) for weights in whole], log_probs)
-    write_json(path, choice.to_plain())
-    checkpoint.unlink(missing_ok=True)
+    with exclusive_lock(path.with_suffix(".lock")):  # of processes that ask the same at once, one makes the trials
+        if (known := _read(path)) is not None:
+            return known
+        folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
+        each = _without(folds, candidates, trajectories, values, averaging)
+        trained = _train(reference, each, recipe, device, console, checkpoints)
+        held_out = [trajectories.subset(fold) for fold in folds]
+        likelihoods = np.full((len(candidates), len(best)), np.nan)
+        for trial, module in zip(trained.seeds, trained, strict=True):
+            candidate, fold = divmod(trial, FOLDS)
+            likelihoods[candidate, fold::FOLDS] = _log_probs(module, held_out[fold], device)
+        effective = [effective_number(candidate_weights(candidate, trajectories, values)) for candidate in candidates]
+        choice = among(candidates, effective, likelihoods)
+        write_json(path, choice.to_plain())
+        checkpoint.unlink(missing_ok=True)
     return choice
+
+
+def _without(
+    folds: Sequence[npt.NDArray[np.int64]],
+    candidates: Sequence[Settings],
+    trajectories: Trajectories,
+    values: npt.NDArray[np.float64],
+    averaging: str,
+) -> list[Curated]:
+    """Curate the data without each fold by each candidate: those of a candidate beside each other."""
+    places = [np.setdiff1d(np.arange(len(trajectories)), fold) for fold in folds]
+    rests = [(trajectories.subset(some), values[some]) for some in places]
+    return [
+        Curated(rest, candidate_weights(candidate, rest, ranks), averaging) for candidate in candidates for rest, ranks in rests
+    ]
 
 
 def _recipe(algo: Recipe) -> FilteredBC:
@@ -141,11 +152,8 @@ def _train(
 def _log_probs(module: Policy, held_out: Trajectories, device: str | torch.device) -> npt.NDArray[np.float64]:
     """Compute ℓ of each trajectory, in nats a step, [n]."""
     everything = Curated(held_out, np.ones(len(held_out)), "trajectory")
-    with torch.no_grad():
-        parts = [engine.log_prob(module, observations, actions) for _, observations, actions in everything.batches(device)]
-    log_probs = torch.cat(parts).double().cpu().numpy()
-    sums = np.add.reduceat(log_probs, everything.offsets[:-1])
-    return sums / everything.lengths
+    offsets = torch.from_numpy(everything.offsets).to(device)
+    return trajectory_means(log_probs(module, everything, device), offsets).cpu().numpy()
 
 
 def _read(path: Path) -> Choice | None:
