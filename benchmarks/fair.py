@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all, played
 from iwbc.report.statistics import Array, Estimate, Scores, aggregates, improvement
+from iwbc.runs.read import read_metrics
 from iwbc.runs.summary import SeedResult, Summary, Total
 from iwbc.settings import Settings
 from iwbc.system.arguments import at_least, parse, run
@@ -131,11 +132,17 @@ _WEIGHTS = {
     "iw_bc_trajectory": "algo=iw_bc algo.level=trajectory algo.kappa=1",
     "iw_bc_auto": "algo=iw_bc algo.level=trajectory algo.kappa=auto",
 }
+_KAPPAS = ("0.5", "2", "3", "5")
 
 
 def _weights(curation: str, *left_out: str) -> dict[str, Grid]:
     """Filtered BC and each kind of weights on the same trajectories, with nothing tuned."""
     return {name: {"": [f"{setting} {curation}"]} for name, setting in _WEIGHTS.items() if name not in left_out}
+
+
+def _kappas(curation: str) -> dict[str, Grid]:
+    """Trajectory weights at further κ."""
+    return {f"iw_bc_{kappa}": {"": [f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}"]} for kappa in _KAPPAS}
 
 
 def _fresh(tasks: Mapping[str, str], seeds: Sequence[int]) -> dict[str, str]:
@@ -153,7 +160,11 @@ FAMILIES = {
     "locomotion-top5": _same_curation(TOP[2], "5", "auto"),
     "locomotion-levels": _same_curation(QUALITY, "auto"),
     "fresh-locomotion": Family(
-        _fresh(_HOPPERS, (1, 2, 3)), _PLAIN, _weights("curation=auto"), tuning="", table=f"{_TEN} eval.episodes=10"
+        _fresh(_HOPPERS, (1, 2, 3)),
+        _PLAIN,
+        _weights("curation=auto") | _kappas("curation=auto"),
+        tuning="",
+        table=f"{_TEN} eval.episodes=10",
     ),
     "fresh-chance": Family(
         _fresh(CHANCE.tasks, (1,)),
@@ -254,11 +265,22 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     }
     for job, summary in played(list(jobs), workers):
         task, method = jobs[job]
+        shares = last_ess_shares(job.folder)
         for seed, results in summary.results.items():
             for phase, action in PHASES.items():
                 where = {"task": task, "method": method, "action": action, "seed": seed}
-                rows[task, method].append({**where, "score": round(score_of(results[phase]), 3)})
+                score = round(score_of(results[phase]), 3)
+                rows[task, method].append({**where, "score": score, "ess_share": shares.get(seed, "")})
         write_csv(path, [row for cell in cells for row in rows[cell]])
+
+
+def last_ess_shares(folder: Path) -> dict[int, float]:
+    """Return the last policies' effective sample size by seed, as a share of the curated set's; none without weights."""
+    metrics = read_metrics(folder)
+    if "ess_share" not in metrics:
+        return {}
+    columns = zip(metrics["seed"], metrics["ess_share"], strict=True)  # by step: a later row replaces an earlier one
+    return {int(seed): round(float(share), 4) for seed, share in columns if not np.isnan(share)}
 
 
 def _read(path: Path) -> list[dict[str, str]]:
