@@ -114,12 +114,12 @@ class Policies(Sequence[Any]):
             memory = Memory(*state)
         else:
             raise UserError("predict: the state is not one that an earlier call returned")
-        episodes = {len(starts)} | ({len(part) for part in memory} if memory is not None else set())
-        if episodes != {count}:
-            raise UserError(
-                f"predict: {count} observations go on with {' and '.join(map(str, sorted(episodes)))} episodes; call reset() "
-                "first, or give the state and episode_start of as many"
-            )
+        for episodes in (len(starts), *(map(len, memory) if memory is not None else ())):
+            if episodes != count:
+                raise UserError(
+                    f"predict: {count} observations go on with {episodes} episodes; call reset() first, or give the state and "
+                    "episode_start of as many"
+                )
         return memory, starts
 
     def reset(self) -> None:
