@@ -356,7 +356,30 @@ def summary(name: str) -> str:
                 cells += [_estimate(estimates[method], 2) for estimates in alone]
             lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines + by_share(name))
+
+
+SHARES = (0.0, 0.5, 0.7, 0.9, 0.95, 1.01)  # of the curated set's effective sample size
+
+
+def by_share(name: str) -> list[str]:
+    """The mean difference to filtered BC of the same task and seed, by the effective sample size that the weights end with;
+    nothing where no cell tells it."""
+    rows = _read(RESULTS / "fair" / f"{name}-cells.csv")
+    scores = {(row["task"], row["action"], row["seed"]): float(row["score"]) for row in rows if row["method"] == BASELINE}
+    told = [row for row in rows if row.get("ess_share")]
+    if not told:
+        return []
+    lines = ["| Effective sample size, share | pairs | mean action | sampled actions |", "|---|---:|---:|---:|"]
+    for low, high in itertools.pairwise(SHARES):
+        cells = []
+        for action in PHASES.values():
+            some = [row for row in told if row["action"] == action and low <= float(row["ess_share"]) < high]
+            pairs = np.array([float(row["score"]) - scores[row["task"], action, row["seed"]] for row in some])
+            cells.append(_estimate(_difference(pairs[:, None]), 1) if len(pairs) > 1 else "–")
+        if some:
+            lines.append(f"| {low:g} to {min(high, 1.0):g} | {len(some)} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _difference(pairs: Array) -> Estimate:
