@@ -16,7 +16,7 @@ import minari
 import numpy as np
 import pytest
 from helpers import everything
-from same_bytes import TASKS, digests
+from same_bytes import KERNELS, TASKS, digests
 from setups import PATIENCE, command
 
 from iwbc.data import demonstrations, sources
@@ -181,13 +181,6 @@ DIGESTS = {
 
 def test_the_same_seed_gives_the_committed_bytes() -> None:
     assert digests() == DIGESTS
-
-
-# Kernels that this processor may not have are left out by OpenBLAS and NumPy themselves.
-KERNELS = {
-    "Haswell": {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "SSE": {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4", "ATEN_CPU_CAPABILITY": "default"},
-}
 
 
 @pytest.mark.robustness

@@ -32,6 +32,8 @@ _SLIP = 0.5
 # What is this far from its place, in m, has been taken away; a hand that then moves faster, in m/s, has done so in haste.
 _TAKEN, _PATIENT = 0.02, 0.55
 _STEP = 0.0125  # s
+# Observations are rounded to it (1 µm): norms, which BLAS computes, have other last bits on other processors.
+_GRID = 2.0**-20
 # Entries of an observation: the hand's position and the object's, and the hand's in the step before.
 _HAND, _OBJECT, _HAND_BEFORE = slice(0, 3), slice(4, 7), slice(18, 21)
 
@@ -97,12 +99,13 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
         super().reset(seed=seed)
         self._env.seed(int(self.np_random.integers(2**31)))
         self._unlucky, self._taken = bool(self.np_random.random() < self.slip), False
-        observation, _ = self._env.reset()
+        observation = _rounded(self._env.reset()[0])
         self._place = observation[_OBJECT]
         return observation, {}
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
-        observation, _, _, _, info = self._env.step(action)
+        raw, _, _, _, info = self._env.step(action)
+        observation = _rounded(raw)
         success = bool(info["success"])
         slipped = self._unlucky and not success and self._taken_in_haste(observation)
         return observation, float(success), success or slipped, False, {"success": success}
@@ -120,6 +123,10 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
 
     def close(self) -> None:
         self._env.close()
+
+
+def _rounded(observation: Vector) -> Vector:
+    return np.rint(observation / _GRID) * _GRID
 
 
 def _of_metaworld(task: str, module: str, table: str) -> Any:
