@@ -24,9 +24,10 @@ from iwbc.data.behaviours import GRID, LIMIT, behaviours, exp, on_grid, tanh
 from iwbc.data.generate import Unit, carried_over, dataset_id, ensure, plan
 from iwbc.data.minari_source import load
 from iwbc.data.trajectories import Episode, Trajectories
+from iwbc.environments.metaworld import HORIZONS
 from iwbc.environments.scores import d4rl_scores
 from iwbc.errors import DataWarning, UserError
-from iwbc.settings import TIERS, Demonstrations, Generated
+from iwbc.settings import TIERS, Demonstrations, Generated, OperatorDemonstrations
 
 ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}
@@ -210,8 +211,9 @@ def test_a_dataset_that_is_not_the_published_one_is_said_to_be(
 def test_every_default_dataset_is_published() -> None:
     tiers = {dataset_id(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS}
     tasks = {demonstrations.dataset_id(env_id, Demonstrations()) for env_id in TASKS}
+    operated = {demonstrations.dataset_id(f"metaworld/{task}-v3", OperatorDemonstrations()) for task in HORIZONS}
     published = json.loads(sources.PUBLISHED.read_text())
-    assert set(published) == tiers | tasks
+    assert set(published) == tiers | tasks | operated
     assert all(len(content) == 64 for content in published.values())
 
 

@@ -93,6 +93,8 @@ class _Played:
 def _by_demonstrators(env_id: str, chosen: settings.Demonstrations) -> _Played:
     from iwbc.data.demonstrators import demonstrated_environment, demonstrations  # with MuJoCo, for which others need not wait
 
+    if has_operators(env_id):
+        raise UserError(f"environment {env_id}: has operators in place of demonstrators; take dataset=operators")
     usual = settings.Demonstrations()
     env_kwargs = {key: value for key in ("slip", "horizon") if (value := getattr(chosen, key)) != getattr(usual, key)}
     environment = demonstrated_environment(env_id, **env_kwargs)

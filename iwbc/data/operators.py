@@ -1,13 +1,13 @@
 """Operators of graded quality: one script of a task, carried out with more or less care.
 
 An operator moves the hand slower than the script would, with noise, and at random moments goes astray, pauses, or lets go. The
-script looks where things are in every step, and so recovers by itself. Actions are rounded to a grid, on which the last bits of
-a sum do not show: a simulator makes another trajectory of another last bit.
+script looks where things are in every step, and so recovers by itself. Actions [4] are an arm's: the hand's velocity, and the
+gripper's effort.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,11 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.behaviours import ACTION_GRID, on_grid
+from iwbc.data.scripts import Script, play_script
 from iwbc.data.trajectories import Episode
-from iwbc.environments.gymnasium import make_env, reported_success
+from iwbc.environments.gymnasium import make_env
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
-
-Vector = npt.NDArray[np.floating]
-Script = Callable[[Any], Vector]  # from an observation to an action [4]: the hand's velocity [3] and the gripper's effort
 
 _OPEN = -1.0  # of the gripper's effort
 _ATTEMPTS = 100  # in a row without a success, after which no success is waited for
@@ -50,7 +47,7 @@ OPERATORS = {
     "patient": Operator(0.4, 0.05),
     "hasty": Operator(1.0, 0.05),
 }
-_DETOUR, _PAUSE, _SLIP = 15, 10, 10  # steps
+_STEPS = {"detour": 15, "pause": 10, "slip": 10}
 
 
 def has_operators(env_id: str) -> bool:
@@ -65,50 +62,29 @@ def usual_operators(env_id: str) -> tuple[str, ...]:
 
 def manner(operator: Operator, script: Script, random: np.random.Generator) -> Script:
     """Make a script's actions for one episode those of an operator."""
-    left = {"detour": 0, "pause": 0, "slip": 0}
-    astray = np.zeros(3)
+    chances = (operator.detours, operator.pauses, operator.slips)
+    fault, left, astray = "", 0, np.zeros(3)
 
-    def act(observation: Any) -> Vector:
-        nonlocal astray
+    def act(observation: Any) -> npt.NDArray[np.float64]:
+        nonlocal fault, left, astray
         wanted = np.asarray(script(observation), np.float64)
-        # All is drawn in every step, so that what comes later depends on the number of steps alone.
-        begins, way, noise = random.random(3), random.uniform(-1.0, 1.0, 3), random.standard_normal(3)
-        if not any(left.values()):
-            if begins[0] < operator.detours:
-                left["detour"], astray = _DETOUR, way
-            elif begins[1] < operator.pauses:
-                left["pause"] = _PAUSE
-            elif begins[2] < operator.slips:
-                left["slip"] = _SLIP
+        # All is drawn in every step, so that what is drawn later depends on the number of steps alone.
+        draws, way, noise = random.random(3), random.uniform(-1.0, 1.0, 3), random.standard_normal(3)
+        if left == 0:
+            begun = (kind for kind, draw, chance in zip(_STEPS, draws, chances, strict=True) if draw < chance)
+            fault, astray = next(begun, ""), way
+            left = _STEPS.get(fault, 1)
+        left -= 1
         hand, gripper = np.clip(wanted[:3], -operator.speed, operator.speed), wanted[3]
-        if left["detour"]:
+        if fault == "detour":
             hand = operator.speed * astray
-        if left["pause"]:
+        elif fault == "pause":
             hand = np.zeros(3)
-        if left["slip"]:
+        elif fault == "slip":
             gripper = _OPEN
-        left.update({kind: max(steps - 1, 0) for kind, steps in left.items()})
         return np.append(hand + operator.noise * noise, gripper)
 
     return act
-
-
-def play(env: gym.Env[Any, Any], act: Script, seed: int, groups: tuple[str, ...] = ()) -> Episode:
-    """Play one episode from a seed, with actions clipped to the action space."""
-    space: Any = env.action_space
-    observation, _ = env.reset(seed=seed)
-    observations, actions, rewards = [observation], [], []
-    over, terminated, success = False, False, False
-    while not over:
-        action = np.clip(on_grid(act(observation), ACTION_GRID), space.low, space.high).astype(np.float32)
-        observation, reward, terminated, truncated, info = env.step(action)
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(float(reward))
-        success = success or reported_success(info, "environment") == 1.0
-        over = terminated or truncated
-    steps = np.stack(observations)
-    return Episode(steps[:-1], steps[-1], np.stack(actions), np.array(rewards), bool(terminated), success, groups)
 
 
 def operated(
@@ -136,7 +112,7 @@ def operated(
 def _episode(env: gym.Env[Any, Any], script: Script, name: str, entropy: tuple[int, int], attempts: int) -> Episode:
     for attempt in range(attempts):
         random = np.random.default_rng((*entropy, attempt))
-        episode = play(env, manner(OPERATORS[name], script, random), int(random.integers(2**31)), (name,))
+        episode = play_script(env, manner(OPERATORS[name], script, random), int(random.integers(2**31)), (name,))
         if episode.success or attempts == 1:
             return episode
     raise UserError(f"the {name} operator failed {attempts} times in a row; give more time, with dataset.horizon=…")

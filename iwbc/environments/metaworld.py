@@ -30,7 +30,7 @@ _HORIZON = 500  # Meta-World's own
 _HASTY = "-hasty"  # in the name of a task, in which what is taken away in haste may slip
 _SLIP = 0.5
 # What is this far from its place, in m, has been taken away; a hand that then moves faster, in m/s, has done so in haste.
-_TAKEN, _PATIENT = 0.02, 0.55
+_TAKEN, _PATIENT = 0.03, 0.56
 _STEP = 0.0125  # s
 # Observations are rounded to it (1 µm): norms, which BLAS computes, have other last bits on other processors.
 _GRID = 2.0**-20
@@ -72,7 +72,7 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
     gripper's effort, from open to closed. The reward is 1 at success, which ends the episode, and else 0; every step's info
     says `success`.
 
-    slip: the probability that the object slips from a hand which takes it away faster than at 0.55 m/s: the episode then ends
+    slip: the probability that the object slips from a hand which takes it away faster than at 0.56 m/s: the episode then ends
     without success. Chance is drawn at the start of an episode, and no observation depends on it.
     """
 
@@ -84,8 +84,7 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
         if not 0 <= slip <= 1:
             raise ValueError(f"slip={slip}: must lie in [0, 1]")
         make = _of_metaworld(task, "metaworld.env_dict", "ALL_V3_ENVIRONMENTS")
-        # A camera that shows the table from the corner, upright.
-        self._env: Any = make(render_mode=render_mode, camera_name="corner" if render_mode else None)
+        self._env: Any = make(render_mode=render_mode, camera_name="corner3" if render_mode else None)
         self._env._set_task_called, self._env._freeze_rand_vec, self._env.seeded_rand_vec = True, False, True
         self._env._partially_observable = False
         del self._env.sawyer_observation_space  # which is made again, with a place for the goal
@@ -118,8 +117,9 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
         return math.dist(observation[_HAND], observation[_HAND_BEFORE]) > _PATIENT * _STEP
 
     def render(self) -> npt.NDArray[np.uint8]:
+        """Draw the table from a corner, [480, 480, 3]."""
         picture: npt.NDArray[np.uint8] = self._env.render()
-        return picture
+        return picture[::-1, ::-1]  # Meta-World's cameras hang upside down
 
     def close(self) -> None:
         self._env.close()
