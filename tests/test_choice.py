@@ -120,10 +120,17 @@ def test_fractions_levels_and_weights_are_tried(tmp_path: Path) -> None:
     assert named(settings.Auto(), dataset(tmp_path)) == ["all", *FRACTIONS, *OTHERS]
 
 
-def test_successes_and_groups_are_tried_where_the_data_have_them(tmp_path: Path) -> None:
-    data = dataset(tmp_path, labels=True, equal=True, groups=("better", "worse"))
-    # Success and better are the same here, and all returns are equal.
-    assert named(settings.Auto(), data) == ["all", "success", "group worse"]
+def test_groups_are_tried_where_the_data_have_them(tmp_path: Path) -> None:
+    # All returns are equal.
+    data = dataset(tmp_path, equal=True, groups=("better", "worse"))
+    assert named(settings.Auto(), data) == ["all", "group better", "group worse"]
+
+
+def test_nothing_that_keeps_a_failure_is_tried_where_labels_tell(tmp_path: Path) -> None:
+    """Return weights keep some of each failure, the best half more than the third that succeeds."""
+    data = dataset(tmp_path, labels=True, groups=("better", "worse"))
+    # Success and better are the same here.
+    assert named(settings.Auto(), data) == ["success", *FRACTIONS[:-1], "quality levels"]
 
 
 def test_a_file_of_scores_ranks(tmp_path: Path) -> None:
@@ -179,6 +186,11 @@ def test_one_process_makes_the_trials(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_where_all_are_equal_all_are_kept_and_it_is_said(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="keeps all; all trajectories are equally good by what it ranks by"):
         assert choose(dataset(tmp_path, equal=True)) == Choice(settings.All())
+
+
+def test_where_all_successes_are_equal_they_are_kept_without_a_trial(tmp_path: Path) -> None:
+    with pytest.warns(DataWarning, match="keeps the successes; they are equally good by what it ranks by"):
+        assert choose(dataset(tmp_path, equal=True, labels=True)) == Choice(settings.Success())
 
 
 def test_a_choice_is_plain_data(tmp_path: Path) -> None:

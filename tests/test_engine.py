@@ -23,7 +23,7 @@ from iwbc.engine import adam, kernels
 from iwbc.engine.autograd import AutogradOptimizer
 from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
-from iwbc.policies import GaussianMLP, Policy, Units
+from iwbc.policies import GaussianMixture, GaussianMLP, Policy, Units
 from iwbc.policies.networks import mlp
 from iwbc.settings import Config
 from iwbc.training.fit import fit
@@ -109,6 +109,34 @@ def test_a_subclass_with_another_density_trains_by_autograd() -> None:
     observations, actions, _ = random_batch()
     assert isinstance(engine.policy_optimizer(policy), AutogradOptimizer)
     assert torch.equal(engine.log_prob(policy, observations, actions), policy.log_prob(observations, actions))
+
+
+def test_a_policy_without_a_kernel_steps_alike_with_the_fused_adam_and_without() -> None:
+    observations, actions, weights = random_batch()
+    stepped = []
+    for fused in (False, True):
+        with seeded(0):
+            policy = GaussianMixture(3, Units((-3.0, 0.5), (5.0, 0.9)), hidden=[16])
+        optimizer = AutogradOptimizer(policy, fused=fused)
+        for rate in (1e-2, 1e-2, 1e-3):
+            optimizer.step(observations, actions, weights, rate)
+        stepped.append(optimizer.state())
+    for name, value in stepped[0].items():
+        torch.testing.assert_close(stepped[1][name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_parameters_that_cannot_be_fused_are_trained_too() -> None:
+    class Complex(Policy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+
+        def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+            return -(actions - self.mean.real).square().sum(-1)
+
+    policy, (observations, actions, weights) = Complex(), random_batch()
+    engine.policy_optimizer(policy).step(observations, actions, weights, 1e-2)
+    assert policy.mean.real.abs().min() > 0
 
 
 # --- whole trainings -----------------------------------------------------------------------------------------------------

@@ -157,11 +157,14 @@ def best_of(values: Weights, trajectories: Trajectories) -> npt.NDArray[np.int64
 def candidates_of(
     auto: settings.Auto, trajectories: Trajectories, values: Weights, best: npt.NDArray[np.int64]
 ) -> list[Settings]:
-    """List the curations that keep something else each, and not the held-out `best` alone."""
+    """List the curations that keep something else each, not the held-out `best` alone, and no failure that labels tell: where
+    success is chance, a failure looks as a success does, and likelihood cannot tell them apart."""
     ranked: dict[str, Any] = {"rank_by": auto.rank_by, "discount": auto.discount}
     candidates: list[Settings] = [settings.All()]
+    failed = np.zeros(len(values), bool)
     if trajectories.successes is not None and trajectories.successes.any():
         candidates.append(settings.Success())
+        failed = ~trajectories.successes
     if auto.path is None:
         candidates += [settings.TopFraction(fraction=fraction, **ranked) for fraction in FRACTIONS]
         candidates.append(settings.QualityLevels(**ranked))
@@ -174,7 +177,7 @@ def candidates_of(
     for candidate in candidates:
         weights = candidate_weights(candidate, trajectories, values)
         ranked_anew = isinstance(candidate, settings.Ranked | settings.TrajectoryScores)  # without the best
-        if ranked_anew or np.delete(weights, best).any():
+        if (ranked_anew or np.delete(weights, best).any()) and not weights[failed].any():
             different.setdefault(np.round(weights / weights.max(), 9).tobytes(), candidate)
     return list(different.values())
 

@@ -1,5 +1,5 @@
 """The fast gradient step of Gaussian MLPs: gradients written out, oneDNN's products and fused Adam, instead of autograd and
-torch.optim.
+torch.optim. Other policies have autograd's gradients, and fused Adam.
 
 Nothing depends on it: switched off, everything runs by plain autograd, with the same numbers to 1e-5. Algorithms ask here
 for log-likelihoods and optimisers, and get the fast ones where there are any.
@@ -47,7 +47,7 @@ def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
 
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:
     """Make the optimiser of a policy: the engine's where it has a kernel for the policy, or else autograd's."""
-    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy)
+    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy, fused=_enabled)
 
 
 def value_optimizer(network: nn.Sequential) -> ValueOptimizer:

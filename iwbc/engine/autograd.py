@@ -34,9 +34,12 @@ class AutogradOptimizer:
 
     by_autograd = True
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, fused: bool = False) -> None:
+        """fused: Adam as one operation, with the same numbers but for rounding."""
         self.policy = policy
-        self._adam = torch.optim.Adam(policy.parameters(), maximize=True)
+        # PyTorch fuses numbers of one kind only, and leaves the choice to its caller.
+        fused = fused and all(parameter.is_floating_point() for parameter in policy.parameters())
+        self._adam = torch.optim.Adam(policy.parameters(), maximize=True, fused=fused)
 
     @torch.enable_grad()
     def step(self, observations: Observations, actions: Tensor, weights: Tensor, learning_rate: float) -> Tensor:

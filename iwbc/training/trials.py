@@ -37,7 +37,7 @@ from iwbc.training.trained import Policies
 from iwbc.training.trainer import Learner, Trainer, steps
 
 # Bump when the same inputs give another choice than before.
-_FORMAT = 1
+_FORMAT = 2
 SEED = 0  # of the reference that all are cloned from, so that runs with other seeds choose the same
 _TITLE = "trials of curations"
 
@@ -67,11 +67,12 @@ def choose_curation(
     best = best_of(values, trajectories)
     candidates = candidates_of(auto, trajectories, values, best)
     if len(candidates) < 2:
+        kept = "all; all trajectories" if isinstance(candidates[0], settings.All) else "the successes; they"
         warn(
-            f"curation=auto, dataset {trajectories.info.id}: keeps all; all trajectories are equally good by what it ranks by, "
+            f"curation=auto, dataset {trajectories.info.id}: keeps {kept} are equally good by what it ranks by, "
             "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
         )
-        return Choice(settings.All())
+        return Choice(candidates[0])
     recipe = _recipe(algo or FilteredBC())
     parameters = digest_of(module_state(reference[0]), {})
     inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
