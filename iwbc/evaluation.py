@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from iwbc import engine
 from iwbc.data.streams import Stream, generator
 from iwbc.environments.gymnasium import Environments, LocalEnvironments, WorkerEnvironments, play
 from iwbc.environments.scores import ReferenceScores
@@ -21,6 +18,7 @@ from iwbc.errors import UserError, warn
 from iwbc.policies.policy import Policy
 from iwbc.policies.spec import Spaces
 from iwbc.system import processes
+from iwbc.training.acting import Actor, Player
 from iwbc.training.trained import Policies
 
 # Environments played side by side: enough that the policy's forward pass costs little per step.
@@ -143,10 +141,10 @@ class Evaluator:
         with processes.one_thread() if self._others_play else contextlib.nullcontext():
             for row, (seed, module) in enumerate(zip(policies.seeds, policies, strict=True)):
                 random = generator(Stream.ACTIONS, self.seed, seed)
-                act = partial(_actions, policies.spaces, module, None if action == "mean" else random)
+                actor = Actor(module, policies.spaces, None if action == "mean" else random)
                 for first in range(0, episodes, _SIDE_BY_SIDE):
                     wave = np.arange(first, min(first + _SIDE_BY_SIDE, episodes))
-                    for step in play(self._environments, act, [self.start(seed, int(episode)) for episode in wave]):
+                    for step in play(self._environments, Player(actor), [self.start(seed, int(episode)) for episode in wave]):
                         played = wave[step.active]
                         returns[row, played] += step.rewards
                         lengths[row, played] += 1
@@ -186,16 +184,6 @@ def check_samples(module: Any) -> None:
         raise UserError(
             f"action=sample: {type(module).__name__} has no method sample(observations, generator); action=mean plays"
         )
-
-
-@torch.inference_mode()
-def _actions(
-    spaces: Spaces, module: Policy, random: torch.Generator | None, observations: npt.NDArray[Any]
-) -> npt.NDArray[np.floating]:
-    """Compute mean actions, or draw actions by `random`: [E, obs], or records [E], → [E, act]."""
-    batch = spaces.tensors(observations, next(module.parameters()).device)
-    actions = engine.mean_action(module, batch) if random is None else module.sample(batch, random)
-    return actions.cpu().numpy()
 
 
 def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:

@@ -16,7 +16,9 @@ imports   module,module that register its algorithm, where that is one of your o
 
 A file takes observations [B, obs] as float32 and gives actions [B, act], clipped to the range that the training data declares,
 as policy.predict does: observation normaliser and action scaling are inside. What else it takes, and what it was trained on,
-stands in its metadata.
+stands in its metadata. Of a policy with history it takes the last observations, [B, history, obs], the newest last (at the
+start of an episode the first one again and again), and of a policy of chunks it gives [B, chunk, act], of which `execute` are
+played before it is asked again; the metadata have all three numbers.
 """
 
 from __future__ import annotations
@@ -98,17 +100,21 @@ def described(summary: Summary, policies: Policies) -> dict[str, str]:
         "results": json.dumps(None if final is None else asdict(final)),
         # What structured observations are flattened from, in the order of the vector.
         "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
+        # Sizes beside the batch's: of observations [B, history, obs] and actions [B, chunk, act], without those that are 1.
+        **{name: str(getattr(policies[0], name, 1)) for name in ("history", "chunk", "execute")},
         "iwbc": summary.versions["iwbc"],
     }
 
 
 def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[str, Any]]:
     """Make the first policy a module from observations [B, obs] (and noise, where actions are sampled) to actions [B, act],
-    clipped; and examples of its inputs, by name. Raises UserError where a policy draws noise of its own, or takes images."""
+    clipped, or, with history and chunks, from [B, history, obs] to [B, chunk, act]; and examples of its inputs, by name. Raises
+    UserError where a policy draws noise of its own, or takes images."""
     import torch
     from torch import Tensor, nn
 
     from iwbc.environments.spaces import float32_bounds
+    from iwbc.policies.policy import window_of
 
     policy, spaces = policies[0], policies.spaces
     if spaces.images:
@@ -132,7 +138,9 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
             made = self.policy.sample_from(observation, *noise) if noise else self.policy.mean_action(observation)
             return torch.maximum(torch.minimum(made, self.high), self.low)
 
-    examples = {"observation": torch.zeros(3, spaces.observation_size)}
+    history = window_of(policy).history
+    seen = (3, spaces.observation_size) if history == 1 else (3, history, spaces.observation_size)
+    examples = {"observation": torch.zeros(seen)}
     if action == "sample":
         noise = policy.noise(3, torch.Generator().manual_seed(0))
         examples |= dict(zip(("uniform", "noise") if len(noise) == 2 else ("noise",), noise, strict=True))

@@ -684,7 +684,8 @@ class GaussianPolicy(Settings):
     """One Gaussian. kind: `tanh_mean` (a Normal around tanh of the network) or `squashed` (the tanh of a Normal).
 
     std: `global` (one per action) or `state` (a second output of the network). normalise_observations: by the training data,
-    inside the policy; `auto`: the entries that are far from 0 ± 1.
+    inside the policy; `auto`: the entries that are far from 0 ± 1. history: how many of the last observations it sees. chunk:
+    of how many next actions it is a distribution; execute: how many of them are played before it is asked again.
     """
 
     kind: str = setting("tanh_mean", choices=("tanh_mean", "squashed"))
@@ -695,6 +696,9 @@ class GaussianPolicy(Settings):
     normalise_observations: bool | int | str = setting(
         "auto", lambda value: value == "auto" or isinstance(value, bool), "must be one of auto, true, false"
     )
+    history: int = positive(1)
+    chunk: int = positive(1)
+    execute: int = positive(1)
     family: str = "gaussian"
 
     def __post_init__(self) -> None:
@@ -704,6 +708,7 @@ class GaussianPolicy(Settings):
     def check_together(self, group: str) -> None:
         fits = self.log_std_min < self.log_std_max
         self.require(fits, group, "log_std_min", f"must be below log_std_max={self.log_std_max}")
+        self.require(self.execute <= self.chunk, group, "execute", f"must be at most chunk={self.chunk}")
 
 
 @dataclass
@@ -721,6 +726,11 @@ class FlowPolicy(GaussianPolicy):
     couplings: int = positive(4)
     coupling_hidden: list[int] = sizes([64, 64])
     family: str = "flow"
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        says = "a flow has no exact density of a part of a chunk, as at the end of an episode; choose policy=mixture"
+        self.require(self.chunk == 1, group, "chunk", says)
 
 
 @dataclass

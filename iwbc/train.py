@@ -28,6 +28,8 @@ Groups (group=choice, the first is the default)
              curation.rank_by=discounted_return, length, smoothness in place of return, where returns are ranked
   policy     tanh_mean: a Gaussian around tanh of the network       squashed: the tanh of a Gaussian
              mixture: of Gaussians, for several ways to do it       flow: any shape
+             policy.history=4: of the last observations             policy.chunk=8 policy.execute=4: of the next actions, of
+             which so many are played before it is asked again (not for flow)
   eval       default: 100 episodes at the end, and 10 every 1,000 gradient steps
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
   +experiment   published, kitchen: the authors' settings

@@ -23,6 +23,7 @@ from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
+from iwbc.data.windows import Window
 from iwbc.policies import GaussianMLP, Policy, Units
 from iwbc.settings import BC, IWBC, Config
 from iwbc.system.files import config_folder
@@ -73,13 +74,21 @@ POLICIES: dict[str, list[str]] = {
     for family in ("tanh_mean", "mixture", "flow")  # tanh_mean is the group's choice of a Gaussian
     for kind in ("tanh_mean", "squashed")
     for std in ("global", "state")
-} | {"own": []}
+}
+POLICIES |= {
+    "tanh_mean-history": ["policy=tanh_mean", "policy.history=3"],
+    "squashed-chunk": ["policy=squashed", "policy.chunk=3", "policy.execute=2"],
+    "mixture-history-chunk": ["policy=mixture", "policy.history=2", "policy.chunk=4", "policy.execute=3"],
+    "flow-history": ["policy=flow", "policy.history=2"],
+    "own": [],
+}
 
 
 def test_every_algorithm_and_policy_in_conf_is_here() -> None:
     shipped = {group: {path.stem for path in (Path(config_folder()) / group).glob("*.yaml")} for group in ("algo", "policy")}
     assert shipped["algo"] == {name.split("-")[0] for name in VARIANTS}
-    assert shipped["policy"] == {part for name in POLICIES for part in name.split("-")} - {"global", "state", "own"}
+    others = {"global", "state", "own", "history", "chunk"}
+    assert shipped["policy"] == {part for name in POLICIES for part in name.split("-")} - others
 
 
 # --- the contract: every algorithm with every policy -----------------------------------------------------------------
@@ -283,9 +292,9 @@ ROWS = [0, 1, 2, 5]  # a minibatch: both steps of the first trajectory, the seco
 TRAJECTORY = [0, 0, 1, 2]
 
 
-def constant_policy(mean: float) -> GaussianMLP:
+def constant_policy(mean: float, chunk: int = 1) -> GaussianMLP:
     """N(mean, 1), whatever the observation."""
-    policy = GaussianMLP(1, Units([-1.0], [1.0]), hidden=[])
+    policy = GaussianMLP(1, Units([-1.0], [1.0]), hidden=[], chunk=chunk)
     for parameter in policy.parameters():
         parameter.data.zero_()
     policy.network[0].bias.data.fill_(math.atanh(mean))  # type: ignore[operator, union-attr]
@@ -302,7 +311,13 @@ def share(weights: np.ndarray, curation: np.ndarray) -> float:
 
 
 def by_hand(
-    level: str, kappa: float | str, minimum: float, maximum: float, curation: tuple[float, ...] = (1, 1, 1), **changes: Any
+    level: str,
+    kappa: float | str,
+    minimum: float,
+    maximum: float,
+    curation: tuple[float, ...] = (1, 1, 1),
+    chunk: int = 1,
+    **changes: Any,
 ) -> tuple[ImportanceWeightedBC, Curated]:
     """iw-BC whose policy has moved from N(0, 1) to N(m, 1), and its data."""
     toy = make_trajectories([1.0, 2.0, 3.0], [2, 1, 3], observation_size=1, action_size=1)
@@ -310,7 +325,9 @@ def by_hand(
     curated = Curated(toy, np.array(curation, np.float64), "trajectory")
     usual: dict[str, Any] = {"decay": 0.0, "refresh_every": 1} | ({"window": 1} if level == "window" else {})
     settings = IWBC(level=level, kappa=kappa, minimum=minimum, maximum=maximum, **(usual | changes))
-    return ImportanceWeightedBC(settings, Ingredients(constant_policy(M), constant_policy(0.0), curated, 0)), curated
+    return ImportanceWeightedBC(
+        settings, Ingredients(constant_policy(M, chunk), constant_policy(0.0, chunk), curated, 0)
+    ), curated
 
 
 def batch_by_hand(curated: Curated, rows: list[int], trajectory: list[int]) -> Minibatch:
@@ -397,6 +414,34 @@ def test_diagnostics_of_unequal_trajectories_by_hand() -> None:
     bound = (np.exp(2 * ratios) * (1 + 2 * moved)).mean()
     assert algorithm.metrics()["proposal_bound"].item() == pytest.approx(bound, abs=1e-6)
     assert "proposal_bound" not in by_hand("window", 2.0, 0.0, 1000.0)[0].metrics()
+
+
+@pytest.mark.parametrize(
+    ("level", "changes", "log_ratios"),
+    [
+        # A chunk of two: the mean over both actions' log ratios, or the last action's alone; then the mean over all chunks.
+        ("trajectory", {}, [0.1875, 0.1875, -0.625, 0.0, 0.0, 0.0]),
+        ("window", {"window": 1}, [0.25, 0.125, -0.625, 0.0, 0.0, 0.0]),
+        ("window", {"window": 2}, [0.25, 0.25 + 0.125, -0.625, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_weights_of_chunks_by_hand(level: str, changes: dict[str, int], log_ratios: list[float]) -> None:
+    algorithm, curated = by_hand(level, 2.0, 0.0, 1000.0, chunk=2, **changes)
+    ((_, observations, actions),) = curated.batches(window=Window(chunk=2))
+    everything = Minibatch(observations, actions, torch.tensor([0, 0, 1, 2, 2, 2]), torch.arange(6))
+    loss = algorithm.update(everything, 0, 0.0)
+    weights = np.exp(2 * np.array(log_ratios))
+    np.testing.assert_allclose(algorithm.weigh(everything), weights, rtol=1e-6)
+    each = [-0.5 * (action - M) ** 2 - 0.5 * math.log(2 * math.pi) for action in np.concatenate(ACTIONS)]
+    log_prob = np.array([each[0] + each[1], each[1], each[2], each[3] + each[4], each[4] + each[5], each[5]])
+    assert loss.item() == pytest.approx(-(weights / weights.mean() * log_prob).mean(), abs=1e-6)
+    if level == "trajectory":  # as the policy moves on from q, to N(0.6, 1), the bound is E[w R (1 + κ log π_θ/q)]
+        algorithm.policy.network[0].bias.data.fill_(math.atanh(0.6))  # type: ignore[operator, union-attr, index]
+        algorithm.weights._settings.refresh_every = 100
+        algorithm.update(everything, 1, 0.0)
+        moved = 0.1 * np.concatenate(ACTIONS) - 0.5 * (0.6**2 - M**2)
+        chunks = np.array([moved[:2].mean(), moved[1], moved[2], moved[3:5].mean(), moved[4:].mean(), moved[5]])
+        assert algorithm.metrics()["proposal_bound"].item() == pytest.approx((weights * (1 + 2 * chunks)).mean(), abs=1e-6)
 
 
 def test_windows_by_hand() -> None:

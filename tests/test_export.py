@@ -123,6 +123,7 @@ def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, monkeypa
     assert metadata["seed"] == "5"
     assert metadata["dataset_content_hash"] == summary["dataset"]["content_hash"]
     assert json.loads(metadata["environment"])["id"] == "iwbc/TwoRoutes-v0"
+    assert [metadata[name] for name in ("history", "chunk", "execute")] == ["1", "1", "1"]
     assert json.loads(metadata["results"])["return_mean"] == summary["totals"]["final"]["return_mean"]
 
 

@@ -67,8 +67,9 @@ class ImplicitQLearning:
 
     def _inputs(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Return the inputs of V, [B, obs], and of Q, [B, obs + act]."""
-        states = self.units.observations(batch.observations)
-        return states, torch.cat([states, self.units.to_units(batch.actions)], dim=-1)
+        observations, actions = batch.newest
+        states = self.units.observations(observations)
+        return states, torch.cat([states, self.units.to_units(actions)], dim=-1)
 
     def _target_values(self, pairs: Tensor) -> Tensor:
         """Compute min(Q̄₁, Q̄₂), [B]."""

@@ -3,7 +3,8 @@
 trajectory   w_i = clip(exp(κ (1/T_i) Σ_t ρ_t)), for every step of trajectory i
 window       w_t = clip(exp(κ Σ_{k=t−H+1..t} ρ_k)), of every step with the H − 1 before it
 
-ρ_t = log π_q(a_t|s_t) − log π_ref(a_t|s_t). No gradient flows through a weight.
+ρ_t = log π_q(a_t|s_t) − log π_ref(a_t|s_t); of a policy of chunks, the chunk's from t on, divided by its number of actions.
+No gradient flows through a weight.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from iwbc import engine
 from iwbc.algorithms.temperature import largest_kappa
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch
+from iwbc.data.windows import per_action
 from iwbc.engine.autograd import load_module, module_state
 from iwbc.objectives import (
     effective_sample_size,
@@ -25,15 +27,15 @@ from iwbc.objectives import (
     trajectory_means,
     windowed_sums,
 )
-from iwbc.policies.policy import Policy
+from iwbc.policies.policy import Policy, window_of
 from iwbc.settings import IWBC
 
 
 def log_probs(policy: Policy, curated: Curated, device: str | torch.device = "cpu") -> Tensor:
-    """Compute log π(a|s) of every kept step, in nats: [M]."""
+    """Compute log π(a|s) of every kept step, in nats, or the mean over the actions of the chunk that begins there: [M]."""
     result = torch.empty(curated.steps, device=device)
-    for steps, observations, actions in curated.batches(device):
-        result[steps] = engine.log_prob(policy, observations, actions)
+    for steps, observations, actions in curated.batches(device, window=window_of(policy)):
+        result[steps] = per_action(engine.log_prob(policy, observations, actions), actions)
     return result
 
 
@@ -119,6 +121,7 @@ class ImportanceWeights:
         return metrics
 
     def _bound(self, batch: Minibatch, log_prob: Tensor) -> Tensor:
+        log_prob = per_action(log_prob, batch.actions)
         log_ratio = log_prob - self._reference_log_probs[batch.step] - self.log_ratios[batch.step]  # log π_θ − log π_q
         return proposal_bound(torch.ones_like(log_prob), self.of(batch), self.kappa * log_ratio)
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from iwbc.data.trajectories import Observations, Trajectories, gather
+from iwbc.data.trajectories import Observations, Trajectories
+from iwbc.data.windows import STEP, Window
 from iwbc.errors import UserError
 
 
@@ -85,16 +86,23 @@ class Curated:
         return int(self.offsets[-1])
 
     def batches(
-        self, device: str | torch.device = "cpu", size: int | None = None
+        self, device: str | torch.device = "cpu", size: int | None = None, window: Window = STEP
     ) -> Iterator[tuple[slice, Observations, Tensor]]:
         """Yield all kept steps in order, `size` at a time (default: 2,048, with images 256): the slice among the kept steps,
-        observations [m, obs] (with images: a dict) and actions [m, act]."""
+        observations [m, obs] (with images: a dict) and actions [m, act], with what is in reach of a `window` around them."""
         size = size or (256 if self.trajectories.images else 2048)
         observations, actions = self.trajectories.tensors(device)
-        rows = torch.from_numpy(self.rows).to(device)
+        rows, first, last = (torch.from_numpy(places).to(device) for places in (self.rows, *self.bounds))
         for start in range(0, self.steps, size):
             some = slice(start, min(start + size, self.steps))
-            yield some, gather(observations, rows[some]), actions.index_select(0, rows[some])
+            trajectory = np.searchsorted(self.offsets, np.arange(some.start, some.stop), side="right") - 1
+            yield some, *window.of(observations, actions, rows[some], torch.from_numpy(trajectory).to(device), first, last)
+
+    @property
+    def bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The first and the last row in the dataset of each kept trajectory, [K] each."""
+        first = self.trajectories.first_rows[self.kept]
+        return first, first + self.lengths - 1
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:

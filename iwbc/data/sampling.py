@@ -14,7 +14,8 @@ from torch import Tensor
 
 from iwbc.data.curated import Curated
 from iwbc.data.streams import generator
-from iwbc.data.trajectories import Observations, gather
+from iwbc.data.trajectories import Observations
+from iwbc.data.windows import STEP, Window
 
 # Steps drawn at once. Each block has a separate generator, so that drawing can start at any step.
 BLOCK = 256
@@ -23,25 +24,47 @@ BLOCK = 256
 @dataclass(frozen=True)
 class Minibatch:
     """B steps: observations [B, obs] (with images: a dict), actions [B, act], the kept trajectory that each step is of
-    (`trajectory` [B], counted among the kept ones) and its index among the kept steps (`step` [B])."""
+    (`trajectory` [B], counted among the kept ones) and its index among the kept steps (`step` [B]).
+
+    For a policy with history, observations are [B, history, obs]; for a policy of chunks, actions are [B, chunk, act].
+    """
 
     observations: Observations
     actions: Tensor
     trajectory: Tensor
     step: Tensor
 
+    @property
+    def newest(self) -> tuple[Tensor, Tensor]:
+        """The steps' vectors of observations [B, obs] and actions [B, act], without history and chunk."""
+        observations, actions = self.observations, self.actions
+        return (
+            observations if observations.dim() == 2 else observations[:, -1],
+            actions if actions.dim() == 2 else actions[:, 0],
+        )
+
 
 class StepSampler:
     """Sampler of the minibatches of one seed."""
 
-    def __init__(self, curated: Curated, seed: int, batch_size: int, stream: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        curated: Curated,
+        seed: int,
+        batch_size: int,
+        stream: int,
+        device: str | torch.device = "cpu",
+        window: Window = STEP,
+    ) -> None:
         cumulative = np.cumsum(curated.probabilities)
         self._cumulative = torch.from_numpy(cumulative / cumulative[-1])  # the last one is 1, which no draw reaches
-        self._starts = torch.from_numpy(curated.trajectories.first_rows[curated.kept])
+        self._starts, last = map(torch.from_numpy, curated.bounds)
         self._kept_starts = torch.from_numpy(curated.offsets[:-1])
         self._lengths = torch.from_numpy(curated.lengths)
         self.curated, self.seed, self.batch_size, self.stream, self.device = curated, seed, batch_size, stream, device
+        self.window = window
         self._observations, self._actions = curated.trajectories.tensors(device)
+        self._bounds = self._starts.to(device), last.to(device)
         self._block = -1
 
     def batch(self, step: int) -> Minibatch:
@@ -50,13 +73,9 @@ class StepSampler:
         if block != self._block:
             self._trajectory, self._row, self._step = (part.to(self.device) for part in self._draw(block))
             self._block = block
-        row = self._row[position]
-        return Minibatch(
-            observations=gather(self._observations, row),
-            actions=self._actions.index_select(0, row),
-            trajectory=self._trajectory[position],
-            step=self._step[position],
-        )
+        row, trajectory = self._row[position], self._trajectory[position]
+        observations, actions = self.window.of(self._observations, self._actions, row, trajectory, *self._bounds)
+        return Minibatch(observations, actions, trajectory, self._step[position])
 
     def _draw(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""

@@ -241,7 +241,12 @@ class Trajectories:
 
 
 def gather(observations: Observations, rows: Tensor) -> Observations:
-    """Gather rows [B] of observations, on the device of `rows`."""
+    """Gather rows [B], or [B, k], of observations, on the device of `rows`."""
+    if rows.dim() > 1:
+        flat = gather(observations, rows.flatten())
+        if isinstance(flat, dict):
+            return {name: part.unflatten(0, rows.shape) for name, part in flat.items()}
+        return flat.unflatten(0, rows.shape)
     if isinstance(observations, dict):
         return {name: part.index_select(0, rows.to(part.device)).to(rows.device) for name, part in observations.items()}
     return observations.index_select(0, rows)

@@ -42,7 +42,7 @@ def is_on() -> bool:
 
 
 def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
-    return _enabled and type(policy) is GaussianMLP  # a subclass may have another density
+    return _enabled and type(policy) is GaussianMLP and policy.chunk == 1  # a subclass may have another density
 
 
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:

@@ -36,7 +36,7 @@ class GaussianKernel:
     def _distribution(self, observations: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], list[Tensor]]]:
         """Compute mean and log-std of the Normal, [B, act] each, in units of ±1 actions (before the tanh where squashed), and
         the vector-Jacobian product from gradients by the two to gradients by the parameters."""
-        output, network_vjp = kernels.perceptron(self._layers, self._units.observations(observations))
+        output, network_vjp = kernels.perceptron(self._layers, self._policy.inputs(observations))
         mean, free_log_std = output.chunk(2, dim=-1) if self._log_std is None else (output, self._log_std)
         if self._policy.kind == "tanh_mean":
             mean = mean.tanh()

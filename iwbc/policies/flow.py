@@ -33,12 +33,13 @@ class CouplingFlow(Policy):
         kind: str = "tanh_mean",
         std: str = "global",
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        history: int = 1,
     ) -> None:
         super().__init__()
-        self.kind, self.units = kind, units
-        self.base = GaussianMLP(observation_size, units, hidden, kind, std, log_std_bounds)
+        self.kind, self.units, self.history = kind, units, history
+        self.base = GaussianMLP(observation_size, units, hidden, kind, std, log_std_bounds, history)
         size = len(units.middle)
-        networks = [mlp([observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings)]
+        networks = [mlp([history * observation_size + size, *coupling_hidden, 2 * size]) for _ in range(couplings)]
         for network in networks:
             for parameter in network[-1].parameters():
                 nn.init.zeros_(parameter)
@@ -49,7 +50,7 @@ class CouplingFlow(Policy):
 
     def _coupling(self, k: int, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Compute s and t of coupling k, [B, act] each, 0 for the entries that stay."""
-        inputs = torch.cat([self.units.observations(observations), actions * self.stays[k]], dim=-1)
+        inputs = torch.cat([self.base.inputs(observations), actions * self.stays[k]], dim=-1)
         log_stretch, shift = self.couplings[k](inputs).chunk(2, dim=-1)
         moves = 1.0 - self.stays[k]
         return _LOG_STRETCH * (log_stretch / _LOG_STRETCH).tanh() * moves, shift * moves

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from iwbc.policies.networks import Units, mlp, unsquash
+from iwbc.policies.networks import Units, mlp, of_present, unsquash
 from iwbc.policies.policy import Policy
 
 
@@ -17,6 +17,7 @@ class GaussianMLP(Policy):
     SAC.
 
     std "global": one log-std per action; "state": a second output of the network. Its log is clamped to log_std_bounds.
+    history, chunk, execute: as of any Policy; a chunk is a vector of chunk · act entries to the network.
     """
 
     def __init__(
@@ -27,16 +28,26 @@ class GaussianMLP(Policy):
         kind: str = "tanh_mean",
         std: str = "global",
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        history: int = 1,
+        chunk: int = 1,
+        execute: int = 1,
     ) -> None:
         super().__init__()
         self.kind, self.std, self.log_std_bounds, self.units = kind, std, log_std_bounds, units
-        action_size = len(units.middle)
-        self.network = mlp([observation_size, *hidden, action_size * (2 if std == "state" else 1)])
-        self.log_std = nn.Parameter(torch.zeros(action_size)) if std == "global" else None
+        self.history, self.chunk, self.execute = history, chunk, execute
+        self.size = chunk * len(units.middle)
+        self.network = mlp([history * observation_size, *hidden, self.size * (2 if std == "state" else 1)])
+        self.log_std = nn.Parameter(torch.zeros(self.size)) if std == "global" else None
+
+    def inputs(self, observations: Tensor) -> Tensor:
+        """Return the network's inputs, [B, obs] → [B, obs], or with history [B, history, obs] → [B, history · obs]."""
+        inputs = self.units.observations(observations)
+        return inputs if self.history == 1 else inputs.flatten(-2)
 
     def distribution(self, observations: Tensor) -> Normal:
-        """Return the Normal over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of [B, act]."""
-        output = self.network(self.units.observations(observations))
+        """Return the Normal over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of [B, act]; of chunks,
+        [B, chunk · act]."""
+        output = self.network(self.inputs(observations))
         mean, log_std = output.chunk(2, dim=-1) if self.log_std is None else (output, self.log_std)
         if self.kind == "tanh_mean":
             mean = mean.tanh()
@@ -44,13 +55,13 @@ class GaussianMLP(Policy):
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Compute log N(a), or, squashed, log N(atanh a) − Σ log(1 − a²), in nats: [B, obs] and [B, act] → [B]."""
-        normal, units = self.distribution(observations), self.units.to_units(actions)
+        normal, (units, present, log_scale) = self.distribution(observations), self.units.entries(actions)
         if self.kind == "tanh_mean":
             log_prob: Tensor = normal.log_prob(units)
-            return log_prob.sum(-1) - self.units.log_scale
-        before, log_slope = unsquash(units)
-        log_prob = normal.log_prob(before) - log_slope
-        return log_prob.sum(-1) - self.units.log_scale
+        else:
+            before, log_slope = unsquash(units)
+            log_prob = normal.log_prob(before) - log_slope
+        return of_present(log_prob, present).sum(-1) - log_scale
 
     def mean_action(self, observations: Tensor) -> Tensor:
         """Compute the Normal's mean (squashed: the tanh of it), [B, obs] → [B, act]."""
@@ -61,13 +72,14 @@ class GaussianMLP(Policy):
         return self.sample_from(observations, *self.noise(len(observations), generator, observations.device))
 
     def noise(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> tuple[Tensor]:
-        """Draw the noise of `count` samples: standard normal [count, act]."""
-        return (torch.randn((count, len(self.units.middle)), generator=generator).to(device),)
+        """Draw the noise of `count` samples: standard normal [count, chunk · act]."""
+        return (torch.randn((count, self.size), generator=generator).to(device),)
 
     def sample_from(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Make the sample of this noise, [B, obs] and [B, act] → [B, act]."""
+        """Make the sample of this noise, [B, obs] and [B, chunk · act] → [B, act] or [B, chunk, act]."""
         normal = self.distribution(observations)
         return self._played(normal.mean + normal.stddev * noise)
 
     def _played(self, drawn: Tensor) -> Tensor:
+        drawn = drawn if self.chunk == 1 else drawn.unflatten(-1, (self.chunk, -1))
         return self.units.to_actions(drawn.tanh() if self.kind == "squashed" else drawn)

@@ -81,8 +81,23 @@ class Units(nn.Module):
         units = (actions - self.middle) / self.half_range
         return units.clamp(-1.0, 1.0) if self.clips_actions else units
 
+    def entries(self, actions: Tensor) -> tuple[Tensor, Tensor | None, Tensor | float]:
+        """Change actions to vectors in units, with log |d action / d unit|: [B, act], or, of a chunk, [B, H, act] →
+        [B, H · act], 0 where the action is NaN. Second come the entries that are not, None where all are there."""
+        if actions.dim() == 2:
+            return self.to_units(actions), None, self.log_scale
+        units = self.to_units(actions)
+        present = ~units.isnan()
+        values = torch.where(present, units, 0.0).flatten(-2)
+        return values, present.flatten(-2), self.log_scale * present[..., 0].sum(-1)
+
     def to_actions(self, units: Tensor) -> Tensor:
         return units if self.plain else self.middle + self.half_range * units
+
+
+def of_present(values: Tensor, present: Tensor | None) -> Tensor:
+    """Set values of entries that are not there to 0; None: all are there."""
+    return values if present is None else torch.where(present, values, 0.0)
 
 
 def unsquash(units: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from iwbc.data.trajectories import Observations
+from iwbc.data.windows import Window
+from iwbc.errors import UserError
 
 
 class Policy(nn.Module):
@@ -14,7 +16,16 @@ class Policy(nn.Module):
     Any torch.nn.Module with these methods trains by every algorithm; it need not be a subclass. `log_prob` must be
     differentiable by the parameters and must not draw random numbers. Actions are in the environment's units. Where the data
     has images, observations are a dict: the vectors, float32 [B, obs], under `observations`, and images, uint8 [B, …], by name.
+
+    Three attributes, 1 where there are none, say what it takes and gives. history: observations are the last so many,
+    [B, history, obs] (images [B, history, …]), those before an episode's first being the first again. chunk: actions are the
+    next so many, [B, chunk, act]; of those beyond the end of a trajectory all entries are NaN, and `log_prob` is the density of
+    the others. execute: so many of a chunk are played before the policy is asked again.
     """
+
+    history: int = 1
+    chunk: int = 1
+    execute: int = 1
 
     def log_prob(self, observations: Observations, actions: Tensor) -> Tensor:
         """Compute log π(a|s) in nats: observations [B, obs] and actions [B, act] → [B]."""
@@ -27,3 +38,23 @@ class Policy(nn.Module):
     def sample(self, observations: Observations, generator: torch.Generator) -> Tensor:
         """Draw actions from the policy, [B, obs] → [B, act]."""
         raise NotImplementedError
+
+
+def window_of(policy: nn.Module) -> Window:
+    """Return what a policy takes and gives at a step. Raises UserError where an attribute that says so cannot be."""
+    window = Window(_count(policy, "history"), _count(policy, "chunk"))
+    if executed(policy) > window.chunk:
+        raise UserError(f"{type(policy).__name__}: its execute={executed(policy)} is more than its chunk={window.chunk}")
+    return window
+
+
+def executed(policy: nn.Module) -> int:
+    """Return how many actions of a chunk are played before the policy is asked again."""
+    return _count(policy, "execute")
+
+
+def _count(policy: nn.Module, name: str) -> int:
+    value = getattr(policy, name, 1)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{type(policy).__name__}: its {name} is {value!r}, not a whole number of at least 1")
+    return value

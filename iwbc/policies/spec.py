@@ -34,7 +34,7 @@ from iwbc.policies.flow import CouplingFlow
 from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
-from iwbc.policies.policy import Policy
+from iwbc.policies.policy import Policy, window_of
 from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
 
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
@@ -141,14 +141,16 @@ class PolicySpec:
             "kind": settings.kind,
             "std": settings.std,
             "log_std_bounds": bounds,
+            "history": settings.history,
         }
+        chunks: dict[str, Any] = {"chunk": settings.chunk, "execute": settings.execute}
         match settings:
             case MixturePolicy():
-                return GaussianMixture(components=settings.components, **common)
+                return GaussianMixture(components=settings.components, **common, **chunks)
             case FlowPolicy():
                 return CouplingFlow(couplings=settings.couplings, coupling_hidden=settings.coupling_hidden, **common)
             case _:
-                return GaussianMLP(**common)
+                return GaussianMLP(**common, **chunks)
 
     @property
     def units_range(self) -> Pair:
@@ -190,7 +192,11 @@ class PolicySpec:
     def plain(self) -> dict[str, Any]:
         """Return the spec as plain values, for JSON."""
         plain = asdict(self)
-        del plain["spaces"]["images"]  # shipped families take none; so references cached by earlier versions keep their names
+        # Left out where they say nothing, so that references cached by earlier versions keep their names.
+        del plain["spaces"]["images"]  # shipped families take none
+        for name in ("history", "chunk", "execute"):
+            if plain["settings"][name] == 1:
+                del plain["settings"][name]
         return plain
 
     @staticmethod
@@ -429,6 +435,7 @@ def _checked(factory: Callable[[], nn.Module], name: str) -> Callable[[], nn.Mod
         if not isinstance(made, nn.Module) or missing:
             lacks = f"lacks {' and '.join(missing)}" if missing else "is no torch.nn.Module"
             raise UserError(f"{name}: {type(made).__name__} {lacks}; a policy has log_prob and mean_action")
+        window_of(made)
         return made
 
     return make

@@ -13,8 +13,9 @@ from iwbc import engine
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream
+from iwbc.data.windows import STEP, Window, per_action
 from iwbc.objectives import reference_bound
-from iwbc.policies.policy import Policy
+from iwbc.policies.policy import Policy, window_of
 
 # Steps per seed and set: the standard error of a mean log ratio is then about 1/20 of its spread.
 _STEPS = 512
@@ -24,7 +25,7 @@ class Diagnostics:
     """Fixed samples of kept and of dropped steps, drawn as the sampler draws, with their reference log-likelihoods; and of
     trajectories that would be kept, had they not been held out of the data.
 
-    `kappa` scales the log ratios of the bound.
+    `kappa` scales the log ratios of the bound; `window` is the reach of the policy that will be measured.
     """
 
     def __init__(
@@ -35,20 +36,24 @@ class Diagnostics:
         kappa: float = 1.0,
         device: str | torch.device = "cpu",
         held_out: Curated | None = None,
+        window: Window = STEP,
     ) -> None:
         dropped = (curated.curation_weights == 0).astype(np.float64)
         sets = {"kept": curated, **({"dropped": replace(curated, curation_weights=dropped)} if dropped.any() else {})}
         if held_out is not None:
             sets["held_out"] = held_out
         self._kappa = kappa
-        self._probes: dict[str, Minibatch] = {
-            name: StepSampler(data, seed, _STEPS, Stream.PROBES, device).batch(0) for name, data in sets.items()
-        }
-        self._reference = {
-            name: engine.log_prob(reference, probe.observations, probe.actions)
-            for name, probe in self._probes.items()
-            if reference is not None
-        }
+
+        def probes(window: Window) -> dict[str, Minibatch]:
+            return {
+                name: StepSampler(data, seed, _STEPS, Stream.PROBES, device, window).batch(0) for name, data in sets.items()
+            }
+
+        self._probes = probes(window)
+        self._reference: dict[str, Tensor] = {}
+        if reference is not None:
+            seen = probes(window_of(reference))
+            self._reference = {name: _log_prob(reference, probe) for name, probe in seen.items()}
 
     def measure(self, policy: Policy) -> dict[str, Tensor]:
         """Measure log_prob and drift ℓ(π_θ) − ℓ(π_ref), in nats per step, of each set, and the lower bound at the reference.
@@ -58,7 +63,7 @@ class Diagnostics:
         """
         measured: dict[str, Tensor] = {}
         for name, probe in self._probes.items():
-            log_prob = engine.log_prob(policy, probe.observations, probe.actions)
+            log_prob = _log_prob(policy, probe)
             measured[f"log_prob_{name}"] = log_prob.mean()
             if name in self._reference:
                 log_ratio = log_prob - self._reference[name]
@@ -66,3 +71,7 @@ class Diagnostics:
                 if name == "kept":
                     measured["reference_bound"] = reference_bound(torch.ones_like(log_ratio), self._kappa * log_ratio)
         return measured
+
+
+def _log_prob(policy: Policy, probe: Minibatch) -> Tensor:
+    return per_action(engine.log_prob(policy, probe.observations, probe.actions), probe.actions)

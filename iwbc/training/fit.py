@@ -18,6 +18,7 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
+from iwbc.policies.policy import window_of
 from iwbc.policies.spec import PolicyChoice, PolicyFactory, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.training.critic import fitted_critics
@@ -100,9 +101,10 @@ def fit(
     def make_learner(seed: int) -> Learner:
         start = None if reference is None else reference.of_seed(seed)
         ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device, critics.get(seed))
-        sampler = StepSampler(curated, seed, settings.batch_size, stream, device)
+        window = window_of(ingredients.policy)
+        sampler = StepSampler(curated, seed, settings.batch_size, stream, device, window)
         looked_at = observer is not None and observer.measures
-        watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out) if looked_at else None
+        watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out, window) if looked_at else None
         return Learner(make_algorithm(settings, ingredients), sampler, settings, watched)
 
     with Trainer(make_learner, seeds, device) as trainer:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from iwbc import engine
 from iwbc.data.streams import generator
 from iwbc.engine.autograd import load_module, module_state
 from iwbc.environments.spaces import VECTOR
@@ -25,6 +24,7 @@ from iwbc.errors import UserError
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
 from iwbc.system.files import MALFORMED, parse_json
+from iwbc.training.acting import Actor, Memory
 from iwbc.training.states import State, read_states, write_states
 
 _FORMAT = 3
@@ -42,6 +42,7 @@ class Policies(Sequence[Any]):
         for module in self.modules:
             module.requires_grad_(True).eval()
         self._random = generator(self.seeds[0])
+        self._memory: Memory | None = None
 
     def __len__(self) -> int:
         return len(self.modules)
@@ -79,21 +80,51 @@ class Policies(Sequence[Any]):
 
         Acts as the first of the seeds. Actions are clipped to the range that the training data declares, spaces.action_low …
         spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
-        bounds in any precision. Policies have no memory: `state` and `episode_start` are returned and ignored. Raises UserError
-        where the observation is not of the spaces, or not finite.
+        bounds in any precision.
+
+        Policies with history or chunks remember episodes. They go on with a `state` that an earlier call returned, begin the
+        episodes that `episode_start` [B] marks, and all where it stands without a state. With neither they go on from the call
+        before, and `reset` begins episodes. Others return the state as it is. Raises UserError where the observation is not of
+        the spaces, or not finite, or of other episodes than the state.
         """
-        module = self.modules[0]
-        device = next(module.parameters()).device
         seen = self.spaces.observed(observation)
         finite = np.isfinite(seen[VECTOR] if self.spaces.images else seen)
         if not finite.all():
             raise UserError(f"predict: the observation holds NaN or infinity at {self.spaces.entry(~finite)}")
         several = seen.ndim == (1 if self.spaces.images else 2)
-        batch = self.spaces.tensors(seen if several else seen[None], device)
-        with torch.inference_mode():
-            action = engine.mean_action(module, batch) if deterministic else module.sample(batch, self._random)
-        played = self.spaces.clip(action.cpu().numpy())
+        batch = seen if several else seen[None]
+        actor = Actor(self.modules[0], self.spaces, None if deterministic else self._random)
+        if actor.remembers:
+            memory, starts = self._remembered(len(batch), state, episode_start)
+            action, state = actor.act(batch, memory, starts)
+            self._memory = state
+        else:
+            action, _ = actor.act(batch)
+        played = self.spaces.clip(action)
         return (played if several else played[0]), state
+
+    def _remembered(
+        self, count: int, state: tuple[npt.NDArray[Any], ...] | None, episode_start: npt.NDArray[np.bool_] | None
+    ) -> tuple[Memory | None, npt.NDArray[np.bool_]]:
+        """Return what is remembered of `count` episodes, and which of them begin."""
+        starts = np.zeros(count, np.bool_) if episode_start is None else np.asarray(episode_start, np.bool_).reshape(-1)
+        if state is None:
+            memory = self._memory if episode_start is None else None
+        elif len(state) == len(Memory._fields):
+            memory = Memory(*state)
+        else:
+            raise UserError("predict: the state is not one that an earlier call returned")
+        for episodes in (len(starts), *(map(len, memory) if memory is not None else ())):
+            if episodes != count:
+                raise UserError(
+                    f"predict: {count} observations go on with {episodes} episodes; call reset() first, or give the state and "
+                    "episode_start of as many"
+                )
+        return memory, starts
+
+    def reset(self) -> None:
+        """Begin new episodes: let `predict` forget what it has seen."""
+        self._memory = None
 
     def __call__(
         self,

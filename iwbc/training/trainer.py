@@ -91,7 +91,7 @@ class Learner:
         trajectory, step = torch.arange(len(lengths)).repeat_interleave(lengths), torch.arange(curated.steps)
         weights = [
             weigh(Minibatch(observations, actions, trajectory[some].to(device), step[some].to(device))).double().cpu()
-            for some, observations, actions in curated.batches(device)
+            for some, observations, actions in curated.batches(device, window=self.sampler.window)
         ]
         return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, trajectory, torch.cat(weights)) / lengths
 

@@ -27,7 +27,7 @@ from iwbc.data.trajectories import Trajectories
 from iwbc.engine.autograd import module_state
 from iwbc.errors import UserError, warn
 from iwbc.objectives import trajectory_means
-from iwbc.policies.policy import Policy
+from iwbc.policies.policy import Policy, window_of
 from iwbc.settings import FilteredBC, Recipe, Settings, to_plain
 from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
 from iwbc.system.interrupts import stop_requests
@@ -134,7 +134,7 @@ def _train(
 
     def make_learner(place: int) -> Learner:
         ingredients = Ingredients(copy.deepcopy(start), start, data[place], SEED, device)
-        sampler = StepSampler(data[place], SEED, recipe.batch_size, Stream.CHOICE, device)
+        sampler = StepSampler(data[place], SEED, recipe.batch_size, Stream.CHOICE, device, window_of(start))
         return Learner(make_algorithm(recipe, ingredients), sampler, recipe)
 
     places = range(len(data))
