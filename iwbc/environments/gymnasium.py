@@ -105,8 +105,8 @@ def _register(spec: EnvironmentSpec) -> None:
     package if it is in PACKAGES."""
     tasks.register()
     robosuite.register(spec.id)
-    metaworld.register(spec.id)
     import_named(spec.imports)
+    metaworld.register(spec.id)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the rest of these packages

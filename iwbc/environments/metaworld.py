@@ -39,13 +39,16 @@ _HAND, _OBJECT, _HAND_BEFORE = slice(0, 3), slice(4, 7), slice(18, 21)
 
 
 def register(env_id: str) -> None:
-    """Make `metaworld/…-v3` known to Gymnasium, once; leave any other id alone."""
+    """Make `metaworld/…-v3` known to Gymnasium, once; leave other namespaces alone. Raises UserError for another name."""
     namespace, _, name = env_id.partition("/")
+    if namespace != "metaworld" or env_id in gym.registry:
+        return
     task, _, version = name.rpartition("-v")
-    if (namespace, version) == ("metaworld", "3") and task and env_id not in gym.registry:
-        kwargs: dict[str, Any] = {"task": task.removesuffix(_HASTY)} | ({"slip": _SLIP} if task.endswith(_HASTY) else {})
-        limit = HORIZONS.get(task, _HORIZON)
-        gym.register(env_id, "iwbc.environments.metaworld:MetaWorld", max_episode_steps=limit, kwargs=kwargs)
+    if version != "3" or not task:
+        raise UserError(f"environment {env_id}: the names of Meta-World's tasks are such as metaworld/pick-place-v3")
+    kwargs: dict[str, Any] = {"task": task.removesuffix(_HASTY)} | ({"slip": _SLIP} if task.endswith(_HASTY) else {})
+    limit = HORIZONS.get(task, _HORIZON)
+    gym.register(env_id, "iwbc.environments.metaworld:MetaWorld", max_episode_steps=limit, kwargs=kwargs)
 
 
 def expert(env_id: str) -> Callable[[Vector], Vector]:
