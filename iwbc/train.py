@@ -8,8 +8,10 @@
 Groups (group=choice, the first is the default)
   env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
              two_routes, careful_or_hasty, point_maze: two ways, one of which fails half of the time
+             metaworld/assembly, drawer_open, hammer, pick_place, pick_place_hasty: manipulation, by Meta-World
   dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
              demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
+             operators: of metaworld/…, by operators of graded quality, each of whom is a group
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
              robomimic, maniskill, ogbench, zarr (dataset.path=…), lerobot (that, or dataset.id=…): robots' data
   algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories, from the reference
