@@ -18,7 +18,8 @@ A file takes observations [B, obs] as float32 and gives actions [B, act], clippe
 as policy.predict does: observation normaliser and action scaling are inside. What else it takes, and what it was trained on,
 stands in its metadata. Of a policy with history it takes the last observations, [B, history, obs], the newest last (at the
 start of an episode the first one again and again), and of a policy of chunks it gives [B, chunk, act], of which `execute` are
-played before it is asked again; the metadata have all three numbers.
+played before it is asked again. Of a policy that reads sequences it takes the observations since its memory began, the newest
+at the places `newest` [B] in [B, sequence, obs], after which anything may stand. The metadata have all four numbers.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from iwbc.settings import ACTIONS, Settings, setting
 from iwbc.system.arguments import at_least, parse, run
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from iwbc.data.windows import Sequences
     from iwbc.runs.summary import Summary
     from iwbc.training.trained import Policies
 
@@ -101,7 +103,7 @@ def described(summary: Summary, policies: Policies) -> dict[str, str]:
         # What structured observations are flattened from, in the order of the vector.
         "observation_parts": json.dumps(asdict(spaces)["observation_parts"]),
         # Sizes beside the batch's: of observations [B, history, obs] and actions [B, chunk, act], without those that are 1.
-        **{name: str(getattr(policies[0], name, 1)) for name in ("history", "chunk", "execute")},
+        **{name: str(getattr(policies[0], name, 1)) for name in ("history", "chunk", "execute", "sequence")},
         "iwbc": summary.versions["iwbc"],
     }
 
@@ -111,7 +113,7 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     clipped, or, with history and chunks, from [B, history, obs] to [B, chunk, act]; and examples of its inputs, by name. Raises
     UserError where a policy draws noise of its own, or takes images."""
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from iwbc.environments.spaces import float32_bounds
     from iwbc.policies.policy import window_of
@@ -124,6 +126,8 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     if action == "sample" and not hasattr(policy, "sample_from"):
         raise UserError(f"action=sample: {type(policy).__name__} draws its noise itself (it has no sample_from)")
 
+    window = window_of(policy)
+
     class Playable(nn.Module):
         low: Tensor
         high: Tensor
@@ -134,13 +138,15 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
             for name, bound in zip(("low", "high"), float32_bounds(spaces.action_low, spaces.action_high), strict=True):
                 self.register_buffer(name, torch.from_numpy(bound))
 
-        def forward(self, observation: Tensor, *noise: Tensor) -> Tensor:
-            made = self.policy.sample_from(observation, *noise) if noise else self.policy.mean_action(observation)
+        def forward(self, observation: Tensor, *others: Tensor) -> Tensor:
+            seen, noise = (observation, others) if window.sequence == 1 else (_read(observation, others[0]), others[1:])
+            made = self.policy.sample_from(seen, *noise) if noise else self.policy.mean_action(seen)
             return torch.maximum(torch.minimum(made, self.high), self.low)
 
-    history = window_of(policy).history
-    seen = (3, spaces.observation_size) if history == 1 else (3, history, spaces.observation_size)
-    examples = {"observation": torch.zeros(seen)}
+    steps = [max(window.history, window.sequence)] if window.history > 1 or window.sequence > 1 else []
+    examples = {"observation": torch.zeros(3, *steps, spaces.observation_size)}
+    if window.sequence > 1:
+        examples["newest"] = torch.zeros(3, dtype=torch.int64)
     if action == "sample":
         noise = policy.noise(3, torch.Generator().manual_seed(0))
         examples |= dict(zip(("uniform", "noise") if len(noise) == 2 else ("noise",), noise, strict=True))
@@ -148,6 +154,15 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module, examples
+
+
+def _read(observations: Tensor, newest: Tensor) -> Sequences:
+    """Make Sequences of observations [B, sequence, obs] in which the steps at places [B] are meant."""
+    import torch
+
+    from iwbc.data.windows import Sequences
+
+    return Sequences(observations, torch.arange(newest.shape[0], device=newest.device), newest)
 
 
 def write_onnx(policies: Policies, out: Path, action: str, metadata: dict[str, str]) -> None:

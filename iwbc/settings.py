@@ -734,6 +734,47 @@ class FlowPolicy(GaussianPolicy):
 
 
 @dataclass
+class SequencePolicy(MixturePolicy):
+    """Base class of mixtures that read an episode step after step; after `sequence` steps the memory begins again. They are
+    trained on sequences of so many, of which `algo.batch_size` make a minibatch.
+
+    std: `softplus` (softplus of an output, plus e^log_std_min), as robomimic's; or as of other mixtures.
+    """
+
+    std: str = setting("softplus", choices=("softplus", "global", "state"))
+    log_std_min: float = math.log(1e-4)
+    sequence: int = setting(10, lambda value: value > 1, "must be at least 2")
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        self.require(self.history == 1, group, "history", f"policy={self.family} remembers by itself; set {group}.sequence")
+        self.require(self.chunk == 1, group, "chunk", f"policy={self.family} plays an action at a time; choose policy=mixture")
+
+
+@dataclass
+class LSTMPolicy(SequencePolicy):
+    """A mixture of what an LSTM remembers, with layers of `hidden` sizes: robomimic's BC-RNN-GMM."""
+
+    hidden: list[int] = setting([400, 400], lambda value: bool(value) and all(n > 0 for n in value), "must be layer sizes")
+    family: str = "lstm_mixture"
+
+
+@dataclass
+class TransformerPolicy(SequencePolicy):
+    """A mixture of what a causal transformer makes of the steps since the memory began: a block for each of `hidden`, the size
+    between its two layers, at a `width` that `heads` share."""
+
+    hidden: list[int] = sizes([512, 512, 512])
+    width: int = positive(128)
+    heads: int = positive(4)
+    family: str = "transformer"
+
+    def check_together(self, group: str) -> None:
+        super().check_together(group)
+        self.require(self.width % self.heads == 0, group, "width", f"must be a multiple of heads={self.heads}")
+
+
+@dataclass
 class OwnPolicy(Settings):
     """A custom policy: `target` names the function or class that makes it, as package.module.Name, called with
     observation_size, action_size and `arguments`. In a configuration it stands as `_target_` with the arguments beside it."""
@@ -929,7 +970,9 @@ CURATIONS: dict[str, type[Settings]] = {
     )
 }
 ALGORITHMS: dict[str, type[Recipe]] = {kind.name: kind for kind in (BC, FilteredBC, RWR, IWBC, AWR, IQL)}
-POLICIES: dict[str, type[GaussianPolicy]] = {kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy)}
+POLICIES: dict[str, type[GaussianPolicy]] = {
+    kind.family: kind for kind in (GaussianPolicy, MixturePolicy, FlowPolicy, LSTMPolicy, TransformerPolicy)
+}
 
 
 # Groups that may change while a run is under way: training does not depend on them.

@@ -80,6 +80,8 @@ POLICIES |= {
     "squashed-chunk": ["policy=squashed", "policy.chunk=3", "policy.execute=2"],
     "mixture-history-chunk": ["policy=mixture", "policy.history=2", "policy.chunk=4", "policy.execute=3"],
     "flow-history": ["policy=flow", "policy.history=2"],
+    "lstm_mixture": ["policy=lstm_mixture", "policy.sequence=4"],
+    "transformer": ["policy=transformer", "policy.sequence=3", "policy.width=16"],
     "own": [],
 }
 

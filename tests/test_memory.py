@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from setups import rarely
 from torch import Tensor, nn
 
 from iwbc import engine, export
+from iwbc.algorithms.weights import log_probs
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, generator, seeded
 from iwbc.data.trajectories import Trajectories
+from iwbc.data.windows import Sequences
 from iwbc.engine.fused import GaussianOptimizer
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluator
 from iwbc.policies.policy import window_of
 from iwbc.policies.spec import PolicySpec, Spaces
-from iwbc.settings import BC, IWBC, POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy
+from iwbc.settings import BC, IWBC, POLICIES, FlowPolicy, GaussianPolicy, LSTMPolicy, MixturePolicy, TransformerPolicy
 from iwbc.training.diagnostics import Diagnostics
 from iwbc.training.fit import fit
 from iwbc.training.trained import Policies, load_policy
@@ -117,7 +120,7 @@ def test_a_chunk_of_one_by_the_masked_way_is_the_action(family: str, kind: str, 
     torch.testing.assert_close(by_mask, plain, rtol=1e-6, atol=1e-6)  # a mixture's components are added in another order
 
 
-@pytest.mark.parametrize("family", POLICIES)
+@pytest.mark.parametrize("family", ["gaussian", "mixture", "flow"])
 @pytest.mark.parametrize(("kind", "std"), KINDS)
 def test_a_history_is_a_wider_observation(family: str, kind: str, std: str) -> None:
     spec = make_spec(family, kind=kind, std=std, act=2, history=4)
@@ -235,9 +238,9 @@ def test_attributes_of_a_policy_of_one_s_own_are_checked(sizes: tuple[Any, ...],
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
-def echoes(late: int) -> Trajectories:
+def echoes(late: int, lengths: Sequence[int] = (6, 9, 12)) -> Trajectories:
     """Trajectories whose actions are the first entry of the observation `late` steps before, or of the first observation."""
-    data = make_trajectories([1.0] * 60, [6, 9, 12] * 20, action_size=1, seed=3)
+    data = make_trajectories([1.0] * 60, [*lengths] * 20, action_size=1, seed=3)
     steps = np.concatenate([np.maximum(np.arange(length) - late, 0) for length in data.lengths])
     rows = np.repeat(data.offsets[:-1], data.lengths) + steps
     data.actions[:, 0] = 0.8 * np.tanh(data.observations[rows, 0])
@@ -457,4 +460,171 @@ def test_an_exported_policy_takes_histories_and_gives_chunks(kind: str, action: 
             (actions,) = session.run(["action"], inputs)
         else:
             actions = torch.jit.load(str(path))(seen, *noise).numpy()
+        np.testing.assert_allclose(actions, expected, atol=1e-5)
+
+
+# --- policies that read sequences ----------------------------------------------------------------------------------------
+
+READING = {"lstm_mixture": {"hidden": [16, 8]}, "transformer": {"hidden": [16, 8], "width": 16}}
+every_reader = pytest.mark.parametrize("family", READING)
+
+
+def make_reader(family: str, sequence: int = 3, **settings: Any) -> Any:
+    return make_policy(make_spec(family, **READING[family], sequence=sequence, **settings))
+
+
+def alone(policy: Any, episode: Any, t: int) -> Tensor:
+    """log π(a_t | the observations since the memory began), of a sequence that ends at t."""
+    seen = torch.from_numpy(episode.observations[t - t % policy.sequence : t + 1])
+    meant = Sequences(seen[None], torch.tensor([0]), torch.tensor([len(seen) - 1]))
+    log_prob: Tensor = policy.log_prob(meant, torch.from_numpy(episode.actions[t : t + 1]))[0]
+    return log_prob
+
+
+@every_reader
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_the_log_likelihood_of_a_step_is_that_of_what_was_seen_since_the_memory_began(
+    family: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_trajectories([1.0] * 5, [7, 1, 3, 8, 4], action_size=1)
+    kept, policy = Curated(data, np.array([1.0, 1.0, 0.0, 2.0, 1.0]), "trajectory"), make_reader(family)
+    batches = kept.batches
+    monkeypatch.setattr(Curated, "batches", lambda self, device, window: batches(device, size, window))
+    expected = [alone(policy, data[int(i)], t) for i in kept.kept for t in range(int(data.lengths[i]))]
+    torch.testing.assert_close(log_probs(policy, kept), torch.stack(expected).detach(), rtol=1e-4, atol=1e-5)
+
+
+@every_reader
+def test_a_minibatch_is_of_sequences_from_the_steps_that_were_drawn(family: str) -> None:
+    data = make_trajectories([1.0] * 4, [7, 1, 3, 8], action_size=1)
+    kept, policy = Curated(data, np.array([1.0, 1.0, 0.0, 1.0]), "trajectory"), make_reader(family)
+    drawn = StepSampler(kept, 0, 32, 0, window=window_of(policy)).batch(0)
+    starts = StepSampler(kept, 0, 32, 0).batch(0)
+    owner = np.repeat(np.arange(3), kept.lengths)
+    steps = [step for start in starts.step.tolist() for step in range(start, min(start + 3, 16)) if owner[step] == owner[start]]
+    assert drawn.step.tolist() == steps
+    assert drawn.trajectory.tolist() == owner[steps].tolist()
+    rows = kept.rows[steps]
+    np.testing.assert_array_equal(drawn.actions.numpy(), data.actions[rows])
+    np.testing.assert_array_equal(drawn.newest[0].numpy(), data.observations[rows])
+    # Each step is scored given those of its sequence before it.
+    log_prob, count = policy.log_prob(drawn.observations, drawn.actions), 0
+    for start in starts.step.tolist():
+        seen = [step for step in range(start, min(start + 3, 16)) if owner[step] == owner[start]]
+        for last in range(1, len(seen) + 1):
+            part = torch.from_numpy(data.observations[kept.rows[seen[:last]]])
+            meant = Sequences(part[None], torch.tensor([0]), torch.tensor([last - 1]))
+            action = torch.from_numpy(data.actions[kept.rows[seen[last - 1 : last]]])
+            torch.testing.assert_close(log_prob[count], policy.log_prob(meant, action)[0], rtol=1e-4, atol=1e-5)
+            count += 1
+    assert count == len(log_prob)
+
+
+@every_reader
+def test_a_reader_plays_given_what_it_saw_since_its_memory_began(family: str) -> None:
+    policies = make_policies(make_spec(family, **READING[family], sequence=3))
+    rows, starts = random_observations(8, 2).numpy(), np.zeros((8, 2), bool)
+    starts[0], starts[4, 1] = True, True
+    began, state = [0, 0], None
+    for t in range(8):
+        actions, state = policies.predict(rows[t], state, starts[t])
+        for episode in range(2):
+            if starts[t, episode] or t - began[episode] == 3:
+                began[episode] = t
+            seen = torch.from_numpy(rows[began[episode] : t + 1, episode])
+            meant = Sequences(seen[None], torch.tensor([0]), torch.tensor([len(seen) - 1]))
+            with torch.no_grad():
+                expected = policies[0].mean_action(meant)[0].numpy()
+            np.testing.assert_allclose(actions[episode], expected, rtol=1e-4, atol=1e-5)
+
+
+@every_reader
+def test_an_evaluation_by_a_reader_is_what_predict_plays(family: str) -> None:
+    policies = make_policies(make_spec(family, low=-2.0, high=2.0, **READING[family]))
+    env: gym.Env[Any, Any] = gym.make("Pendulum-v1")
+    observation, _ = env.reset(seed=Evaluator.start(PLAYED, 0, 0))
+    total, over = 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(policies.predict(observation)[0])
+        total, over = total + float(reward), terminated or truncated
+    evaluator = Evaluator("Pendulum-v1", PLAYED.seed)
+    assert evaluator.evaluate(policies, 2).returns[0, 0] == pytest.approx(total, rel=1e-3)
+    assert np.array_equal(*(evaluator.evaluate(policies, 2, "sample").returns for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "rate"),
+    [
+        (LSTMPolicy(hidden=[32], components=2, sequence=5), 300, 1e-2),
+        (TransformerPolicy(hidden=[32, 32], width=32, components=2, sequence=5), 400, 5e-3),
+    ],
+)
+def test_what_was_seen_earlier_is_learnt(settings: GaussianPolicy, steps: int, rate: float) -> None:
+    data = echoes(1, (3, 4, 5))
+    recipe = BC(steps=steps, lr=rate, warmup_steps=10, batch_size=16)
+    errors = []
+    for policies in (fit(recipe, data, policy=each, console=QUIET) for each in (GaussianPolicy(hidden=[32]), settings)):
+        apart = []
+        for episode in data:
+            policies.reset()
+            played = np.stack([policies.predict(observation)[0] for observation in episode.observations])
+            # A sequence in training may begin anywhere, so that the first step's action is not known.
+            apart.append(np.square(played - episode.actions)[1:].mean())
+        errors.append(np.sqrt(np.mean(apart)))
+    assert errors[1] < 0.1 < 0.3 < errors[0]
+
+
+def test_the_spread_of_a_reader_is_robomimic_s() -> None:
+    policy = make_reader("lstm_mixture", act=2)
+    outputs = torch.tensor([-50.0, 0.0, 3.0])
+    expected = torch.log1p(outputs.exp()) + 1e-4
+    torch.testing.assert_close(policy.spread(outputs), expected)
+    settings = POLICIES["lstm_mixture"]()
+    assert (settings.hidden, settings.sequence, settings.components, settings.std) == ([400, 400], 10, 5, "softplus")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("lstm_mixture", {"history": 2}, "policy.history=2: policy=lstm_mixture remembers by itself; set policy.sequence"),
+        ("transformer", {"chunk": 2}, "policy.chunk=2: policy=transformer plays an action at a time; choose policy=mixture"),
+        ("lstm_mixture", {"sequence": 1}, "policy.sequence=1: must be at least 2"),
+        ("lstm_mixture", {"hidden": []}, "policy.hidden=.*: must be layer sizes"),
+        ("transformer", {"width": 10}, "policy.width=10: must be a multiple of heads=4"),
+    ],
+)
+def test_a_reader_that_cannot_be_is_refused_in_one_line(family: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        fit(BC(steps=1), make_trajectories([1.0, 2.0]), policy=POLICIES[family](**changes), console=QUIET)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "family"),
+    [
+        *(("torchscript", action, family) for action in ("mean", "sample") for family in READING),
+        ("onnx", "mean", "lstm_mixture"),
+        rarely("onnx", "sample", "transformer"),
+    ],
+)
+def test_an_exported_reader_takes_what_was_seen_and_where_the_newest_is(
+    kind: str, action: str, family: str, tmp_path: Path
+) -> None:
+    policies, path = make_policies(make_spec(family, **READING[family], sequence=4)), tmp_path / "policy"
+    write = {"onnx": export.write_onnx, "torchscript": export.write_torchscript}[kind]
+    write(policies, path, action, {})
+    for count in (1, 5):
+        seen, newest = random_observations(count, 4), torch.arange(count) % 4
+        noise = policies[0].noise(count, generator(4)) if action == "sample" else ()
+        meant = Sequences(seen, torch.arange(count), newest)
+        with torch.no_grad():
+            made = policies[0].sample_from(meant, *noise) if noise else policies[0].mean_action(meant)
+        expected, inputs = policies.spaces.clip(made.numpy()), (seen, newest, *noise)
+        if kind == "onnx":
+            session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+            named = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
+            assert list(named)[:2] == ["observation", "newest"]
+            (actions,) = session.run(["action"], named)
+        else:
+            actions = torch.jit.load(str(path))(*inputs).numpy()
         np.testing.assert_allclose(actions, expected, atol=1e-5)

@@ -23,7 +23,7 @@ from iwbc.errors import UserError
 from iwbc.policies import CouplingFlow, GaussianMixture, GaussianMLP, Policy
 from iwbc.policies.networks import mlp
 from iwbc.policies.spec import PolicySpec, Spaces
-from iwbc.settings import POLICIES, Recipe
+from iwbc.settings import POLICIES, Recipe, SequencePolicy
 from iwbc.system.files import read_tensors
 from iwbc.training.trained import Policies, load_policy
 
@@ -43,7 +43,8 @@ def make_spec(
     normaliser: dict[str, Any] | None = None,
     **settings: Any,
 ) -> PolicySpec:
-    chosen = POLICIES[family](kind=kind, std=std, **({"hidden": [16, 8]} | settings))
+    smaller = {"hidden": [16, 8]} | ({"width": 32} if family == "transformer" else {})
+    chosen = POLICIES[family](kind=kind, std=std, **(smaller | settings))
     return PolicySpec(chosen, Spaces(3, low, high), **(normaliser or {}))
 
 
@@ -131,7 +132,9 @@ def test_a_flow_starts_as_its_gaussian(kind: str, std: str) -> None:
 )
 def test_the_density_over_a_non_unit_range_integrates_to_one(family: str, kind: str, std: str, size: int) -> None:
     low, high = (-3.0, 0.5)[:size], (5.0, 1.1)[:size]
-    policy = make_policy(make_spec(family, kind, std, low, high))
+    # The grid resolves no needles and ends before the bounds, where a wide squashed density has much of its mass.
+    bounds = {"log_std_min": -1.0, "log_std_max": 0.5} if family == "transformer" else {}
+    policy = make_policy(make_spec(family, kind, std, low, high, **bounds))
     inside = kind == "squashed"
     axes = []
     for bottom, top in zip(low, high, strict=True):
@@ -340,16 +343,20 @@ def test_predict(family: str, kind: str, std: str) -> None:
     actions, state = policies.predict(observations)
     assert actions.shape == (6, 2)
     assert actions.dtype == np.float32
-    assert state is None
+    assert (state is None) != issubclass(POLICIES[family], SequencePolicy)
+    policies.reset()
     again, _ = policies.predict(observations)
     np.testing.assert_array_equal(actions, again)
+    policies.reset()
     action, _ = policies.predict(observations[0])
     assert action.shape == (2,)
     np.testing.assert_allclose(action, actions[0], rtol=1e-5, atol=1e-6)
     expected = policies[0].mean_action(torch.from_numpy(observations).float()).detach().numpy()
     expected = expected.clip(policies.spaces.action_low, policies.spaces.action_high)
     np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-5)
+    policies.reset()
     first, _ = policies.predict(observations, deterministic=False)
+    policies.reset()
     second, _ = policies.predict(observations, deterministic=False)
     assert first.shape == (6, 2)
     assert not np.array_equal(first, second)

@@ -92,7 +92,7 @@ def test_one_of_many_entries_may_be_of_another_scale() -> None:
 @pytest.mark.parametrize("kind", ["tanh_mean", "squashed"])
 @pytest.mark.parametrize("bound", [rarely(1.0), 1e6, rarely(np.inf)])
 def test_actions_within_any_bounds_are_learnt(bound: float, kind: str, family: str) -> None:
-    smaller = {"couplings": 1, "coupling_hidden": [8]} if family == "flow" else {}
+    smaller = {"flow": {"couplings": 1, "coupling_hidden": [8]}, "transformer": {"width": 16}}.get(family, {})
     settings = POLICIES[family](hidden=[32], kind=kind, **smaller)
     policies = fit(data_of(bound=bound), settings)
     assert error_of(policies, Z, U) < 0.25
@@ -247,6 +247,9 @@ def test_a_saved_and_an_exported_policy_have_the_units(action: str, kind: str, f
         expected = policies[0].sample_from(torch.from_numpy(observations), *noise).detach().numpy()
         expected = np.clip(expected, spec.spaces.action_low, spec.spaces.action_high)
     path, inputs = tmp_path / "exported", [observations, *(tensor.numpy() for tensor in noise)]
+    if policies[0].sequence > 1:  # each is the first of its sequence
+        sequences = np.repeat(observations[:, None], policies[0].sequence, axis=1)
+        inputs[:1] = [sequences, np.zeros(len(observations), np.int64)]
     if kind == "torchscript":
         export.write_torchscript(policies, path, action, {})
         output = torch.jit.load(str(path))(*map(torch.from_numpy, inputs)).numpy()

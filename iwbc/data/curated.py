@@ -89,14 +89,29 @@ class Curated:
         self, device: str | torch.device = "cpu", size: int | None = None, window: Window = STEP
     ) -> Iterator[tuple[slice, Observations, Tensor]]:
         """Yield all kept steps in order, `size` at a time (default: 2,048, with images 256): the slice among the kept steps,
-        observations [m, obs] (with images: a dict) and actions [m, act], with what is in reach of a `window` around them."""
+        observations [m, obs] (with images: a dict) and actions [m, act], with what is in reach of a `window` around them.
+        Sequences begin at the first step of a trajectory, and at every `window.sequence`-th from there on."""
         size = size or (256 if self.trajectories.images else 2048)
         observations, actions = self.trajectories.tensors(device)
         rows, first, last = (torch.from_numpy(places).to(device) for places in (self.rows, *self.bounds))
-        for start in range(0, self.steps, size):
-            some = slice(start, min(start + size, self.steps))
-            trajectory = np.searchsorted(self.offsets, np.arange(some.start, some.stop), side="right") - 1
-            yield some, *window.of(observations, actions, rows[some], torch.from_numpy(trajectory).to(device), first, last)
+        for some in self._blocks(size, window.sequence):
+            steps = np.arange(some.start, some.stop)
+            of = np.searchsorted(self.offsets, steps, side="right") - 1
+            trajectory = torch.from_numpy(of).to(device)
+            if window.sequence == 1:
+                yield some, *window.of(observations, actions, rows[some], trajectory, first, last)
+            else:
+                begins = torch.from_numpy((steps - self.offsets[of]) % window.sequence == 0).to(device)
+                # A sequence ends with the trajectory, or where the next begins.
+                yield some, *window.sequences(observations, actions, rows[some][begins], last[trajectory][begins])
+
+    def _blocks(self, size: int, sequence: int) -> Iterator[slice]:
+        """Cut the kept steps to blocks of about `size`, none of which parts a sequence."""
+        cuts = np.arange(0, self.steps, size)
+        if sequence > 1:
+            within = cuts - self.offsets[np.searchsorted(self.offsets, cuts, side="right") - 1]
+            cuts = np.unique(cuts - within % sequence)
+        return map(slice, cuts.tolist(), [*cuts[1:].tolist(), self.steps])
 
     @property
     def bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from iwbc.data.curated import Curated
 from iwbc.data.streams import generator
 from iwbc.data.trajectories import Observations
-from iwbc.data.windows import STEP, Window
+from iwbc.data.windows import STEP, Sequences, Window
 
 # Steps drawn at once. Each block has a separate generator, so that drawing can start at any step.
 BLOCK = 256
@@ -26,7 +26,8 @@ class Minibatch:
     """B steps: observations [B, obs] (with images: a dict), actions [B, act], the kept trajectory that each step is of
     (`trajectory` [B], counted among the kept ones) and its index among the kept steps (`step` [B]).
 
-    For a policy with history, observations are [B, history, obs]; for a policy of chunks, actions are [B, chunk, act].
+    For a policy with history, observations are [B, history, obs]; for a policy of chunks, actions are [B, chunk, act]; for one
+    that reads sequences, observations are Sequences, each begins at a step that was drawn, and B counts the steps of all.
     """
 
     observations: Observations
@@ -38,6 +39,8 @@ class Minibatch:
     def newest(self) -> tuple[Tensor, Tensor]:
         """The steps' vectors of observations [B, obs] and actions [B, act], without history and chunk."""
         observations, actions = self.observations, self.actions
+        if isinstance(observations, Sequences):
+            return observations.observations[observations.row, observations.place], actions
         return (
             observations if observations.dim() == 2 else observations[:, -1],
             actions if actions.dim() == 2 else actions[:, 0],
@@ -74,8 +77,13 @@ class StepSampler:
             self._trajectory, self._row, self._step = (part.to(self.device) for part in self._draw(block))
             self._block = block
         row, trajectory = self._row[position], self._trajectory[position]
-        observations, actions = self.window.of(self._observations, self._actions, row, trajectory, *self._bounds)
-        return Minibatch(observations, actions, trajectory, self._step[position])
+        kept_step = self._step[position]
+        if self.window.sequence == 1:
+            observations, actions = self.window.of(self._observations, self._actions, row, trajectory, *self._bounds)
+            return Minibatch(observations, actions, trajectory, kept_step)
+        last = self._bounds[1][trajectory]
+        read, actions = self.window.sequences(self._observations, self._actions, row, last)
+        return Minibatch(read, actions, trajectory[read.row], kept_step[read.row] + read.place)
 
     def _draw(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw kept trajectories, rows of the dataset and indices among the kept steps, [BLOCK, B] each."""

@@ -5,5 +5,6 @@ from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
 from iwbc.policies.policy import Policy
+from iwbc.policies.sequences import SequenceMixture
 
-__all__ = ["CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy", "Units"]
+__all__ = ["CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy", "SequenceMixture", "Units"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +35,29 @@ class GaussianMixture(Policy):
         self.history, self.chunk, self.execute = history, chunk, execute
         self.shape = (components, chunk * len(units.middle))
         size = components * self.shape[1]
-        self.network = mlp([history * observation_size, *hidden, components + size * (2 if std == "state" else 1)])
+        self.network = mlp([history * observation_size, *hidden, components + size * (1 if std == "global" else 2)])
         self.log_std = nn.Parameter(torch.zeros(self.shape)) if std == "global" else None
+
+    def inputs(self, observations: Any) -> Tensor:
+        """Return the network's inputs, [B, obs] → [B, obs], or with history [B, history, obs] → [B, history · obs]."""
+        inputs = self.units.observations(observations)
+        return inputs if self.history == 1 else inputs.flatten(-2)
+
+    def spread(self, log_std: Tensor) -> Tensor:
+        """Compute standard deviations of the network's log-std."""
+        return log_std.clamp(*self.log_std_bounds).exp()
 
     def distribution(self, observations: Tensor) -> MixtureSameFamily:
         """Return the mixture over actions in ±1 (before the tanh where squashed), [B, obs] → a batch of B, of vectors [act]; of
         chunks, [chunk · act]."""
-        inputs = self.units.observations(observations)
-        output = self.network(inputs if self.history == 1 else inputs.flatten(-2))
+        output = self.network(self.inputs(observations))
         logits, rest = output.split([self.shape[0], output.shape[-1] - self.shape[0]], dim=-1)
         parts = rest.unflatten(-1, (-1, *self.shape))  # [B, 1 or 2, K, act]
         mean = parts[..., 0, :, :]
         if self.kind == "tanh_mean":
             mean = mean.tanh()
         log_std = self.log_std if self.log_std is not None else parts[..., 1, :, :]
-        normal = Normal(mean, log_std.clamp(*self.log_std_bounds).exp().expand_as(mean), validate_args=False)
+        normal = Normal(mean, self.spread(log_std).expand_as(mean), validate_args=False)
         components = Independent(normal, 1, validate_args=False)
         return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
 

@@ -20,12 +20,15 @@ class Policy(nn.Module):
     Three attributes, 1 where there are none, say what it takes and gives. history: observations are the last so many,
     [B, history, obs] (images [B, history, …]), those before an episode's first being the first again. chunk: actions are the
     next so many, [B, chunk, act]; of those beyond the end of a trajectory all entries are NaN, and `log_prob` is the density of
-    the others. execute: so many of a chunk are played before the policy is asked again.
+    the others. execute: so many of a chunk are played before the policy is asked again. A fourth, sequence, is of a policy that
+    reads step after step and whose memory begins again after so many: observations are then Sequences
+    (iwbc/data/windows.py), and what comes of them is of the M steps that are meant.
     """
 
     history: int = 1
     chunk: int = 1
     execute: int = 1
+    sequence: int = 1
 
     def log_prob(self, observations: Observations, actions: Tensor) -> Tensor:
         """Compute log π(a|s) in nats: observations [B, obs] and actions [B, act] → [B]."""
@@ -42,7 +45,9 @@ class Policy(nn.Module):
 
 def window_of(policy: nn.Module) -> Window:
     """Return what a policy takes and gives at a step. Raises UserError where an attribute that says so cannot be."""
-    window = Window(_count(policy, "history"), _count(policy, "chunk"))
+    window = Window(_count(policy, "history"), _count(policy, "chunk"), _count(policy, "sequence"))
+    if window.sequence > 1 and (window.history, window.chunk) != (1, 1):
+        raise UserError(f"{type(policy).__name__}: has a sequence, and beside it a history or a chunk")
     if executed(policy) > window.chunk:
         raise UserError(f"{type(policy).__name__}: its execute={executed(policy)} is more than its chunk={window.chunk}")
     return window

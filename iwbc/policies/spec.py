@@ -35,7 +35,16 @@ from iwbc.policies.gaussian import GaussianMLP
 from iwbc.policies.mixture import GaussianMixture
 from iwbc.policies.networks import Units
 from iwbc.policies.policy import Policy, window_of
-from iwbc.settings import POLICIES, FlowPolicy, GaussianPolicy, MixturePolicy, OwnPolicy
+from iwbc.policies.sequences import LSTM, SequenceMixture, Transformer
+from iwbc.settings import (
+    POLICIES,
+    FlowPolicy,
+    GaussianPolicy,
+    MixturePolicy,
+    OwnPolicy,
+    SequencePolicy,
+    TransformerPolicy,
+)
 
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -145,12 +154,28 @@ class PolicySpec:
         }
         chunks: dict[str, Any] = {"chunk": settings.chunk, "execute": settings.execute}
         match settings:
+            case SequencePolicy():
+                return self._reading(units)
             case MixturePolicy():
                 return GaussianMixture(components=settings.components, **common, **chunks)
             case FlowPolicy():
                 return CouplingFlow(couplings=settings.couplings, coupling_hidden=settings.coupling_hidden, **common)
             case _:
                 return GaussianMLP(**common, **chunks)
+
+    def _reading(self, units: Units) -> Policy:
+        """Make a policy that reads sequences."""
+        settings, size = self.settings, self.spaces.observation_size
+        assert isinstance(settings, SequencePolicy)
+        bounds = (settings.log_std_min, settings.log_std_max)
+        if isinstance(settings, TransformerPolicy):
+            width = settings.width
+            reader: nn.Module = Transformer(size, settings.sequence, width, settings.heads, settings.hidden)
+        else:
+            reader, width = LSTM(size, settings.hidden), settings.hidden[-1]
+        return SequenceMixture(
+            reader, width, units, settings.sequence, settings.components, settings.kind, settings.std, bounds
+        )
 
     @property
     def units_range(self) -> Pair:

@@ -9,13 +9,17 @@ import numpy.typing as npt
 import torch
 
 from iwbc import engine
+from iwbc.data.windows import STEP, Sequences
 from iwbc.policies.policy import Policy, executed, window_of
 from iwbc.policies.spec import Spaces
 
 
 class Memory(NamedTuple):
     """Memory of n episodes of a policy with history or chunks: the last observations [n, history, obs] (with images: records
-    [n, history]), the last chunk [n, chunk, act], and how many of the chunk's actions have been played, [n]."""
+    [n, history]), the last chunk [n, chunk, act], and how many of the chunk's actions have been played, [n].
+
+    Of a policy that reads sequences: the observations since its memory began, [n, sequence, obs], and how many they are, [n].
+    """
 
     observations: npt.NDArray[Any]
     actions: npt.NDArray[np.floating]
@@ -28,11 +32,14 @@ class Actor:
     def __init__(self, policy: Policy, spaces: Spaces, random: torch.Generator | None = None) -> None:
         self._policy, self._spaces, self._random = policy, spaces, random
         self._window, self._execute = window_of(policy), executed(policy)
-        self.remembers = self._window.history > 1 or self._window.chunk > 1
+        self.remembers = self._window != STEP
 
     @torch.inference_mode()
-    def _ask(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-        batch = self._spaces.tensors(observations, next(self._policy.parameters()).device)
+    def _ask(self, observations: npt.NDArray[Any], place: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.floating]:
+        device = next(self._policy.parameters()).device
+        batch = self._spaces.tensors(observations, device)
+        if place is not None:
+            batch = Sequences(batch, torch.arange(len(place), device=device), torch.from_numpy(place).to(device))
         if self._random is None:
             return engine.mean_action(self._policy, batch).cpu().numpy()
         return self._policy.sample(batch, self._random).cpu().numpy()
@@ -46,6 +53,8 @@ class Actor:
             return self._ask(observations), None
         if starts is None:
             starts = np.zeros(len(observations), np.bool_)
+        if self._window.sequence > 1:
+            return self._read_on(observations, memory, starts)
         history, chunk = self._window.history, self._window.chunk
         seen, asks = np.repeat(observations[:, None], history, axis=1), np.ones(len(observations), np.bool_)
         if memory is not None:
@@ -61,6 +70,20 @@ class Actor:
             actions = memory.actions
         place = np.zeros(len(asks), np.int64) if memory is None else np.where(asks, 0, memory.played)
         return actions[np.arange(len(place)), place], Memory(seen, actions, place + 1)
+
+    def _read_on(
+        self, observations: npt.NDArray[Any], memory: Memory | None, starts: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.floating], Memory]:
+        """Act by a policy that reads sequences."""
+        episodes = np.arange(len(observations))
+        if memory is None:
+            seen, place = np.repeat(observations[:, None], self._window.sequence, axis=1), np.zeros(len(episodes), np.int64)
+        else:
+            seen, begins = memory.observations.copy(), starts | (memory.played == self._window.sequence)
+            place = np.where(begins, 0, memory.played)
+            seen[episodes, place] = observations
+        actions = self._ask(seen, place)
+        return actions, Memory(seen, actions[:, None], place + 1)
 
 
 class Player:

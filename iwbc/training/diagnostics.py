@@ -51,7 +51,7 @@ class Diagnostics:
 
         self._probes = probes(window)
         self._reference: dict[str, Tensor] = {}
-        if reference is not None:
+        if reference is not None and window_of(reference).sequence == window.sequence:  # else they see other steps
             seen = probes(window_of(reference))
             self._reference = {name: _log_prob(reference, probe) for name, probe in seen.items()}
 
