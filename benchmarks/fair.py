@@ -182,7 +182,8 @@ _OPERATED = "averaging=transition algo.start=reference"
 
 
 def _by_operators(best: str) -> dict[str, Grid]:
-    """Methods on demonstrations by operators, of whom `best` is the best: filters with and without weights, and what needs none."""
+    """Methods on demonstrations by operators, of whom `best` is the best: filters, with weights and without, and what needs no
+    filter."""
     filters = {
         "": "curation=success",
         "_operator": f"curation=groups curation.keep=[{best}]",
