@@ -178,6 +178,55 @@ def _tier(tier: str, methods: Mapping[str, str], seeds: str) -> Family:
     return Family(tasks, "", grids, tuning="", table=f"seeds={seeds} eval.episodes=10")
 
 
+_OPERATED = "averaging=transition algo.start=reference"
+
+
+def _by_operators(best: str) -> dict[str, Grid]:
+    """Methods on demonstrations by operators, of whom `best` is the best: filters, with weights and without, and what needs no
+    filter."""
+    filters = {
+        "": "curation=success",
+        "_operator": f"curation=groups curation.keep=[{best}]",
+        "_length": "curation=top_fraction curation.fraction=0.3 curation.rank_by=length",
+        "_auto": "curation=auto curation.rank_by=length",
+    }
+    settings = {
+        "bc": "algo=bc curation=all algo.steps=2000 algo.lr=4e-4 algo.warmup_steps=300",
+        "awr": "algo=awr curation=all algo.steps=2000 algo.lr=4e-4 algo.warmup_steps=300",
+        "iql": "algo=iql curation=all algo.steps=20000 algo.warmup_steps=300",
+    }
+    for name, curation in filters.items():
+        settings |= {f"filtered_bc{name}": f"algo=filtered_bc {curation}", f"iw_bc{name}": f"algo=iw_bc {curation}"}
+    kappa = "algo=iw_bc algo.level=trajectory algo.kappa=auto"
+    settings["iw_bc_trajectory"] = f"{kappa} {filters['']}"
+    return {name: {"": [setting]} for name, setting in settings.items()}
+
+
+_NETWORKS = {
+    "gaussian": "policy=tanh_mean",
+    "mixture": "policy=mixture",
+    "chunks": "policy=mixture policy.history=4 policy.chunk=8 policy.execute=4",
+    "lstm": "policy=lstm_mixture",
+}
+# Tasks by the name of their best operator.
+_MANIPULATION = {"careful": ("pick_place", "assembly"), "patient": ("pick_place_hasty",)}
+
+
+def _manipulation() -> dict[str, Family]:
+    """A family for each network and best operator."""
+    return {
+        f"{'manipulation' if best == 'careful' else 'hasty'}-{network}": Family(
+            {name: f"env=metaworld/{name}" for name in names},
+            f"{_OPERATED} {policy}",
+            _by_operators(best),
+            tuning="",
+            table="seeds=[0,1,2,3,4] eval.episodes=50",
+        )
+        for best, names in _MANIPULATION.items()
+        for network, policy in _NETWORKS.items()
+    }
+
+
 _HOPPERS = {name: LOCOMOTION.tasks[name] for name in ("hopper", "walker2d")}
 _TEN = "[0,1,2,3,4,5,6,7,8,9]"
 _PLAIN = "algo.start=reference"
@@ -213,6 +262,7 @@ FAMILIES = {
     "medium": _tier("medium", _COMPARED, _TEN),
     "replay-rl": _tier("medium_replay", _OFFLINE_RL, "[0,1,2]"),
     "passes-chance": Family(CHANCE_MIXTURE.tasks, CHANCE.common, _passes("curation=success"), tuning="", table=CHANCE.table),
+    **_manipulation(),
     "passes-locomotion": Family(LOCOMOTION.tasks, LOCOMOTION.common, _passes(QUALITY), tuning="", table=LOCOMOTION.table),
 }
 

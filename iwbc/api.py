@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iwbc.data.demonstrations import settings_of
 from iwbc.data.sources import load_dataset, place_of
 from iwbc.data.trajectories import Trajectories
 from iwbc.environments.scores import d4rl_scores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.evaluation import Evaluation, Evaluator
-from iwbc.settings import DATASETS, RECORDINGS, Demonstrations, Eval, Generated
+from iwbc.settings import DATASETS, RECORDINGS, Eval, Generated
 from iwbc.training.trained import Policies
 
 
@@ -44,12 +45,13 @@ def generate(env_id: str, tier: str = "medium-replay", **options: Any) -> Trajec
 
 
 def demonstrations(env_id: str, **options: Any) -> Trajectories:
-    """Make demonstrations of one of iwbc.environments.tasks, such as demonstrations("iwbc/TwoRoutes-v0"); made once, then
-    local.
+    """Make demonstrations of one of iwbc.environments.tasks, such as demonstrations("iwbc/TwoRoutes-v0"), or of one of
+    Meta-World's, such as demonstrations("metaworld/pick-place-v3"); made once, then local.
 
-    options: the fields of settings.Demonstrations. Raises UserError for an environment without a demonstrator.
+    options: the fields of settings.Demonstrations, or of settings.OperatorDemonstrations in Meta-World. Raises UserError for an
+    environment without a demonstrator.
     """
-    source = Demonstrations(**options)
+    source = settings_of(env_id)(**options)
     source.check("dataset")
     return load_dataset(source, env_id)
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from iwbc.errors import UserError
 
 TIERS = ("random", "medium", "medium-replay", "medium-expert", "expert")  # of generated datasets
+OPERATORS = ("careful", "average", "sloppy", "patient", "hasty")  # of demonstrations in Meta-World
 SUMMARY_FORMAT = 2  # of summary.json, which a run leaves and a report reads
 
 
@@ -261,6 +262,26 @@ class Demonstrations(Settings):
     slip: float = share(0.5)
     horizon: int | None = positive(None)
     source: str = "demonstrations"
+
+
+@dataclass
+class OperatorDemonstrations(Settings):
+    """Demonstrations of one of Meta-World's tasks by operators of graded quality in turn, each of which is a group.
+
+    operators: their names (empty: the task's); twice is twice as often. outcomes: `all`, or `successes`, for which an operator
+    who fails tries again. slip: the probability that what is taken away in haste slips (null: the task's). horizon: steps in an
+    episode (null: the task's). Policies are evaluated with the same slip and horizon.
+    """
+
+    episodes: int = positive(300)
+    seed: int = not_negative(0)
+    operators: list[str] = setting(
+        [], lambda value: set(value) <= set(OPERATORS), f"must be a list of some of {', '.join(OPERATORS)}"
+    )
+    outcomes: str = setting("all", choices=("all", "successes"))
+    slip: float | None = setting(None, lambda value: value is None or 0 <= value <= 1, "must lie in [0, 1]")
+    horizon: int | None = positive(None)
+    source: str = "operators"
 
 
 # --- curation --------------------------------------------------------------------------------------------------------
@@ -930,7 +951,7 @@ def ranked_by(curation: Settings) -> str:
 # The choices of each group, by the name that stands in a configuration.
 RECORDINGS: dict[str, type[Recording]] = {kind.source: kind for kind in (Robomimic, LeRobot, ManiSkill, OGBench, Zarr)}
 DATASETS: dict[str, type[Settings]] = {
-    **{kind.source: kind for kind in (Generated, Demonstrations, Minari, D4RL)},
+    **{kind.source: kind for kind in (Generated, Demonstrations, OperatorDemonstrations, Minari, D4RL)},
     **RECORDINGS,
 }
 CURATIONS: dict[str, type[Settings]] = {
@@ -961,7 +982,7 @@ CHANGEABLE = ("env", "eval", "logger")
 def training_part(config: Config) -> dict[str, Any]:
     """Return the settings that training depends on, as plain values."""
     plain = {name: value for name, value in to_plain(config).items() if name not in CHANGEABLE}
-    made_for_environment = isinstance(config.dataset, Generated | Demonstrations)
+    made_for_environment = isinstance(config.dataset, Generated | Demonstrations | OperatorDemonstrations)
     return plain | ({"env.id": config.env.id} if made_for_environment else {})
 
 

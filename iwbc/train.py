@@ -8,8 +8,10 @@
 Groups (group=choice, the first is the default)
   env        hopper, halfcheetah, walker2d; from_dataset: the one that the dataset names
              two_routes, careful_or_hasty, point_maze: two ways, one of which fails half of the time
+             metaworld/assembly, drawer_open, hammer, pick_place, pick_place_hasty: manipulation, by Meta-World
   dataset    medium_replay, medium, medium_expert, expert, random: generated from shipped behaviour policies
              demonstrations: scripted ones of two_routes, careful_or_hasty and point_maze
+             operators: of metaworld/…, by operators of graded quality, each of whom is a group
              minari (dataset.id=…), d4rl (dataset.path=…): your own or published data
              robomimic, maniskill, ogbench, zarr (dataset.path=…), lerobot (that, or dataset.id=…): robots' data
   algo       iw_bc: importance-weighted BC       filtered_bc: BC of the curated trajectories, from the reference
@@ -35,8 +37,10 @@ Groups (group=choice, the first is the default)
   +experiment   published, kitchen: the authors' settings
              d4rl: a sweep over Minari's D4RL/… and mujoco/… datasets, or dataset.id=one,another, and all methods, which ends
              in a table beside published scores; d4rl_files: on D4RL's own files, dataset.path=one.hdf5,another.hdf5
+             robomimic: with the settings of its study, on its files, dataset.path=one.hdf5,another.hdf5
   +method    an algorithm with a curation: bc_all, filtered_bc_top10, sft_q, iw_bc_top10, iw_bc_top10_auto, iw_bc_q,
-             iw_bc_q_step, iw_bc_return_weighted, rwr, awr_all, iql_all
+             iw_bc_q_step, iw_bc_return_weighted, rwr, awr_all, iql_all, bc_robomimic, filtered_bc_robomimic,
+             iw_bc_robomimic
   hydra/launcher   where the runs of a sweep go: basic: one after the other, here       cores: one for each core
              processes: all at once, here       slurm, ray_cores: on a cluster
 

@@ -124,6 +124,9 @@ def test_a_method_says_in_its_name_what_it_pairs() -> None:
         "rwr": "RWR",
         "awr_all": "AWR",
         "iql_all": "IQL",
+        "bc_robomimic": "BC",
+        "filtered_bc_robomimic": "filtered BC(auto by length)",
+        "iw_bc_robomimic": "iw-BC(auto by length)",
     }
     assert {name for group, name in FILES if group == "method"} == set(pairs)
     assert {name: compose(f"+method={name}").method for name in pairs} == pairs
@@ -547,14 +550,14 @@ def test_there_is_one_default_under_one_name() -> None:
             assert dataclasses.replace(config.algo, **given_by(method)) == config.algo
             kind: type[Recipe] = type(config.algo)
             assert config.algo == kind(**given_by(method))
-            assert config.curation == CURATIONS[config.curation.name]()
+            assert config.curation == CURATIONS[config.curation.name](**given_by(method, "curation"))
 
 
-def given_by(method: str) -> dict[str, str]:
-    """What a method says of its algorithm."""
+def given_by(method: str, group: str = "algo") -> dict[str, str]:
+    """What a method says of its algorithm, or of its curation."""
     file = Path(config_folder()) / "method" / f"{method}.yaml"
-    algo: dict[str, str] = yaml.safe_load(file.read_text()).get("algo", {})
-    return algo
+    said: dict[str, str] = yaml.safe_load(file.read_text()).get(group, {})
+    return said
 
 
 def test_every_setting_can_be_set_from_the_command_line() -> None:

@@ -16,7 +16,7 @@ import minari
 import numpy as np
 import pytest
 from helpers import everything
-from same_bytes import TASKS, digests
+from same_bytes import KERNELS, TASKS, digests
 from setups import PATIENCE, command
 
 from iwbc.data import demonstrations, sources
@@ -24,9 +24,10 @@ from iwbc.data.behaviours import GRID, LIMIT, behaviours, exp, on_grid, tanh
 from iwbc.data.generate import Unit, carried_over, dataset_id, ensure, plan
 from iwbc.data.minari_source import load
 from iwbc.data.trajectories import Episode, Trajectories
+from iwbc.environments.metaworld import HORIZONS
 from iwbc.environments.scores import d4rl_scores
 from iwbc.errors import DataWarning, UserError
-from iwbc.settings import TIERS, Demonstrations, Generated
+from iwbc.settings import TIERS, Demonstrations, Generated, OperatorDemonstrations
 
 ENVIRONMENTS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"]
 EXPERT_RETURNS = {"Hopper-v5": 3000, "Walker2d-v5": 4000, "HalfCheetah-v5": 8000}
@@ -183,13 +184,6 @@ def test_the_same_seed_gives_the_committed_bytes() -> None:
     assert digests() == DIGESTS
 
 
-# Kernels that this processor may not have are left out by OpenBLAS and NumPy themselves.
-KERNELS = {
-    "Haswell": {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "SSE": {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4", "ATEN_CPU_CAPABILITY": "default"},
-}
-
-
 @pytest.mark.robustness
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_the_same_seed_gives_the_committed_bytes_with_other_kernels(kernels: dict[str, str]) -> None:
@@ -217,8 +211,9 @@ def test_a_dataset_that_is_not_the_published_one_is_said_to_be(
 def test_every_default_dataset_is_published() -> None:
     tiers = {dataset_id(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS}
     tasks = {demonstrations.dataset_id(env_id, Demonstrations()) for env_id in TASKS}
+    operated = {demonstrations.dataset_id(f"metaworld/{task}-v3", OperatorDemonstrations()) for task in HORIZONS}
     published = json.loads(sources.PUBLISHED.read_text())
-    assert set(published) == tiers | tasks
+    assert set(published) == tiers | tasks | operated
     assert all(len(content) == 64 for content in published.values())
 
 

@@ -5,9 +5,9 @@
     Q ← argmin_Q E_D[(r + γ min(Q̄₁, Q̄₂)(s', π̄(s') + ε) − Q(s, a))²]
     π ← argmax_π E_D[λ Q₁(s, π(s)) − (π(s) − a)²],   λ = α / E|Q₁(s, π(s))|
 
-With the settings of the authors' code for locomotion. Unlike there, a trajectory's last step counts although a time limit cut
-it, as the observation that follows is known. Trains one seed after the other, prints a line for each, and writes them to FILE,
-benchmarks/results/td3_bc.csv by default.
+dataset may have settings behind it, as "medium_replay dataset.seed=4". With the settings of the authors' code for locomotion.
+Unlike there, a trajectory's last step counts although a time limit cut it, as the observation that follows is known. Trains one
+seed after the other, prints a line for each, and writes them to FILE, benchmarks/results/td3_bc.csv by default.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, Options)
-    config = compose(f"env={options.env}", f"dataset={options.dataset}")
+    config = compose(*f"env={options.env} dataset={options.dataset}".split())
     data, rows = load_dataset(config.dataset, config.env.id), []
     for seed in options.seeds:
         start = time.perf_counter()

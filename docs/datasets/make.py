@@ -141,7 +141,8 @@ def main() -> None:
     print(FOLDER / "README.md")
     names = [ensure(env_id, tier) for env_id in ENVIRONMENTS for tier in TIERS]
     names += [demonstrations.ensure(env_id, Demonstrations()) for env_id in TASKS]
-    PUBLISHED.write_text(json.dumps({name: load(name).content_hash for name in names}, indent=1) + "\n")
+    hashes = json.loads(PUBLISHED.read_text()) | {name: load(name).content_hash for name in names}
+    PUBLISHED.write_text(json.dumps(hashes, indent=1) + "\n")
     print(PUBLISHED)
 
 

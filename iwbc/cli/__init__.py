@@ -29,7 +29,7 @@ COMMANDS = {
     "report": ("iwbc.report.__main__", "Sum up runs and sweeps: tables, figures, one page."),
     "info": ("iwbc.info", "Look at a dataset: returns, success, what each curation keeps."),
     "generate": ("iwbc.data.generate", "Make one of D4RL's tiers with the shipped behaviour policies."),
-    "demonstrations": ("iwbc.data.demonstrations", "Make scripted demonstrations of a task of ours."),
+    "demonstrations": ("iwbc.data.demonstrations", "Make scripted demonstrations of a task of ours, or of Meta-World's."),
     "convert": ("iwbc.data.convert", "Make a dataset of arrays of your own, or of another format's file."),
 }
 

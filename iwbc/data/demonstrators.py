@@ -1,7 +1,6 @@
 """Scripted demonstrators: each episode one of two ways, drawn at random, with noisy actions.
 
-They compute with the C library's functions, which most processors compute alike, and round actions to a grid on which the last
-bits of a sum do not show: a simulator makes another trajectory of another last bit.
+They compute with the C library's functions, which most processors compute alike.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.behaviours import ACTION_GRID, on_grid
+from iwbc.data.scripts import Script, play_script
 from iwbc.data.trajectories import Episode
-from iwbc.environments.gymnasium import make_env, reported_success
+from iwbc.environments.gymnasium import make_env
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.environments.tasks import point_maze as maze
 from iwbc.environments.tasks.careful_or_hasty import LINK
@@ -120,19 +119,11 @@ def demonstrations(
         for index in range(episodes):
             random = np.random.default_rng((seed, index))
             takes_the_risk = bool(random.random() < risky)
-            observation, _ = env.reset(seed=int(random.integers(2**31)))
-            observations, actions, rewards = [observation], [], []
-            over, terminated, success = False, False, False
-            while not over:
-                wanted = scripted.act(observation, takes_the_risk) + deviation * random.standard_normal(2)
-                action = np.clip(on_grid(wanted, ACTION_GRID), -1.0, 1.0).astype(np.float32)
-                observation, reward, terminated, truncated, info = env.step(action)
-                observations.append(observation)
-                actions.append(action)
-                rewards.append(float(reward))
-                success = success or reported_success(info, f"environment {env_id}") == 1.0
-                over = terminated or truncated
-            steps = np.stack(observations)
-            yield Episode(steps[:-1], steps[-1], np.stack(actions), np.array(rewards), bool(terminated), success)
+            start = int(random.integers(2**31))
+            yield play_script(env, _noisy(scripted, takes_the_risk, deviation, random), start)
     finally:
         env.close()
+
+
+def _noisy(scripted: Demonstrator, takes_the_risk: bool, deviation: float, random: np.random.Generator) -> Script:
+    return lambda observation: scripted.act(observation, takes_the_risk) + deviation * random.standard_normal(2)

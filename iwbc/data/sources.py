@@ -21,7 +21,7 @@ from iwbc.errors import UserError, warn
 PUBLISHED = Path(__file__).parent / "published.json"
 _SHORT = 50  # of a name that is too long for a file's
 
-Dataset: TypeAlias = settings.Generated | settings.Demonstrations | settings.Minari | settings.D4RL | settings.Recording
+Dataset: TypeAlias = settings.Generated | demonstrations.Chosen | settings.Minari | settings.D4RL | settings.Recording
 
 
 def is_local(dataset: Dataset, env_id: str | None = None) -> bool:
@@ -35,7 +35,7 @@ def is_local(dataset: Dataset, env_id: str | None = None) -> bool:
             name = dataset.id
         case settings.Generated() if env_id is not None:
             name = generate.name_of(env_id, dataset.tier, dataset.steps, dataset.seed)
-        case settings.Demonstrations() if env_id is not None:
+        case settings.Demonstrations() | settings.OperatorDemonstrations() if env_id is not None:
             name = demonstrations.dataset_id(env_id, dataset)
         case _:
             return False
@@ -54,10 +54,11 @@ def load_dataset(dataset: Dataset, env_id: str | None = None) -> Trajectories:
             if env_id is None:
                 raise UserError("dataset: a generated tier needs an environment; add env=hopper (or halfcheetah, walker2d)")
             return _published(minari_source.load(generate.ensure(env_id, dataset.tier, dataset.steps, dataset.seed)))
-        case settings.Demonstrations():
+        case settings.Demonstrations() | settings.OperatorDemonstrations():
             if env_id is None:
                 raise UserError(
-                    "dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze)"
+                    "dataset: demonstrations need an environment; add env=two_routes (or careful_or_hasty, point_maze, "
+                    "metaworld/pick_place)"
                 )
             return _published(minari_source.load(demonstrations.ensure(env_id, dataset)))
         case settings.Minari():

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.environments import robosuite, tasks
+from iwbc.environments import metaworld, robosuite, tasks
 from iwbc.environments.seeding import seeded, start
 from iwbc.environments.spaces import VECTOR, Image, Part, clipped, divided, is_vector, observed, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
@@ -106,6 +106,7 @@ def _register(spec: EnvironmentSpec) -> None:
     tasks.register()
     robosuite.register(spec.id)
     import_named(spec.imports)
+    metaworld.register(spec.id)
     if spec.package in PACKAGES and spec.id not in gym.registry:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the rest of these packages
