@@ -743,7 +743,7 @@ class SequencePolicy(MixturePolicy):
 
     std: str = setting("softplus", choices=("softplus", "global", "state"))
     log_std_min: float = math.log(1e-4)
-    sequence: int = setting(10, lambda value: value > 1, "must be at least 2")
+    sequence: int = setting(10, lambda value: 2 <= value <= 1000, "must lie between 2 and 1,000")
 
     def check_together(self, group: str) -> None:
         super().check_together(group)

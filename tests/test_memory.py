@@ -588,7 +588,8 @@ def test_the_spread_of_a_reader_is_robomimic_s() -> None:
     [
         ("lstm_mixture", {"history": 2}, "policy.history=2: policy=lstm_mixture remembers by itself; set policy.sequence"),
         ("transformer", {"chunk": 2}, "policy.chunk=2: policy=transformer plays an action at a time; choose policy=mixture"),
-        ("lstm_mixture", {"sequence": 1}, "policy.sequence=1: must be at least 2"),
+        ("lstm_mixture", {"sequence": 1}, "policy.sequence=1: must lie between 2 and 1,000"),
+        ("lstm_mixture", {"sequence": 10**12}, "policy.sequence=1000000000000: must lie between 2 and 1,000"),
         ("lstm_mixture", {"hidden": []}, "policy.hidden=.*: must be layer sizes"),
         ("transformer", {"width": 10}, "policy.width=10: must be a multiple of heads=4"),
     ],

@@ -82,7 +82,7 @@ class Actor:
             seen, begins = memory.observations.copy(), starts | (memory.played == self._window.sequence)
             place = np.where(begins, 0, memory.played)
             seen[episodes, place] = observations
-        actions = self._ask(seen, place)
+        actions = self._ask(seen[:, : place.max() + 1], place)
         return actions, Memory(seen, actions[:, None], place + 1)
 
 
