@@ -27,10 +27,11 @@ _PLACES = {
     "iwbc.evaluation": ("Evaluation",),
     "iwbc.training.fit": ("fit",),
     "iwbc.training.trials": ("choose_curation",),
-    "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy"),
+    "iwbc.policies": ("CouplingFlow", "GaussianMLP", "GaussianMixture", "Policy", "SequenceMixture"),
     "iwbc.settings": (
         *("AWR", "BC", "IQL", "IWBC", "RWR", "All", "Auto", "FilteredBC", "FlowPolicy", "GaussianPolicy", "Groups"),
         *(
+            "LSTMPolicy",
             "MixturePolicy",
             "QualityLevels",
             "ReturnWeighted",
@@ -39,6 +40,7 @@ _PLACES = {
             "TopFraction",
             "TrajectoryScores",
             "TrajectoryWeights",
+            "TransformerPolicy",
         ),
     ),
     "iwbc.training.trained": ("Policies", "load_policy"),

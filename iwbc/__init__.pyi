@@ -12,6 +12,7 @@ from iwbc.policies import CouplingFlow as CouplingFlow
 from iwbc.policies import GaussianMixture as GaussianMixture
 from iwbc.policies import GaussianMLP as GaussianMLP
 from iwbc.policies import Policy as Policy
+from iwbc.policies import SequenceMixture as SequenceMixture
 from iwbc.settings import AWR as AWR
 from iwbc.settings import BC as BC
 from iwbc.settings import IQL as IQL
@@ -23,6 +24,7 @@ from iwbc.settings import FilteredBC as FilteredBC
 from iwbc.settings import FlowPolicy as FlowPolicy
 from iwbc.settings import GaussianPolicy as GaussianPolicy
 from iwbc.settings import Groups as Groups
+from iwbc.settings import LSTMPolicy as LSTMPolicy
 from iwbc.settings import MixturePolicy as MixturePolicy
 from iwbc.settings import QualityLevels as QualityLevels
 from iwbc.settings import ReturnWeighted as ReturnWeighted
@@ -31,6 +33,7 @@ from iwbc.settings import Threshold as Threshold
 from iwbc.settings import TopFraction as TopFraction
 from iwbc.settings import TrajectoryScores as TrajectoryScores
 from iwbc.settings import TrajectoryWeights as TrajectoryWeights
+from iwbc.settings import TransformerPolicy as TransformerPolicy
 from iwbc.training.fit import fit as fit
 from iwbc.training.trained import Policies as Policies
 from iwbc.training.trained import load_policy as load_policy

@@ -157,12 +157,14 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
 
 
 def _read(observations: Tensor, newest: Tensor) -> Sequences:
-    """Make Sequences of observations [B, sequence, obs] in which the steps at places [B] are meant."""
+    """Make Sequences of observations [B, sequence, obs] in which the steps at places [B] are meant, and 0 comes after them."""
     import torch
 
     from iwbc.data.windows import Sequences
 
-    return Sequences(observations, torch.arange(newest.shape[0], device=newest.device), newest)
+    after = torch.arange(observations.shape[1], device=newest.device) > newest[:, None]
+    seen = torch.where(after[..., None], 0.0, observations)  # NaN there would be NaN in what attends to it with a weight of 0
+    return Sequences(seen, torch.arange(newest.shape[0], device=newest.device), newest)
 
 
 def write_onnx(policies: Policies, out: Path, action: str, metadata: dict[str, str]) -> None:

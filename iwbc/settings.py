@@ -44,6 +44,11 @@ def positive(default: float | None) -> Any:
     return setting(default, lambda value: value is None or 0 < value < math.inf, "must be positive")
 
 
+def _up_to_1000(default: int) -> Any:
+    """Make a field for a whole number of steps that a policy at play holds in memory."""
+    return setting(default, lambda value: 1 <= value <= 1000, "must lie between 1 and 1,000")
+
+
 def not_negative(default: float) -> Any:
     """Make a field for a finite number of at least 0."""
     return setting(default, lambda value: 0 <= value < math.inf, "must not be negative")
@@ -696,9 +701,9 @@ class GaussianPolicy(Settings):
     normalise_observations: bool | int | str = setting(
         "auto", lambda value: value == "auto" or isinstance(value, bool), "must be one of auto, true, false"
     )
-    history: int = positive(1)
-    chunk: int = positive(1)
-    execute: int = positive(1)
+    history: int = _up_to_1000(1)
+    chunk: int = _up_to_1000(1)
+    execute: int = _up_to_1000(1)
     family: str = "gaussian"
 
     def __post_init__(self) -> None:
@@ -708,7 +713,7 @@ class GaussianPolicy(Settings):
     def check_together(self, group: str) -> None:
         fits = self.log_std_min < self.log_std_max
         self.require(fits, group, "log_std_min", f"must be below log_std_max={self.log_std_max}")
-        self.require(self.execute <= self.chunk, group, "execute", f"must be at most chunk={self.chunk}")
+        self.require(self.execute <= self.chunk, group, "execute", f"must be at most {group}.chunk, which is {self.chunk}")
 
 
 @dataclass
@@ -746,9 +751,11 @@ class SequencePolicy(MixturePolicy):
     sequence: int = setting(10, lambda value: 2 <= value <= 1000, "must lie between 2 and 1,000")
 
     def check_together(self, group: str) -> None:
-        super().check_together(group)
         self.require(self.history == 1, group, "history", f"policy={self.family} remembers by itself; set {group}.sequence")
-        self.require(self.chunk == 1, group, "chunk", f"policy={self.family} plays an action at a time; choose policy=mixture")
+        for name in ("chunk", "execute"):
+            says = f"policy={self.family} plays an action at a time; choose policy=mixture"
+            self.require(getattr(self, name) == 1, group, name, says)
+        super().check_together(group)
 
 
 @dataclass

@@ -192,10 +192,12 @@ def test_a_spec_says_them_only_where_they_say_something(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (GaussianPolicy(history=0), "policy.history=0: must be positive"),
+        (GaussianPolicy(history=0), "policy.history=0: must lie between 1 and 1,000"),
+        (GaussianPolicy(history=100_000), "policy.history=100000: must lie between 1 and 1,000"),
+        (GaussianPolicy(chunk=1001), "policy.chunk=1001: must lie between 1 and 1,000"),
         (GaussianPolicy(chunk=1.5), "policy.chunk=1.5: must be a whole number"),  # type: ignore[arg-type]
-        (MixturePolicy(chunk=2, execute=3), "policy.execute=3: must be at most chunk=2"),
-        (GaussianPolicy(execute=2), "policy.execute=2: must be at most chunk=1"),
+        (MixturePolicy(chunk=2, execute=3), "policy.execute=3: must be at most policy.chunk, which is 2"),
+        (GaussianPolicy(execute=2), "policy.execute=2: must be at most policy.chunk, which is 1"),
         (FlowPolicy(chunk=2), "policy.chunk=2: a flow has no exact density of a part of a chunk"),
     ],
 )
@@ -233,6 +235,56 @@ class Linear(nn.Module):
 def test_attributes_of_a_policy_of_one_s_own_are_checked(sizes: tuple[Any, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         fit(BC(steps=1), make_trajectories([1.0, 2.0]), policy=lambda: Linear(*sizes), console=QUIET)
+
+
+class Unmasked(Linear):
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return -(actions - self.mean_action(observations)).square().flatten(1).sum(-1)
+
+
+class OneDimension(Linear):
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return -(actions.nan_to_num() - self.mean_action(observations)).square().sum(-1)
+
+
+class Flat(Linear):
+    def mean_action(self, observations: Tensor) -> Tensor:
+        return super().mean_action(observations).flatten(1)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return -(actions.nan_to_num().flatten(1) - self.mean_action(observations)).square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Unmasked, "Unmasked: its log_prob is not finite where a trajectory ends within the chunk"),
+        (OneDimension, r"OneDimension: its log_prob gives \[16, 3\] for actions \[16, 3, 2\], not \[16\]"),
+        (Flat, r"Flat: its mean_action gives \[16, 6\] for actions \[16, 3, 2\], not \[16, 3, 2\]"),
+    ],
+)
+def test_a_policy_of_one_s_own_that_gives_other_shapes_is_refused_before_it_is_trained(
+    kind: type[Linear], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(BC(steps=1, batch_size=16), make_trajectories([1.0, 2.0]), policy=lambda: kind(1, 3), console=QUIET)
+
+
+@pytest.mark.parametrize("algo", [BC(steps=1, warmup_steps=0), IWBC(steps=1)], ids=["from scratch", "from the reference"])
+def test_the_reference_s_family_is_trained_where_none_is_named(algo: Any) -> None:
+    data = make_trajectories([1.0, 2.0])
+    reference = fit(BC(steps=1), data, policy=MixturePolicy(hidden=[8], history=3, chunk=4), console=QUIET)
+    assert fit(algo, data, reference=reference, console=QUIET).spec == reference.spec
+
+
+def test_a_policy_that_would_not_be_trained_is_refused() -> None:
+    data = make_trajectories([1.0, 2.0])
+    reference = fit(BC(steps=1), data, policy=MixturePolicy(hidden=[8]), console=QUIET)
+    with pytest.raises(UserError, match="starts from the reference, whose settings are not policy's; leave policy out"):
+        fit(IWBC(steps=1), data, reference=reference, policy=GaussianPolicy(history=7), console=QUIET)
+    custom = fit(BC(steps=1), data, policy=Linear, console=QUIET)
+    with pytest.raises(UserError, match="starts from scratch, and the reference is custom; give policy="):
+        fit(BC(steps=1), data, reference=custom, console=QUIET)
 
 
 # --- training ------------------------------------------------------------------------------------------------------------
@@ -373,11 +425,28 @@ def test_without_a_state_it_goes_on_until_it_is_reset() -> None:
     np.testing.assert_array_equal(policies.predict(rows[0], episode_start=np.ones(1, bool))[0], whole[0])
     with pytest.raises(UserError, match=r"predict: 2 observations go on with 1 episodes; call reset\(\) first"):
         policies.predict(rows[:2])
-    with pytest.raises(UserError, match=r"predict: the state is not one that an earlier call returned"):
+    with pytest.raises(UserError, match="predict: the state is not one that an earlier call of this policy returned"):
         policies.predict(rows[0], (rows,))
     plain = make_policies(make_spec())
     plain.reset()
     assert plain.predict(rows[0], (rows,))[1] == (rows,)  # no memory: as it was given
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda other: other.predict(np.zeros((2, 3)))[1],
+        lambda _: (None, None, None),
+        lambda _: np.zeros((3, 3, 3)),
+        lambda _: "abc",
+    ],
+    ids=["another policy's", "nothing", "an array", "a text"],
+)
+@pytest.mark.parametrize("spec", [make_spec(history=3, chunk=4), make_spec("lstm_mixture", sequence=5)], ids=["chunks", "LSTM"])
+def test_a_state_of_something_else_is_refused(spec: PolicySpec, state: Any) -> None:
+    other = make_policies(make_spec(history=3, chunk=2))
+    with pytest.raises(UserError, match="predict: the state is not one that an earlier call of this policy returned"):
+        make_policies(spec).predict(np.zeros((2, 3)), state(other))
 
 
 def test_other_libraries_play_them() -> None:
@@ -588,6 +657,11 @@ def test_the_spread_of_a_reader_is_robomimic_s() -> None:
     [
         ("lstm_mixture", {"history": 2}, "policy.history=2: policy=lstm_mixture remembers by itself; set policy.sequence"),
         ("transformer", {"chunk": 2}, "policy.chunk=2: policy=transformer plays an action at a time; choose policy=mixture"),
+        (
+            "lstm_mixture",
+            {"execute": 2},
+            "policy.execute=2: policy=lstm_mixture plays an action at a time; choose policy=mixture",
+        ),
         ("lstm_mixture", {"sequence": 1}, "policy.sequence=1: must lie between 2 and 1,000"),
         ("lstm_mixture", {"sequence": 10**12}, "policy.sequence=1000000000000: must lie between 2 and 1,000"),
         ("lstm_mixture", {"hidden": []}, "policy.hidden=.*: must be layer sizes"),
@@ -616,8 +690,9 @@ def test_an_exported_reader_takes_what_was_seen_and_where_the_newest_is(
     write(policies, path, action, {})
     for count in (1, 5):
         seen, newest = random_observations(count, 4), torch.arange(count) % 4
+        seen[torch.arange(4) > newest[:, None]] = torch.nan  # which counts for nothing
         noise = policies[0].noise(count, generator(4)) if action == "sample" else ()
-        meant = Sequences(seen, torch.arange(count), newest)
+        meant = Sequences(seen.nan_to_num(), torch.arange(count), newest)
         with torch.no_grad():
             made = policies[0].sample_from(meant, *noise) if noise else policies[0].mean_action(meant)
         expected, inputs = policies.spaces.clip(made.numpy()), (seen, newest, *noise)

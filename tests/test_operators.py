@@ -11,6 +11,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from same_bytes import KERNELS
@@ -140,6 +141,11 @@ def test_success_is_all_that_is_rewarded_and_ends_the_episode() -> None:
         assert episode.rewards.sum() == float(episode.success or False) == episode.rewards[-1]
         assert episode.terminated == episode.success
         assert episode.success or len(episode.rewards) == HORIZONS["pick-place"]
+
+
+def test_gymnasium_makes_them_by_the_module_s_name() -> None:
+    env = gym.make(f"iwbc.environments.metaworld:{HASTY}", slip=0.25)
+    assert (env.unwrapped.slip, env.spec.max_episode_steps) == (0.25, HORIZONS["pick-place-hasty"])  # type: ignore
 
 
 def test_the_goal_is_seen_and_differs_from_episode_to_episode() -> None:

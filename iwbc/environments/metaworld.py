@@ -1,10 +1,11 @@
 """Meta-World's tasks, known to Gymnasium by name and repeated by a seed, and the scripts of its experts.
 
-    gymnasium.make("metaworld/pick-place-v3")
-    gymnasium.make("metaworld/pick-place-hasty-v3", slip=0.5)
+    gymnasium.make("iwbc.environments.metaworld:metaworld/pick-place-v3")
+    gymnasium.make("iwbc.environments.metaworld:metaworld/pick-place-hasty-v3", slip=0.5)
 
-make_env registers such an id by itself; Meta-World is imported when one is made. Its own Meta-World/MT1 has 50 goals, and
-rewards a step by how near they are; here each episode draws another goal, and only success is rewarded.
+The commands, and make_env, know the id without the module before it. Meta-World is imported when one is made. Its own
+Meta-World/MT1 has 50 goals, and rewards a step by how near they are; here each episode draws another goal, and only success is
+rewarded.
 """
 
 from __future__ import annotations
@@ -142,3 +143,7 @@ def _of_metaworld(task: str, module: str, table: str) -> Any:
     if f"{task}-v3" not in tasks:
         raise UserError(f"{where}: Meta-World has no such task, only {', '.join(name.removesuffix('-v3') for name in tasks)}")
     return tasks[f"{task}-v3"]
+
+
+for _task in HORIZONS:
+    register(f"metaworld/{_task}-v3")

@@ -10,6 +10,7 @@ import torch
 
 from iwbc import engine
 from iwbc.data.windows import STEP, Sequences
+from iwbc.errors import UserError
 from iwbc.policies.policy import Policy, executed, window_of
 from iwbc.policies.spec import Spaces
 
@@ -33,6 +34,17 @@ class Actor:
         self._policy, self._spaces, self._random = policy, spaces, random
         self._window, self._execute = window_of(policy), executed(policy)
         self.remembers = self._window != STEP
+
+    def memory_of(self, state: object) -> Memory:
+        """Take a state that `act` has returned. Raises UserError for another, such as another policy's."""
+        steps, chunk = max(self._window.history, self._window.sequence), self._window.chunk
+        seen = (steps,) if self._spaces.images else (steps, self._spaces.observation_size)
+        shapes = (seen, (chunk, len(self._spaces.action_low)), ())
+        parts = tuple(state) if isinstance(state, tuple | list) else ()
+        shaped = [part.shape[1:] == shape for part, shape in zip(parts, shapes, strict=False) if isinstance(part, np.ndarray)]
+        if len(parts) != len(shapes) or shaped != [True] * len(shapes):
+            raise UserError("predict: the state is not one that an earlier call of this policy returned")
+        return Memory(*parts)
 
     @torch.inference_mode()
     def _ask(self, observations: npt.NDArray[Any], place: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.floating]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
 from iwbc.data.curated import Curated
-from iwbc.data.sampling import StepSampler
+from iwbc.data.sampling import Minibatch, StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.policies.policy import window_of
+from iwbc.policies.policy import Policy, window_of
 from iwbc.policies.spec import PolicyChoice, PolicyFactory, continued, policy_factory, spaces_of
 from iwbc.settings import GaussianPolicy, Recipe, Settings
 from iwbc.training.critic import fitted_critics
@@ -62,8 +62,9 @@ def fit(
     """Train a policy by an algorithm, one of each seed, and return the last policies.
 
     data: curated trajectories; of uncurated ones every step counts the same. reference: the frozen policies π_ref of the
-    same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch,
-    settings (such as GaussianPolicy), a PolicySpec, or a function that makes a torch.nn.Module. seeds: those of the
+    same seeds, which the algorithm starts from unless its `start` is "scratch". policy: what is trained from scratch, settings
+    (such as GaussianPolicy), a PolicySpec, or a function that makes a torch.nn.Module; default: as the reference, or
+    GaussianPolicy(). seeds: those of the
     reference, or 0, by default; with several threads they train side by side. held_out: trajectories whose log-likelihood an
     observer is told. critics: V of each seed where the algorithm needs it, by default fitted to all trajectories, or taken from
     the cache.
@@ -86,8 +87,16 @@ def fit(
         spec, spaces = continued(reference.spec, reference.spaces, trajectories)
     if starts_at_reference:
         assert reference is not None
+        if isinstance(policy, Settings) and spec is not None and policy != spec.settings:
+            raise UserError(f"{settings.label}: starts from the reference, whose settings are not policy's; leave policy out")
         policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
     else:
+        if policy is None and reference is not None:
+            if spec is None:
+                raise UserError(
+                    f"{settings.label}: starts from scratch, and the reference is custom; give policy=, which makes one"
+                )
+            policy = spec.settings
         policy = policy if policy is not None else GaussianPolicy()
         factory = policy_factory(policy, trajectories)
         if factory.spec is not None and isinstance(policy, GaussianPolicy):  # who gives a spec has said it
@@ -103,6 +112,8 @@ def fit(
         ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device, critics.get(seed))
         window = window_of(ingredients.policy)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device, window)
+        if policies.spec is None:
+            check_custom(ingredients.policy, sampler.batch(0))
         looked_at = observer is not None and observer.measures
         watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out, window) if looked_at else None
         return Learner(make_algorithm(settings, ingredients), sampler, settings, watched)
@@ -120,6 +131,25 @@ def fit(
         policies = policies.select(*trainer.seeds)
         policies.load(trainer.parameters())
     return policies
+
+
+@torch.no_grad()
+def check_custom(policy: Policy, batch: Minibatch) -> None:
+    """Raise UserError where what a custom policy makes of a minibatch has not the shapes of log_prob and mean_action, or where
+    its log-likelihood of chunks that end early is not finite."""
+    name, actions = type(policy).__name__, batch.actions
+    log_prob, means = policy.log_prob(batch.observations, actions), policy.mean_action(batch.observations)
+    for what, made, shape in (("log_prob", log_prob, actions.shape[:1]), ("mean_action", means, actions.shape)):
+        if made.shape != shape:
+            raise UserError(f"{name}: its {what} gives {list(made.shape)} for actions {list(actions.shape)}, not {list(shape)}")
+    if actions.dim() == 3:
+        early = actions.clone()
+        early[:, 1:] = torch.nan
+        if not policy.log_prob(batch.observations, early).isfinite().all():
+            raise UserError(
+                f"{name}: its log_prob is not finite where a trajectory ends within the chunk; actions beyond the end are NaN, "
+                "and it must be the density of the others"
+            )
 
 
 def _untrained(factory: PolicyFactory, seed: int, device: str | torch.device) -> torch.nn.Module:

@@ -82,10 +82,10 @@ class Policies(Sequence[Any]):
         spaces.action_high, whatever an environment's may be; they are float32, rounded so that they lie in a space of these
         bounds in any precision.
 
-        Policies with history or chunks remember episodes. They go on with a `state` that an earlier call returned, begin the
-        episodes that `episode_start` [B] marks, and all where it stands without a state. With neither they go on from the call
-        before, and `reset` begins episodes. Others return the state as it is. Raises UserError where the observation is not of
-        the spaces, or not finite, or of other episodes than the state.
+        Policies with history, chunks or a sequence remember episodes. They go on with a `state` that an earlier call returned,
+        begin the episodes that `episode_start` [B] marks, and all where it stands without a state. With neither they go on from
+        the call before, and `reset` begins episodes. Others return the state as it is. Raises UserError where the observation
+        is not of the spaces, or not finite, or of other episodes than the state.
         """
         seen = self.spaces.observed(observation)
         finite = np.isfinite(seen[VECTOR] if self.spaces.images else seen)
@@ -95,7 +95,7 @@ class Policies(Sequence[Any]):
         batch = seen if several else seen[None]
         actor = Actor(self.modules[0], self.spaces, None if deterministic else self._random)
         if actor.remembers:
-            memory, starts = self._remembered(len(batch), state, episode_start)
+            memory, starts = self._remembered(actor, len(batch), state, episode_start)
             action, state = actor.act(batch, memory, starts)
             self._memory = state
         else:
@@ -104,16 +104,17 @@ class Policies(Sequence[Any]):
         return (played if several else played[0]), state
 
     def _remembered(
-        self, count: int, state: tuple[npt.NDArray[Any], ...] | None, episode_start: npt.NDArray[np.bool_] | None
+        self,
+        actor: Actor,
+        count: int,
+        state: tuple[npt.NDArray[Any], ...] | None,
+        episode_start: npt.NDArray[np.bool_] | None,
     ) -> tuple[Memory | None, npt.NDArray[np.bool_]]:
         """Return what is remembered of `count` episodes, and which of them begin."""
         starts = np.zeros(count, np.bool_) if episode_start is None else np.asarray(episode_start, np.bool_).reshape(-1)
-        if state is None:
-            memory = self._memory if episode_start is None else None
-        elif len(state) == len(Memory._fields):
-            memory = Memory(*state)
-        else:
-            raise UserError("predict: the state is not one that an earlier call returned")
+        memory = self._memory if episode_start is None else None
+        if state is not None:
+            memory = actor.memory_of(state)
         for episodes in (len(starts), *(map(len, memory) if memory is not None else ())):
             if episodes != count:
                 raise UserError(
