@@ -103,6 +103,8 @@ def test_too_small_a_budget_has_no_verdict() -> None:
     assert sentence(two, SCORE, short) == f"{short}; so far WEIGHTED is highest with 88.0 ± 2.8."
     alone = [contender("FILTERED", [70]), contender("WEIGHTED", [86])]
     assert sentence(alone, SCORE, short).endswith("so far WEIGHTED is highest with 86.0.")
+    level = [contender("CLONED", [0.0, 0.0]), contender("WEIGHTED", [0.0, 0.0])]
+    assert sentence(level, SCORE, short).endswith("so far all 2 are level at 0.0 ± 0.0.")
     # Nor has a set of held-out trajectories as small.
     said = sentence(two, Measure("log-likelihood", ("held-out trajectory", "held-out trajectories"), 2))
     assert said == (

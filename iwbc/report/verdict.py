@@ -121,7 +121,9 @@ def sentence(contenders: Sequence[Contender], measure: Measure, short: str | Non
     pairs = len(values[0])
     best = _best(values)
     if short is not None or pairs < FEWEST:
-        so_far = f"so far {contenders[best].name} is highest with {_mean(values[best], measure)}"
+        level = len(values) > 1 and len({float(each.mean()) for each in values}) == 1
+        leads = f"all {len(values)} are level at" if level else f"{contenders[best].name} is highest with"
+        so_far = f"so far {leads} {_mean(values[best], measure)}"
         return f"{short or f'{measure.count(pairs)} that all methods have are too few for a verdict'}; {so_far}."
     if len(contenders) == 1:
         return f"{contenders[0].name} alone was run, with {_mean(values[0], measure)}: there is nothing to compare it with."
