@@ -13,7 +13,7 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -111,8 +111,18 @@ def composed(settings: Sequence[str]) -> Config:
     try:
         return compose(*quoted(settings))
     except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split("Config search path")[0].split())
-        raise UserError(f"{' '.join(settings)}: {reason}") from None
+        raise UserError(f"{' '.join(settings)}: {message_of(error, config_folder())}") from None
+
+
+def message_of(error: Exception, folder: str) -> str:
+    """Return Hydra's message as one line. Of a choice that `folder` lacks, with those in the group's folders, too, which Hydra
+    leaves out."""
+    message = " ".join(str(error).split("Config search path")[0].split())
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file or error.options is None:
+        return message
+    group = Path(folder) / error.missing_cfg_file.split("/")[0]
+    below = sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.glob("*/*.yaml"))
+    return " ".join([message, *below])
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:

@@ -184,6 +184,7 @@ REFUSED = {
     "env=hoper": "Could not find 'env/hoper'",
     "algo=rwr": "algo=rwr: needs curation=return_weighted, which is what makes it RWR (+method=rwr sets both)",
     "algo=foo": "Available options in 'algo': awr bc filtered_bc iql iw_bc rwr",
+    "env=metaworld/foo": "two_routes walker2d metaworld/assembly metaworld/drawer_open",
     "algos=bc": "did you mean algo",
     "algo.stepz=3": "did you mean algo.steps",
     "algo=iql algo.kappa=1 curation=all": "algo.kappa: the chosen algo has no such setting; --cfg job lists those that it has",

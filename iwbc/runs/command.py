@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwbc.config import hydra_on_conf, quoted
+from iwbc.config import hydra_on_conf, message_of, quoted
 from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
 from iwbc.runs import sweeps
 
@@ -143,7 +143,7 @@ def _explain(error: Exception, command: HydraCommand) -> str:
     import difflib
     import re
 
-    message = " ".join(str(error).split("Config search path")[0].split())
+    message = message_of(error, command.folder)
     if plugin := re.search(r"Could not load 'hydra/launcher/([a-z]+)", message):
         return f"{message}; {extra(plugin[1])}"
     if isinstance(error, OverrideParseException):
