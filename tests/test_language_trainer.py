@@ -307,6 +307,7 @@ if trainer.accelerator.is_main_process:
 """
 
 
+@pytest.mark.robustness
 def test_two_processes_train_the_policy_of_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO.format(tests=str(Path(__file__).parent)))

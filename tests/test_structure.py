@@ -104,6 +104,7 @@ assert all(getattr(sys.modules[place], name) is after[name] for name, place in i
 """
 
 
+@pytest.mark.robustness
 def test_every_name_is_the_api_s_after_any_import(tmp_path: Path) -> None:
     outcome = finish(python("-c", DOORS, cwd=tmp_path))
     assert outcome.code == 0, outcome.err
