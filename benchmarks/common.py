@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
 import platform
@@ -64,6 +65,14 @@ def played(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Summary]]:
 def play_all(jobs: Sequence[Job], workers: int) -> dict[Job, Summary]:
     """Return all jobs' summaries; those that have finished are not run again."""
     return dict(played(jobs, workers))
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    """Read the cells that are done."""
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def chosen(words: Sequence[str], choices: Sequence[str], what: str) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, Job, chosen, play_all, played
+from benchmarks.common import RESULTS, Job, chosen, play_all, played, read
 from iwbc.report.statistics import Array, Estimate, Scores, aggregates, improvement
 from iwbc.runs.read import read_metrics
 from iwbc.runs.summary import SeedResult, Summary, Total
@@ -110,20 +110,24 @@ CHANCE_MIXTURE = Family(
 )
 
 
+def _untuned(settings: Mapping[str, str]) -> dict[str, Grid]:
+    """Make grids of one setting each."""
+    return {name: {"": [setting]} for name, setting in settings.items()}
+
+
 def _same_curation(curation: str, *importance_weights: str) -> Family:
     """Filtered BC and iw-BC of some κ on the same trajectories, with nothing tuned."""
-    methods: dict[str, Grid] = {"filtered_bc": {"": [f"algo=filtered_bc {curation}"]}}
+    methods = {"filtered_bc": f"algo=filtered_bc {curation}"}
     for kappa in importance_weights:
-        methods["iw_bc_auto" if kappa == "auto" else "iw_bc"] = {
-            "": [f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}"]
-        }
-    return Family(LOCOMOTION.tasks, LOCOMOTION.common, methods, tuning="", table=LOCOMOTION.table)
+        name = "iw_bc_auto" if kappa == "auto" else "iw_bc"
+        methods[name] = f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}"
+    return Family(LOCOMOTION.tasks, LOCOMOTION.common, _untuned(methods), tuning="", table=LOCOMOTION.table)
 
 
 def _passes(curation: str) -> dict[str, Grid]:
     """Filtered BC, and the default weights by a pass every 100 and every 500 gradient steps, with nothing tuned."""
     every = {f"every_{steps}": f"algo=iw_bc algo.refresh_every={steps}" for steps in (100, 500)}
-    return {name: {"": [f"{setting} {curation}"]} for name, setting in {"filtered_bc": "algo=filtered_bc", **every}.items()}
+    return _untuned({name: f"{setting} {curation}" for name, setting in {"filtered_bc": "algo=filtered_bc", **every}.items()})
 
 
 _WEIGHTS = {
@@ -137,12 +141,12 @@ _KAPPAS = ("0.5", "2", "3", "5")
 
 def _weights(curation: str, *left_out: str) -> dict[str, Grid]:
     """Filtered BC and each kind of weights on the same trajectories, with nothing tuned."""
-    return {name: {"": [f"{setting} {curation}"]} for name, setting in _WEIGHTS.items() if name not in left_out}
+    return _untuned({name: f"{setting} {curation}" for name, setting in _WEIGHTS.items() if name not in left_out})
 
 
 def _kappas(curation: str) -> dict[str, Grid]:
     """Trajectory weights at further κ."""
-    return {f"iw_bc_{kappa}": {"": [f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}"]} for kappa in _KAPPAS}
+    return _untuned({f"iw_bc_{kappa}": f"algo=iw_bc algo.level=trajectory algo.kappa={kappa} {curation}" for kappa in _KAPPAS})
 
 
 def _fresh(tasks: Mapping[str, str], seeds: Sequence[int]) -> dict[str, str]:
@@ -174,8 +178,7 @@ _OFFLINE_RL = {
 def _tier(tier: str, methods: Mapping[str, str], seeds: str) -> Family:
     """A tier of three tasks with dataset seed 4, with nothing tuned on it."""
     tasks = {name: f"env={name} dataset={tier} dataset.seed=4" for name in LOCOMOTION.tasks}
-    grids: dict[str, Grid] = {name: {"": [setting]} for name, setting in methods.items()}
-    return Family(tasks, "", grids, tuning="", table=f"seeds={seeds} eval.episodes=10")
+    return Family(tasks, "", _untuned(methods), tuning="", table=f"seeds={seeds} eval.episodes=10")
 
 
 _OPERATED = "averaging=transition algo.start=reference"
@@ -199,7 +202,7 @@ def _by_operators(best: str) -> dict[str, Grid]:
         settings |= {f"filtered_bc{name}": f"algo=filtered_bc {curation}", f"iw_bc{name}": f"algo=iw_bc {curation}"}
     kappa = "algo=iw_bc algo.level=trajectory algo.kappa=auto"
     settings["iw_bc_trajectory"] = f"{kappa} {filters['']}"
-    return {name: {"": [setting]} for name, setting in settings.items()}
+    return _untuned(settings)
 
 
 _NETWORKS = {
@@ -335,7 +338,7 @@ def table(name: str, chosen_settings: Mapping[str, str], folder: Path, workers: 
     path = RESULTS / "fair" / f"{name}-cells.csv"
     cells = list(itertools.product(family.tasks, family.methods))
     rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in _read(path):
+    for row in read(path):
         rows[row["task"], row["method"]].append(row)
     jobs = {
         Job(
@@ -363,13 +366,6 @@ def last_ess_shares(folder: Path) -> dict[int, float]:
         return {}
     columns = zip(metrics["seed"], metrics["ess_share"], strict=True)  # by step: a later row replaces an earlier one
     return {int(seed): round(float(share), 4) for seed, share in columns if not np.isnan(share)}
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def scores_of(name: str, action: str) -> Scores:
@@ -415,7 +411,7 @@ SHARES = (0.0, 0.5, 0.7, 0.9, 0.95, 1.01)  # of the curated set's effective samp
 def by_share(name: str) -> list[str]:
     """The mean difference to filtered BC of the same task and seed, by the effective sample size that the weights end with;
     nothing where no cell tells it."""
-    rows = _read(RESULTS / "fair" / f"{name}-cells.csv")
+    rows = read(RESULTS / "fair" / f"{name}-cells.csv")
     scores = {(row["task"], row["action"], row["seed"]): float(row["score"]) for row in rows if row["method"] == BASELINE}
     told = [row for row in rows if row.get("ess_share")]
     if not told:

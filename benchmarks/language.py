@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, chosen
-from benchmarks.language_common import Bench, read, spread
+from benchmarks.common import RESULTS, chosen, read
+from benchmarks.language_common import Bench, spread
 from iwbc.language.tasks import Task, accuracy, parity, predicted
 from iwbc.settings import Settings
 from iwbc.system.arguments import parse, run

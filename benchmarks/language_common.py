@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,6 @@ class Bench:
         from transformers import GPT2LMHeadModel
 
         return GPT2LMHeadModel.from_pretrained(self.folder / name)
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    """Read the cells that are done."""
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def spread(rows: Sequence[dict[str, str]], key: str) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import RESULTS, chosen
-from benchmarks.language_common import Bench, read, spread
+from benchmarks.common import RESULTS, chosen, read
+from benchmarks.language_common import Bench, spread
 from iwbc.data.curation import quality_levels
 from iwbc.language.jsonl import Prompts
 from iwbc.language.scores import records_of, scores_of

@@ -8,7 +8,6 @@ same command goes on where it was stopped. Writes benchmarks/results/recipe.csv,
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
-from benchmarks.common import RESULTS, Job, chosen, play_all
-from iwbc.algorithms.weights import log_probs
+from benchmarks.common import RESULTS, Job, chosen, play_all, read
 from iwbc.config import compose
-from iwbc.data.choice import FOLDS, best_of, candidate_weights, values_of
-from iwbc.data.curated import Curated
+from iwbc.data.choice import FOLDS, best_of, values_of
 from iwbc.data.sources import load_dataset
 from iwbc.data.trajectories import Trajectories
-from iwbc.objectives import trajectory_means
 from iwbc.runs.pipeline import chosen as chosen_curation
 from iwbc.settings import Auto, FilteredBC, Settings, to_plain
 from iwbc.system.arguments import at_least, parse, run
@@ -34,6 +29,7 @@ from iwbc.system.files import write_csv
 from iwbc.training.fit import fit
 from iwbc.training.reference import reference_policy
 from iwbc.training.trained import Policies
+from iwbc.training.trials import held_out_log_probs, without
 
 TASKS = [f"{env}:{seed}" for seed in (1, 2, 3) for env in ("hopper", "walker2d", "halfcheetah")]
 STEPS, RATES = (500, 1000, 2000, 4000), (1e-4, 4e-4, 1e-3)
@@ -50,17 +46,13 @@ def held_out_likelihoods(data: Trajectories, curation: Settings, reference: Poli
     """Compute ℓ̄ of the held-out best under every recipe, in nats a step, in the folds of curation=auto."""
     values = values_of(Auto(), data)
     best = best_of(values, data)
+    folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
+    rests = without(folds, [curation], data, values, "trajectory")
     likelihoods = {}
     for steps, rate in RECIPES:
-        each: list[float] = []
-        for fold in (np.sort(best[number::FOLDS]) for number in range(FOLDS)):
-            rest = np.setdiff1d(np.arange(len(data)), fold)
-            kept = data.subset(rest)
-            curated = Curated(kept, candidate_weights(curation, kept, values[rest]), "trajectory")
-            policy = fit(FilteredBC(steps=steps, lr=rate), curated, reference=reference, console=QUIET)[0]
-            unseen = Curated(data.subset(fold), np.ones(len(fold)), "trajectory")
-            each += trajectory_means(log_probs(policy, unseen), torch.from_numpy(unseen.offsets)).tolist()
-        likelihoods[steps, rate] = float(np.mean(each))
+        policies = [fit(FilteredBC(steps=steps, lr=rate), rest, reference=reference, console=QUIET)[0] for rest in rests]
+        each = [held_out_log_probs(policy, data.subset(fold)) for policy, fold in zip(policies, folds, strict=True)]
+        likelihoods[steps, rate] = float(np.concatenate(each).mean())
     return likelihoods
 
 
@@ -98,10 +90,7 @@ class Options(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, Options)
-    rows: list[dict[str, Any]] = []
-    if TABLE.exists():
-        with TABLE.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows: list[dict[str, Any]] = [*read(TABLE)]
     for task in chosen(options.tasks, TASKS, "task"):
         if task not in {row["task"] for row in rows}:
             rows += rows_of(task, options.folder, options.jobs)

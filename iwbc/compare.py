@@ -256,11 +256,9 @@ def _likelihoods(policies: Policies, held_out: Curated) -> dict[int, float]:
     """Return the mean log-likelihood of a step of each kept trajectory, averaged over policies, by trajectory."""
     import torch
 
-    from iwbc.algorithms.weights import log_probs
-    from iwbc.objectives import trajectory_means
+    from iwbc.algorithms.weights import trajectory_log_probs
 
-    offsets = torch.from_numpy(held_out.offsets)
-    means = torch.stack([trajectory_means(log_probs(policy, held_out), offsets) for policy in policies]).mean(0)
+    means = torch.stack([trajectory_log_probs(policy, held_out) for policy in policies]).mean(0)
     return dict(zip(held_out.kept.tolist(), means.tolist(), strict=True))
 
 

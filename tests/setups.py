@@ -104,6 +104,14 @@ def train(*arguments: str) -> Outcome:
     return called(main, "iwbc.train", *arguments)
 
 
+def check_refused(arguments: Sequence[str], says: str, folder: Path) -> None:
+    """Training says so in one line, exits with 2 and leaves no folder."""
+    outcome = train(*arguments, f"hydra.run.dir={folder}")
+    assert outcome.code == 2
+    assert says in outcome.err and outcome.err.count("\n") == 1
+    assert not folder.exists()
+
+
 def command(module: str, *arguments: str) -> Outcome:
     """`python -m` of another module that is a command, within this process and its working directory."""
     made = importlib.import_module(module)

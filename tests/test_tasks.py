@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from setups import rarely, read_csv, train
+from setups import check_refused, rarely, read_csv, train
 
 import iwbc
 from iwbc.data.demonstrations import dataset_id
@@ -257,10 +257,7 @@ def test_the_command_refuses_what_does_not_go_together(datasets, tmp_path) -> No
         ("env=two_routes", "dataset=medium"): "iwbc/TwoRoutes-v0: no behaviour policies",
         ("env=two_routes", "dataset.horizon=0"): "dataset.horizon=0: must be positive",
     }.items():
-        outcome = train(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
-        assert outcome.code == 2
-        assert says in outcome.err and outcome.err.count("\n") == 1
-        assert not (tmp_path / "run").exists()
+        check_refused(arguments, says, tmp_path / "run")
 
 
 # --- the bandit ------------------------------------------------------------------------------------------------------

@@ -39,6 +39,11 @@ def log_probs(policy: Policy, curated: Curated, device: str | torch.device = "cp
     return result
 
 
+def trajectory_log_probs(policy: Policy, curated: Curated, device: str | torch.device = "cpu") -> Tensor:
+    """Compute the mean of log π(a|s) over the steps of every kept trajectory, in nats: [K]."""
+    return trajectory_means(log_probs(policy, curated, device), torch.from_numpy(curated.offsets).to(device))
+
+
 def weight_metrics(weights: Tensor, maximum: float, minimum: float = 0.0, shares: Tensor | None = None) -> dict[str, Tensor]:
     """Describe weights [n], within minimum … maximum, by scalars; `shares` are the curation's, [n] (None: all alike)."""
     shared, whole = (weights, len(weights)) if shares is None else (weights * shares, effective_sample_size(shares))

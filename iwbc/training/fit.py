@@ -104,6 +104,9 @@ def fit(
         modules = [_untrained(factory, seed, device) for seed in seeds]
         policies = Policies(modules, seeds, spaces_of(trajectories), factory.spec)
 
+    if policies.spec is None:
+        first = StepSampler(curated, seeds[0], settings.batch_size, stream, device, window_of(policies[0])).batch(0)
+        check_custom(policies[0], first)
     if critics is None:
         critics = {} if settings.critic is None else fitted_critics(trajectories, settings.critic, seeds, device, console)
 
@@ -112,8 +115,6 @@ def fit(
         ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device, critics.get(seed))
         window = window_of(ingredients.policy)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device, window)
-        if policies.spec is None:
-            check_custom(ingredients.policy, sampler.batch(0))
         looked_at = observer is not None and observer.measures
         watched = Diagnostics(curated, start, seed, settings.bound_kappa, device, held_out, window) if looked_at else None
         return Learner(make_algorithm(settings, ingredients), sampler, settings, watched)

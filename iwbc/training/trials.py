@@ -18,7 +18,7 @@ from rich.console import Console
 from iwbc import settings
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
-from iwbc.algorithms.weights import log_probs
+from iwbc.algorithms.weights import trajectory_log_probs
 from iwbc.data.choice import FOLDS, Choice, among, best_of, candidate_weights, candidates_of, effective_number, values_of
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
@@ -26,7 +26,6 @@ from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine.autograd import module_state
 from iwbc.errors import UserError, warn
-from iwbc.objectives import trajectory_means
 from iwbc.policies.policy import Policy, window_of
 from iwbc.settings import FilteredBC, Recipe, Settings, to_plain
 from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
@@ -83,13 +82,13 @@ def choose_curation(
         if (known := _read(path)) is not None:
             return known
         folds = [np.sort(best[fold::FOLDS]) for fold in range(FOLDS)]
-        each = _without(folds, candidates, trajectories, values, averaging)
+        each = without(folds, candidates, trajectories, values, averaging)
         trained = _train(reference, each, recipe, device, console, checkpoints)
         held_out = [trajectories.subset(fold) for fold in folds]
         likelihoods = np.full((len(candidates), len(best)), np.nan)
         for trial, module in zip(trained.seeds, trained, strict=True):
             candidate, fold = divmod(trial, FOLDS)
-            likelihoods[candidate, fold::FOLDS] = _log_probs(module, held_out[fold], device)
+            likelihoods[candidate, fold::FOLDS] = held_out_log_probs(module, held_out[fold], device)
         effective = [effective_number(candidate_weights(candidate, trajectories, values)) for candidate in candidates]
         choice = among(candidates, effective, likelihoods)
         write_json(path, choice.to_plain())
@@ -97,7 +96,7 @@ def choose_curation(
     return choice
 
 
-def _without(
+def without(
     folds: Sequence[npt.NDArray[np.int64]],
     candidates: Sequence[Settings],
     trajectories: Trajectories,
@@ -150,11 +149,10 @@ def _train(
     return policies
 
 
-def _log_probs(module: Policy, held_out: Trajectories, device: str | torch.device) -> npt.NDArray[np.float64]:
+def held_out_log_probs(module: Policy, held_out: Trajectories, device: str | torch.device = "cpu") -> npt.NDArray[np.float64]:
     """Compute ℓ of each trajectory, in nats a step, [n]."""
     everything = Curated(held_out, np.ones(len(held_out)), "trajectory")
-    offsets = torch.from_numpy(everything.offsets).to(device)
-    return trajectory_means(log_probs(module, everything, device), offsets).cpu().numpy()
+    return trajectory_log_probs(module, everything, device).cpu().numpy()
 
 
 def _read(path: Path) -> Choice | None:
