@@ -33,6 +33,8 @@ TABLE = RESULTS / "language" / "rounds.csv"
 START, ROUNDS = "start", 3
 # The shares of careful demonstrations: the steps are learnt from the first, the start's habits from the second.
 FIRST_CAREFUL, CAREFUL = 0.5, 0.1
+LEARNT = 0.9  # of a start's careful answers are right, or there is nothing to choose
+TRIES = 4  # of the first stage, each from where the one before ended
 # Of the levels of sft_q: every success reaches the first.
 PERCENTILES = (0.0, 50.0, 75.0)
 METHODS: dict[str, dict[str, Any]] = {
@@ -78,15 +80,22 @@ class Rounds(Bench):
         return counts | self.score(model, seed)
 
     def _start(self, seed: int) -> Any:
-        sizes, model = self.sizes, self.untrained(seed)
-        # The seeds differ, as the same would draw the same prompts.
-        stages = ((FIRST_CAREFUL, seed + 1000, sizes.first_steps, 1e-3), (CAREFUL, seed, sizes.start_steps, 5e-4))
-        for careful, demonstrations_seed, steps, learning_rate in stages:
-            rows = self.task.rows(sizes.demonstrations, careful, demonstrations_seed)
-            dataset = self.dataset(rows.prompts, rows.completions)
-            # Without a warm-up some seeds do not learn the steps.
-            model = self.train(model, dataset, seed, steps, learning_rate, kappa=0.0, warmup_steps=steps // 10).model
-        return model
+        """Teach the steps until the model has learnt them, TRIES times at most, then the habits that the rounds are to mend."""
+        model = self.untrained(seed)
+        for number in range(TRIES):
+            # Another seed than the second stage's, as the same would draw the same prompts; others at each go.
+            demonstrations_seed = seed + 1000 * (number + 1)
+            model = self._taught(model, seed + 1000 * number, FIRST_CAREFUL, demonstrations_seed, self.sizes.first_steps, 1e-3)
+            if self.score(model, seed).get("careful_right", 0.0) >= LEARNT:
+                break
+        return self._taught(model, seed, CAREFUL, seed, self.sizes.start_steps, 5e-4)
+
+    def _taught(self, model: Any, seed: int, careful: float, demonstrations_seed: int, steps: int, learning_rate: float) -> Any:
+        """Train a model on demonstrations of which this share is careful."""
+        rows = self.task.rows(self.sizes.demonstrations, careful, demonstrations_seed)
+        dataset = self.dataset(rows.prompts, rows.completions)
+        # Without a warm-up some seeds do not learn the steps.
+        return self.train(model, dataset, seed, steps, learning_rate, kappa=0.0, warmup_steps=steps // 10).model
 
     def _prompts(self, seed: int) -> Prompts:
         """Draw the prompts that are sampled in every round, from those that demonstrations may have."""
@@ -168,9 +177,6 @@ def expected(method: str, shares: Floats, right: Floats, lengths: Floats) -> Flo
         successes = np.bincount(manner, levels, len(shares))
     result: Floats = successes / successes.sum()
     return result
-
-
-LEARNT = 0.9  # of a start's careful answers are right, or there is nothing to choose
 
 
 def cells(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, int]]:

@@ -149,6 +149,27 @@ def test_the_rounds_table_counts_samples_and_shows_what_there_is() -> None:
     assert [line.split(" | ")[6:8] for line in lines[2:4]] == [["0.280", "0.100"], ["0.486", "0.357"]]
 
 
+@pytest.mark.parametrize(("scores", "goes"), [((0.95,), 1), ((0.4, 0.5, 0.9), 3), ((0.1, 0.2, 0.3, 0.4), 4)])
+def test_a_start_is_taught_until_it_has_learnt_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: tuple[float, ...], goes: int
+) -> None:
+    pytest.importorskip("transformers")  # for the tokenizer
+    taught, left = [], list(scores)
+
+    def teach(_: object, model: list[float], seed: int, careful: float, *rest: object) -> list[float]:
+        taught.append((careful, seed, rest[0]))
+        return [*model, careful]
+
+    monkeypatch.setattr(language_rounds.Rounds, "_taught", teach)
+    monkeypatch.setattr(language_rounds.Rounds, "untrained", lambda *_: [])
+    monkeypatch.setattr(language_rounds.Rounds, "score", lambda *_: {"careful_right": left.pop(0)})
+    model = language_rounds.Rounds(tmp_path, language_rounds.Sizes())._start(7)
+    assert model == [0.5] * goes + [0.1]  # each goes on from the model before
+    assert taught[0] == (0.5, 7, 1007)
+    assert taught[-1] == (0.1, 7, 7)
+    assert len({demonstrations for *_, demonstrations in taught}) == goes + 1  # never the same demonstrations twice
+
+
 @pytest.mark.robustness
 def test_a_round_goes_on_from_the_model_of_the_round_before(tmp_path: Path) -> None:
     pytest.importorskip("trl")
