@@ -29,13 +29,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.runs.comparison import AT_FIRST, Comparison, Method, in_minutes
-from iwbc.settings import ACTION_NAMES, ALGORITHMS, Config, Recipe, Settings, setting
+from iwbc.settings import ACTION_NAMES, ALGORITHMS, Auto, Config, Recipe, Settings, setting
 from iwbc.system.arguments import is_setting, parse, run
 
 if TYPE_CHECKING:
@@ -103,9 +104,11 @@ def main(arguments: Sequence[str]) -> None:
     chosen = [*settings, *usual_curation(trajectories, settings)]
     if evaluator is None and not config.held_out:
         chosen.append(_HELD_OUT)
-    configs = _different({method: composed(settings_of(method, chosen)) for method in METHODS})
+    configs = {method: composed(settings_of(method, chosen)) for method in METHODS}
     runs = Comparison(METHODS, configs, folder := options.folder or _folder(chosen), console)
-    uses = {method: _use(method, chosen) for method in configs}
+    for method, twin in twins_of({method: _decided(config, trajectories) for method, config in configs.items()}).items():
+        runs.leave_out(method, f"it learns as {configs[twin].method} does, from the same trajectories")
+    uses = {method: _use(method, chosen) for method in runs.methods}
     try:
         runs.make(seconds_of(options.budget))
         verdicts = _by_play(runs, uses) if evaluator is not None else [_by_likelihood(runs, uses, trajectories)]
@@ -160,14 +163,22 @@ def _without(method: str, settings: Sequence[str]) -> list[str]:
     return [word for word in kept if not ("curation" in brought and word.startswith("curation."))]
 
 
-def _different(configs: Mapping[str, Config]) -> dict[str, Config]:
-    """Drop a method whose runs would be an earlier one's, as with curation=auto for all."""
-    kept: dict[str, Config] = {}
-    for method, config in configs.items():
-        alike = replace(config, eval=replace(config.eval, reference=True))
-        if all(alike != replace(other, eval=replace(other.eval, reference=True)) for other in kept.values()):
-            kept[method] = config
-    return kept
+def _decided(config: Config, trajectories: Trajectories) -> Config:
+    """Replace curation=auto by what it keeps, where there is nothing to choose. One that the data refuse stays, and fails."""
+    from iwbc.data.choice import foregone
+
+    if isinstance(config.curation, Auto):
+        with suppress(UserError):
+            if (choice := foregone(config.curation, trajectories)) is not None:
+                return replace(config, curation=choice.curation)
+    return config
+
+
+def twins_of(configs: Mapping[str, Config]) -> dict[str, str]:
+    """Return the methods whose runs would be an earlier one's, as with curation=auto for all, and which one's."""
+    alike = {method: replace(config, eval=replace(config.eval, reference=True)) for method, config in configs.items()}
+    first = {method: next(other for other in alike if alike[other] == alike[method]) for method in alike}
+    return {method: twin for method, twin in first.items() if twin != method}
 
 
 def _use(method: str, settings: Sequence[str]) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_info
+from helpers import make_info, make_trajectories
 from rich.console import Console
 from setups import BRIEF, compose, train
 
 import iwbc
 from iwbc import settings
-from iwbc.data.choice import Choice, among, best_of, candidates_of, effective_number, values_of, words
+from iwbc.data.choice import Choice, among, best_of, candidates_of, effective_number, foregone, values_of, words
 from iwbc.data.packed import open_packed, pack
 from iwbc.data.trajectories import Episode, Trajectories
 from iwbc.errors import DataWarning, UserError
@@ -184,13 +184,21 @@ def test_one_process_makes_the_trials(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_where_all_are_equal_all_are_kept_and_it_is_said(tmp_path: Path) -> None:
-    with pytest.warns(DataWarning, match="keeps all; all trajectories are equally good by what it ranks by"):
+    with pytest.warns(DataWarning, match="keeps all trajectories; they are equally good by what it ranks by"):
         assert choose(dataset(tmp_path, equal=True)) == Choice(settings.All())
 
 
 def test_where_all_successes_are_equal_they_are_kept_without_a_trial(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="keeps the successes; they are equally good by what it ranks by"):
         assert choose(dataset(tmp_path, equal=True, labels=True)) == Choice(settings.Success())
+
+
+def test_where_every_sharper_choice_keeps_a_failure_the_successes_are_kept(tmp_path: Path) -> None:
+    graded = make_trajectories([float(i) for i in range(40)], successes=[True, False] * 20)
+    with pytest.warns(DataWarning, match="keeps the successes; what ranks higher holds failures, too"):
+        assert foregone(settings.Auto(), graded) == Choice(settings.Success())
+    sorted_out = make_trajectories([float(i) for i in range(40)], successes=[False] * 20 + [True] * 20)
+    assert foregone(settings.Auto(), sorted_out) is None
 
 
 def test_a_choice_is_plain_data(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from setups import Outcome, command, read_csv, summary_of, total
 import iwbc
 from iwbc import compare
 from iwbc.compare import seconds_of, settings_of, usual_curation
+from iwbc.config import compose
+from iwbc.data.trajectories import Trajectories
+from iwbc.errors import DataWarning
 from iwbc.report import write
 from iwbc.report.collect import collect
 from iwbc.runs import comparison, pipeline
@@ -265,6 +268,21 @@ def test_success_labels_are_the_usual_curation_where_they_tell_trajectories_apar
     assert chosen([True, False]) == ["curation=success", "averaging=transition"]
     assert chosen([True, False], "averaging=trajectory") == ["curation=success"]
     assert chosen([True, False], "curation=all") == chosen([True, True]) == chosen([False, False]) == chosen(None) == []
+
+
+def test_what_another_method_does_already_is_not_run() -> None:
+    def twins(trajectories: Trajectories, *settings: str) -> dict[str, str]:
+        configs = {method: compose(*settings_of(method, ["env=two_routes", *settings])) for method in compare.METHODS}
+        return compare.twins_of({method: compare._decided(config, trajectories) for method, config in configs.items()})
+
+    labels, tied, graded = [True, False] * 20, [1.0] * 40, [float(i) for i in range(40)]
+    both = {"filtered_bc_auto": "filtered_bc", "iw_bc_auto": "iw_bc"}
+    assert twins(make_trajectories(graded), "curation=auto") == both
+    assert twins(make_trajectories(graded, successes=sorted(labels)), "curation=success") == {}
+    with pytest.warns(DataWarning, match="keeps the successes; they are equally good"):
+        assert twins(make_trajectories(tied, successes=labels), "curation=success") == both
+    # What the data refuse is left to the run, which says why.
+    assert twins(make_trajectories(tied[:8], successes=labels[:8]), "curation=success") == {}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from iwbc.data.curation import Scores, Weights, top_fraction, weights_of
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.data.trajectory_csv import read_column
-from iwbc.errors import DataWarning, UserError
+from iwbc.errors import DataWarning, UserError, warn
 from iwbc.settings import CURATIONS, Settings, ranked_by, to_plain
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -152,6 +152,26 @@ def best_of(values: Weights, trajectories: Trajectories) -> npt.NDArray[np.int64
             "choose another curation"
         )
     return order[np.argsort(-values[order], kind="stable")][:count]
+
+
+def foregone(auto: settings.Auto, trajectories: Trajectories) -> Choice | None:
+    """Return the choice, with a warning, where there is but one that may be tried; else None.
+
+    Raises UserError where there are too few trajectories.
+    """
+    values = values_of(auto, trajectories)
+    candidates = candidates_of(auto, trajectories, values, best_of(values, trajectories))
+    if len(candidates) > 1:
+        return None
+    (only,) = candidates
+    good = values[candidate_weights(only, trajectories, values) > 0]
+    kept = "all trajectories" if isinstance(only, settings.All) else "the successes"
+    why = "they are equally good by what it ranks by" if np.ptp(good) == 0.0 else "what ranks higher holds failures, too"
+    warn(
+        f"curation=auto, dataset {trajectories.info.id}: keeps {kept}; {why}, "
+        "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
+    )
+    return Choice(only)
 
 
 def candidates_of(

@@ -163,9 +163,10 @@ class Comparison:
                 return
             cost, method = max(costly)
             why = f"{_WANTED} seeds would take about {in_minutes(cost)}, and with the others {in_minutes(needed)}"
-            self._leave_out(method, why)
+            self.leave_out(method, why)
 
-    def _leave_out(self, method: str, why: str) -> None:
+    def leave_out(self, method: str, why: str) -> None:
+        """Give a method no place, and say why."""
         self.left_out[method] = f"{self.configs[method].method} is left out: {why}"
         self.console.print(self.left_out[method], markup=False, highlight=False, soft_wrap=True)
 
@@ -192,7 +193,7 @@ class Comparison:
                 if not any(map(self.summaries, self.configs)):
                     raise
                 RunFolder(path).write_failure(str(error), [])
-                self._leave_out(method, str(error))
+                self.leave_out(method, str(error))
                 return
 
     def _path(self, method: str, block: range) -> Path:

@@ -13,7 +13,7 @@ from torch import nn
 
 from iwbc import engine
 from iwbc.data.checks import difference
-from iwbc.data.choice import Choice, best_of, values_of
+from iwbc.data.choice import Choice, foregone
 from iwbc.data.curated import Curated
 from iwbc.data.curation import curate, hold_out, pinned
 from iwbc.data.sources import load_dataset
@@ -148,11 +148,12 @@ def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choi
     assert isinstance(auto, Auto)
     everything = Curated(trajectories, np.ones(len(trajectories)), config.averaging)
     data = hold_out(everything, config.held_out)[0].trajectories
+    if (choice := foregone(auto, data)) is not None:  # before anything is trained
+        return choice
     reference_data = _reference_data(config, data)
     datasets = (data,) if reference_data is data else (data, reference_data)
     factory = policy_factory(config.policy, *datasets)
     every = config.checkpoint_every
-    best_of(values_of(auto, data), data)  # too few are refused before anything is trained
     reference = reference_policy(reference_data, factory, config.reference, [SEED], config.device, console, every)
     return choose_curation(
         data,

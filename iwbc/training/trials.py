@@ -19,13 +19,23 @@ from iwbc import settings
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
 from iwbc.algorithms.weights import trajectory_log_probs
-from iwbc.data.choice import FOLDS, Choice, among, best_of, candidate_weights, candidates_of, effective_number, values_of
+from iwbc.data.choice import (
+    FOLDS,
+    Choice,
+    among,
+    best_of,
+    candidate_weights,
+    candidates_of,
+    effective_number,
+    foregone,
+    values_of,
+)
 from iwbc.data.curated import Curated
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine.autograd import module_state
-from iwbc.errors import UserError, warn
+from iwbc.errors import UserError
 from iwbc.policies.policy import Policy, window_of
 from iwbc.settings import FilteredBC, Recipe, Settings, to_plain
 from iwbc.system.files import MALFORMED, cache_folder, digest_of, read_json, write_json
@@ -62,16 +72,11 @@ def choose_curation(
     if not (isinstance(auto, settings.Auto) and isinstance(reference, Policies) and reference):
         raise UserError("choose_curation: needs trajectories, the reference policies that fit returns, and Auto(…) or nothing")
     auto.check("curation")
+    if (choice := foregone(auto, trajectories)) is not None:
+        return choice
     values = values_of(auto, trajectories)
     best = best_of(values, trajectories)
     candidates = candidates_of(auto, trajectories, values, best)
-    if len(candidates) < 2:
-        kept = "all; all trajectories" if isinstance(candidates[0], settings.All) else "the successes; they"
-        warn(
-            f"curation=auto, dataset {trajectories.info.id}: keeps {kept} are equally good by what it ranks by, "
-            "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
-        )
-        return Choice(candidates[0])
     recipe = _recipe(algo or FilteredBC())
     parameters = digest_of(module_state(reference[0]), {})
     inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
