@@ -402,7 +402,39 @@ def summary(name: str) -> str:
                 cells += [_estimate(estimates[method], 2) for estimates in alone]
             lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines + by_share(name))
+    return "\n".join([*lines, *of_the_weights(name), *by_share(name)])
+
+
+def same_trajectories(family: Family) -> dict[str, str]:
+    """Return for each method of one setting the filtered BC that clones the same trajectories, where the family has it."""
+
+    def curated(setting: str) -> list[str]:
+        return sorted(word for word in setting.split() if word.startswith(("curation", "averaging=")))
+
+    settings = {method: only[0] for method, grid in family.methods.items() if len(only := settings_of(grid)) == 1}
+    filters = {method: curated(setting) for method, setting in settings.items() if "algo=filtered_bc" in setting.split()}
+    twins = {}
+    for method, setting in settings.items():
+        if method not in filters and (alike := [name for name in filters if filters[name] == curated(setting)]):
+            twins[method] = alike[0]
+    return twins
+
+
+def of_the_weights(name: str) -> list[str]:
+    """The weights' part: the mean difference to filtered BC on the same trajectories, of pairs of the same task and seed, with
+    its interval and the pairs' standard deviation."""
+    twins = same_trajectories(FAMILIES[name])
+    if not twins:
+        return []
+    lines = ["| On the same trajectories | less | pairs | mean action | SD | sampled actions | SD |", "|---|---|" + "---:|" * 5]
+    scores = {action: scores_of(name, action).matrices for action in PHASES.values()}
+    for method, twin in twins.items():
+        differences = [of_action[method] - of_action[twin] for of_action in scores.values()]
+        cells = [str(differences[0].size)]
+        for pairs in differences:
+            cells += [_estimate(_difference(pairs), 1), f"{pairs.std(ddof=1):.1f}"]
+        lines.append(f"| {' | '.join([method.replace('_', ' '), twin.replace('_', ' '), *cells])} |")
+    return [*lines, ""]
 
 
 SHARES = (0.0, 0.5, 0.7, 0.9, 0.95, 1.01)  # of the curated set's effective sample size

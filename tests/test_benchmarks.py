@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
 from iwbc.errors import UserError
+from iwbc.system.files import write_csv
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +97,30 @@ def test_the_best_setting_on_average_is_chosen(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "fair" / "x-tuning.csv").write_text("method,setting,mean\nbc,a,9.5\nbc,b,10.25\niw_bc,c,1\niw_bc,d,1\n")
     monkeypatch.setattr(fair, "RESULTS", tmp_path)
     assert fair.choices("x") == {"bc": "b", "iw_bc": "c"}
+
+
+def test_weights_are_compared_with_the_filter_of_the_same_trajectories() -> None:
+    assert fair.same_trajectories(fair.FAMILIES["replay"]) == {
+        **{"iw_bc": "filtered_bc", "iw_bc_auto": "filtered_bc"},
+        **{"iw_bc_levels": "filtered_bc_levels", "iw_bc_auto_levels": "filtered_bc_levels"},
+    }
+    assert fair.same_trajectories(fair.LOCOMOTION) == {}  # whose methods choose what they clone
+
+
+def test_the_part_of_the_weights_is_told_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {"filtered_bc": "algo=filtered_bc curation=success", "iw_bc": "algo=iw_bc curation=success", "bc": "algo=bc"}
+    family = fair.Family({"a": "", "b": ""}, "", fair._untuned(methods), tuning="", table="")
+    monkeypatch.setitem(fair.FAMILIES, "x", family)
+    monkeypatch.setattr(fair, "RESULTS", tmp_path)
+    scores = {"filtered_bc": 10.0, "iw_bc": 12.0, "bc": 0.0}
+    rows = [
+        {"task": task, "method": method, "action": action, "seed": seed, "score": score + 4.0 * seed * (method == "iw_bc")}
+        for task, (method, score), action, seed in itertools.product("ab", scores.items(), ("mean", "sample"), (0, 1))
+    ]
+    write_csv(tmp_path / "fair" / "x-cells.csv", rows)
+    # Differences of 2 and 6 on either task.
+    (row,) = (line for line in fair.of_the_weights("x") if line.startswith("| iw bc"))
+    assert row == "| iw bc | filtered bc | 4 | 4.0 [2.0, 6.0] | 2.3 | 4.0 [2.0, 6.0] | 2.3 |"
 
 
 @pytest.mark.robustness
