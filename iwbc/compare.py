@@ -141,8 +141,12 @@ def settings_of(method: str, settings: Sequence[str]) -> list[str]:
     ]
     plays = any(word.startswith(("eval.every=", "eval.periodic_episodes=")) for word in settings)
     quiet = [] if plays else ["eval.periodic_episodes=0"]
-    # References are played once, by the first method.
-    return [*METHODS[method].settings, *shared, *quiet, *([] if method == next(iter(METHODS)) else ["eval.reference=false"])]
+    return [*METHODS[method].settings, *shared, *quiet, *([] if method == _first() else ["eval.reference=false"])]
+
+
+def _first() -> str:
+    """Name the method whose runs alone play the references, and whose curation is the one that methods share."""
+    return next(iter(METHODS))
 
 
 def _names_of(method: str) -> set[str]:
@@ -208,12 +212,14 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
     """Gather what the last policies, and the references, did in the environment, for each kind of action."""
     from iwbc.report.verdict import Measure
 
-    first = runs.summaries(runs.methods[0])
+    first = runs.summaries(_first())
     verdicts = []
     for phase, total in first[0].finals.items():
         name = next(name for name in ("score", "success", "return") if name in total.measures)
         values = {method: _values(runs.summaries(method), phase, name) for method in runs.methods}
-        contenders = _contenders(runs, uses, values, _values(first, phase.replace("final", "reference"), name))
+        references = _values(first, phase.replace("final", "reference"), name)
+        # Where the first method has been left out on the way, later seeds' references were never played.
+        contenders = _contenders(runs, uses, values, references if references.keys() >= set(runs.seeds()) else None)
         measure = Measure("success %" if name == "success" else name)
         played, environment = ACTION_NAMES[total.action], first[0].environment
         note = f"Mean of {total.episodes} episodes for each seed, {played}{f', in {environment.id}' if environment else ''}."
@@ -240,8 +246,8 @@ def _by_likelihood(runs: Comparison, uses: Mapping[str, str], trajectories: Traj
     from iwbc.report.verdict import Measure
     from iwbc.training.reference import reference_policy
 
-    first = runs.configs[runs.methods[0]]
-    curated, held_out = hold_out(curate(trajectories, first.curation, first.averaging), first.held_out)
+    first = runs.configs[_first()]
+    curated, held_out = hold_out(curate(trajectories, runs.curation(_first()), first.averaging), first.held_out)
     assert held_out is not None
     policies = {method: runs.policies(method) for method in runs.methods}
     values = {method: _likelihoods(of_method, held_out) for method, of_method in policies.items()}
@@ -279,7 +285,7 @@ def _contenders(
     from iwbc.data.choice import words
     from iwbc.report.verdict import Contender
 
-    first = runs.summaries(runs.methods[0])
+    first = runs.summaries(_first())
     data = first[0].dataset
     everything = f"all {data.trajectories:,}"
     contenders = [Contender("BC", _BC, everything, bc, _seconds(first, "reference"))] if bc is not None else []

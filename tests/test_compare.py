@@ -18,7 +18,7 @@ from iwbc import compare
 from iwbc.compare import seconds_of, settings_of, usual_curation
 from iwbc.config import compose
 from iwbc.data.trajectories import Trajectories
-from iwbc.errors import DataWarning
+from iwbc.errors import DataWarning, UserError
 from iwbc.report import write
 from iwbc.report.collect import collect
 from iwbc.runs import comparison, pipeline
@@ -150,7 +150,11 @@ def test_an_interrupted_comparison_goes_on(few: Path, monkeypatch: pytest.Monkey
         assert tables[0] == tables[1]
 
 
-def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
+NOWHERE = [setting for setting in SETTINGS if not setting.startswith(("dataset", "env", "curation.fraction"))]
+
+
+def make_nowhere(name: str) -> str:
+    """Make a dataset without an environment."""
     random = np.random.default_rng(0)
     actions = random.uniform(-0.9, 0.9, (400, 1)).astype(np.float32)
     arrays = few_steps(
@@ -160,9 +164,12 @@ def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
         terminations=np.zeros(400, bool),
         truncations=np.arange(400) % 10 == 9,
     )
-    iwbc.from_arrays(**arrays, id="tests/nowhere-v0")
-    settings = [setting for setting in SETTINGS if not setting.startswith(("dataset", "env", "curation.fraction"))]
-    outcome = compared(ENDLESS, "tests/nowhere-v0", "curation.fraction=0.5", settings=settings)
+    iwbc.from_arrays(**arrays, id=name)
+    return name
+
+
+def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
+    outcome = compared(ENDLESS, make_nowhere("tests/nowhere-v0"), "curation.fraction=0.5", settings=NOWHERE)
     assert outcome.code == 0, outcome.err
     said = outcome.out.splitlines()[-2]
     assert said.startswith("Without an environment, by the log-likelihood of the best trajectories that were held out: ")
@@ -174,6 +181,12 @@ def test_without_an_environment_held_out_trajectories_decide(few: Path) -> None:
     assert {path.parent.name for path in few.glob("multirun/*/*/summary.json")} >= {"filtered_bc-0-0", "iw_bc-0-2"}
     (folder,) = few.glob("multirun/*")
     assert all("held_out: 0.2" in path.read_text() for path in folder.glob("*/config.yaml"))
+
+
+def test_without_an_environment_what_the_data_chose_decides(few: Path) -> None:
+    outcome = compared(ENDLESS, make_nowhere("tests/nowhere-v1"), "curation=auto", settings=NOWHERE)
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"Log-likelihood of the \d+ trajectories that the curation would keep", " ".join(outcome.out.split()))
 
 
 def test_scores_of_a_file_go_on_too_unless_they_change(few: Path) -> None:
@@ -205,6 +218,21 @@ def test_a_method_that_fails_is_left_out(few: Path, monkeypatch: pytest.MonkeyPa
     assert reason in outcome.out
     assert "so far " in outcome.out
     assert not list(only(few).glob("successes-*/summary.json"))
+
+
+def test_the_first_method_may_fail_later(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pipeline.run
+
+    def failing(config: Config, path: Path, *others: Any) -> Any:
+        if path.name == "filtered_bc-1-2":
+            raise UserError("all seeds diverged")
+        return run(config, path, *others)
+
+    monkeypatch.setattr(pipeline, "run", failing)
+    outcome = compared(ENDLESS)
+    assert outcome.code == 0, outcome.err
+    assert "filtered BC 25 % is left out: all seeds diverged" in outcome.out
+    assert "iw-BC 25 % alone was run" in outcome.out  # and not BC, of whose references one was played
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from iwbc.data.curation import pinned
 from iwbc.errors import UserError
-from iwbc.runs.read import read_summary
+from iwbc.runs.read import read_choice, read_summary
 from iwbc.runs.summary import Summary
-from iwbc.settings import Config, OwnPolicy
+from iwbc.settings import Config, OwnPolicy, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,6 +127,11 @@ class Comparison:
         """Read the summaries of a method's finished runs."""
         read = (read_summary(self._path(method, block)) for block in self._blocks(method))
         return [summary for summary in read if summary is not None]
+
+    def curation(self, method: str) -> Settings:
+        """Return what a method's runs, of which one is finished, learn from: what curation=auto has chosen, not auto."""
+        choice = read_choice(self._path(method, self._blocks(method)[0]))
+        return self.configs[method].curation if choice is None else choice.curation
 
     def seeds(self) -> list[int]:
         """List the seeds of which every method has a policy."""
