@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from iwbc.info import main as info
 from iwbc.runs import pipeline
 from iwbc.runs.read import read_choice
 from iwbc.training import trials
+from iwbc.training.checkpoints import Checkpoints
+from iwbc.training.trainer import Trainer
 from iwbc.verify import verify
 
 QUIET = Console(file=io.StringIO())
@@ -165,6 +168,51 @@ def test_a_choice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert choose(data) == choice
     with pytest.raises(TypeError):  # other inputs, another choice
         choose(data, settings.Auto(rank_by="smoothness"))
+
+
+def test_another_content_of_a_file_of_scores_is_another_question(tmp_path: Path) -> None:
+    data, scores = dataset(tmp_path, equal=True), tmp_path / "scores.csv"
+    choices = []
+    for sign in (1, -1):
+        scores.write_text("trajectory,score\n" + "".join(f"{i},{sign * i}\n" for i in range(60)))
+        choices.append(choose(data, settings.Auto(path=str(scores))))
+    held = [choice.curation.sha256 for choice in choices if isinstance(choice.curation, settings.TrajectoryScores)]
+    assert choices[0].trials[1].log_prob != choices[1].trials[1].log_prob
+    assert len(set(held)) == len(held)
+
+
+def test_where_every_trial_diverges_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(tmp_path)
+    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    monkeypatch.setattr(Trainer, "troubles", lambda trainer: dict.fromkeys(trainer.seeds, "loss is nan"))
+    with pytest.raises(UserError, match="curation=auto: every trial has diverged; try a smaller learning rate"):
+        iwbc.choose_curation(data, reference, algo=settings.FilteredBC(steps=301), console=QUIET)
+
+
+def test_trials_go_on_without_those_that_have_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def choose_here(cache: str) -> Choice:
+        monkeypatch.setenv("IWBC_CACHE", str(tmp_path / cache))
+        return iwbc.choose_curation(data, reference, algo=QUICK, console=Console(), checkpoint_every=100)
+
+    data = dataset(tmp_path)
+    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    monkeypatch.setattr(Trainer, "troubles", lambda trainer: {3: "loss is nan"} if 3 in trainer.seeds else {})
+    whole = choose_here("whole")
+    after = Checkpoints.after
+
+    def stopped(self: Checkpoints, step: int, *others: Any) -> None:
+        after(self, step, *others)
+        if step == 200:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "after", stopped)
+        choose_here("parts")
+    capsys.readouterr()
+    assert choose_here("parts") == whole
+    assert "Continuing the trials of curations after step 200" in capsys.readouterr().out
 
 
 def test_one_process_makes_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

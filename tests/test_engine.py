@@ -20,7 +20,7 @@ from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream, seeded
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import adam, kernels
-from iwbc.engine.autograd import AutogradOptimizer
+from iwbc.engine.autograd import AutogradOptimizer, adam_state, load_adam
 from iwbc.engine.fused import GaussianOptimizer
 from iwbc.engine.gaussian import GaussianKernel
 from iwbc.policies import GaussianMixture, GaussianMLP, Policy, Units
@@ -123,6 +123,17 @@ def test_a_policy_without_a_kernel_steps_alike_with_the_fused_adam_and_without()
         stepped.append(optimizer.state())
     for name, value in stepped[0].items():
         torch.testing.assert_close(stepped[1][name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("fused", "device"), [(True, "meta"), (False, "cpu")])
+def test_a_fused_adam_counts_its_steps_where_the_parameters_are(fused: bool, device: str) -> None:
+    """On a GPU it reads them there; the meta device stands in."""
+    here, there = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1, device="meta")
+    optimizer = torch.optim.Adam(there.parameters())
+    optimizer.defaults["fused"] = fused
+    load_adam(optimizer, there, adam_state(torch.optim.Adam(here.parameters()), here, ""), "")
+    for state in optimizer.state.values():
+        assert (state["exp_avg"].device.type, state["step"].device.type) == ("meta", device)
 
 
 def test_parameters_that_cannot_be_fused_are_trained_too() -> None:

@@ -131,6 +131,7 @@ def test_an_evaluation_and_its_verification(place: Path) -> None:
     answers = [json.loads(line) for line in (place / "evaluation" / "answers.jsonl").read_text().splitlines()]
     assert scores == scores_of(answers)
     assert (scores.prompts, scores.samples) == (8, 3)
+    assert written["verifier_timeout"] == 5.0  # with which it is verified
     outcome = command("iwbc.verify", "evaluation")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.count("the same") == 3 and "24 of 24" in outcome.out

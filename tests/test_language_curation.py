@@ -42,6 +42,15 @@ def test_groups_of_rows(tmp_path: Path) -> None:
         weights(settings.Groups(["worse"]), tmp_path, "group")
 
 
+def test_successes_by_the_reward_whatever_the_labels_say(tmp_path: Path) -> None:
+    by_reward = settings.Success(success_from="last_reward", minimum=0.8)
+    assert weights(by_reward, tmp_path) == [1, 0, 1, 0]
+    all_passed = [{**row, "success": True} for row in ROWS]
+    path = tmp_path / "passed.jsonl"
+    path.write_text("".join(f"{json.dumps({'prompt': '2+2=', **row})}\n" for row in all_passed))
+    assert curation_weights(read_rows(path), Train(model="m", data=str(path), curation=by_reward)).tolist() == [1, 0, 1, 0]
+
+
 def test_scores_of_rows_by_their_numbers(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     file.write_text("trajectory,score\n0,-3\n1,4\n2,-1\n3,2\n")

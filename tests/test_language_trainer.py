@@ -52,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(folder: Path, data: Dataset | None = None, start: Any = None, resume: str | None = None, **settings: Any) -> Any:
-    named = {name: settings.pop(name) for name in ("peft_config",) if name in settings}
+    named = {name: settings.pop(name) for name in ("peft_config", "compute_loss_func") if name in settings}
     trainer = WeightedSFTTrainer(
         model=start or model(),
         args=config(folder, **settings),
@@ -226,6 +226,8 @@ def careful(trained: Any) -> float:
         ({"too_long": "cut"}, "too_long=cut: must be one of refuse, drop"),
         ({"max_length": 5}, r"train_dataset: .* of 96 rows are longer than max_length=5.*too_long=drop"),
         ({"completion_only_loss": False}, "completion_only_loss=False: a weight is a ratio of completions"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1: weights have no place in this loss"),
+        ({"compute_loss_func": lambda *_, **__: None}, "compute_loss_func: has a loss of its own, without weights"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

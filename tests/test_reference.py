@@ -227,7 +227,7 @@ def test_a_custom_reference_continues_from_the_step_where_it_stopped(tmp_path: P
         assert torch.equal(flat(again, 0), flat(expected, 0))
     for change in ({"trajectories": replace(TOY, content_hash="1" * 64)}, {"settings": compose("policy.hidden=[8]")}):
         _, printed = reference(**change)
-        assert "is damaged or of other data or code; it is trained anew" in printed
+        assert "is damaged or of other data or code; it begins anew" in printed
     assert trained[4:] == [20, 40, 60] * 2
 
 
@@ -280,5 +280,5 @@ def test_a_reference_with_a_damaged_checkpoint_is_retrained(cache: Path, damage:
     flipped = whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]
     checkpoint.write_bytes({"cut": whole[:-3], "flipped": flipped, "empty": b"", "another": another}[damage])
     again, printed = make([0])
-    assert "The reference policy's checkpoint is damaged or of other data or code" in " ".join(printed.split())
+    assert "The checkpoint of the reference policy is damaged or of other data or code" in " ".join(printed.split())
     assert torch.equal(flat(again, 0), flat(expected, 0))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from iwbc.errors import UserError, listed, warn
 from iwbc.settings import Settings
 
 Weights = npt.NDArray[np.float64]
+C = TypeVar("C", bound=Settings)
 
 
 def all_trajectories(returns: Weights) -> Weights:
@@ -227,7 +228,7 @@ def curate(trajectories: Trajectories, curation: Settings, averaging: str = "tra
     return Curated(trajectories, weights_of(Scores.of(trajectories), curation), averaging)
 
 
-def pinned(curation: Settings) -> Settings:
+def pinned(curation: C) -> C:
     """Add the hash of the file that a curation reads, if any, so that another content is another curation.
 
     Raises UserError where the file cannot be read.

@@ -126,6 +126,8 @@ def adam_state(adam: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[s
 
 def load_adam(adam: torch.optim.Adam, module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
     """Continue from an `adam_state`."""
+    fused = adam.defaults["fused"]  # which counts its steps where the parameters are
     for name, parameter in module.named_parameters():
         moments = {m: state[f"{prefix}{m}.{name}"].to(parameter, copy=True) for m in ("exp_avg", "exp_avg_sq")}
-        adam.state[parameter] = {"step": state[f"{prefix}step"].clone(), **moments}
+        step = state[f"{prefix}step"].to(parameter.device if fused else "cpu", copy=True)
+        adam.state[parameter] = {"step": step, **moments}

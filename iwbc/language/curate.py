@@ -24,13 +24,14 @@ def curation_weights(rows: Rows, train: Train) -> Weights:
         if rows.levels is None or not rows.levels.any():
             raise UserError(f"curation=level: no row of {train.data} has a level above 0")
         return rows.levels.astype(np.float64)
-    if isinstance(curation, settings.Success) and curation.success_from == "labels" and successes is None:
-        raise UserError(
-            f"curation=success: {train.data} has no success; add it, or set curation.success_from=last_reward, which goes by "
-            "the reward"
-        )
-    if isinstance(curation, settings.Success) and successes is not None and successes.all():
-        return np.ones(len(rows))  # without a remark that it chooses nothing: `reference_of` says what follows from it
+    if isinstance(curation, settings.Success) and curation.success_from == "labels":
+        if successes is None:
+            raise UserError(
+                f"curation=success: {train.data} has no success; add it, or set curation.success_from=last_reward, which goes "
+                "by the reward"
+            )
+        if successes.all():
+            return np.ones(len(rows))  # without a remark that it chooses nothing: `reference_of` says what follows from it
     scores = rows.rewards if rows.rewards is not None else None if successes is None else successes.astype(np.float64)
     by_length = isinstance(curation, settings.Ranked) and curation.rank_by == "length"
     if scores is None and isinstance(curation, settings.Ranked | settings.Success) and not by_length:

@@ -79,8 +79,9 @@ def evaluated(options: Options) -> tuple[Scores, str, Path]:
         scores = scores_of(records)
         write_lines(out / ANSWERS, iter(records))
         digest = hashlib.sha256((out / ANSWERS).read_bytes()).hexdigest()
-        of = {"model": model, "model_sha256": answered.model, "prompts": str(options.prompts), "verifier": options.verifier}
-        write_json(out / SCORES, {**of, **asdict(sampling), "scores": scores.to_plain(), "sha256": digest})
+        of = {"model": model, "model_sha256": answered.model, "prompts": str(options.prompts)}
+        judged = {"verifier": options.verifier, "verifier_timeout": options.verifier_timeout}
+        write_json(out / SCORES, {**of, **judged, **asdict(sampling), "scores": scores.to_plain(), "sha256": digest})
     return scores, model, out
 
 

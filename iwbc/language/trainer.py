@@ -66,6 +66,8 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
                 raise UserError(f"{name}=True: a weight needs to know where its completion ends; set {name}=False")
         if self.completion_only_loss is False:
             raise UserError("completion_only_loss=False: a weight is a ratio of completions; leave it out")
+        if self.label_smoothing_factor:
+            raise UserError(f"label_smoothing_factor={self.label_smoothing_factor}: weights have no place in this loss; set 0")
         if self.loss_type == "dft" and self.weighted:
             raise UserError("loss_type=dft: has weights itself; set kappa=0")
 
@@ -101,6 +103,8 @@ class WeightedSFTTrainer(SFTTrainer):
         self._rows: Dataset | None = None
         self._nll: list[Tensor] = []
         super().__init__(model, args, *others, **named)
+        if self.compute_loss_func is not None:
+            raise UserError("compute_loss_func: has a loss of its own, without weights; leave it out")
         if self._rows is None:
             raise UserError("train_dataset: needs a datasets.Dataset with prompt and completion, not a stream, nor images")
         self.train_dataset = rows = self._rows
@@ -381,8 +385,7 @@ class _Proposal:
         if not self._parameters:
             return None
         trainer = self._trainer
-        dtypes = {name: value.dtype for name, value in self._trained()}
-        parameters = {name: value.to(dtypes[name]) for name, value in self._parameters.items()}
+        parameters = {name: self._parameters[name].to(value.device, value.dtype) for name, value in self._trained()}
         options = {**inputs, "use_cache": False, "fused_lm_head": True}
         with torch.no_grad(), trainer.compute_loss_context_manager():
             log_probs: Tensor = functional_call(trainer.model, parameters, kwargs=options).log_probs

@@ -45,6 +45,7 @@ _FIXED = {
     **dict.fromkeys(("save_strategy", "save_only_model", "save_total_limit"), "checkpoints are what a run goes on from"),
     **dict.fromkeys(("resume_from_checkpoint", "auto_find_batch_size"), "the same command goes on by itself"),
     **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "completions alone are trained on"),
+    "label_smoothing_factor": "weights have no place in that loss",
     **dict.fromkeys(("trust_remote_code", "push_to_hub"), "no code of others is run, and nothing is uploaded"),
     **dict.fromkeys(("disable_tqdm", "remove_unused_columns", "chat_template_path"), "the command needs its own value"),
 }

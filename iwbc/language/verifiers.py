@@ -32,9 +32,11 @@ from iwbc.system.progress import tracked
 RAISED, TIMED_OUT = "raised", "timed out"
 
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|\.\d+)"
+_PART = r"(?:\{\s*[-+−]?\s*\d+\s*\}|\s?\d)"  # of a fraction
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)\]}])[-+−])?(?:\\?[$€£])?"
-    r"(?:\\[dt]?frac\{(?P<over>\d+)\}\{(?P<under>\d+)\}"
+    rf"(?:\\[dt]?frac(?P<over>{_PART})(?P<under>{_PART})"
+    r"|(?P<unread>\\[dt]?frac(?:\{(?:[^{}]|\{[^{}]*\})*\}){2})"
     rf"|(?P<value>{_DIGITS})(?:[eE](?P<power>[-+]?\d{{1,3}})(?!\w)|/(?P<divisor>\d+))?)"
     r"(?P<percent>\s?\\?%)?"
 )
@@ -144,11 +146,12 @@ def _number(text: str) -> _Number | None:
     match = None
     for match in _NUMBER.finditer(text):  # noqa: B007
         pass
-    if match is None or len(match[0]) > _LONGEST:
+    if match is None or match["unread"] or len(match[0]) > _LONGEST:
         return None
     try:
         if match["over"]:
-            value = Fraction(int(match["over"]), int(match["under"]))
+            over, under = (int(re.sub(r"[{}\s]", "", match[part]).replace("−", "-")) for part in ("over", "under"))
+            value = Fraction(over, under)
         else:
             value = Fraction(match["value"].replace(",", "")) * Fraction(10) ** int(match["power"] or 0)
             value /= int(match["divisor"] or 1)

@@ -84,6 +84,7 @@ def verified(path: Path) -> Iterator[tuple[str, bool | None, str]]:
         records = [parse_json(line) for line in content.decode().split("\n") if line]
         written = read_json(path / SCORES)
         scores, verifier = Scores.of_plain(written["scores"]), str(written["verifier"])
+        timeout = float(written.get("verifier_timeout", 5.0))  # which earlier versions did not write
         again = scores_of(records)
         prompts, expected = ([record[key] for record in records] for key in ("prompt", "expected"))
         completions, judged = [record["completion"] for record in records], [_judged(record) for record in records]
@@ -92,7 +93,7 @@ def verified(path: Path) -> Iterator[tuple[str, bool | None, str]]:
     digest = hashlib.sha256(content).hexdigest()
     yield ANSWERS, digest == written.get("sha256"), f"SHA-256 {digest[:12]}…"
     if verifier in VERIFIERS:
-        verdicts = verify_all(verifier, prompts, completions, expected)
+        verdicts = verify_all(verifier, prompts, completions, expected, timeout)
         same = sum(_judged(vars(verdict)) == before for verdict, before in zip(verdicts, judged, strict=True))
         yield "verdicts", same == len(records), f"{same:,} of {len(records):,} are those of verifier={verifier}"
     else:

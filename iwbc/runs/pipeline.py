@@ -144,7 +144,7 @@ def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choi
 
     Raises UserError where there is nothing to choose by, KeyboardInterrupt when told to stop.
     """
-    auto = pinned(config.curation)
+    auto = config.curation
     assert isinstance(auto, Auto)
     everything = Curated(trajectories, np.ones(len(trajectories)), config.averaging)
     data = hold_out(everything, config.held_out)[0].trajectories

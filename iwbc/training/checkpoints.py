@@ -21,11 +21,24 @@ class Checkpoints:
 
     measures = False
 
-    def __init__(self, title: str, begin: Callable[[], Path], inputs: str, steps: int, every: int, console: Console) -> None:
-        """Take `begin`, which says, as training begins, where the checkpoint is, and `inputs`, of which it must be made."""
+    def __init__(
+        self,
+        title: str,
+        begin: Callable[[], Path],
+        inputs: str,
+        steps: int,
+        every: int,
+        console: Console,
+        drops: bool = False,
+    ) -> None:
+        """Take `begin`, which says, as training begins, where the checkpoint is, and `inputs`, of which it must be made.
+
+        drops: seeds that a checkpoint lacks have diverged before it, and are dropped again.
+        """
         self.every: Sequence[int] = (every,)
         self.stop = threading.Event()
         self._title, self._begin, self._inputs, self._steps, self._console = title, begin, inputs, steps, console
+        self._drops = drops
 
     def start(self, trainer: Trainer, policies: object = None) -> int:
         """Load the checkpoint, if there is one and it is whole."""
@@ -35,12 +48,16 @@ class Checkpoints:
         try:
             state, metadata = read_states(self._path)
             done = int(metadata["step"])
-            if metadata["inputs"] != self._inputs or _shapes(state) != _shapes(trainer.state()):
+            now = trainer.state()
+            lost = [seed for seed in now if seed not in state] if self._drops else []
+            if metadata["inputs"] != self._inputs or _shapes(state) != _shapes({s: now[s] for s in now if s not in lost}):
                 raise ValueError
         except MALFORMED:
-            self._console.print(f"The {self._title}'s checkpoint is damaged or of other data or code; it is trained anew.")
+            self._console.print(f"The checkpoint of the {self._title} is damaged or of other data or code; it begins anew.")
             self._path.unlink()
             return 0
+        for seed in lost:
+            trainer.drop(seed)
         trainer.load(state)
         self._console.print(f"Continuing the {self._title} after step {done:,}")
         return done

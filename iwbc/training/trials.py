@@ -31,6 +31,7 @@ from iwbc.data.choice import (
     values_of,
 )
 from iwbc.data.curated import Curated
+from iwbc.data.curation import pinned
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
@@ -72,6 +73,7 @@ def choose_curation(
     if not (isinstance(auto, settings.Auto) and isinstance(reference, Policies) and reference):
         raise UserError("choose_curation: needs trajectories, the reference policies that fit returns, and Auto(…) or nothing")
     auto.check("curation")
+    auto = pinned(auto)  # another content of its file is another question
     if (choice := foregone(auto, trajectories)) is not None:
         return choice
     values = values_of(auto, trajectories)
@@ -82,7 +84,7 @@ def choose_curation(
     inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
     path = cache_folder() / "curations" / f"{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
     checkpoint = path.with_suffix(".checkpoint")
-    checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console)
+    checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console, drops=True)
     with exclusive_lock(path.with_suffix(".lock")):  # of processes that ask the same at once, one makes the trials
         if (known := _read(path)) is not None:
             return known
@@ -91,7 +93,7 @@ def choose_curation(
         trained = _train(reference, each, recipe, device, console, checkpoints)
         held_out = [trajectories.subset(fold) for fold in folds]
         likelihoods = np.full((len(candidates), len(best)), np.nan)
-        for trial, module in zip(trained.seeds, trained, strict=True):
+        for trial, module in trained.items():
             candidate, fold = divmod(trial, FOLDS)
             likelihoods[candidate, fold::FOLDS] = held_out_log_probs(module, held_out[fold], device)
         effective = [effective_number(candidate_weights(candidate, trajectories, values)) for candidate in candidates]
@@ -131,8 +133,8 @@ def _train(
     device: str | torch.device,
     console: Console,
     checkpoints: Checkpoints,
-) -> Policies:
-    """Clone from the reference on each of the data, side by side; policies' seeds are places in `data`, without those that have
+) -> dict[int, Policy]:
+    """Clone from the reference on each of the data, side by side; policies by places in `data`, without those that have
     diverged."""
     start = reference[0]
 
@@ -148,10 +150,12 @@ def _train(
         for step, loss in steps(trainer, recipe, _TITLE.capitalize(), console, checkpoints.every, done):
             for place in trainer.troubles():
                 trainer.drop(place)
+            if not trainer.seeds:
+                return {}
             checkpoints.after(step, loss, trainer)
-        policies = policies.select(*trainer.seeds)
-        policies.load(trainer.parameters())
-    return policies
+        finished = policies.select(*trainer.seeds)
+        finished.load(trainer.parameters())
+    return dict(zip(finished.seeds, finished, strict=True))
 
 
 def held_out_log_probs(module: Policy, held_out: Trajectories, device: str | torch.device = "cpu") -> npt.NDArray[np.float64]:
