@@ -364,7 +364,7 @@ class ReturnWeighted(Ranked):
     """All trajectories, weighted by the exponential of their return, or what else they are ranked by, in units of `temperature`
     standard deviations."""
 
-    temperature: float = positive(0.5)
+    temperature: float = positive(0.2)
     name: str = "return_weighted"
 
 

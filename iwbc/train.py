@@ -31,7 +31,7 @@ Groups (group=choice, the first is the default)
              policy.history=4: of the last observations             policy.chunk=8 policy.execute=4: of the next actions, of
              which so many are played before it is asked again (not for flow)
              lstm_mixture (robomimic's BC-RNN-GMM), transformer: mixtures that read step after step, in sequences of
-             policy.sequence=10, of which algo.batch_size=100 make a minibatch
+             policy.sequence=10, of which algo.batch_size=100 and reference.batch_size=100 make a minibatch
   eval       default: 100 episodes at the end, and 10 every 1,000 gradient steps
   logger     none, wandb (offline; logger.mode=online uploads), tensorboard
   +experiment   published, kitchen: the authors' settings
