@@ -441,11 +441,12 @@ SHARES = (0.0, 0.5, 0.7, 0.9, 0.95, 1.01)  # of the curated set's effective samp
 
 
 def by_share(name: str) -> list[str]:
-    """The mean difference to filtered BC of the same task and seed, by the effective sample size that the weights end with;
-    nothing where no cell tells it."""
+    """The mean difference to filtered BC on the same trajectories, of pairs of the same task and seed, by the effective sample
+    size that the weights end with; nothing where no cell tells it."""
+    twins = same_trajectories(FAMILIES[name])
     rows = read(RESULTS / "fair" / f"{name}-cells.csv")
-    scores = {(row["task"], row["action"], row["seed"]): float(row["score"]) for row in rows if row["method"] == BASELINE}
-    told = [row for row in rows if row.get("ess_share")]
+    scores = {(row["method"], row["task"], row["action"], row["seed"]): float(row["score"]) for row in rows}
+    told = [row for row in rows if row["method"] in twins and row.get("ess_share")]
     if not told:
         return []
     lines = ["| Effective sample size, share | pairs | mean action | sampled actions |", "|---|---:|---:|---:|"]
@@ -453,7 +454,8 @@ def by_share(name: str) -> list[str]:
         cells = []
         for action in PHASES.values():
             some = [row for row in told if row["action"] == action and low <= float(row["ess_share"]) < high]
-            pairs = np.array([float(row["score"]) - scores[row["task"], action, row["seed"]] for row in some])
+            others = [scores[twins[row["method"]], row["task"], action, row["seed"]] for row in some]
+            pairs = np.array([float(row["score"]) for row in some]) - others
             cells.append(_estimate(_difference(pairs[:, None]), 1) if len(pairs) > 1 else "–")
         if some:
             lines.append(f"| {low:g} to {min(high, 1.0):g} | {len(some)} | {' | '.join(cells)} |")

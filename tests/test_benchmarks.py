@@ -114,13 +114,17 @@ def test_the_part_of_the_weights_is_told_in_pairs(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fair, "RESULTS", tmp_path)
     scores = {"filtered_bc": 10.0, "iw_bc": 12.0, "bc": 0.0}
     rows = [
-        {"task": task, "method": method, "action": action, "seed": seed, "score": score + 4.0 * seed * (method == "iw_bc")}
+        {
+            **{"task": task, "method": method, "action": action, "seed": seed},
+            **{"score": score + 4.0 * seed * (method == "iw_bc"), "ess_share": 0.75 if method == "iw_bc" else ""},
+        }
         for task, (method, score), action, seed in itertools.product("ab", scores.items(), ("mean", "sample"), (0, 1))
     ]
     write_csv(tmp_path / "fair" / "x-cells.csv", rows)
     # Differences of 2 and 6 on either task.
     (row,) = (line for line in fair.of_the_weights("x") if line.startswith("| iw bc"))
     assert row == "| iw bc | filtered bc | 4 | 4.0 [2.0, 6.0] | 2.3 | 4.0 [2.0, 6.0] | 2.3 |"
+    assert fair.by_share("x")[2:-1] == ["| 0.7 to 0.9 | 4 | 4.0 [2.0, 6.0] | 4.0 [2.0, 6.0] |"]
 
 
 @pytest.mark.robustness
