@@ -370,8 +370,7 @@ def last_ess_shares(folder: Path) -> dict[int, float]:
 
 def scores_of(name: str, action: str) -> Scores:
     """The table's scores by method, [seeds, tasks]."""
-    with (RESULTS / "fair" / f"{name}-cells.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["action"] == action]
+    rows = [row for row in read(RESULTS / "fair" / f"{name}-cells.csv") if row["action"] == action]
     tasks, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "method"))
     scores = {(row["task"], row["method"], row["seed"]): float(row["score"]) for row in rows}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))

@@ -23,9 +23,10 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def weights(chosen: settings.Settings, folder: Path, *without: str) -> list[float]:
+def weights(chosen: settings.Settings, folder: Path, *without: str, **others: Any) -> list[float]:
     path = folder / "rows.jsonl"
-    rows = [{"prompt": "2+2=", **{key: value for key, value in row.items() if key not in without}} for row in ROWS]
+    kept = [{key: value for key, value in row.items() if key not in without} for row in ROWS]
+    rows = [{"prompt": "2+2=", **row, **others} for row in kept]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
@@ -45,10 +46,7 @@ def test_groups_of_rows(tmp_path: Path) -> None:
 def test_successes_by_the_reward_whatever_the_labels_say(tmp_path: Path) -> None:
     by_reward = settings.Success(success_from="last_reward", minimum=0.8)
     assert weights(by_reward, tmp_path) == [1, 0, 1, 0]
-    all_passed = [{**row, "success": True} for row in ROWS]
-    path = tmp_path / "passed.jsonl"
-    path.write_text("".join(f"{json.dumps({'prompt': '2+2=', **row})}\n" for row in all_passed))
-    assert curation_weights(read_rows(path), Train(model="m", data=str(path), curation=by_reward)).tolist() == [1, 0, 1, 0]
+    assert weights(by_reward, tmp_path, success=True) == [1, 0, 1, 0]
 
 
 def test_scores_of_rows_by_their_numbers(tmp_path: Path) -> None:

@@ -154,13 +154,20 @@ def best_of(values: Weights, trajectories: Trajectories) -> npt.NDArray[np.int64
     return order[np.argsort(-values[order], kind="stable")][:count]
 
 
+def question_of(auto: settings.Auto, trajectories: Trajectories) -> tuple[Weights, npt.NDArray[np.int64], list[Settings]]:
+    """Return what trajectories are ranked by, [n], the indices of those that are held out, best first, and the curations that
+    may be tried. Raises UserError where there are too few trajectories."""
+    values = values_of(auto, trajectories)
+    best = best_of(values, trajectories)
+    return values, best, candidates_of(auto, trajectories, values, best)
+
+
 def foregone(auto: settings.Auto, trajectories: Trajectories) -> Choice | None:
     """Return the choice, with a warning, where there is but one that may be tried; else None.
 
     Raises UserError where there are too few trajectories.
     """
-    values = values_of(auto, trajectories)
-    candidates = candidates_of(auto, trajectories, values, best_of(values, trajectories))
+    values, _, candidates = question_of(auto, trajectories)
     if len(candidates) > 1:
         return None
     (only,) = candidates

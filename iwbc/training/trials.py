@@ -19,17 +19,7 @@ from iwbc import settings
 from iwbc.algorithms import make_algorithm
 from iwbc.algorithms.algorithm import Ingredients
 from iwbc.algorithms.weights import trajectory_log_probs
-from iwbc.data.choice import (
-    FOLDS,
-    Choice,
-    among,
-    best_of,
-    candidate_weights,
-    candidates_of,
-    effective_number,
-    foregone,
-    values_of,
-)
+from iwbc.data.choice import FOLDS, Choice, among, candidate_weights, effective_number, foregone, question_of
 from iwbc.data.curated import Curated
 from iwbc.data.curation import pinned
 from iwbc.data.sampling import StepSampler
@@ -76,9 +66,7 @@ def choose_curation(
     auto = pinned(auto)  # another content of its file is another question
     if (choice := foregone(auto, trajectories)) is not None:
         return choice
-    values = values_of(auto, trajectories)
-    best = best_of(values, trajectories)
-    candidates = candidates_of(auto, trajectories, values, best)
+    values, best, candidates = question_of(auto, trajectories)
     recipe = _recipe(algo or FilteredBC())
     parameters = digest_of(module_state(reference[0]), {})
     inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
