@@ -26,6 +26,7 @@ from iwbc.runs import pipeline
 from iwbc.runs.read import read_choice
 from iwbc.training import trials
 from iwbc.training.checkpoints import Checkpoints
+from iwbc.training.trained import Policies
 from iwbc.training.trainer import Trainer
 from iwbc.verify import verify
 
@@ -148,9 +149,12 @@ def test_a_file_of_scores_ranks(tmp_path: Path) -> None:
 # --- the trials ------------------------------------------------------------------------------------------------------
 
 
+def reference_of(data: Trajectories) -> Policies:
+    return iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+
+
 def choose(data: Trajectories, auto: settings.Auto | None = None) -> Choice:
-    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
-    return iwbc.choose_curation(data, reference, auto, algo=QUICK, console=QUIET)
+    return iwbc.choose_curation(data, reference_of(data), auto, algo=QUICK, console=QUIET)
 
 
 def test_what_is_like_the_best_is_chosen(tmp_path: Path) -> None:
@@ -183,7 +187,7 @@ def test_another_content_of_a_file_of_scores_is_another_question(tmp_path: Path)
 
 def test_where_every_trial_diverges_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(tmp_path)
-    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    reference = reference_of(data)
     monkeypatch.setattr(Trainer, "troubles", lambda trainer: dict.fromkeys(trainer.seeds, "loss is nan"))
     with pytest.raises(UserError, match="curation=auto: every trial has diverged; try a smaller learning rate"):
         iwbc.choose_curation(data, reference, algo=settings.FilteredBC(steps=301), console=QUIET)
@@ -197,7 +201,7 @@ def test_trials_go_on_without_those_that_have_diverged(
         return iwbc.choose_curation(data, reference, algo=QUICK, console=Console(), checkpoint_every=100)
 
     data = dataset(tmp_path)
-    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    reference = reference_of(data)
     monkeypatch.setattr(Trainer, "troubles", lambda trainer: {3: "loss is nan"} if 3 in trainer.seeds else {})
     whole = choose_here("whole")
     after = Checkpoints.after
@@ -279,7 +283,7 @@ def test_interrupted_trials_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "whole"))
     whole = choose(data)
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "interrupted"))
-    reference = iwbc.fit(iwbc.BC(steps=200), data, policy=iwbc.GaussianPolicy(hidden=[16]), console=QUIET)
+    reference = reference_of(data)
     after = trials.Checkpoints.after
 
     def stop_at_200(self: trials.Checkpoints, step: int, *arguments: object) -> None:
