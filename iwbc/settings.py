@@ -604,7 +604,7 @@ class AWR(Recipe):
     start: str = setting("scratch", choices=("scratch", "reference"))
     gamma: float = share(0.99)
     lam: float = share(0.95)
-    temperature: float = positive(0.5)
+    temperature: float = positive(0.2)
     maximum: float = positive(20.0)
     value_steps: int = positive(20_000)
     value_lr: float = positive(1e-3)
