@@ -14,7 +14,7 @@ from typing import Any
 
 from iwbc.errors import UserError
 from iwbc.runs.summary import Summary
-from iwbc.system.processes import cores
+from iwbc.system.processes import cores, end_with_parent
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,7 +55,7 @@ def play(job: Job) -> Summary:
 
 def played(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Summary]]:
     """Yield every job with its summary as it ends; those that have finished are not run again."""
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         futures = {pool.submit(play, job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), start=1):
             yield futures[future], future.result()

@@ -237,6 +237,16 @@ def test_attributes_of_a_policy_of_one_s_own_are_checked(sizes: tuple[Any, ...],
         fit(BC(steps=1), make_trajectories([1.0, 2.0]), policy=lambda: Linear(*sizes), console=QUIET)
 
 
+def test_a_policy_of_one_s_own_is_loaded_with_what_it_was_trained_with(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    policies = fit(BC(steps=1), make_trajectories([1.0, 2.0]), policy=lambda: Linear(1, 4, 2), console=QUIET)
+    policies.save(path)
+    loaded = load_policy(path, policy=lambda: Linear(1, 4, 2))
+    np.testing.assert_array_equal(loaded.predict(np.ones(3))[0], policies.predict(np.ones(3))[0])
+    with pytest.raises(UserError, match="was trained with execute=2, and is made with execute=4 now"):
+        load_policy(path, policy=lambda: Linear(1, 4, 4))  # has the same parameters
+
+
 class Unmasked(Linear):
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         return -(actions - self.mean_action(observations)).square().flatten(1).sum(-1)

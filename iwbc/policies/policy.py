@@ -53,6 +53,11 @@ def window_of(policy: nn.Module) -> Window:
     return window
 
 
+def reach_of(policy: nn.Module) -> dict[str, int]:
+    """Return a policy's attributes of that kind by name; two of the same parameters may differ in them."""
+    return {name: _count(policy, name) for name in ("history", "chunk", "execute", "sequence")}
+
+
 def executed(policy: nn.Module) -> int:
     """Return how many actions of a chunk are played before the policy is asked again."""
     return _count(policy, "execute")

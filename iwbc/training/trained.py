@@ -21,6 +21,7 @@ from iwbc.data.streams import generator
 from iwbc.engine.autograd import load_module, module_state
 from iwbc.environments.spaces import VECTOR
 from iwbc.errors import UserError
+from iwbc.policies.policy import reach_of
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
 from iwbc.system.files import MALFORMED, parse_json
@@ -153,6 +154,7 @@ class Policies(Sequence[Any]):
             "seeds": self.seeds,
             "spaces": asdict(self.spaces),
             "spec": None if self.spec is None else self.spec.plain(),
+            "reach": reach_of(self.modules[0]) if self.spec is None else None,  # a spec says it
         }
         write_states(Path(path), self.state(), {"policy": json.dumps(fields)})
 
@@ -164,7 +166,8 @@ def load_policy(
     policy: OwnPolicy | Callable[[], nn.Module] | None = None,
 ) -> Policies:
     """Rebuild saved policies from their file alone: of all seeds, or of one. `policy` makes the module where it is one of the
-    user's own, or names what to import. Raises UserError where the file is missing, damaged or of an earlier format."""
+    user's own, or names what to import. Raises UserError where the file is missing, damaged or of an earlier format, or was
+    trained with another history, chunk or sequence."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"policy {path}: is a folder; give its file {path / 'policy.safetensors'}")
@@ -189,6 +192,11 @@ def load_policy(
         make: Callable[[], Any] = own_factory(policy, spaces) if spec is None else spec.make  # type: ignore[arg-type]
         policies = Policies([make().to(device) for _ in seeds], seeds, spaces, spec)
         _check_shapes(policies.state(), saved)
+        made = reach_of(policies[0])
+        reach = dict(fields.get("reach") or made)
+        if other := [name for name in reach if reach[name] != made.get(name)]:
+            trained, now = (", ".join(f"{name}={each.get(name)}" for name in other) for each in (reach, made))
+            raise UserError(f"policy {path}: was trained with {trained}, and is made with {now} now")
         policies.load(saved)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
         raise UserError(f"policy {path}: cannot be read ({error})") from None
