@@ -97,6 +97,14 @@ def test_a_wide_line_of_prose_is_seen() -> None:
     assert too_wide(f"{wide}\n| {wide} |\n```\n{wide}\n```\n- {wide}") == [wide, f"- {wide}"]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/language.md"])
+def test_what_a_page_says_was_measured_stands_in_the_results(page: str) -> None:
+    results = "".join(path.read_text() for path in (ROOT / "benchmarks" / "results").rglob("*.md"))
+    said = re.findall(r"[\d.]+ ± [\d.]*\d", (ROOT / page).read_text())
+    assert len(said) >= 9
+    assert [figure for figure in said if figure not in results] == []
+
+
 def test_every_dependency_has_its_licence_listed() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
