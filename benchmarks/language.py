@@ -124,8 +124,9 @@ class Cell(Bench):
 
 
 def cells(blocks: Sequence[Block]) -> Iterator[tuple[Block, str, int]]:
-    for block in blocks:
-        for seed in SEEDS:
+    """Yield the cells, every block's of a seed before another seed's, so that all blocks are known early."""
+    for seed in SEEDS:
+        for block in blocks:
             yield from ((block, method, seed) for method in ("reference", *METHODS))
 
 
