@@ -14,12 +14,16 @@ pytest.importorskip("trl")
 
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import OPTConfig, OPTForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from iwbc.errors import DataWarning, UserError
 from iwbc.language import WeightedSFTConfig, WeightedSFTTrainer
+from iwbc.language.models import digest, tokenizer_digest
+from iwbc.language.settings import IWSFT
 from iwbc.language.tasks import bandit, predicted, tiny_model, tiny_tokenizer
 from iwbc.language.trainer import STATE
+from iwbc.language.weights import SequenceWeights
 
 TASK = bandit()
 TOKENIZER = tiny_tokenizer(TASK.alphabet)
@@ -228,6 +232,7 @@ def careful(trained: Any) -> float:
         ({"completion_only_loss": False}, "completion_only_loss=False: a weight is a ratio of completions"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1: weights have no place in this loss"),
         ({"compute_loss_func": lambda *_, **__: None}, "compute_loss_func: has a loss of its own, without weights"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5: noise in likelihoods would be noise in the weights"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -287,8 +292,134 @@ def epoch(sampler: Any, number: int) -> Any:
 
 
 def test_weights_that_collapse_stop_the_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"diverged at step \d+: the effective sample size .* ess_floor=0.9"):
+    with pytest.raises(UserError, match=r"diverged at step \d+: the weights' effective sample size .*ess_floor=0.9"):
         train(tmp_path, kappa=1.0, learning_rate=0.1, ess_floor=0.9, refresh_every=1, max_steps=20)
+
+
+def weights_of(count: int, **settings: Any) -> SequenceWeights:
+    return SequenceWeights(IWSFT(**settings), torch.ones(count), torch.full((count,), 4))
+
+
+@pytest.mark.parametrize("count", [400, 100_000])
+def test_rows_that_were_never_seen_say_nothing_of_the_weights(count: int) -> None:
+    ratios = torch.randn(320, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.5
+    importance = weights_of(count)
+    importance.learn(torch.arange(320), ratios, torch.zeros(320).double())
+    importance.refresh(10)
+    alone = weights_of(320)
+    alone.learn(torch.arange(320), ratios, torch.zeros(320).double())
+    alone.refresh(10)
+    assert importance.kappa == alone.kappa > 0.0
+    mean = float(torch.exp(importance.kappa * ratios).mean())
+    assert importance.normaliser == pytest.approx(mean) == pytest.approx(importance.metrics()["weight_mean"])
+    assert importance.metrics() == alone.metrics() | {"rows_seen": 320 / count}
+    assert int(importance.last().isnan().sum()) == count - 320
+
+
+def test_the_temperature_is_set_after_each_of_the_first_steps() -> None:
+    importance = weights_of(1000, refresh_every=10)
+    importance.learn(torch.arange(64), torch.linspace(-20.0, 20.0, 64, dtype=torch.float64), torch.zeros(64).double())
+    importance.refresh(1)
+    assert importance.kappa < 0.5
+    importance.learn(torch.arange(64), torch.zeros(64, dtype=torch.float64), torch.zeros(64).double())
+    importance.refresh(11)
+    assert importance.kappa < 0.5
+    importance.refresh(20)
+    assert importance.kappa == 1.0
+
+
+@pytest.mark.parametrize("count", [4, 100, 1100])
+def test_all_weight_on_one_row_stops_the_training_however_few_there_are(count: int) -> None:
+    importance = weights_of(count, kappa=1.0)
+    importance.learn(torch.arange(count), torch.zeros(count, dtype=torch.float64), torch.zeros(count).double())
+    assert importance.trouble() is None
+    importance.learn(torch.tensor([0]), torch.tensor([30.0], dtype=torch.float64), torch.zeros(1).double())
+    importance._settings.maximum = 1e15
+    trouble = importance.trouble()
+    assert trouble is not None and "effective sample size is 1 of" in trouble
+
+
+def test_a_temperature_that_is_set_is_not_that_of_a_checkpoint() -> None:
+    importance = weights_of(10, kappa=0.25)
+    importance.load(weights_of(10, kappa=1.0).state())
+    assert importance.kappa == 0.25
+
+
+def test_rows_to_evaluate_on_are_never_trained_on(tmp_path: Path) -> None:
+    trainer = WeightedSFTTrainer(
+        model(),
+        config(tmp_path, kappa=0.0, eval_strategy="steps", eval_steps=3, logging_steps=4),
+        None,
+        rows(),
+        {"train": rows(5, seed=1)},
+        TOKENIZER,
+    )
+    assert len(trainer.train_dataset) == 96
+    trainer.train()
+    assert [("nll" in row, "eval_train_loss" in row) for row in trainer.state.log_history[:2]] == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_the_log_likelihood_is_of_tokens_and_at_no_temperature_the_loss(tmp_path: Path, micro_batches: int) -> None:
+    trainer = train(
+        tmp_path, kappa=0.0, per_device_train_batch_size=8 // micro_batches, gradient_accumulation_steps=micro_batches
+    )
+    for row in trainer.state.log_history[:-1]:
+        assert row["nll"] == pytest.approx(row["loss"], abs=1e-4)  # which is rounded
+
+
+def test_tokens_of_the_prompt_are_not_weighed_however_the_completion_is_told(tmp_path: Path) -> None:
+    tokens, mask = [2, 3, 4, 5, 5, 1], [0, 0, 0, 1, 1, 1]
+    trainer = train(tmp_path, Dataset.from_dict({"input_ids": [tokens] * 4, "completion_mask": [mask] * 4}), kappa=1.0)
+    assert trainer.train_dataset["labels"][0] == [-100, -100, -100, 5, 5, 1]
+
+
+def test_a_column_that_trl_would_take_for_the_text_is_left_out(tmp_path: Path) -> None:
+    trainer = train(tmp_path, rows().add_column("text", ["a note"] * 96), kappa=1.0)
+    assert all(tokens[-1] == TOKENIZER.eos_token_id for tokens in trainer.train_dataset["input_ids"])
+
+
+def test_in_mixed_precision_the_reference_is_computed_as_the_policy_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, seen = model(3), []
+    for parameter in start.parameters():
+        parameter.data *= 10.0  # far apart logits, which bfloat16 rounds by a tenth of a nat
+    trainer = WeightedSFTTrainer(start, config(tmp_path, kappa=1.0, bf16=True, max_steps=1), None, rows(), None, TOKENIZER)
+    observe = trainer.importance.observe
+    monkeypatch.setattr(trainer.importance, "observe", lambda *notes: seen.append(notes[1]) or observe(*notes))
+    trainer.train()
+    assert float(seen[0].abs().max()) < 0.03
+
+
+def test_dropout_that_modules_keep_as_a_number_is_set_to_0(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    opt = OPTForCausalLM(OPTConfig(vocab_size=len(TOKENIZER), max_position_embeddings=32, dropout=0.1, **sizes))
+    with pytest.warns(DataWarning, match="dropout is set to 0"):
+        trainer = WeightedSFTTrainer(opt, config(tmp_path, kappa=1.0), None, rows(), None, TOKENIZER)
+    rates = {getattr(module, "dropout", 0.0) for module in trainer.model.modules()}
+    assert {rate for rate in rates if isinstance(rate, float)} == {0.0}
+
+
+def test_rows_drawn_by_weight_are_drawn_in_no_other_order(tmp_path: Path) -> None:
+    data = rows(60).add_column("weight", [1.0, 2.0, 3.0] * 20)
+    with pytest.raises(UserError, match=r"train_sampling_strategy=group_by_length: .* set curation_as=loss"):
+        train(tmp_path, data, kappa=0.0, train_sampling_strategy="group_by_length")
+
+
+@pytest.mark.filterwarnings("ignore::iwbc.errors.DataWarning")
+def test_training_that_goes_on_from_itself_is_not_taken_for_a_reference_that_differs(tmp_path: Path) -> None:
+    trainer = train(tmp_path, kappa=1.0, learning_rate=0.05, max_steps=20)
+    trainer.train()
+    assert trainer.state.global_step == 20
+
+
+def test_models_and_tokenizers_that_compute_otherwise_have_another_digest() -> None:
+    one, two = model(), model()
+    two.config.n_head = 2
+    assert digest(one) == digest(model()) != digest(two)
+    other = tiny_tokenizer(TASK.alphabet)
+    assert tokenizer_digest(other) == tokenizer_digest(TOKENIZER)
+    other.eos_token = "h"
+    assert tokenizer_digest(other) != tokenizer_digest(TOKENIZER)
 
 
 def test_a_policy_that_does_not_begin_at_its_reference_is_noticed(tmp_path: Path) -> None:

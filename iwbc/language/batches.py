@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from iwbc.errors import UserError, warn
 _TOO_LONG = 0.01
 
 
-def weighable(dataset: Dataset, assistant_only: bool) -> Dataset:
-    """Drop rows whose curation weight is 0. Raises UserError for rows whose completion is not told from the prompt."""
+def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Dataset:
+    """Drop rows whose curation weight is 0, and what TRL would take for the text instead of prompt and completion, or not take
+    for the completion. Raises UserError for rows whose completion is not told from the prompt."""
     columns = dataset.column_names
     told = {"prompt", "completion"} <= set(columns) or "labels" in columns or "completion_mask" in columns
     if not told and not ("messages" in columns and assistant_only):
@@ -30,7 +31,17 @@ def weighable(dataset: Dataset, assistant_only: bool) -> Dataset:
         if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
             raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
         dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
+    if {"prompt", "completion"} <= set(columns):
+        return dataset.remove_columns([name for name in (text_field, "messages") if name in columns])
+    if "completion_mask" in columns and "labels" not in columns:
+        # TRL looks at the mask only where there are prompts and completions as well.
+        return dataset.map(_masked, remove_columns=["completion_mask"])
     return dataset
+
+
+def _masked(row: Mapping[str, Any]) -> dict[str, list[int]]:
+    pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
+    return {"labels": [token if mask else -100 for token, mask in pairs]}
 
 
 def whole(dataset: Dataset, longest: int | None, drop: bool) -> Dataset:

@@ -143,6 +143,23 @@ def without_dropout(config: Any, name: str) -> None:
         warn(f"{name}: {keys} set to 0, as noise in likelihoods would be noise in the weights")
 
 
+def modules_without_dropout(model: torch.nn.Module, name: str) -> None:
+    """Set every dropout of a model that has been made to 0, with one warning; some modules keep their rate as a number."""
+    from torch import nn
+
+    places = [
+        (module, key)
+        for module in model.modules()
+        for key, value in vars(module).items()
+        if ("dropout" in key or "pdrop" in key or (key == "p" and isinstance(module, nn.Dropout)))
+        if isinstance(value, float) and value > 0.0
+    ]
+    for module, key in places:
+        setattr(module, key, 0.0)
+    if places:
+        warn(f"{name}: dropout is set to 0, as noise in likelihoods would be noise in the weights")
+
+
 def _parts(config: Any) -> Iterator[Any]:
     """Yield a configuration and those inside it, such as that of a model's text part."""
     yield config
@@ -152,13 +169,29 @@ def _parts(config: Any) -> Iterator[Any]:
 
 
 def digest(model: torch.nn.Module) -> str:
-    """Compute the SHA-256 of the names, shapes, types and bytes of a model's parameters."""
-    return digest_of(dict(model.named_parameters()), {})
+    """Compute the SHA-256 of a model: of its parameters' names, shapes, types and bytes, and of its configuration and its
+    adapters', without the places that they come from."""
+    places = ("_name_or_path", "base_model_name_or_path", "revision", "transformers_version", "peft_version", "use_cache")
+    configs: list[Any] = [getattr(model, "config", None), *getattr(model, "peft_config", {}).values()]
+    plain = [{k: v for k, v in each.to_dict().items() if k not in places} for each in configs if each is not None]
+    attention = getattr(configs[0], "_attn_implementation", None)
+
+    def of_others(value: Any) -> Any:
+        return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+
+    return digest_of(
+        dict(model.named_parameters()), {"config": json.dumps([attention, plain], sort_keys=True, default=of_others)}
+    )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Compute the SHA-256 of a tokenizer's vocabulary and chat template."""
-    plain = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
+    """Compute the SHA-256 of a tokenizer's vocabulary, rules, special tokens and chat template."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    for of_the_last_call in ("truncation", "padding"):
+        rules.pop(of_the_last_call, None)
+    special = sorted(map(str, tokenizer.special_tokens_map.items()))
+    plain = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template, special, rules]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 

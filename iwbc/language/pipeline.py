@@ -14,6 +14,7 @@ from __future__ import annotations
 # mypy: disallow-untyped-calls=False
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -176,7 +177,7 @@ def _begin(folder: Path, train: Train, data: dict[str, Any]) -> None:
 def _write_weights(folder: Path, rows: Rows, weights: Weights, trainer: Any) -> None:
     trained = trainer.train_dataset["id"]
     last = [1.0] * len(trained) if trainer.importance is None else trainer.importance.last().tolist()
-    by_id = dict(zip(trained, last, strict=True))
+    by_id = {name: weight for name, weight in zip(trained, last, strict=True) if not math.isnan(weight)}
     pairs = zip(rows.ids, weights.tolist(), strict=True)
     lines = [{"id": name, "curation": weight, "importance": by_id.get(name, "")} for name, weight in pairs]
     write_csv(folder / "weights.csv", lines)

@@ -26,7 +26,7 @@ from iwbc.language.training import calmly, dataset_of, is_main, make_trainer, pr
 from iwbc.system.files import cache_folder, read_json, write_json
 
 # Bump when the same inputs give another reference than before.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def start(train: Train, fitted: Path | None = None) -> tuple[Any, Any]:

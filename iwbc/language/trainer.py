@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from transformers import TrainerCallback, TrainerState
 from trl.trainer.sft_config import SFTConfig
@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from iwbc.errors import UserError, warn
 from iwbc.language import batches, reference
-from iwbc.language.models import digest, without_dropout
+from iwbc.language.models import digest, modules_without_dropout, without_dropout
 from iwbc.language.settings import IWSFT
 from iwbc.language.weights import SequenceWeights
 from iwbc.system.files import MALFORMED, digest_of, read_tensors, write_tensors
@@ -70,6 +70,10 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
             raise UserError(f"label_smoothing_factor={self.label_smoothing_factor}: weights have no place in this loss; set 0")
         if self.loss_type == "dft" and self.weighted:
             raise UserError("loss_type=dft: has weights itself; set kappa=0")
+        if self.neftune_noise_alpha and self.weighted:
+            raise UserError(
+                f"neftune_noise_alpha={self.neftune_noise_alpha:g}: noise in likelihoods would be noise in the weights"
+            )
 
     @property
     def weighting(self) -> IWSFT:
@@ -101,10 +105,13 @@ class WeightedSFTTrainer(SFTTrainer):
         if not isinstance(args, WeightedSFTConfig):
             raise UserError(f"args: must be a WeightedSFTConfig, not {type(args).__name__}")
         self._rows: Dataset | None = None
-        self._nll: list[Tensor] = []
+        self._nll: list[Tensor] = []  # of micro-batches: its sum, and the tokens
         super().__init__(model, args, *others, **named)
         if self.compute_loss_func is not None:
             raise UserError("compute_loss_func: has a loss of its own, without weights; leave it out")
+        parallel = self.accelerator.parallelism_config
+        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+            raise UserError("parallelism_config: a weight needs a whole completion; let no process have a part of a sequence")
         if self._rows is None:
             raise UserError("train_dataset: needs a datasets.Dataset with prompt and completion, not a stream, nor images")
         self.train_dataset = rows = self._rows
@@ -126,9 +133,10 @@ class WeightedSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
         """Tokenise as TRL does, but never cut a row: one that is too long is dropped, and counted."""
-        if others[-1] != "train" or not isinstance(dataset, Dataset):
+        # The training rows come first; rows to evaluate on may be named train, too.
+        if others[-1] != "train" or self._rows is not None or not isinstance(dataset, Dataset):
             return super()._prepare_dataset(dataset, processing_class, args, packing, *others)
-        dataset = batches.weighable(dataset, args.assistant_only_loss)
+        dataset = batches.weighable(dataset, args.assistant_only_loss, args.dataset_text_field)
         uncut = copy.copy(args)
         uncut.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, uncut, packing, *others)
@@ -149,18 +157,17 @@ class WeightedSFTTrainer(SFTTrainer):
         weights = self._curation.cpu()
         if self.args.curation_as == "loss" or bool((weights == weights[0]).all()):
             return super()._get_train_sampler(train_dataset)
+        if (strategy := self.args.train_sampling_strategy) != "random":
+            raise UserError(
+                f"train_sampling_strategy={strategy}: rows are drawn in proportion to their weights; set curation_as=loss"
+            )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return batches.InProportion(weights, seed)
 
     def _without_dropout(self) -> None:
         """Set dropout to 0: it would make noise of the ratios."""
         without_dropout(self.model.config, "model")
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout) and module.p > 0.0:
-                warn("model: dropout is set to 0, as noise in likelihoods would be noise in the weights")
-                module.p = 0.0
-            elif isinstance(getattr(module, "attention_dropout", None), float):  # attention keeps its rate as a number
-                module.attention_dropout = 0.0
+        modules_without_dropout(self.model, "model")
 
     # --- reference ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +205,7 @@ class WeightedSFTTrainer(SFTTrainer):
 
         def forward(batch: dict[str, Any]) -> Tensor:
             batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():  # as training computes, where accelerate has wrapped the model
                 log_probs: Tensor = self.model(**batch, use_cache=False, fused_lm_head=True).log_probs
             return log_probs
 
@@ -243,7 +250,7 @@ class WeightedSFTTrainer(SFTTrainer):
 
         def weigh(outputs: Any) -> Any:
             log_prob = outputs.log_probs.detach()
-            self._nll.append(-log_prob.sum() / outputs.label_mask.sum().clamp(min=1))
+            self._nll.append(torch.stack([-log_prob.sum(), outputs.label_mask.sum()]))
             if importance is not None:
                 q = log_prob if proposal_log_prob is None else proposal_log_prob
                 mask = (labels[:, 1:] != -100).to(log_prob.dtype)
@@ -268,9 +275,9 @@ class WeightedSFTTrainer(SFTTrainer):
 
     def _check_start(self, statistic: Tensor) -> None:
         """Refuse to train where the first step's policy is not the reference: its weights would be noise."""
-        if self.state.global_step > 0 or self.args.level == "token":
-            return
         assert self.importance is not None
+        if self.state.global_step > 0 or self.args.level == "token" or bool(self.importance.seen.any()):
+            return
         kappa = self.importance.kappa if self.args.tempered else 1.0
         largest = kappa * float(statistic.abs().max())
         if largest <= _NOISE_FLOOR:
@@ -305,10 +312,12 @@ class WeightedSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the negative log-likelihood without weights beside TRL's loss, which has them, and what the weights are."""
-        if self._nll:
-            logs["nll"], self._nll = float(torch.stack(self._nll).mean()), []
-        if self.importance is not None and self.model.training:
-            logs.update(self.importance.metrics())
+        if self.model.training:
+            if self._nll:
+                total, tokens = self.accelerator.reduce(torch.stack(self._nll).double().sum(0), "sum").tolist()
+                logs["nll"], self._nll = total / max(tokens, 1.0), []
+            if self.importance is not None:
+                logs.update(self.importance.metrics())
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

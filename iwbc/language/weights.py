@@ -1,10 +1,12 @@
 """The importance weights of completions, from a table of each row's log ratio when it was last seen.
 
 A minibatch holds whole completions, so its own weights are exact. κ, the normaliser and the figures that tell whether the
-weights can be trusted are of all curated rows, and come from the table.
+weights can be trusted are of all curated rows that training has seen, and come from the table.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from iwbc.objectives import (
     tempered_weights,
 )
 
+_FEWEST = 2.0  # rows that the effective sample size of the weights may come down to
+
 
 class SequenceWeights:
     """w of completions: `of` gives a batch its weights, `observe` notes what it showed, `refresh` learns from the notes."""
@@ -32,9 +36,9 @@ class SequenceWeights:
         self.kappa = self._ceiling if isinstance(settings.kappa, str) else float(settings.kappa)
         self.normaliser = 1.0
         # Of each row, when last seen: what its weight is made of, and log π_θ − log π_q of the whole completion.
-        start = 1.0 if settings.level == "token" else 0.0
-        self.table = torch.full((len(curation),), start, dtype=torch.float64, device=curation.device)
+        self.table = torch.zeros(len(curation), dtype=torch.float64, device=curation.device)
         self.drift = torch.zeros_like(self.table)
+        self.seen = torch.zeros(len(curation), dtype=torch.bool, device=curation.device)
         self._notes: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def of(self, log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,36 +83,42 @@ class SequenceWeights:
         """Write notes into the table; a row that is there twice has one value, as the policy was the same."""
         self.table[rows] = statistic
         self.drift[rows] = drift
+        self.seen[rows] = True
 
     def refresh(self, step: int) -> None:
-        """Compute κ and the normaliser of all rows again, every so many gradient steps."""
+        """Compute κ and the normaliser again: after each of the first `refresh_every` gradient steps, and then after every so
+        many, as the policy leaves the reference soonest at first."""
         settings = self._settings
-        if step % settings.refresh_every:
+        if step > settings.refresh_every and step % settings.refresh_every:
             return
         if settings.kappa == "auto" and settings.tempered:
             bounds = self._ceiling, settings.ess_share, settings.ess_count
-            self.kappa = largest_kappa(self.table, self._curation, *bounds)
+            self.kappa = largest_kappa(self.table[self.seen], self._curation[self.seen], *bounds)
         if settings.self_normalise:
-            weights = self._of_statistic(self.table)
-            mean = (weights * self._curation).sum() / self._curation.sum()
-            self.normaliser = max(float(mean), torch.finfo(torch.float64).tiny)
+            self.normaliser = max(self._mean(), torch.finfo(torch.float64).tiny)
 
     def last(self) -> Tensor:
-        """Compute every row's weight, or the mean one of its tokens, when it was last seen, [N]."""
-        return self._of_statistic(self.table) / self.normaliser
+        """Compute every row's weight, or the mean one of its tokens, when it was last seen, [N]; NaN where it never was."""
+        return (self._of_statistic(self.table) / self.normaliser).where(self.seen, math.nan)
 
-    def _ess_share(self, weights: Tensor) -> float:
-        """Compute the effective sample size of weights [N] as a share of that of the curated rows."""
-        return float(effective_sample_size(weights * self._curation) / effective_sample_size(self._curation))
+    def _of_seen(self) -> tuple[Tensor, Tensor]:
+        """Compute the weights of the rows that training has seen, before they are normalised, and return their R_i."""
+        return self._of_statistic(self.table[self.seen]), self._curation[self.seen]
+
+    def _mean(self) -> float:
+        weights, curation = self._of_seen()
+        return float((weights * curation).sum() / curation.sum())
 
     def trouble(self) -> str | None:
         """Say why the weights cannot go on, if they cannot."""
-        settings, weights = self._settings, self._of_statistic(self.table)
-        share = self._ess_share(weights)
-        if not share >= settings.ess_floor:
+        settings, (weights, curation) = self._settings, self._of_seen()
+        every, size = effective_sample_size(curation), effective_sample_size(weights * curation)
+        # One row is more than a thousandth of few: there the floor is two rows.
+        floor = max(settings.ess_floor * float(every), min(_FEWEST, 0.5 * float(every)) if settings.ess_floor else 0.0)
+        if not float(size) >= floor:
             return (
-                f"the effective sample size of the weights is {share:.2g} of the curated rows', below "
-                f"ess_floor={settings.ess_floor:g}; a smaller kappa, or kappa=auto, trusts them less"
+                f"the weights' effective sample size is {float(size):.2g} of {float(every):,.0f} rows', below "
+                f"{floor:.2g} (ess_floor={settings.ess_floor:g}); a smaller kappa, or kappa=auto, trusts them less"
             )
         bounded = settings.level != "token" and settings.kappa != 0
         if bounded and bool((weights >= settings.maximum).all() | ((weights <= settings.minimum).all())):
@@ -118,19 +128,20 @@ class SequenceWeights:
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Tell, of all rows: ESS as a share of the curated rows', k̂ of the tail, κ, quantiles, and the proposal's bound."""
-        settings, weights = self._settings, self._of_statistic(self.table)
+        """Tell the share of rows seen, and of these: ESS as a share, k̂ of the tail, κ, quantiles, and the proposal's bound."""
+        settings, (weights, curation) = self._settings, self._of_seen()
         at_bound = (weights >= settings.maximum) | ((weights <= settings.minimum) & (settings.minimum > 0.0))
-        reward = self._curation * len(self._curation) / self._curation.sum()
+        reward = curation * len(curation) / curation.sum()
         figures = {
-            "ess_share": self._ess_share(weights),
-            "pareto_shape": float(pareto_shape(weights * self._curation)),
-            "weight_mean": self.normaliser,
+            "rows_seen": float(self.seen.double().mean()),
+            "ess_share": float(effective_sample_size(weights * curation) / effective_sample_size(curation)),
+            "pareto_shape": float(pareto_shape(weights * curation)),
+            "weight_mean": self._mean(),
             "weight_min": float(weights.amin()),
             "weight_median": float(weights.median()),
             "weight_max": float(weights.amax()),
             "weights_at_bound": float(at_bound.double().mean()),
-            "proposal_bound": float(proposal_bound(reward, weights, self.drift)),
+            "proposal_bound": float(proposal_bound(reward, weights, self.drift[self.seen])),
         }
         return figures | ({"kappa": self.kappa} if settings.tempered else {})
 
@@ -138,10 +149,13 @@ class SequenceWeights:
         """Return every tensor that training changes, but for the notes: between two gradient steps there are none."""
         numbers = {"kappa": self.kappa, "normaliser": self.normaliser}
         plain = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
-        return {"table": self.table, "drift": self.drift, **plain}
+        return {"table": self.table, "drift": self.drift, "seen": self.seen, **plain}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()`."""
         self.table.copy_(state["table"])
         self.drift.copy_(state["drift"])
-        self.kappa, self.normaliser = float(state["kappa"]), float(state["normaliser"])
+        self.seen.copy_(state["seen"])
+        self.normaliser = float(state["normaliser"])
+        if self._settings.kappa == "auto":
+            self.kappa = float(state["kappa"])
