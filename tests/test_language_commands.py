@@ -191,6 +191,10 @@ def test_scores_by_hand() -> None:
     assert scores.length == (7 * 2 + 9) / 8
     assert (scores.distinct_answers, scores.distinct_texts) == ((1 + 3) / 2, (2 + 4) / 2)
     assert Scores.of_plain(json.loads(json.dumps(scores.to_plain()))) == scores
+    # Of 30 prompts that are all alike there could be others: Wilson's interval, as published tables have it.
+    for answer, interval in (("1", (0.8865, 1.0)), ("2", (0.0, 0.1135))):
+        alike = scores_of([record(str(i), 0, "", answer) for i in range(30)])
+        assert (alike.low, alike.high) == pytest.approx(interval, abs=1e-4)
     with pytest.raises(ValueError, match="completions are missing, or there twice"):
         scores_of([record("a", 0, "1", "1"), record("a", 0, "1", "1")])
     with pytest.raises(ValueError, match="completions are missing, or there twice"):

@@ -17,6 +17,8 @@ pytest.importorskip("trl")
 
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from iwbc.errors import DataWarning, UserError
 from iwbc.language import sampling as drawing
@@ -257,9 +259,42 @@ def test_log_likelihoods_are_those_of_a_pass_without_padding() -> None:
             tokens = prompt + TOKENIZER(answer.text)["input_ids"] + ([] if answer.cut else [1])
             logps = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
         expected = sum(float(logps[place - 1, tokens[place]]) for place in range(len(prompt), len(tokens)))
-        if len(tokens) - len(prompt) == answer.tokens:  # where no special token was left out of the text
-            assert answer.logp == pytest.approx(expected, abs=1e-4)
+        assert len(tokens) - len(prompt) == answer.tokens
+        assert answer.logp == pytest.approx(expected, abs=1e-4)
         assert answer.cut is (answer.tokens == 6 and tokens[-1] != 1)
+
+
+WORDS = ["<pad>", "<eos>", "▁The", "▁answer", "▁is", "▁5", "▁Q:", "<unk>", "▁an", "swer"]
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer that keeps the space before a word in its token, as Llama's, and has a special token for thoughts."""
+    core = Tokenizer(models.BPE({word: number for number, word in enumerate(WORDS)}, [("▁an", "swer")], ignore_merges=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    core.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("drawn", "text", "read"),
+    [
+        ([2, 3, 4, 5, 1], " The answer is 5", [2, 3, 4, 5, 1]),
+        ([2, 10, 4, 1], " The<think> is", [2, 10, 4, 1]),
+        ([2, 8, 9, 1], " The answer", [2, 3, 1]),  # the tokenizer has a longer token for it
+    ],
+)
+def test_a_completion_s_text_is_what_was_drawn_and_its_likelihood_that_of_what_is_read(
+    drawn: list[int], text: str, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_model(tokenizer, 16, 0, layers=1, width=16)
+    sampler = drawing.Sampler(model, tokenizer, ["Q:"], Sampling(samples=1, max_new_tokens=8))
+    monkeypatch.setattr(sampler, "_generate", lambda prompts, number: [drawn])
+    (answer,) = sampler.draw(0)
+    assert (answer.text, answer.tokens, answer.reread) == (text, len(drawn), drawn != read)
+    assert answer.logp == pytest.approx(log_likelihoods(model, [[6]], [read])[0])
 
 
 def test_samples_are_as_likely_as_the_model_says() -> None:

@@ -79,7 +79,7 @@ def test_a_folder_with_other_files_is_refused_and_a_refused_run_leaves_none(plac
 
 def train(*settings: str) -> Outcome:
     given = {setting.partition("=")[0] for setting in settings}
-    fits = not {"reference=start", "reference=logp"} & set(settings)
+    fits = "reference=fit" in settings or not {"reference=start", "reference=logp", "algo=sft", "algo=dft"} & set(settings)
     usual = [
         setting
         for setting in (*USUAL, *SHORT)
@@ -112,7 +112,8 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
     rows = read_rows(place / "task" / "rows.jsonl")
     assert rows.successes is not None
     assert [float(row["curation"]) for row in weights] == rows.successes.astype(float).tolist()
-    assert [row["importance"] != "" for row in weights] == rows.successes.tolist()
+    assert {row["curation"] for row in weights if row["importance"] != ""} == {"1.0"}
+    assert 0 < sum(row["importance"] != "" for row in weights) <= 6 * 8  # rows of six steps
     written = summary(place / "run")
     assert (written["reference"], written["steps"], written["data"]["kept"]) == ("fit", 6, successes)
     assert set(written["scores"]) == {"evaluation", "greedy"}
@@ -120,8 +121,9 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
     again = train("out=run", *scored)
     assert again.code == 0 and again.out.startswith("This run is finished; nothing was trained.")
     assert train("out=run", "lr=0.02", *scored).err == "out=run: holds a run with another lr; choose another folder\n"
-    other = train("out=other", "algo=sft")
+    other = train("out=other", "algo=sft", "reference=fit")
     assert "Reference: the model fitted to all 120 rows, from the cache" in other.out
+    assert "Reference: task/model, as it is" in train("out=plain", "algo=sft").out
     assert (place / "run" / "config.yaml").read_text() != (place / "other" / "config.yaml").read_text()
 
     report = command("iwbc.report.__main__", "run", "other", "out=report")
@@ -347,6 +349,8 @@ WRONG = {
     "samples=3": "samples=3: would change nothing; it needs prompts=… and verifier=…",
     "trainer.gradient_accumulation_steps=0": "must be a whole number from 1 on",
     "max_length=5": "rows are longer than max_length=5",
+    "trainer.fsdp=full_shard": "reference=fit: cannot be computed by a model that is split among processes",
+    "trainer.eval_strategy=steps": "trainer.eval_strategy: cannot be set here, as rows are trained on; prompts=",
     "trainer.packing=true": "trainer.packing: cannot be set here, as a weight needs to know where its completion ends",
     "trainer.learning_rate=1": "trainer.learning_rate: is the setting lr; set that",
     "trainer.weight_decya=1": "trainer.weight_decya: SFTConfig has no such setting; did you mean trainer.weight_decay?",

@@ -32,6 +32,8 @@ def verdict(verifier: str, text: str, answer: str) -> Verdict:
         ("\\frac{-1}{2}", "-1/2", True),
         ("\\dfrac{ −1 }{ -2 }", "0.5", True),
         ("\\frac12", "1/2", True),
+        ("1{,}234", "1234", True),
+        ("$1\\,234\\,567.5$", "1234567.5", True),
         ("\\frac{\\pi}{2}", "2", False),
         ("\\frac{\\sqrt{3}}{2}", "2", False),
         (".5", "0.5", True),

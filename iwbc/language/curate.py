@@ -94,7 +94,8 @@ def reference_of(rows: Rows, weights: Weights, train: Train) -> str:
             f"reference=start: {train.data} holds successes only; unless they were sampled from the model, the weights "
             "amplify what it differs in, and may make answers worse than algo=sft does"
         )
-    kind = train.reference or ("fit" if count else "start")
+    # SFT of what is kept needs no reference; with kappa=0 it is beside others that begin at theirs.
+    kind = train.reference or ("fit" if count and isinstance(train.algo, IWSFT) else "start")
     for name in (name for name, value in vars(train.fit).items() if value != getattr(type(train.fit)(), name)):
         train.fit.require(kind == "fit", "fit", name, "would change nothing; it needs reference=fit")
     return kind

@@ -40,6 +40,12 @@ _CAUSES = (
     ("gguf", "cannot be read as GGUF; install the package gguf, and name a file of the folder"),
 )
 
+# Of a configuration: where the model comes from, what its parameters say themselves, and what changes no number.
+_SAYS_NOTHING = (
+    *("_name_or_path", "base_model_name_or_path", "revision", "transformers_version", "peft_version"),
+    *("architectures", "dtype", "inference_mode", "use_cache"),
+)
+
 
 def load(
     model: str,
@@ -169,11 +175,10 @@ def _parts(config: Any) -> Iterator[Any]:
 
 
 def digest(model: torch.nn.Module) -> str:
-    """Compute the SHA-256 of a model: of its parameters' names, shapes, types and bytes, and of its configuration and its
-    adapters', without the places that they come from."""
-    places = ("_name_or_path", "base_model_name_or_path", "revision", "transformers_version", "peft_version", "use_cache")
+    """Compute the SHA-256 of a model: of its parameters' names, shapes, types and bytes, and of what else its configuration and
+    its adapters' say that it computes."""
     configs: list[Any] = [getattr(model, "config", None), *getattr(model, "peft_config", {}).values()]
-    plain = [{k: v for k, v in each.to_dict().items() if k not in places} for each in configs if each is not None]
+    plain = [{k: v for k, v in each.to_dict().items() if k not in _SAYS_NOTHING} for each in configs if each is not None]
     attention = getattr(configs[0], "_attn_implementation", None)
 
     def of_others(value: Any) -> Any:

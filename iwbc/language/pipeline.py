@@ -2,7 +2,7 @@
 
 config.yaml    the settings
 metrics.csv    a row per logged step: loss, nll without weights, ess_share, pareto_shape, kappa, quantiles of the weights
-weights.csv    every row's id, curation weight and last importance weight, empty where it was not trained on
+weights.csv    every row's id, curation weight and importance weight when last seen, empty where training never saw it
 model/         the model or adapter, with its tokenizer
 evaluation/, greedy/   completions and scores of the prompts, sampled and likeliest, where prompts are named
 summary.json   method, data, reference, figures, versions, SHA-256 of the files; there only when the run is finished
@@ -35,7 +35,7 @@ from iwbc.language.jsonl import Rows, prompts_of, read_rows
 from iwbc.language.sampling import Sampler, Sampling
 from iwbc.language.settings import IWSFT, Train
 from iwbc.language.start import fit, save, start
-from iwbc.language.training import calmly, dataset_of, figures, is_main, make_trainer, settings_of, train_on
+from iwbc.language.training import calmly, dataset_of, figures, is_main, is_split, make_trainer, settings_of, train_on
 from iwbc.language.verifiers import check_verifier
 from iwbc.language.verify import SCORES, SUMMARY, hashes, read_run
 from iwbc.runs.folder import RunFolder
@@ -72,6 +72,11 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     rows = read_rows(Path(train.data).expanduser())
     weights = curation_weights(rows, train)
     kind = reference_of(rows, weights, train)
+    if train.weighted and kind != "logp" and is_split(train):
+        raise UserError(
+            f"reference={kind}: cannot be computed by a model that is split among processes (FSDP, DeepSpeed); set "
+            "reference=logp, and give the rows logp or token_logps, computed where the model is whole"
+        )
     if train.prompts is not None:
         assert train.verifier is not None
         check_verifier(train.verifier, prompts_of(Path(train.prompts)).answers)

@@ -58,6 +58,11 @@ def main(arguments: Sequence[str]) -> None:
             if not len(rows):
                 raise UserError(f"model={options.model}: writes nothing whole: {text}; raise max_new_tokens, or take another")
             warn(f"{left_out:,} of {len(answered.answers):,} completions are left out: {text}")
+        if reread := sum(answer.reread for answer in answered.answers):
+            warn(
+                f"{reread:,} of {len(answered.answers):,} texts are read as other tokens than were drawn; logp is of what "
+                "is read, as in training"
+            )
         write_rows(options.out, rows)
     assert rows.successes is not None
     print(f"{options.out}: {len(rows):,} rows of {len(answered.prompts):,} prompts, {rows.successes.mean():.1%} of them right")

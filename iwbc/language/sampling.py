@@ -29,8 +29,9 @@ _LOGITS = 2**27  # at once when likelihoods are computed: half a gigabyte of flo
 
 @dataclass(frozen=True)
 class Answer:
-    """A completion of a prompt, both by number: its text, its tokens with the end of text, their log-likelihood under the model
-    (nats, at temperature 1), and `cut` where it did not end within max_new_tokens."""
+    """A completion of a prompt, both by number: its text, its tokens with the end of text, the log-likelihood of the text under
+    the model (nats, at temperature 1), `cut` where it did not end within max_new_tokens, and `reread` where training reads the
+    text as other tokens than were drawn, of which the log-likelihood then is."""
 
     prompt: int
     sample: int
@@ -38,6 +39,7 @@ class Answer:
     tokens: int
     logp: float
     cut: bool
+    reread: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Sampler:
         """Raises UserError for prompts without tokens, or too long for the model."""
         self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
         self._decode: Any = tokenizer.decode  # declared to return a list, too
+        self._texts = prompts
         self._prompts = [encoded(tokenizer, prompt) for prompt in prompts]
         longest = getattr(model.config, "max_position_embeddings", None)
         for number, tokens in enumerate(self._prompts, 1):
@@ -87,21 +90,44 @@ class Sampler:
         """Draw a batch, which depends on the seed and its number alone. Raises UserError where memory does not suffice."""
         places = self.batches[number]
         prompts = [self._prompts[prompt] for prompt, _ in places]
+        ends = _ends(self._model, self._tokenizer)
         try:
             completions = self._generate(prompts, number)
-            logps = log_likelihoods(self._model, prompts, completions)
+            cuts = [tokens[-1] not in ends for tokens in completions]
+            texts = [
+                self._text(prompt, tokens if cut else tokens[:-1])
+                for prompt, tokens, cut in zip(prompts, completions, cuts, strict=True)
+            ]
+            read = [
+                self._reread(place, text, tokens, [] if cut else tokens[-1:])
+                for (place, _), text, tokens, cut in zip(places, texts, completions, cuts, strict=True)
+            ]
+            logps = log_likelihoods(self._model, prompts, read)
         except RuntimeError as error:  # which of a GPU has a class of its own, that of processors none
             if "memory" not in str(error):
                 raise
             size = self._sampling.batch_size
             raise UserError(f"batch_size={size}: does not fit into memory; set batch_size={max(1, size // 2)}") from None
-        ends = _ends(self._model, self._tokenizer)
-        answers = []
-        for (prompt, sample), tokens, logp in zip(places, completions, logps, strict=True):
-            cut = tokens[-1] not in ends
-            text = self._decode(tokens if cut else tokens[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            answers.append(Answer(prompt, sample, text, len(tokens), logp, cut))
-        return answers
+        return [
+            Answer(prompt, sample, text, len(tokens), logp, cut, again != tokens)
+            for (prompt, sample), text, tokens, logp, cut, again in zip(
+                places, texts, completions, logps, cuts, read, strict=True
+            )
+        ]
+
+    def _text(self, prompt: list[int], tokens: list[int]) -> str:
+        """Decode a completion after its prompt, as many tokenizers take the space from a text's first word."""
+        before, whole, alone = (
+            self._decode(each, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for each in (prompt, prompt + tokens, tokens)
+        )
+        return str(whole[len(before) :] if whole.startswith(before) else alone)
+
+    def _reread(self, place: int, text: str, tokens: list[int], end: list[int]) -> list[int]:
+        """Return the tokens that training reads in a completion's text, and its end; those that were drawn where they cannot be
+        told from the prompt's."""
+        prompt, whole = self._prompts[place], encoded(self._tokenizer, self._texts[place], text)
+        return [*whole[len(prompt) :], *end] if whole[: len(prompt)] == prompt and len(whole) > len(prompt) else tokens
 
     def _generate(self, prompts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
         """Complete prompts; a completion ends with its end of text, or where it was cut."""
@@ -167,18 +193,21 @@ def sample(
     return sorted((answer for batch in done for answer in batch), key=lambda answer: (answer.prompt, answer.sample))
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """Return a prompt's tokens; messages go through the chat template. Raises UserError where there is none."""
+def encoded(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: str = "") -> list[int]:
+    """Return the tokens of a prompt, and of a completion after it; messages go through the chat template.
+
+    Raises UserError where there is none.
+    """
     if isinstance(prompt, str):
-        tokens: list[int] = tokenizer(prompt)["input_ids"]
+        tokens: list[int] = tokenizer(prompt + completion)["input_ids"]
         return tokens
     if tokenizer.chat_template is None:
         raise UserError("prompts: are messages, and the tokenizer has no chat template; give texts (the key prompt)")
     try:
-        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        text = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
     except Exception as error:  # templates are programs, which raise their own
         raise UserError(f"prompts: the chat template cannot take the messages ({error})") from None
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer(text + completion, add_special_tokens=False)["input_ids"]
     return tokens
 
 

@@ -17,9 +17,9 @@ from iwbc.language.verifiers import Verdict
 @dataclass(frozen=True)
 class Scores:
     """Means over prompts: `pass_at[k]`, the probability that one of k samples is right, with the 95 % interval of pass@1,
-    `low` to `high` (prompts are drawn again: they are what there could be others of); the shares of completions that hold an
-    answer (`parsable`), that were `cut`, and whose verification failed; their length in tokens; and how many different answers
-    and texts a prompt's samples hold."""
+    `low` to `high` (prompts are drawn again: they are what there could be others of; Wilson's where all are alike); the
+    shares of completions that hold an answer (`parsable`), that were `cut`, and whose verification failed; their length in
+    tokens; and how many different answers and texts a prompt's samples hold."""
 
     prompts: int
     samples: int
@@ -73,7 +73,9 @@ def scores_of(records: Sequence[Mapping[str, Any]]) -> Scores:
     if not samples or any({record["sample"] for record in group} != set(range(samples)) for group in groups):
         raise ValueError("completions are missing, or there twice")
     right = np.array([sum(record["correct"] for record in group) for group in groups])
-    low, high = interval(right[:, None] / samples)
+    shares = right / samples
+    # Drawn again, prompts that are all alike would be as certain as if there were no others.
+    low, high = wilson(float(shares[0]), len(groups)) if np.ptp(shares) == 0.0 else interval(shares[:, None])
 
     def share(key: str) -> float:
         return float(np.mean([bool(record[key]) for record in records]))
@@ -94,6 +96,13 @@ def scores_of(records: Sequence[Mapping[str, Any]]) -> Scores:
         distinct_answers=distinct("answer"),
         distinct_texts=distinct("completion"),
     )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Compute Wilson's (1927) 95 % interval of a share of `count` cases."""
+    z = 1.959964
+    middle, half = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

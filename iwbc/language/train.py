@@ -8,8 +8,8 @@ model      a folder of a model or an adapter, or a name on the Hugging Face Hub
 data       JSON Lines, or a folder of the library datasets: prompt and completion, or messages; reward, success or level
 reference  π_ref, of which the failures in the file tell what the rows' author does:
            fit: the model fitted to all rows first (fit.epochs, fit.lr, …), kept in the cache; training starts from it. The
-           default where there are failures
-           start: the model, from which the rows were sampled
+           default of iw_sft where there are failures
+           start: the model, from which the rows were sampled; the default of sft and dft, which need none
            logp: the rows' logp, or token_logps; training starts from the model
 
 Groups (group=choice, the first is the default)

@@ -46,6 +46,7 @@ _FIXED = {
     **dict.fromkeys(("resume_from_checkpoint", "auto_find_batch_size"), "the same command goes on by itself"),
     **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "completions alone are trained on"),
     "label_smoothing_factor": "weights have no place in that loss",
+    **dict.fromkeys(("eval_strategy", "do_eval", "load_best_model_at_end"), "rows are trained on; prompts=… scores the end"),
     **dict.fromkeys(("trust_remote_code", "push_to_hub"), "no code of others is run, and nothing is uploaded"),
     **dict.fromkeys(("disable_tqdm", "remove_unused_columns", "chat_template_path"), "the command needs its own value"),
 }
@@ -54,6 +55,12 @@ _FIXED = {
 def processes() -> int:
     """Count the processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_split(train: Train) -> bool:
+    """Tell whether the model is split among the processes, by FSDP or DeepSpeed."""
+    launched = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    return launched or any(bool(train.trainer.get(name)) for name in ("fsdp", "deepspeed"))
 
 
 def is_main() -> bool:

@@ -2,7 +2,7 @@
 
     exact             the text is the answer, but for space around it
     number            the last number of the text equals the answer: -3, 1,234.5, 2/3, \\frac{2}{3}, 5 %
-    choice            \\boxed{C}, or "Answer: C", or the last letter from A to J that stands alone
+    choice            \\boxed{C}, or "Answer: C", or the last letter from A to J that stands alone and is no word
     math              math-verify compares the last expression with the answer (the extra language)
     module:function   a custom (prompt, completion, answer) → true, false or a reward, of which 1 and more are right
 
@@ -43,7 +43,10 @@ _NUMBER = re.compile(
 _LONGEST = 1000  # digits of a number, as Python reads at most 4,300
 _BOXED = re.compile(rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{LETTERS}])\)?\s*\}}")
 _SAID = re.compile(rf"[Aa]nswer(?: is)?\s*+:?[\s*(\[]*+(?!I [a-z])([{LETTERS}])(?![\w'’])")
-_ALONE = re.compile(rf"(?<![\w'’])(?!I [a-z])([{LETTERS}])(?![\w'’])")  # "I think" names no choice
+# "I think" and "A cell wall" name no choice; "A is right" does.
+_ARTICLE = r"A (?!(?:is|was|and|or|because|since|as|seems|would|must|looks|fits)\b)[a-z]"
+_ALONE = re.compile(rf"(?<![\w'’])(?!I [a-z]|{_ARTICLE})([{LETTERS}])(?![\w'’])")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,)(?=\d{3})")  # as LaTeX has them
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def _text(text: str) -> str:
 
 def _number(text: str) -> _Number | None:
     match = None
-    for match in _NUMBER.finditer(text):  # noqa: B007
+    for match in _NUMBER.finditer(_THOUSANDS.sub(",", text)):  # noqa: B007
         pass
     if match is None or match["unread"] or len(match[0]) > _LONGEST:
         return None
