@@ -379,8 +379,8 @@ def scores_of(name: str, action: str) -> Scores:
 
 
 def summary(name: str) -> str:
-    """The family's tables in Markdown: mean ± standard deviation over seeds, IQM, P(better than filtered BC) over all tasks and
-    on each, and the mean difference to filtered BC of the same seeds."""
+    """The family's tables in Markdown: mean ± standard deviation over seeds, the mean of all tasks with its interval, IQM,
+    P(better than filtered BC) over all tasks and on each, and the mean difference to filtered BC of the same seeds."""
     lines = []
     for action, title in (("mean", "Mean action"), ("sample", "Sampled actions")):
         scores = scores_of(name, action)
@@ -389,15 +389,15 @@ def summary(name: str) -> str:
             improvement(Scores([task], {m: matrix[:, [j]] for m, matrix in scores.matrices.items()}, []), BASELINE)
             for j, task in enumerate(scores.tasks)
         ]
-        columns = [*scores.tasks, "IQM", "P(better)", "difference", *(f"P on {task}" for task in scores.tasks)]
+        columns = [*scores.tasks, "mean", "IQM", "P(better)", "difference", *(f"P on {task}" for task in scores.tasks)]
         lines += [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         for method, matrix in scores.matrices.items():
             cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(matrix.mean(0), matrix.std(0, ddof=1), strict=True)]
-            cells.append(_estimate(pooled[method]["IQM"], 1))
+            cells += [_estimate(_mean(matrix), 1), _estimate(pooled[method]["IQM"], 1)]
             if method == BASELINE:
                 cells += ["–"] * (2 + len(alone))
             else:
-                cells += [_estimate(better[method], 2), _estimate(_difference(matrix - scores.matrices[BASELINE]), 1)]
+                cells += [_estimate(better[method], 2), _estimate(_mean(matrix - scores.matrices[BASELINE]), 1)]
                 cells += [_estimate(estimates[method], 2) for estimates in alone]
             lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
         lines.append("")
@@ -431,7 +431,7 @@ def of_the_weights(name: str) -> list[str]:
         differences = [of_action[method] - of_action[twin] for of_action in scores.values()]
         cells = [str(differences[0].size)]
         for pairs in differences:
-            cells += [_estimate(_difference(pairs), 1), f"{pairs.std(ddof=1):.1f}"]
+            cells += [_estimate(_mean(pairs), 1), f"{pairs.std(ddof=1):.1f}"]
         lines.append(f"| {' | '.join([method.replace('_', ' '), twin.replace('_', ' '), *cells])} |")
     return [*lines, ""]
 
@@ -455,17 +455,17 @@ def by_share(name: str) -> list[str]:
             some = [row for row in told if row["action"] == action and low <= float(row["ess_share"]) < high]
             others = [scores[twins[row["method"]], row["task"], action, row["seed"]] for row in some]
             pairs = np.array([float(row["score"]) for row in some]) - others
-            cells.append(_estimate(_difference(pairs[:, None]), 1) if len(pairs) > 1 else "–")
+            cells.append(_estimate(_mean(pairs[:, None]), 1) if len(pairs) > 1 else "–")
         if some:
             lines.append(f"| {low:g} to {min(high, 1.0):g} | {len(some)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _difference(pairs: Array) -> Estimate:
-    """The mean of differences of pairs, [seeds, tasks], with a 95 % bootstrap interval over the seeds of each task."""
-    drawn = np.random.default_rng(0).integers(len(pairs), size=(5000, *pairs.shape))
-    low, high = np.percentile(np.take_along_axis(pairs[None], drawn, 1).mean((1, 2)), [2.5, 97.5])
-    return Estimate(float(pairs.mean()), float(low), float(high))
+def _mean(scores: Array) -> Estimate:
+    """The mean of scores, or differences of pairs, [seeds, tasks], with a 95 % bootstrap interval over the seeds of each task."""
+    drawn = np.random.default_rng(0).integers(len(scores), size=(5000, *scores.shape))
+    low, high = np.percentile(np.take_along_axis(scores[None], drawn, 1).mean((1, 2)), [2.5, 97.5])
+    return Estimate(float(scores.mean()), float(low), float(high))
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:

@@ -755,6 +755,7 @@ class SequencePolicy(MixturePolicy):
         for name in ("chunk", "execute"):
             says = f"policy={self.family} plays an action at a time; choose policy=mixture"
             self.require(getattr(self, name) == 1, group, name, says)
+        self.require_used(self.std != "softplus", group, "log_std_max", "std=global or std=state")
         super().check_together(group)
 
 

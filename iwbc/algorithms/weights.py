@@ -118,7 +118,8 @@ class ImportanceWeights:
         sample size as a share of the curated set's (κ = 0).
         """
         metrics = dict(self._described)  # they change at a pass alone
-        if self._settings.level == "trajectory":
+        # A policy that reads sequences is trained from other steps on than its weights are measured from.
+        if self._settings.level == "trajectory" and window_of(self.proposal).sequence == 1:
             # κ-tempered, and in units of the kept trajectories' reward: 1 at π_θ = q = π_ref.
             metrics["proposal_bound"] = torch.ones(()) if batch is None or log_prob is None else self._bound(batch, log_prob)
         if self._settings.fixed_kappa is None:

@@ -30,6 +30,7 @@ HORIZONS = {"assembly": 300, "drawer-open": 250, "hammer": 250, "pick-place": 20
 _HORIZON = 500  # Meta-World's own
 _HASTY = "-hasty"  # in the name of a task, in which what is taken away in haste may slip
 _SLIP = 0.5
+_CARRIED = "pick-place"
 # What is this far from its place, in m, has been taken away; a hand that then moves faster, in m/s, has done so in haste.
 _TAKEN, _PATIENT = 0.03, 0.56
 _STEP = 0.0125  # s
@@ -84,9 +85,11 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
 
     def __init__(self, task: str, slip: float = 0.0, render_mode: str | None = None) -> None:
         """Make it. Raises UserError where Meta-World is not installed or does not know the task, and ValueError for a slip that
-        cannot be."""
+        cannot be, or of a task in which nothing is taken from its place by a hand alone."""
         if not 0 <= slip <= 1:
             raise ValueError(f"slip={slip}: must lie in [0, 1]")
+        if slip and task != _CARRIED:
+            raise ValueError(f"slip={slip}: is of {_CARRIED} alone, where the hand takes a puck away; {task} has none")
         make = _of_metaworld(task, "metaworld.env_dict", "ALL_V3_ENVIRONMENTS")
         self._env: Any = make(render_mode=render_mode, camera_name="corner3" if render_mode else None)
         self._env._set_task_called, self._env._freeze_rand_vec, self._env.seeded_rand_vec = True, False, True
@@ -99,10 +102,16 @@ class MetaWorld(gym.Env[Vector, npt.NDArray[np.float32]]):
         self._unlucky, self._taken, self._place = False, False, np.zeros(3)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
+        import mujoco  # here, as the names of the tasks are registered without it
+
         super().reset(seed=seed)
         self._env.seed(int(self.np_random.integers(2**31)))
         self._unlucky, self._taken = bool(self.np_random.random() < self.slip), False
-        observation = _rounded(self._env.reset()[0])
+        self._env.reset()
+        # It draws the places twice, and many tasks move bodies by the second draw but observe where the first had put them.
+        mujoco.mj_kinematics(self._env.model, self._env.data)
+        now = self._env._prev_obs = self._env._get_curr_obs_combined_no_goal()
+        observation = _rounded(np.concatenate([now, now, self._env._get_pos_goal()]))
         self._place = observation[_OBJECT]
         return observation, {}
 
