@@ -17,8 +17,8 @@ _TOO_LONG = 0.01
 
 
 def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Dataset:
-    """Drop rows whose curation weight is 0, and what TRL would take for the text instead of prompt and completion, or not take
-    for the completion. Raises UserError for rows whose completion is not told from the prompt."""
+    """Drop rows whose curation weight is 0, and columns that TRL would read in place of prompt and completion; make labels of a
+    completion_mask. Raises UserError for rows whose completion is not told from the prompt."""
     columns = dataset.column_names
     told = {"prompt", "completion"} <= set(columns) or "labels" in columns or "completion_mask" in columns
     if not told and not ("messages" in columns and assistant_only):
@@ -34,7 +34,7 @@ def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Datase
     if {"prompt", "completion"} <= set(columns):
         return dataset.remove_columns([name for name in (text_field, "messages") if name in columns])
     if "completion_mask" in columns and "labels" not in columns:
-        # TRL looks at the mask only where there are prompts and completions as well.
+        # TRL looks at the mask only where there are prompts and completions, too.
         return dataset.map(_masked, remove_columns=["completion_mask"])
     return dataset
 
