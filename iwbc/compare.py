@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.runs.comparison import AT_FIRST, Comparison, Method, in_minutes
-from iwbc.settings import ACTION_NAMES, ALGORITHMS, Auto, Config, Recipe, Settings, setting
+from iwbc.settings import ACTION_NAMES, ALGORITHMS, Auto, Config, Recipe, Reference, Settings, setting
 from iwbc.system.arguments import is_setting, parse, run
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ METHODS = {
     "iql": Method(("algo=iql", "curation=all", "averaging=transition"), effort=3.3),
 }
 _BC = "+method=bc_all"
+_SHARED = ("steps", "lr", "schedule", "warmup_steps", "batch_size")  # of BC's recipe and the references'
 _HELD_OUT = "held_out=0.2"
 # Settings that this command chooses: of methods, of seeds, and of where runs go.
 _CHOSEN = re.compile(r"[+~]*(algo|method|experiment|seeds?|eval\.reference|hydra[./].*)")
@@ -111,10 +112,23 @@ def main(arguments: Sequence[str]) -> None:
     uses = {method: _use(method, chosen) for method in runs.methods}
     try:
         runs.make(seconds_of(options.budget))
+        _leave_out_diverged(runs)
         verdicts = _by_play(runs, uses) if evaluator is not None else [_by_likelihood(runs, uses, trajectories)]
         _show(runs, verdicts, options.budget, console)
     except KeyboardInterrupt:
         raise Interrupted(f"{folder} holds the runs so far; the same command goes on") from None
+
+
+def _leave_out_diverged(runs: Comparison) -> None:
+    """Leave out methods of which a seed has diverged: those that are left would be its best ones. Raises UserError where all
+    have."""
+    for method in runs.methods:
+        summaries = runs.summaries(method)
+        if lost := sorted(each.seed for summary in summaries for each in summary.diverged):
+            seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
+            if len(runs.methods) == 1:
+                raise UserError(f"{runs.configs[method].method} diverged with {seeds}, as others did; try a smaller algo.lr")
+            runs.leave_out(method, f"it diverged with {seeds}; a smaller algo.lr may not")
 
 
 def usual_curation(trajectories: Trajectories, settings: Sequence[str]) -> list[str]:
@@ -218,8 +232,9 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
         name = next(name for name in ("score", "success", "return") if name in total.measures)
         values = {method: _values(runs.summaries(method), phase, name) for method in runs.methods}
         references = _values(first, phase.replace("final", "reference"), name)
-        # Where the first method has been left out on the way, later seeds' references were never played.
-        contenders = _contenders(runs, uses, values, references if references.keys() >= set(runs.seeds()) else None)
+        # Of other data they are no BC; where the first method has been left out on the way, later seeds' were never played.
+        is_bc = runs.configs[_first()].reference.dataset_id is None and references.keys() >= set(runs.seeds())
+        contenders = _contenders(runs, uses, values, references if is_bc else None)
         measure = Measure("success %" if name == "success" else name)
         played, environment = ACTION_NAMES[total.action], first[0].environment
         note = f"Mean of {total.episodes} episodes for each seed, {played}{f', in {environment.id}' if environment else ''}."
@@ -288,7 +303,8 @@ def _contenders(
     first = runs.summaries(_first())
     data = first[0].dataset
     everything = f"all {data.trajectories:,}"
-    contenders = [Contender("BC", _BC, everything, bc, _seconds(first, "reference"))] if bc is not None else []
+    clones = _clones(runs.configs[_first()].reference)
+    contenders = [Contender("BC", clones, everything, bc, _seconds(first, "reference"))] if bc is not None else []
     for method, of_method in values.items():
         made = runs.summaries(method)
         curation = made[0].chosen or words(runs.configs[method].curation)
@@ -296,6 +312,14 @@ def _contenders(
         seconds = _seconds(made, "training", "checkpoints", "evaluation")
         contenders.append(Contender(made[0].method, uses[method], learns, of_method, seconds))
     return contenders
+
+
+def _clones(reference: Reference) -> str:
+    """Write the settings that make a run one of BC as the references were trained."""
+    usual = Reference()
+    changed = [name for name in _SHARED if getattr(reference, name) != getattr(usual, name)]
+    averaging = [f"averaging={reference.averaging}"] if reference.averaging != usual.averaging else []
+    return " ".join([_BC, *(f"algo.{name}={getattr(reference, name)}" for name in changed), *averaging])
 
 
 def _seconds(summaries: Sequence[Summary], *phases: str) -> float:

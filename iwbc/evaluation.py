@@ -184,13 +184,3 @@ def check_samples(module: Any) -> None:
         raise UserError(
             f"action=sample: {type(module).__name__} has no method sample(observations, generator); action=mean plays"
         )
-
-
-def interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Compute the 95 % bootstrap interval of the mean of [S, E] values: seeds are resampled, then episodes of each."""
-    array = np.asarray(values, np.float64)
-    random = np.random.default_rng(seed)
-    rows = random.integers(array.shape[0], size=(2000, array.shape[0], 1))
-    episodes = random.integers(array.shape[1], size=(2000, array.shape[0], array.shape[1]))
-    low, high = np.percentile(array[rows, episodes].mean((1, 2)), [2.5, 97.5])
-    return float(low), float(high)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,10 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
                 study.tell(trial, state=TrialState.FAIL)
                 raise UserError(f"{path}: was not evaluated, and there is nothing to search by")
             trial.set_user_attr("run", path.name)
-            study.tell(trial, value)
+            if math.isnan(value):
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, value)
             console.print(f"  {line(summary)}", highlight=False, markup=False)
 
 
@@ -178,6 +182,8 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
     from optuna.trial import TrialState
     from rich.console import Console
     from rich.table import Table
+
+    from iwbc.config import composed
 
     finished = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: -trial.value)  # type: ignore[operator]
     if not finished:
@@ -190,7 +196,12 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
         table.add_row(str(trial.number), f"{trial.value:.2f}", *values, trial.user_attrs["run"])
     Console().print(table)
-    best = " ".join([*fixed, *(f"{name}={value}" for name, value in finished[0].params.items())])
+    others = composed(fixed)
+    fresh = [f"seeds=[{','.join(str(max(others.all_seeds) + 1 + i) for i in range(max(3, len(others.all_seeds))))}]"]
+    fresh.append(f"eval.seed={others.eval.seed + 1}")
+    kept = [word for word in fixed if word.partition("=")[0] not in ("seed", "seeds", "eval.seed")]
+    best = " ".join([*kept, *(f"{name}={value}" for name, value in finished[0].params.items()), *fresh])
+    print(f"Of {len(finished)} results the best is by chance too high; other seeds and episodes tell what it is worth.")
     print(f"Train so: python -m iwbc.train {best}")
 
 

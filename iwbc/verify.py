@@ -81,7 +81,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
 
     saved = open_run(path, imports)
     summary = saved.summary
-    checks = [*_files(saved)]
+    checks = [*_files(saved), _seeds(saved)]
     recorded: dict[str, Evaluation] = {}
     try:
         episodes = list(read_episodes(path))
@@ -112,6 +112,14 @@ def _files(saved: SavedRun) -> Iterator[Check]:
         return
     for name, digest in hashes.items():
         yield Check(name, digest == known.get(name), f"SHA-256 {digest[:12]}…")
+    for name in known.keys() - hashes.keys():
+        yield Check(name, False, "is missing")
+
+
+def _seeds(saved: SavedRun) -> Check:
+    """Compare the seeds that are in the results, or have diverged, with those of the configuration."""
+    told = sorted({*saved.summary.seeds, *(lost.seed for lost in saved.summary.diverged)})
+    return Check("seeds", told == sorted(saved.config.all_seeds), ", ".join(map(str, told)))
 
 
 def _recorded(episodes: Sequence[EpisodeRow], summary: Summary, name: str) -> Evaluation:
@@ -235,8 +243,12 @@ def _replayed(saved: SavedRun, finals: dict[str, Evaluation], policy: str | None
 
 def _compared(name: str, recorded: Evaluation, again: Evaluation) -> Check:
     differ = (recorded.returns != again.returns) | (recorded.lengths != again.lengths)
+    if recorded.successes is not None and again.successes is not None:
+        differ |= recorded.successes != again.successes
+    elif (recorded.successes is None) != (again.successes is None):
+        differ[:] = True
     if not differ.any():
-        return Check(f"{name}: replay", True, f"all {differ.size} episodes have the same return and length")
+        return Check(f"{name}: replay", True, f"all {differ.size} episodes have the same return, length and success")
     farthest = abs(recorded.returns - again.returns).max()
     return Check(
         f"{name}: replay", False, f"{differ.sum()} of {differ.size} episodes differ, by up to {farthest:.3g} in return"

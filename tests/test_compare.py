@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ from iwbc.report import write
 from iwbc.report.collect import collect
 from iwbc.runs import comparison, pipeline
 from iwbc.runs.comparison import Cost, Method, Plan, cost_of, estimate
-from iwbc.runs.read import finished_summary
-from iwbc.settings import Config
+from iwbc.runs.read import finished_summary, read_summary
+from iwbc.settings import Config, Reference
 
 OTHERS = ("filtered_bc_auto", "rwr", "iw_bc", "iw_bc_auto", "iql")
 ENDLESS = "budget=1000h"  # as many seeds as there may be, whatever the machine
@@ -233,6 +234,35 @@ def test_the_first_method_may_fail_later(few: Path, monkeypatch: pytest.MonkeyPa
     assert outcome.code == 0, outcome.err
     assert "filtered BC 25 % is left out: all seeds diverged" in outcome.out
     assert "iw-BC 25 % alone was run" in outcome.out  # and not BC, of whose references one was played
+
+
+def test_a_method_that_diverges_with_a_seed_is_left_out(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its other seeds did would be its best ones."""
+    run = pipeline.run
+
+    def diverging(config: Config, path: Path, *others: Any) -> Any:
+        summary = run(config, path, *others)
+        if not path.name.startswith("iw_bc-") or 1 not in summary.seeds:
+            return summary
+        plain = json.loads((path / "summary.json").read_text())
+        place = plain["seeds"].index(1)
+        plain["diverged"] = [{"seed": 1, "step": 3, "why": "NaN", "kept_step": None}]
+        for name in ("seeds", "results"):
+            del plain[name][place]
+        (path / "summary.json").write_text(json.dumps(plain))
+        return read_summary(path)
+
+    monkeypatch.setattr(pipeline, "run", diverging)
+    outcome = compared(ENDLESS)
+    assert outcome.code == 0, outcome.err
+    assert "iw-BC 25 % is left out: it diverged with seed 1; a smaller algo.lr may not" in outcome.out
+    assert "iw-BC 25 %" not in outcome.out.splitlines()[-2]
+
+
+def test_the_settings_of_bc_are_those_of_the_references() -> None:
+    assert compare._clones(Reference()) == "+method=bc_all"
+    other = Reference(steps=3000, averaging="trajectory", warmup_steps=300)
+    assert compare._clones(other) == "+method=bc_all algo.steps=3000 algo.warmup_steps=300 averaging=trajectory"
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

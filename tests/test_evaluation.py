@@ -17,7 +17,7 @@ from iwbc.environments.gymnasium import make_env
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import DataWarning, UserError
-from iwbc.evaluation import Evaluation, Evaluator, interval
+from iwbc.evaluation import Evaluation, Evaluator
 from iwbc.policies.spec import PolicySpec, Spaces
 from iwbc.runs.results import episode_rows
 from iwbc.settings import GaussianPolicy
@@ -445,28 +445,6 @@ def test_actions_that_are_no_vector_of_continuous_ones_are_refused(space: Any, m
     monkeypatch.setattr(Countdown, "action_space", space)
     with pytest.raises(UserError, match=f"environment {ENV}: its actions are .*, not a vector of continuous ones"):
         Evaluator(ENV, 0)
-
-
-# --- intervals -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_equal_values_is_a_point() -> None:
-    assert interval([[3.0, 3.0], [3.0, 3.0]]) == (3.0, 3.0)
-
-
-def test_the_interval_of_one_seed_is_that_of_its_episodes() -> None:
-    values = np.random.default_rng(0).normal(5.0, 2.0, (1, 400))
-    low, high = interval(values)
-    mean, error = values.mean(), values.std() / 20
-    assert low == pytest.approx(mean - 1.96 * error, abs=0.1 * error * 1.96)
-    assert high == pytest.approx(mean + 1.96 * error, abs=0.1 * error * 1.96)
-
-
-def test_the_interval_counts_the_spread_between_seeds() -> None:
-    # Ten seeds that differ, each with equal episodes: the error of the mean is that of ten values, not of 1,000.
-    means = np.random.default_rng(1).normal(0.0, 1.0, (10, 1))
-    low, high = interval(np.repeat(means, 100, axis=1))
-    assert (high - low) / 2 == pytest.approx(1.96 * means.std() / np.sqrt(10), rel=0.1)
 
 
 class Broken(gym.Env[Any, Any]):

@@ -676,7 +676,11 @@ def test_the_spread_of_a_reader_is_robomimic_s() -> None:
         ("lstm_mixture", {"sequence": 10**12}, "policy.sequence=1000000000000: must lie between 2 and 1,000"),
         ("lstm_mixture", {"hidden": []}, "policy.hidden=.*: must be layer sizes"),
         ("transformer", {"width": 10}, "policy.width=10: must be a multiple of heads=4"),
-        ("lstm_mixture", {"log_std_max": 1.0}, "policy.log_std_max=1.0: would change nothing; it needs std=global or std=state"),
+        (
+            "lstm_mixture",
+            {"log_std_max": 1.0},
+            "policy.log_std_max=1.0: would change nothing; it needs std=global or std=state",
+        ),
     ],
 )
 def test_a_reader_that_cannot_be_is_refused_in_one_line(family: str, changes: dict[str, Any], message: str) -> None:

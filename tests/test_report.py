@@ -453,11 +453,27 @@ def test_learning_curves_are_means_over_seeds_at_common_steps(tmp_path: Path) ->
     assert std == pytest.approx([np.sqrt(2), np.sqrt(200)])
 
 
+def test_a_seed_that_diverged_is_in_no_curve(tmp_path: Path) -> None:
+    metrics = [{"step": step, "seed": seed, "drift_kept": 10.0**seed} for step, seed in [(50, 0), (50, 9), (100, 0)]]
+    make_run(tmp_path / "a", returns={0: [30.0]}, periodic={500: {0: 4.0, 9: -1e6}, 700: {0: 5.0}}, metrics=metrics, steps=1000)
+    (runs,) = study_of(tmp_path).runs.values()
+    share, mean, _ = figures.curve(runs, scored=True)
+    assert (share.tolist(), mean.tolist()) == ([50, 70, 100], [4, 5, 30])
+    assert figures.mean_metrics(runs)["drift_kept"].tolist() == [1, 1]
+
+
+def test_a_curve_is_of_one_kind_of_action(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", returns={0: [30.0]}, sampled={0: [10.0]}, periodic={500: {0: 4.0}}, steps=1000)
+    curves = [figures.curve(runs, scored=True)[1].tolist() for runs in study_of(tmp_path).runs.values()]
+    assert sorted(curves) == [[4.0, 30.0], [10.0]]
+
+
 def test_metrics_are_averaged_over_seeds_at_each_step(tmp_path: Path) -> None:
     rows = [
         {"step": step, "seed": seed, "ess_share": value} for step, seed, value in [(50, 0, 1.0), (50, 1, 0.5), (100, 0, 0.2)]
     ]
-    make_run(tmp_path / "a", metrics=[*rows, {"step": 100, "seed": 1, "ess_share": 0.4}])
+    of_others = [{"step": 100, "seed": 1, "ess_share": 0.4}]
+    make_run(tmp_path / "a", returns={0: [1.0], 1: [1.0]}, metrics=[*rows, *of_others])
     make_run(tmp_path / "b", returns={5: [1.0]}, metrics=[{"step": 50, "seed": 5, "ess_share": 0.0, "loss": 3.0}])
     make_run(tmp_path / "c", returns={6: [1.0]})
     (runs,) = study_of(tmp_path).runs.values()

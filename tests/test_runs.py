@@ -125,7 +125,7 @@ def test_the_summary(folder: Path, hopper: Trajectories) -> None:
     environment = summary["environment"]
     assert (environment["id"], environment["kwargs"]) == ("Hopper-v5", {})
     assert environment["max_episode_steps"] == 1000
-    assert summary["totals"]["final"]["interval_over"] == "seeds and episodes"
+    assert summary["totals"]["final"]["interval_over"] == "seeds"
     assert (summary["algo"], summary["curation"], summary["averaging"]) == ("iw_bc", "quality_levels", "trajectory")
     kept = curate(hopper, compose(*ARGUMENTS).curation).kept
     assert summary["dataset"] == {
@@ -444,6 +444,7 @@ def test_a_gain_is_the_mean_difference_of_the_same_episodes() -> None:
     assert gains({"reference_sampled": before, "final_sampled": after}).keys() == {"final_sampled"}
     assert gains({"final": after}) == {}
     assert gains({"reference": played([[1.0]], unit), "final": after}) == {}  # a seed has diverged
+    assert gains({"reference": played([[1.0]], unit), "final": played([[2.0]], unit)}) == {}  # an episode tells nothing
     labels = [np.array([[False, True]]), np.array([[True, True]])]
     before, other = (played([[0.0, 1.0]], successes=of_episodes) for of_episodes in labels)
     gain = gains({"reference": before, "final": other})["final"]

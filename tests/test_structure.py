@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 # The rooms of the package, and the files beside them: each imports only from those before it (docs/architecture.md).
 ROOMS = (
-    *("errors", "settings", "objectives", "system", "config", "environments", "data", "policies", "engine", "algorithms"),
-    *("training", "evaluation", "runs", "language", "report", "api", "cli"),
+    *("errors", "settings", "objectives", "intervals", "system", "config", "environments", "data", "policies"),
+    *("engine", "algorithms", "training", "evaluation", "runs", "language", "report", "api", "cli"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from setups import BRIEF, every, finish, python, summary_of, total, train
 from iwbc.data.trajectories import Trajectories
 from iwbc.runs import recorder, sweeps
 from iwbc.runs.show import line
+from iwbc.runs.summary import Diverged
 from iwbc.runs.sweeps import Sweep, objective, remaining
 from iwbc.system.files import write_json
 
@@ -174,3 +176,7 @@ def test_what_a_search_maximises() -> None:
     assert objective(summary_of({"final": total(3.0, None, 0.5)})) == 0.5
     assert objective(summary_of({"final": total(3.0)})) == 3.0
     assert objective(summary_of({})) is None
+    # What is left of seeds of which the worst diverged would win.
+    lost = (Diverged(1, 40, "NaN", None),)
+    assert math.isnan(objective(summary_of({"final": total(9.0)}, diverged=lost)))  # type: ignore[arg-type]
+    assert line(summary_of({"final": total(5.0)}, diverged=lost)) == "return 5.0 [4.0, 6.0]; 1 of 2 seeds diverged"

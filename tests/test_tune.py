@@ -85,6 +85,7 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
             assert trial.value == pytest.approx(summary["totals"]["final"]["score_mean"])
     assert "algo.decay=2.0: must lie in [0, 1]" in first.out
     assert f"algo.decay={study.best_params['algo.decay']}" in first.out.split("Train so: ")[1]
+    assert "seeds=[1,2,3] eval.seed=12346" in first.out.split("Train so: ")[1]  # the best by chance is no result
     # The same command adds trials to the study, and draws other settings.
     second = finish(python(*arguments, "trials=2", cwd=tmp_path))
     assert second.code == 0, second.err

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import pytest
-from scipy.stats import t as student
-
-from iwbc.report.verdict import Contender, Measure, sentence, student_quantile, verdict_table
+from iwbc.report.verdict import Contender, Measure, sentence, verdict_table
 
 SCORE = Measure("score")
 
@@ -136,10 +132,3 @@ def test_the_table_has_every_method_beside_the_best() -> None:
     ]
     assert [row[2].bold for row in table.rows] == [False, True]
     assert {"A note.", "iwbc train … algo=filtered (FILTERED); algo=weighted (WEIGHTED)."} <= set(table.notes)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 19])
-def test_quantiles_are_scipy_s(freedom: int) -> None:
-    probabilities = np.array([0.8, 0.975, 0.9875, 0.9917])
-    mine = [student_quantile(float(p), freedom) for p in probabilities]
-    np.testing.assert_allclose(mine, student.ppf(probabilities, freedom), rtol=1e-7)

@@ -66,11 +66,11 @@ def test_a_run_is_what_it_says(run: Path) -> None:
     checks = {check.what: check for check in verify(run)}
     files = {"config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"}
     replays = {"final: replay", "final_sampled: replay"}
-    phases = {f"{phase}: results" for phase in ("reference", "reference_sampled", "final", "final_sampled")}
+    phases = {f"{phase}: results" for phase in PHASES}
     gains = {"final: gain", "final_sampled: gain"}
-    assert set(checks) == files | replays | phases | gains | {"data", "curation"}
+    assert set(checks) == files | replays | phases | gains | {"seeds", "data", "curation"}
     assert all(check.same for check in checks.values()), checks
-    assert checks["final: replay"].seen == "all 6 episodes have the same return and length"
+    assert checks["final: replay"].seen == "all 6 episodes have the same return, length and success"
 
 
 def change_return(folder: Path) -> None:
@@ -105,7 +105,20 @@ def in_summary(change: Callable[[dict], object]) -> Callable[[Path], None]:  # t
     return apply
 
 
+PHASES = ("reference", "reference_sampled", "final", "final_sampled")
+
+
+def drop_seed(summary: dict) -> None:  # type: ignore[type-arg]
+    summary["seeds"] = summary["seeds"][:-1]
+    summary["results"] = summary["results"][:-1]
+
+
 CHANGES = {
+    "a file that is gone": (in_summary(lambda s: s["sha256"].update({"choice.json": "0" * 64})), {"choice.json"}),
+    "a seed": (
+        in_summary(drop_seed),
+        {"seeds", *(f"{phase}: results" for phase in PHASES), "final: gain", "final_sampled: gain"},
+    ),
     "a return": (change_return, {"evaluations.csv", "final: results", "final: gain", "final: replay"}),
     "a setting": (change_config, {"config.yaml"}),
     "a parameter": (change_policy, {"policy.safetensors", "final: replay", "final_sampled: replay"}),

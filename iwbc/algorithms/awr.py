@@ -8,6 +8,7 @@ once, beforehand (iwbc.algorithms.critic), and the weights are constants of the 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iwbc import engine
@@ -29,6 +30,7 @@ class AdvantageWeightedRegression:
         self.by_autograd = self.optimizer.by_autograd
         returns, values = Returns(ingredients.curated, settings.gamma, settings.lam, ingredients.device).of(ingredients.critic)
         self.weights = advantage_weights(returns - values, settings.temperature, settings.maximum)
+        self._shares = torch.from_numpy(ingredients.curated.step_probabilities).to(ingredients.device)
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
         """Set θ ← θ + η ∇_θ (1/B) Σ_b w_b log π_θ(a_b|s_b) and return the loss."""
@@ -41,7 +43,7 @@ class AdvantageWeightedRegression:
         return self.weights[batch.step]
 
     def metrics(self) -> dict[str, Tensor]:
-        return weight_metrics(self.weights, self.settings.maximum)
+        return weight_metrics(self.weights, self.settings.maximum, shares=self._shares)
 
     def state(self) -> dict[str, Tensor]:
         return self.optimizer.state()

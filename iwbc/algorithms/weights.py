@@ -74,8 +74,8 @@ class ImportanceWeights:
         self._exact_kappa = float(curated.lengths.mean())
         self.kappa = self._exact_kappa if settings.fixed_kappa is None else settings.fixed_kappa
         # The curation's share of each weight that the metrics describe: a step's, [M], or a trajectory's, [K].
-        of_steps = (self._probabilities / self._lengths).repeat_interleave(self._lengths)
-        self._shares = of_steps if settings.level == "window" else self._probabilities
+        of_steps = settings.level == "window"
+        self._shares = torch.from_numpy(curated.step_probabilities).to(device) if of_steps else self._probabilities
         self.log_ratios = torch.zeros(curated.steps, device=device)
         self._set_weights()
 

@@ -70,6 +70,11 @@ class Curated:
         probabilities: npt.NDArray[np.float64] = mass / mass.sum()
         return probabilities
 
+    @property
+    def step_probabilities(self) -> npt.NDArray[np.float64]:
+        """The probability of every kept step, [M]."""
+        return np.repeat(self.probabilities / self.lengths, self.lengths)
+
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """T_i of the kept trajectories, [K]."""

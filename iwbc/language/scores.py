@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from iwbc.intervals import interval, wilson
 from iwbc.language.jsonl import Prompts
 from iwbc.language.sampling import Answer
 from iwbc.language.verifiers import Verdict
@@ -63,8 +64,6 @@ def records_of(prompts: Prompts, answers: Sequence[Answer], verdicts: Sequence[V
 
 def scores_of(records: Sequence[Mapping[str, Any]]) -> Scores:
     """Compute scores of completions. Raises ValueError where prompts have different numbers of them, or none."""
-    from iwbc.evaluation import interval
-
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         by_prompt.setdefault(record["prompt_id"], []).append(record)
@@ -75,7 +74,7 @@ def scores_of(records: Sequence[Mapping[str, Any]]) -> Scores:
     right = np.array([sum(record["correct"] for record in group) for group in groups])
     shares = right / samples
     # Drawn again, prompts that are all alike would be as certain as if there were no others.
-    low, high = wilson(float(shares[0]), len(groups)) if np.ptp(shares) == 0.0 else interval(shares[:, None])
+    low, high = wilson(float(shares[0]), len(groups)) if np.ptp(shares) == 0.0 else interval(shares[None])
 
     def share(key: str) -> float:
         return float(np.mean([bool(record[key]) for record in records]))
@@ -96,13 +95,6 @@ def scores_of(records: Sequence[Mapping[str, Any]]) -> Scores:
         distinct_answers=distinct("answer"),
         distinct_texts=distinct("completion"),
     )
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Compute Wilson's (1927) 95 % interval of a share of `count` cases."""
-    z = 1.959964
-    middle, half = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

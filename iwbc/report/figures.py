@@ -16,7 +16,7 @@ import numpy.typing as npt
 from iwbc.report.collect import Run
 from iwbc.report.statistics import AGGREGATES, Estimate, Scores
 from iwbc.report.study import REFERENCE, Study
-from iwbc.runs.read import read_curation, read_metrics, read_weights
+from iwbc.runs.read import of_seeds, read_curation, read_metrics, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,7 +157,7 @@ def curve(runs: Sequence[Run], scored: bool) -> tuple[Array, Array, Array]:
     series: dict[tuple[int, int], dict[float, list[float]]] = {}
     for i, run in enumerate(runs):
         for episode in run.episodes:
-            if episode.phase != "periodic" and episode.action != run.task.action:
+            if episode.action != run.task.action or episode.seed not in run.seeds:
                 continue
             value = episode.score if scored else episode.total
             if value is not None:
@@ -306,7 +306,7 @@ def _diagnostic(axis: Axes, method: str, metrics: Mapping[str, Array], columns: 
 
 def mean_metrics(runs: Sequence[Run]) -> dict[str, Array]:
     """Average the columns of the runs' metrics.csv at each logged step over seeds and runs; only what all of them have."""
-    tables = [table for run in runs if (table := read_metrics(run.folder))]
+    tables = [table for run in runs if (table := of_seeds(read_metrics(run.folder), run.seeds))]
     if not tables:
         return {}
     names = set.intersection(*map(set, tables)) - {"step", "seed"}

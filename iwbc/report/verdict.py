@@ -1,8 +1,9 @@
 """A verdict on methods that were run on the same data from the same seeds: a sentence with its uncertainty, and a table.
 
 Methods are compared in pairs: what two of them did from the same seed, and so from the same reference policy. The difference's
-interval is Student's, since of a handful of seeds a bootstrap interval is far too narrow. The best is picked from k methods, so
-that the interval of its difference from another covers 95 % of all k − 1 together (Bonferroni).
+interval is Student's, since of a handful of seeds a bootstrap interval is far too narrow. The best is picked from k methods:
+the interval of its difference from another is Bonferroni's of k − 1 comparisons. With it the simplest of equal methods is
+passed over in less than one comparison of twenty; that the best may be the luckiest of the k is not in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from iwbc.intervals import student_quantile
 from iwbc.report.statistics import Array, probability_of_improvement
 from iwbc.report.tables import Cell, Table
 
@@ -88,29 +90,6 @@ class Difference:
         return self.low > 0.0
 
 
-def student_quantile(probability: float, freedom: int) -> float:
-    """Compute the quantile of Student's t distribution at a probability of at least ½."""
-    low, high = 0.0, 1.0
-    while _student(high, freedom) < probability:
-        high *= 2.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if _student(middle, freedom) < probability else (low, middle)
-    return 0.5 * (low + high)
-
-
-def _student(value: float, freedom: int) -> float:
-    """Compute P(T ≤ value) for a value of at least 0: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(value / math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for power in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    total *= math.sin(angle)
-    return 0.5 + 0.5 * (2.0 / math.pi * (angle + total) if odd else total)
-
-
 # --- the sentence ----------------------------------------------------------------------------------------------------
 
 
@@ -184,8 +163,8 @@ def verdict_table(contenders: Sequence[Contender], measure: Measure, notes: Sequ
     said = [
         f"Of {measure.count(pairs)}, the same for every method; of the last policy, never of the best checkpoint. "
         "Bold: the highest mean.",
-        f"from the best: mean of paired differences, with an interval that covers 95 % of all {len(contenders) - 1} together "
-        "(Student's t, Bonferroni). P(better than it): that the method is better than the best; ties count half.",
+        f"from the best: mean of paired differences, with Student's 95 % interval, wider for {len(contenders) - 1} comparisons "
+        "(Bonferroni). P(better than it): that the method is better than the best; ties count half.",
         *_curations(contenders),
         *notes,
         f"iwbc train … {'; '.join(f'{contender.settings} ({contender.name})' for contender in contenders)}.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from iwbc import __version__
 from iwbc.runs.charts import Array, Chart, figures
-from iwbc.runs.read import read_choice, read_curation, read_episodes, read_metrics, read_videos, read_weights
+from iwbc.runs.read import of_seeds, read_choice, read_curation, read_episodes, read_metrics, read_videos, read_weights
 from iwbc.runs.rows import EpisodeRow
 from iwbc.runs.show import facts, sentences
 from iwbc.runs.summary import Summary
@@ -34,7 +34,7 @@ def page(folder: Path, summary: Summary) -> str:
 
 
 def _charts(folder: Path, summary: Summary) -> list[Chart]:
-    metrics, weights = read_metrics(folder), read_weights(folder)
+    metrics, weights = (of_seeds(read(folder), summary.seeds) for read in (read_metrics, read_weights))
     charts = [_learning_curve(folder, summary), _trials(folder), _returns(folder)]
     if len(np.unique(weights.get("weight", np.ones(0)))) > 1:
         charts += [_weights(weights), _weight_histogram(weights)]
@@ -50,7 +50,7 @@ def _charts(folder: Path, summary: Summary) -> list[Chart]:
 def _learning_curve(folder: Path, summary: Summary) -> Chart:
     """Draw the mean of every evaluation, for each seed and over them."""
     action = summary.totals["final"].action if "final" in summary.totals else "mean"
-    episodes = [episode for episode in read_episodes(folder) if episode.action == action]
+    episodes = [e for e in read_episodes(folder) if e.action == action and e.seed in summary.seeds]
     measure = _result(episodes[0])[0] if episodes else "return"
     chart = Chart("Learning curve", "gradient steps", f"{measure}, mean of episodes")
     by_seed: dict[int, dict[int, list[float]]] = {}

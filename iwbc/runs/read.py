@@ -158,6 +158,12 @@ def read_metrics(folder: Path) -> Columns:
     return {name: np.array([row[name] for row in plain], np.float64) for name in names}
 
 
+def of_seeds(columns: Columns, seeds: Sequence[int]) -> Columns:
+    """Select the rows of some seeds, such as those that have not diverged."""
+    some = np.isin(columns["seed"], seeds) if columns else np.zeros(0, bool)
+    return {name: column[some] for name, column in columns.items()} if some.any() else {}
+
+
 def read_weights(folder: Path) -> Columns:
     """Read the columns of weights.csv, as `read_numbers` does; no weight is negative, and not all are 0."""
     path = folder / "weights.csv"

@@ -15,7 +15,8 @@ from iwbc.data.curated import Curated
 from iwbc.data.curation import keeps_all
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
-from iwbc.evaluation import Evaluation, interval
+from iwbc.evaluation import Evaluation
+from iwbc.intervals import interval
 from iwbc.runs.rows import EpisodeRow
 from iwbc.runs.summary import DatasetSummary, Diverged, Gain, SeedResult, Summary, Total
 from iwbc.settings import Config
@@ -87,9 +88,8 @@ def of_seed(evaluation: Evaluation, row: int) -> SeedResult:
 
 
 def totals(evaluation: Evaluation) -> Total:
-    """Average over seeds and episodes, with 95 % bootstrap intervals: over seeds and episodes, or, of one seed, over its
-    episodes alone."""
-    over = "seeds and episodes" if len(evaluation.seeds) > 1 else "episodes"
+    """Average over seeds and episodes, with 95 % intervals: over seeds, or, of one seed, over its episodes."""
+    over = "seeds" if len(evaluation.seeds) > 1 else "episodes"
     measures = (evaluation.returns, evaluation.scores, evaluation.successes)
     means = [(None, None) if values is None else (float(values.mean()), interval(values)) for values in measures]
     return Total(evaluation.returns.shape[1], evaluation.action, over, *itertools.chain(*means))  # type: ignore[arg-type]
@@ -102,6 +102,8 @@ def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, Gain]:
     for phase, final in evaluations.items():
         reference = evaluations.get(phase.replace("final", "reference"))
         if reference is None or reference is final or reference.seeds != final.seeds:
+            continue
+        if final.returns.size == 1:  # an episode says nothing of others
             continue
         measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
         difference = getattr(final, measure) - getattr(reference, measure).astype(float)

@@ -51,7 +51,7 @@ def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], sco
     note = f"{first.episodes} episodes for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
     if scores is not None:
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
-    note += f"\nin brackets: 95 % bootstrap interval of the mean over {first.interval_over}"
+    note += f"\nin brackets: 95 % interval of the mean over {first.interval_over}"
     table = Table(title=env, caption=note, caption_justify="left")
     table.add_column("policy", overflow="fold")  # what gives way in a narrow terminal: numbers stay whole
     shown = ("return", "score") if first.success_rate is None else ("return", "score", "success")
@@ -65,12 +65,13 @@ def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], sco
 
 def line(summary: Summary) -> str:
     """Say the last policy's return, score and success rate, each with its interval, on one line, for each kind of action."""
-    finals = list(summary.finals.values())
+    finals, lost = list(summary.finals.values()), len(summary.diverged)
+    diverged = f"; {lost} of {lost + len(summary.seeds)} seeds diverged" if lost else ""
     if not finals:
-        return "finished, not evaluated"
+        return f"finished, not evaluated{diverged}"
     if len(finals) == 1:
-        return _measures(finals[0])
-    return "; ".join(f"{ACTION_NAMES[final.action]}: {_measures(final)}" for final in finals)
+        return _measures(finals[0]) + diverged
+    return "; ".join(f"{ACTION_NAMES[final.action]}: {_measures(final)}" for final in finals) + diverged
 
 
 def _measures(final: Total) -> str:
@@ -87,7 +88,7 @@ def sentences(summary: Summary) -> list[str]:
         measures = [(name, total.measures[name]) for name in ("success", "score", "return") if name in total.measures]
         parts = [f"{name} {e.mean:.1f}{' %' * (name == 'success')} [{e.low:.1f}, {e.high:.1f}]" for name, e in measures]
         what = f"{total.episodes} episodes of each seed, {ACTION_NAMES[total.action]}"
-        said.append(f"{who}: {', '.join(parts)} ({what}; 95 % bootstrap interval over {total.interval_over}).")
+        said.append(f"{who}: {', '.join(parts)} ({what}; 95 % interval over {total.interval_over}).")
     return said or ["The policy was not evaluated."]
 
 

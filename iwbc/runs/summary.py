@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 
 class Estimate(NamedTuple):
-    """Mean with its 95 % bootstrap interval."""
+    """Mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Total:
-    """Results of a phase over seeds and episodes, or, of one seed, over its episodes alone (`interval_over`); no score without
+    """Results of a phase, with intervals over seeds, or, of one seed, over its episodes (`interval_over`); no score without
     reference returns, no success where the environment reports none."""
 
     episodes: int

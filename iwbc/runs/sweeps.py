@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import shutil
 import sys
@@ -99,7 +100,7 @@ class Sweep(Callback):
 
         assert self.folder is not None
         folder, winners = self.folder, best(jobs)
-        notes = ["in brackets: 95 % bootstrap interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
+        notes = ["in brackets: 95 % interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
         table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
         table.add_column("job", no_wrap=True)
         table.add_column("settings", overflow="fold")
@@ -186,10 +187,12 @@ def remaining(seconds: float, done: int, jobs: int) -> str:
 
 def objective(summary: Summary) -> float | None:
     """Return what a search maximises: the last policy's mean score; where there are no scores its success rate, or else its
-    return."""
+    return. NaN where a seed has diverged, as a mean of those that are left would reward it."""
     final = summary.totals.get("final")
     if final is None:
         return None
+    if summary.diverged:
+        return math.nan
     return next(mean for mean in (final.score_mean, final.success_rate, final.return_mean) if mean is not None)
 
 
@@ -219,7 +222,7 @@ def best(jobs: list[dict[str, Any]]) -> set[int]:
     for job in jobs:
         if job["status"] == "finished":
             summary = finished_summary(Path(job["folder"]))
-            if (value := objective(summary)) is not None:
+            if (value := objective(summary)) is not None and not math.isnan(value):
                 by_dataset[summary.dataset.id].append((value, job["job"]))
     ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]
     return {first[1] for first, second, *_ in ranked if first[0] > second[0]}
