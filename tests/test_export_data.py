@@ -740,6 +740,7 @@ def test_our_reader_of_robomimic_reads_it(curated: Curated, tmp_path: Path) -> N
     again = iwbc.load(tmp_path / "demo.hdf5", observation_keys=["object", "robot_eef_pos", "grip"])
     assert np.array_equal(again.actions, data.actions)
     assert np.array_equal(again.rewards, data.rewards)
+    assert again.successes is not None and np.array_equal(again.successes, data.successes)
     assert np.array_equal(again.offsets, data.offsets)
     assert np.array_equal(again.terminated, data.terminated)
     names = [part.name for part in again.info.observation_parts or ()]

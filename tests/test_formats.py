@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,76 @@ def test_robomimic_rewards_that_are_never_above_0_are_no_labels(tmp_path: Path) 
         data = iwbc.load(path)
     assert data.successes is None
     assert all((episode.rewards == -1.5).all() for episode in data)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        lambda steps: np.linspace(0.01, 0.2, steps),  # the approach alone is rewarded
+        lambda steps: np.append(np.zeros(steps - 1), 0.5),
+        lambda steps: np.append(np.full(steps - 1, -1.0), 1.0),
+        lambda steps: np.append(np.ones(steps - 1), 2.25),
+    ],
+)
+def test_robomimic_dense_rewards_are_no_labels(rewards: Callable[[int], Any], tmp_path: Path) -> None:
+    """Such rewards of one demo say that those of the others mark no success either."""
+
+    def change(file: h5py.File) -> None:
+        file["data/demo_1/rewards"][:] = rewards(EPISODES[1].steps)
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with pytest.warns(DataWarning, match="its rewards are not 0 and 1 alone: they are dense, .*no labels of success"):
+        data = iwbc.load(path)
+    assert data.successes is None
+    np.testing.assert_allclose(data[1].rewards, rewards(EPISODES[1].steps), rtol=1e-6)
+
+
+def test_robomimic_rewards_of_0_and_1_may_be_rounded(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data/demo_0/rewards"][-1] = 1.0 - 1e-7
+        file["data/demo_1/rewards"][-1] = 1e-9
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    assert data.successes is not None
+    assert data.successes.tolist() == [truth.success for truth in EPISODES]
+
+
+@pytest.mark.parametrize("rewards", ["sparse", "dense", "none"])
+def test_robomimic_success_is_an_attribute_where_every_demo_has_it(rewards: str, tmp_path: Path) -> None:
+    labels = [index % 2 == 1 for index in range(COUNT)]
+
+    def change(file: h5py.File) -> None:
+        for index, label in enumerate(labels):
+            demo = file[f"data/demo_{index}"]
+            demo.attrs["success"] = label
+            if rewards == "dense":
+                demo["rewards"][:] = 0.25
+            elif rewards == "none":
+                del demo["rewards"]
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        data = iwbc.load(path)
+    assert data.successes is not None
+    assert data.successes.tolist() == labels
+    assert not any("labels of success" in str(warning.message) for warning in given)
+    if rewards == "none":
+        assert data.returns.tolist() == labels
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes", np.array([True, False])])
+def test_robomimic_an_attribute_that_is_no_label_everywhere_is_none(value: Any, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        for index in range(COUNT):
+            file[f"data/demo_{index}"].attrs["success"] = False
+        del file["data/demo_4"].attrs["success"]
+        if value is not None:
+            file["data/demo_4"].attrs["success"] = value
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    assert data.successes is not None
+    assert data.successes.tolist() == [truth.success for truth in EPISODES]
 
 
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])
