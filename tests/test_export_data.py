@@ -768,3 +768,4 @@ def test_our_reader_of_lerobot_reads_it(curated: Curated, folder: Path) -> None:
         assert np.array_equal(made.observations, episode.observations[:steps, order])
         assert np.array_equal(made.actions, episode.actions[:steps])
         assert made.success == episode.success
+        assert made.terminated == episode.terminated

@@ -351,6 +351,30 @@ def test_lerobot_needs_no_such_columns(lost: str, tmp_path: Path) -> None:
     check_truths(iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, columns=columns)), "lerobot")
 
 
+@pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
+@pytest.mark.parametrize(
+    ("labels", "terminated"),
+    [
+        (("next.truncated",), [False] * COUNT),
+        (("next.done",), [True] * COUNT),
+        (("next.done", "next.truncated"), [truth.success for truth in EPISODES]),
+    ],
+)
+def test_lerobot_an_episode_that_was_cut_is_not_ended_by_the_environment(
+    labels: tuple[str, ...], terminated: list[bool], version: str, tmp_path: Path
+) -> None:
+    """next.done is true at the last frame of every episode, next.truncated at that of the failures, which were cut."""
+    assert iwbc.load(formats.write_lerobot(tmp_path / "set", EPISODES, version, labels)).terminated.tolist() == terminated
+
+
+def test_lerobot_only_the_last_frame_says_how_an_episode_ends(tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"next.truncated": pa.array(values["frame_index"].to_numpy() == 0)}
+
+    path = formats.write_lerobot(tmp_path / "set", EPISODES, labels=("next.done", "next.truncated"), columns=columns)
+    assert iwbc.load(path).terminated.all()
+
+
 def test_an_episode_of_one_frame_may_be_dropped(tmp_path: Path) -> None:
     """Ends are not marked in LeRobot's files: a short recording is no wrong mark."""
     truth = EPISODES[0]
