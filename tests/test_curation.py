@@ -106,6 +106,24 @@ def test_percentiles_keep_a_trajectory_exactly_at_the_level(percent: int) -> Non
     assert len(curation.curate(data, settings.QualityLevels([100.0 - percent])).kept) == percent + 1
 
 
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_percentiles_that_fall_on_a_trajectory_keep_it_whatever_the_number(percent: int) -> None:
+    """Float64 takes 0.56 · 25 to be a little more than 14."""
+    for count in (n for n in range(2, 202) if (100 - percent) * (n - 1) % 100 == 0):
+        returns = np.sqrt(np.arange(count))
+        expected = count - (100 - percent) * (count - 1) // 100
+        assert curation.top_fraction(returns, percent / 100).sum() == expected, count
+        assert curation.quality_levels(returns, [100.0 - percent]).sum() == expected, count
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2, 0.3, 0.44, 0.5])
+def test_percentiles_between_trajectories_are_interpolated(fraction: float) -> None:
+    for count in range(2, 202):
+        returns = np.random.default_rng(count).normal(size=count)
+        levels = np.quantile(returns, 1 - fraction)
+        assert curation.percentiles_of(returns, 100 - 100 * fraction) == pytest.approx(levels, rel=1e-9)
+
+
 def test_threshold_and_all() -> None:
     assert curation.threshold(TEN, 9.5).tolist() == [0] * 9 + [1]
     assert curation.all_trajectories(TEN).tolist() == [1] * 10
