@@ -135,6 +135,32 @@ def test_return_weighted_by_hand() -> None:
     assert weights.tolist() == pytest.approx([math.exp(-4), 1.0, math.exp(-4), 1.0])
 
 
+SAME_SUMS = np.array([[0.7, 0.0], [0.1, 0.6], [0.35, 0.35], [0.6, 0.1]])  # in float32 their sums differ
+
+
+def test_return_weights_of_returns_that_rounding_alone_tells_apart_are_equal() -> None:
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), SAME_SUMS.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    assert np.ptp(data.returns) > 0
+    for curation_ in (settings.ReturnWeighted(), settings.ReturnWeighted(0.5, rank_by="discounted_return", discount=1.0)):
+        with pytest.warns(DataWarning, match="keeps all 4 trajectories, each with the same weight"):
+            assert curation.curate(data, curation_).curation_weights.tolist() == [1.0] * 4
+
+
+def test_return_weights_of_returns_that_differ_by_more_than_rounding_differ() -> None:
+    rewards = SAME_SUMS.copy()
+    rewards[1, 1] += 1e-5
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), rewards.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    weights = curation.curate(data, settings.ReturnWeighted()).curation_weights
+    assert weights.argmax() == 1 and weights[1] == 1.0 and (weights[[0, 2, 3]] < 0.01).all()
+
+
+def test_a_curation_by_returns_that_rounding_alone_tells_apart_is_not_advised() -> None:
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), SAME_SUMS.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    with pytest.raises(UserError) as error:
+        curation.curate(data, settings.Success())
+    assert "top_fraction" not in str(error.value)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e8])
 def test_return_weighted_of_constant_returns_is_one(value: float) -> None:
     assert curation.return_weighted(np.full(7, value), 0.3).tolist() == [1.0] * 7

@@ -72,10 +72,15 @@ def success_by_last_reward(last_rewards: npt.NDArray[np.float32], minimum: float
     return (last_rewards >= np.float32(minimum)).astype(np.float64)
 
 
-def return_weighted(returns: Weights, temperature: float) -> Weights:
+def vary(values: Weights, rounding: Weights | float = 0.0) -> bool:
+    """Tell whether values [n] differ by more than they may have lost to rounding."""
+    return bool(np.ptp(values) > 2.0 * np.max(rounding))
+
+
+def return_weighted(returns: Weights, temperature: float, rounding: Weights | float = 0.0) -> Weights:
     """Compute R ∝ exp((G − max G) / (β · std G)), β the temperature, [n] → [n]; all equal where the returns do not vary."""
     spread = temperature * returns.std()
-    if spread == 0.0:
+    if spread == 0.0 or not vary(returns, rounding):
         return np.ones(len(returns))
     weights: Weights = np.exp((returns - returns.max()) / spread)
     return weights
@@ -193,7 +198,7 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
                 )
             weights = success(scores.successes)
         case settings.ReturnWeighted(temperature=temperature):
-            weights = return_weighted(values, temperature)
+            weights = return_weighted(values, temperature, rounding)
         case settings.Groups():
             weights = group_weights(scores, curation)
         case settings.TrajectoryWeights():
@@ -305,7 +310,7 @@ def _span(scores: Scores, curation: Settings, values: Weights) -> str:
 def _instead_of_labels(scores: Scores) -> str:
     """Name settings that may choose where no success is labelled."""
     remedies = ["curation.success_from=last_reward"] if np.ptp(scores.rewarded_last) else []
-    if np.ptp(scores.returns):
+    if vary(scores.returns, scores.rounding):
         remedies.append("curation=top_fraction")
     elif not remedies:
         remedies = _remedies(scores, settings.Success())
