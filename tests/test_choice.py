@@ -185,6 +185,14 @@ def test_another_content_of_a_file_of_scores_is_another_question(tmp_path: Path)
     assert len(set(held)) == len(held)
 
 
+def test_other_names_of_groups_are_another_question(tmp_path: Path) -> None:
+    data = dataset(tmp_path, equal=True, groups=("better", "worse"))
+    renamed = dataclasses.replace(data, info=dataclasses.replace(data.info, groups=["careful", "hasty"]))
+    for each in (data, renamed):
+        names = [trial.curation.keep for trial in choose(each).trials if isinstance(trial.curation, settings.Groups)]
+        assert names == [[name] for name in each.info.groups]
+
+
 def test_where_every_trial_diverges_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(tmp_path)
     reference = reference_of(data)
