@@ -1152,6 +1152,16 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
         maniskill(lambda file, info: info["episodes"].pop(3)),
         "traj_3 is in trajectory.h5, but not in its json",
     ),
+    "maniskill an episode twice": (
+        "maniskill",
+        maniskill(lambda file, info: info["episodes"].append(info["episodes"][3])),
+        "json, episodes: episode_id 3 is there twice",
+    ),
+    "maniskill an episode's number twice": (
+        "maniskill",
+        maniskill(lambda file, info: info["episodes"][4].update(episode_id=3)),
+        "json, episodes: episode_id 3 is there twice",
+    ),
     "maniskill no episodes": (
         "maniskill",
         maniskill_file(deleted(*(f"traj_{index}" for index in range(COUNT)))),
