@@ -203,7 +203,7 @@ def candidates_of(
         candidates += [settings.TopFraction(fraction=fraction, **ranked) for fraction in FRACTIONS]
         candidates.append(settings.QualityLevels(**ranked))
         candidates += [settings.ReturnWeighted(temperature=temperature, **ranked) for temperature in TEMPERATURES]
-    elif ranks:
+    elif ranks and auto.path is not None:
         kind = partial(settings.TrajectoryScores, path=auto.path, sha256=auto.sha256)
         candidates += [kind(fraction=fraction) for fraction in FRACTIONS]
     candidates += [settings.Groups(keep=[name]) for name in trajectories.info.groups[:_MOST_GROUPS]]
