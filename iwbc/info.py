@@ -296,8 +296,10 @@ def _show_returns(trajectories: Trajectories, console: Console) -> None:
     import numpy as np
     from rich.table import Table
 
+    from iwbc.data.curation import vary
+
     returns, scores = trajectories.returns, trajectories.info.reference_scores
-    if f"{returns.min():g}" == f"{returns.max():g}":
+    if not vary(returns, trajectories.return_rounding):
         score = f" (score {float(scores.normalise(returns).mean()):.1f})" if scores else ""
         console.print(
             f"All returns are {returns[0]:g}{score}: what goes by them keeps all. curation.rank_by=length, curation=groups or "

@@ -97,7 +97,8 @@ def write_lerobot(
     columns: Callable[[dict[str, Any]], dict[str, Any]] = lambda columns: columns,
 ) -> Path:
     """LeRobotDataset: v3.0 of several episodes a file, or v2.1 or v2.0 of one. `columns` changes those of each file."""
-    kinds = {"next.reward": "float32", "next.done": "bool", "next.success": "bool", "is_episode_successful": "bool"}
+    kinds = dict.fromkeys(("next.done", "next.truncated", "next.success", "is_episode_successful"), "bool")
+    kinds["next.reward"] = "float32"
     described: dict[str, Any] = {
         "action": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
         "observation.state": {"dtype": "float32", "shape": [3], "names": None},
@@ -127,6 +128,7 @@ def write_lerobot(
             "observation.environment_state": vectors([episode.states[:-1, :2] for episode in some]),
             "next.reward": pa.array(np.concatenate([episode.rewards for episode in some]).astype(np.float32)),
             "next.done": pa.array(np.concatenate([episode.last for episode in some])),
+            "next.truncated": pa.array(np.concatenate([episode.last & (not episode.success) for episode in some])),
             "next.success": pa.array(np.concatenate([episode.last & episode.success for episode in some])),
             "is_episode_successful": pa.array(np.concatenate([np.full(episode.steps, episode.success) for episode in some])),
             "timestamp": pa.array(np.concatenate([np.arange(episode.steps) / 10 for episode in some]).astype(np.float32)),

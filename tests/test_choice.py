@@ -185,6 +185,14 @@ def test_another_content_of_a_file_of_scores_is_another_question(tmp_path: Path)
     assert len(set(held)) == len(held)
 
 
+def test_other_names_of_groups_are_another_question(tmp_path: Path) -> None:
+    data = dataset(tmp_path, equal=True, groups=("better", "worse"))
+    renamed = dataclasses.replace(data, info=dataclasses.replace(data.info, groups=["careful", "hasty"]))
+    for each in (data, renamed):
+        names = [trial.curation.keep for trial in choose(each).trials if isinstance(trial.curation, settings.Groups)]
+        assert names == [[name] for name in each.info.groups]
+
+
 def test_where_every_trial_diverges_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(tmp_path)
     reference = reference_of(data)
@@ -243,6 +251,22 @@ def test_where_all_are_equal_all_are_kept_and_it_is_said(tmp_path: Path) -> None
 def test_where_all_successes_are_equal_they_are_kept_without_a_trial(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="keeps the successes; they are equally good by what it ranks by"):
         assert choose(dataset(tmp_path, equal=True, labels=True)) == Choice(settings.Success())
+
+
+@pytest.mark.parametrize("labels", [None, [True] * 40, [True] * 20 + [False] * 20])
+@pytest.mark.parametrize("rank_by", ["return", "discounted_return"])
+def test_where_returns_differ_by_rounding_alone_no_trial_is_made(rank_by: Any, labels: list[bool] | None) -> None:
+    """Sums of 0.7 in float32, of which some have large rewards that cancel, and so lose more."""
+    data = make_trajectories([0.7] * 40, successes=labels)
+    rewards = np.zeros((40, 4))
+    rewards[:, :2] = np.array([[0.7, 0.0], [0.1, 0.6], [0.35, 0.35], [10.0, -9.3]] * 10)
+    if labels is not None:
+        rewards[~np.array(labels)] -= 1.0
+    data = dataclasses.replace(data, rewards=rewards.astype(np.float32).ravel())
+    assert np.ptp(data.returns[:20]) > 0
+    with pytest.warns(DataWarning, match="they are equally good by what it ranks by"):
+        choice = foregone(settings.Auto(rank_by=rank_by, discount=1.0), data)
+    assert choice == Choice(settings.Success() if labels is not None and not all(labels) else settings.All())
 
 
 def test_where_every_sharper_choice_keeps_a_failure_the_successes_are_kept(tmp_path: Path) -> None:

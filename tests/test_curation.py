@@ -106,6 +106,24 @@ def test_percentiles_keep_a_trajectory_exactly_at_the_level(percent: int) -> Non
     assert len(curation.curate(data, settings.QualityLevels([100.0 - percent])).kept) == percent + 1
 
 
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_percentiles_that_fall_on_a_trajectory_keep_it_whatever_the_number(percent: int) -> None:
+    """Float64 takes 0.56 · 25 to be a little more than 14."""
+    for count in (n for n in range(2, 202) if (100 - percent) * (n - 1) % 100 == 0):
+        returns = np.sqrt(np.arange(count))
+        expected = count - (100 - percent) * (count - 1) // 100
+        assert curation.top_fraction(returns, percent / 100).sum() == expected, count
+        assert curation.quality_levels(returns, [100.0 - percent]).sum() == expected, count
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2, 0.3, 0.44, 0.5])
+def test_percentiles_between_trajectories_are_interpolated(fraction: float) -> None:
+    for count in range(2, 202):
+        returns = np.random.default_rng(count).normal(size=count)
+        levels = np.quantile(returns, 1 - fraction)
+        assert curation.percentiles_of(returns, 100 - 100 * fraction) == pytest.approx(levels, rel=1e-9)
+
+
 def test_threshold_and_all() -> None:
     assert curation.threshold(TEN, 9.5).tolist() == [0] * 9 + [1]
     assert curation.all_trajectories(TEN).tolist() == [1] * 10
@@ -115,6 +133,32 @@ def test_return_weighted_by_hand() -> None:
     # Standard deviation 2 (over n); with temperature 0.5 the scale is 1.
     weights = curation.return_weighted(np.array([1.0, 5.0, 1.0, 5.0]), 0.5)
     assert weights.tolist() == pytest.approx([math.exp(-4), 1.0, math.exp(-4), 1.0])
+
+
+SAME_SUMS = np.array([[0.7, 0.0], [0.1, 0.6], [0.35, 0.35], [0.6, 0.1]])  # in float32 their sums differ
+
+
+def test_return_weights_of_returns_that_rounding_alone_tells_apart_are_equal() -> None:
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), SAME_SUMS.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    assert np.ptp(data.returns) > 0
+    for curation_ in (settings.ReturnWeighted(), settings.ReturnWeighted(0.5, rank_by="discounted_return", discount=1.0)):
+        with pytest.warns(DataWarning, match="keeps all 4 trajectories, each with the same weight"):
+            assert curation.curate(data, curation_).curation_weights.tolist() == [1.0] * 4
+
+
+def test_return_weights_of_returns_that_differ_by_more_than_rounding_differ() -> None:
+    rewards = SAME_SUMS.copy()
+    rewards[1, 1] += 1e-5
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), rewards.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    weights = curation.curate(data, settings.ReturnWeighted()).curation_weights
+    assert weights.argmax() == 1 and weights[1] == 1.0 and (weights[[0, 2, 3]] < 0.01).all()
+
+
+def test_a_curation_by_returns_that_rounding_alone_tells_apart_is_not_advised() -> None:
+    data = from_arrays(np.zeros((8, 1)), np.zeros((8, 1)), SAME_SUMS.ravel(), np.arange(8) % 2 == 1, np.zeros(8, bool))
+    with pytest.raises(UserError) as error:
+        curation.curate(data, settings.Success())
+    assert "top_fraction" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e8])

@@ -606,6 +606,18 @@ def test_parts_that_claim_more_than_fits_are_refused(field: str, datasets: Path)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_episodes_beyond_those_of_the_metadata_are_refused(data_format: str, datasets: Path) -> None:
+    name = create(three(), data_format=data_format)
+    path = datasets / name / "data" / "metadata.json"
+    before = everything(datasets)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_episodes": 2}))
+    with pytest.raises(UserError, match=r"dataset others/task-v0: .*total_episodes 2, its data hold more") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    assert [entry for entry in everything(datasets) if not entry.endswith(".lock")] == before
+
+
 def test_damaged_arrow_is_refused(datasets: Path) -> None:
     name = create(three(), data_format="arrow")
     parts = sorted((datasets / name / "data").rglob("*.arrow"))

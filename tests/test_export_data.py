@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,18 @@ def test_robomimic_is_told_of_what_does_not_fit(data: Trajectories, tmp_path: Pa
     assert f"a reward above 0 for success, which is not the label of {other} of 12 episodes" in said[1]
     assert "group kept: is left out" in said[2]
     assert read_robomimic(tmp_path / "demo.hdf5")[2]["kept"] == ["demo_0", "demo_2", "demo_3", "demo_11"]
+
+
+def test_robomimic_of_a_subset_goes_by_the_rewards_of_the_subset(data: Trajectories, tmp_path: Path) -> None:
+    rewards = np.zeros(data.steps, np.float32)
+    ends = data.offsets[1:] - 1
+    assert data.successes is not None
+    rewards[ends[data.successes]] = 1.0
+    some = dataclasses.replace(data, rewards=rewards).subset(np.array([7, 2, 1, 10]))
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        write_robomimic(Curated(some, np.ones(4), "trajectory"), tmp_path / "demo.hdf5")
+    assert not any("reward above 0" in str(warning.message) for warning in given)
 
 
 # --- lerobot -------------------------------------------------------------------------------------------------------------
@@ -740,6 +753,7 @@ def test_our_reader_of_robomimic_reads_it(curated: Curated, tmp_path: Path) -> N
     again = iwbc.load(tmp_path / "demo.hdf5", observation_keys=["object", "robot_eef_pos", "grip"])
     assert np.array_equal(again.actions, data.actions)
     assert np.array_equal(again.rewards, data.rewards)
+    assert again.successes is not None and np.array_equal(again.successes, data.successes)
     assert np.array_equal(again.offsets, data.offsets)
     assert np.array_equal(again.terminated, data.terminated)
     names = [part.name for part in again.info.observation_parts or ()]
@@ -767,3 +781,4 @@ def test_our_reader_of_lerobot_reads_it(curated: Curated, folder: Path) -> None:
         assert np.array_equal(made.observations, episode.observations[:steps, order])
         assert np.array_equal(made.actions, episode.actions[:steps])
         assert made.success == episode.success
+        assert made.terminated == episode.terminated

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,76 @@ def test_robomimic_rewards_that_are_never_above_0_are_no_labels(tmp_path: Path) 
     assert all((episode.rewards == -1.5).all() for episode in data)
 
 
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        lambda steps: np.linspace(0.01, 0.2, steps),  # the approach alone is rewarded
+        lambda steps: np.append(np.zeros(steps - 1), 0.5),
+        lambda steps: np.append(np.full(steps - 1, -1.0), 1.0),
+        lambda steps: np.append(np.ones(steps - 1), 2.25),
+    ],
+)
+def test_robomimic_dense_rewards_are_no_labels(rewards: Callable[[int], Any], tmp_path: Path) -> None:
+    """Such rewards of one demo say that those of the others mark no success either."""
+
+    def change(file: h5py.File) -> None:
+        file["data/demo_1/rewards"][:] = rewards(EPISODES[1].steps)
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with pytest.warns(DataWarning, match="its rewards are not 0 and 1 alone: they are dense, .*no labels of success"):
+        data = iwbc.load(path)
+    assert data.successes is None
+    np.testing.assert_allclose(data[1].rewards, rewards(EPISODES[1].steps), rtol=1e-6)
+
+
+def test_robomimic_rewards_of_0_and_1_may_be_rounded(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data/demo_0/rewards"][-1] = 1.0 - 1e-7
+        file["data/demo_1/rewards"][-1] = 1e-9
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    assert data.successes is not None
+    assert data.successes.tolist() == [truth.success for truth in EPISODES]
+
+
+@pytest.mark.parametrize("rewards", ["sparse", "dense", "none"])
+def test_robomimic_success_is_an_attribute_where_every_demo_has_it(rewards: str, tmp_path: Path) -> None:
+    labels = [index % 2 == 1 for index in range(COUNT)]
+
+    def change(file: h5py.File) -> None:
+        for index, label in enumerate(labels):
+            demo = file[f"data/demo_{index}"]
+            demo.attrs["success"] = label
+            if rewards == "dense":
+                demo["rewards"][:] = 0.25
+            elif rewards == "none":
+                del demo["rewards"]
+
+    path = formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        data = iwbc.load(path)
+    assert data.successes is not None
+    assert data.successes.tolist() == labels
+    assert not any("labels of success" in str(warning.message) for warning in given)
+    if rewards == "none":
+        assert data.returns.tolist() == labels
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes", np.array([True, False])])
+def test_robomimic_an_attribute_that_is_no_label_everywhere_is_none(value: Any, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        for index in range(COUNT):
+            file[f"data/demo_{index}"].attrs["success"] = False
+        del file["data/demo_4"].attrs["success"]
+        if value is not None:
+            file["data/demo_4"].attrs["success"] = value
+
+    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    assert data.successes is not None
+    assert data.successes.tolist() == [truth.success for truth in EPISODES]
+
+
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])
 def test_lerobot_says_tasks_rate_and_bounds(name: str, tmp_path: Path) -> None:
     data = iwbc.load(WRITERS[name](tmp_path))
@@ -278,6 +349,30 @@ def test_lerobot_needs_no_such_columns(lost: str, tmp_path: Path) -> None:
         return {name: column for name, column in values.items() if name != lost}
 
     check_truths(iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, columns=columns)), "lerobot")
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
+@pytest.mark.parametrize(
+    ("labels", "terminated"),
+    [
+        (("next.truncated",), [False] * COUNT),
+        (("next.done",), [True] * COUNT),
+        (("next.done", "next.truncated"), [truth.success for truth in EPISODES]),
+    ],
+)
+def test_lerobot_an_episode_that_was_cut_is_not_ended_by_the_environment(
+    labels: tuple[str, ...], terminated: list[bool], version: str, tmp_path: Path
+) -> None:
+    """next.done is true at the last frame of every episode, next.truncated at that of the failures, which were cut."""
+    assert iwbc.load(formats.write_lerobot(tmp_path / "set", EPISODES, version, labels)).terminated.tolist() == terminated
+
+
+def test_lerobot_only_the_last_frame_says_how_an_episode_ends(tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"next.truncated": pa.array(values["frame_index"].to_numpy() == 0)}
+
+    path = formats.write_lerobot(tmp_path / "set", EPISODES, labels=("next.done", "next.truncated"), columns=columns)
+    assert iwbc.load(path).terminated.all()
 
 
 def test_an_episode_of_one_frame_may_be_dropped(tmp_path: Path) -> None:
@@ -1056,6 +1151,16 @@ BROKEN: dict[str, tuple[str, Write, str]] = {
         "maniskill",
         maniskill(lambda file, info: info["episodes"].pop(3)),
         "traj_3 is in trajectory.h5, but not in its json",
+    ),
+    "maniskill an episode twice": (
+        "maniskill",
+        maniskill(lambda file, info: info["episodes"].append(info["episodes"][3])),
+        "json, episodes: episode_id 3 is there twice",
+    ),
+    "maniskill an episode's number twice": (
+        "maniskill",
+        maniskill(lambda file, info: info["episodes"][4].update(episode_id=3)),
+        "json, episodes: episode_id 3 is there twice",
     ),
     "maniskill no episodes": (
         "maniskill",

@@ -222,6 +222,19 @@ def test_equal_returns_are_a_line() -> None:
     assert row(text, "all")[:2] == ["all", "5"]
 
 
+def test_returns_that_differ_beyond_six_digits_are_not_equal() -> None:
+    text = text_of(make_trajectories([1e6, 1e6 + 0.5, 1e6 + 0.25, 1e6], lengths=[1] * 4))
+    assert "All returns" not in text and "quantile" in text
+    assert row(text, "top_fraction 10 %")[:2] == ["top_fraction 10 %", "1"]
+
+
+def test_returns_that_rounding_alone_tells_apart_are_equal() -> None:
+    data = make_trajectories([0.0] * 3, lengths=[2] * 3)
+    rewards = np.array([0.7, 0.0, 1e4 + 0.7, -1e4, 1e4, 0.7 - 1e4], np.float32)
+    text = text_of(replace(data, rewards=rewards))
+    assert "All returns are 0.7: what goes by them keeps all" in text and "quantile" not in text
+
+
 def operators() -> Trajectories:
     """Demonstrations by three operators, as in robomimic's Multi-Human sets: all succeed, the worse slower; one is a copy."""
     lengths = np.array([40 + i // 4 for i in range(119)] + [400] + [90 + i // 2 for i in range(80)])

@@ -11,7 +11,7 @@ import pytest
 from helpers import make_episode, make_info
 
 from iwbc.data.checks import ActionBounds
-from iwbc.data.packed import fingerprint_of, load_or_pack, open_packed, pack
+from iwbc.data.packed import fingerprint_of, joined, load_or_pack, open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spaces import Part
@@ -333,6 +333,35 @@ def test_the_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
     assert fingerprint_of([first], "keep") != original
     os.utime(first, ns=(0, 0))
     assert fingerprint_of([first, second], "keep") != original
+
+
+OTHER_INFO = {
+    "action_low": [-2.0, -1.0],
+    "action_high": [1.0, 3.0],
+    "fps": 20.0,
+    "environment": EnvironmentSpec("Hopper-v5"),
+    "reference_scores": ReferenceScores(-20.0, 3000.0, "D4RL"),
+    "observation_parts": [Part(("a",), (3,))],
+}
+
+
+@pytest.mark.parametrize("field", OTHER_INFO)
+def test_joined_datasets_have_the_description_of_today(field: str, tmp_path: Path) -> None:
+    pack(make_episodes(), make_info(), tmp_path / "part", "f")
+    part = open_packed(tmp_path / "part")
+    before = joined("a+b", [part, part], tmp_path)
+    part = dataclasses.replace(part, info=dataclasses.replace(part.info, **{field: OTHER_INFO[field]}))
+    after = joined("a+b", [part, part], tmp_path)
+    assert getattr(after.info, field) == OTHER_INFO[field] != getattr(before.info, field)
+    assert after.content_hash == before.content_hash
+
+
+def test_joined_groups_have_the_names_of_today(tmp_path: Path) -> None:
+    for name in ("expert", "novice"):
+        episodes = [dataclasses.replace(episode, groups=(name,)) for episode in make_episodes()]
+        pack(episodes, dataclasses.replace(make_info(), groups=[name]), tmp_path / "part", "f")
+        data = joined("a+b", [open_packed(tmp_path / "part")] * 2, tmp_path)
+        assert (data.info.groups, data[0].groups) == ([name], (name,))
 
 
 def test_infinite_bounds_count_nothing_and_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import h5py
 import pytest
-from pendulum import QUICK, make_pendulum
+from pendulum import ID, QUICK, make_pendulum
 from rich.console import Console
 from setups import Outcome, read_csv, train
 
 from iwbc.data import packed
 from iwbc.data.minari_folder import dataset_folder
+from iwbc.data.sources import is_local
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import DataWarning, UserError
 from iwbc.report.write import write_report
+from iwbc.settings import Minari
 from iwbc.system.files import write_csv
 from iwbc.training.trained import load_policy
 from iwbc.verify import main, verify
@@ -195,6 +197,26 @@ def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) 
     (check,) = [check for check in verify(folder, replay=False) if check.what == "data"]
     assert check.same is None
     assert list(datasets.iterdir()) == []
+
+
+def test_a_run_on_joined_datasets_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pendulum()
+    folder = tmp_path / "joined"
+    outcome = train(*QUICK, f"dataset.id={ID}+{ID}", f"hydra.run.dir={folder}")
+    assert outcome.code == 0, outcome.err
+    checks = {check.what: check for check in verify(folder)}
+    assert checks["data"].same and checks["curation"].same
+    assert checks["curation"].seen == "keeps 10 of 40"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
+    (data,) = [check for check in verify(folder, replay=False) if check.what == "data"]
+    assert data.same is None
+
+
+@pytest.mark.parametrize(("there", "local"), [((), False), ((0,), False), ((1,), False), ((0, 1), True)])
+def test_joined_datasets_are_here_where_all_are(there: tuple[int, ...], local: bool, datasets: Path) -> None:
+    for number in there:
+        (datasets / f"some/part-v{number}").mkdir(parents=True)
+    assert is_local(Minari("some/part-v0+some/part-v1")) is local
 
 
 def test_an_unfinished_run_is_refused(folder: Path, tmp_path: Path) -> None:

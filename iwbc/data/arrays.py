@@ -103,11 +103,15 @@ def from_arrays(
         "successes": successes,
     }
     arrays: dict[str, Any] = {field: _array(name, field, values) for field, values in fields.items() if values is not None}
+    for field in ("observations", "actions"):
+        if field not in arrays and not (field == "observations" and images):
+            alone = "; observations may be missing beside images alone" if field == "observations" else ""
+            raise UserError(f"dataset {name}, {field}: are missing; give vectors, one row per step{alone}")
     if images:
         if id is not None:
             raise UserError(f"dataset {id}, images: stay in memory, and are not written to a dataset; leave out id, or images")
         arrays["images"] = {key: _array(name, f"image {key}", image) for key, image in images.items()}
-        arrays.setdefault("observations", np.zeros((len(arrays["actions"]), 0), np.float32))
+        arrays.setdefault("observations", np.zeros((*(arrays["actions"].shape[:1] or (0,)), 0), np.float32))
     steps = Steps(**arrays)
     info = describe(name, steps, env_id, action_low, action_high)
     if id is None:
@@ -245,6 +249,8 @@ def _check_shapes(name: str, steps: Steps) -> None:
     if count == 0:
         fail("actions", "there are no steps")
     for field, array in arrays.items():
+        if field == "successes" and len(array.shape) == 0:
+            fail(field, f"must be one for each step or each episode, not a single {array[()]}")
         if field in ("actions", "successes"):
             continue
         if len(array.shape) == 0 or array.shape[0] != count:

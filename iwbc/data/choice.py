@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc import settings
-from iwbc.data.curation import Scores, Weights, top_fraction, weights_of
+from iwbc.data.curation import Scores, Weights, top_fraction, vary, weights_of
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Trajectories
 from iwbc.data.trajectory_csv import read_column
@@ -140,6 +140,11 @@ def values_of(auto: settings.Auto, trajectories: Trajectories) -> Weights:
     return read_column(Path(auto.path).expanduser(), "score", len(trajectories), auto.sha256, signed=True) / 2.0
 
 
+def _tell_apart(auto: settings.Auto, trajectories: Trajectories, good: Weights) -> bool:
+    """Tell whether the values of the good trajectories, which labels may tell, differ by more than float32's rounding."""
+    return vary(good, Scores.of(trajectories).ranked(auto)[1] if auto.path is None else 0.0)
+
+
 def best_of(values: Weights, trajectories: Trajectories) -> npt.NDArray[np.int64]:
     """Return the best trajectories' indices, best first, of equals some at random: successes, where labels tell them."""
     order = np.random.default_rng(Stream.CHOICE).permutation(len(values))
@@ -173,7 +178,8 @@ def foregone(auto: settings.Auto, trajectories: Trajectories) -> Choice | None:
     (only,) = candidates
     good = values[candidate_weights(only, trajectories, values) > 0]
     kept = "all trajectories" if isinstance(only, settings.All) else "the successes"
-    why = "they are equally good by what it ranks by" if np.ptp(good) == 0.0 else "what ranks higher holds failures, too"
+    equal = not _tell_apart(auto, trajectories, good)
+    why = "they are equally good by what it ranks by" if equal else "what ranks higher holds failures, too"
     warn(
         f"curation=auto, dataset {trajectories.info.id}: keeps {kept}; {why}, "
         "and curation.rank_by=length or curation.path=scores.csv may tell them apart"
@@ -192,11 +198,12 @@ def candidates_of(
     if trajectories.successes is not None and trajectories.successes.any():
         candidates.append(settings.Success())
         failed = ~trajectories.successes
-    if auto.path is None:
+    ranks = _tell_apart(auto, trajectories, values[~failed])  # otherwise a ranking is one of noise
+    if ranks and auto.path is None:
         candidates += [settings.TopFraction(fraction=fraction, **ranked) for fraction in FRACTIONS]
         candidates.append(settings.QualityLevels(**ranked))
         candidates += [settings.ReturnWeighted(temperature=temperature, **ranked) for temperature in TEMPERATURES]
-    else:
+    elif ranks and auto.path is not None:
         kind = partial(settings.TrajectoryScores, path=auto.path, sha256=auto.sha256)
         candidates += [kind(fraction=fraction) for fraction in FRACTIONS]
     candidates += [settings.Groups(keep=[name]) for name in trajectories.info.groups[:_MOST_GROUPS]]

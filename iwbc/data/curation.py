@@ -26,6 +26,7 @@ from iwbc.settings import Settings
 
 Weights = npt.NDArray[np.float64]
 C = TypeVar("C", bound=Settings)
+_WHOLE = 1e-12  # of the number of values: how far float64 may move the position of a percentile
 
 
 def all_trajectories(returns: Weights) -> Weights:
@@ -35,14 +36,24 @@ def all_trajectories(returns: Weights) -> Weights:
 
 def top_fraction(returns: Weights, fraction: float, rounding: Weights | float = 0.0) -> Weights:
     """Compute R = 1[G ≥ percentile(G, 100 (1 − fraction))], [n] → [n]."""
-    return threshold(returns, float(np.percentile(returns, 100.0 - 100.0 * fraction)), rounding)
+    return threshold(returns, float(percentiles_of(returns, 100.0 - 100.0 * fraction)), rounding)
 
 
 def quality_levels(returns: Weights, percentiles: Sequence[float], rounding: Weights | float = 0.0) -> Weights:
     """Compute R = Σ_c 1[G ≥ c], the number of levels that a trajectory passes (the paper's Q), [n] → [n]."""
-    levels = np.percentile(returns, np.asarray(percentiles, np.float64))
+    levels = percentiles_of(returns, np.asarray(percentiles, np.float64))
     passed: Weights = ((returns + rounding)[:, None] >= levels[None, :]).sum(1, dtype=np.float64)
     return passed
+
+
+def percentiles_of(values: Weights, percentiles: Weights | float) -> Weights:
+    """Compute percentiles, by linear interpolation, [n] and [k] → [k]; one that falls on a value is exactly that value."""
+    levels: Weights = np.asarray(np.percentile(values, percentiles))
+    positions = np.asarray(percentiles) / 100.0 * (len(values) - 1)
+    whole = np.rint(positions)
+    # 0.56 · 25 is a little more than 14: interpolated, the level would lie above the value that it falls on, and drop it.
+    falls = np.abs(positions - whole) <= _WHOLE * len(values)
+    return np.where(falls, np.sort(values)[whole.astype(np.int64)], levels)
 
 
 def threshold(returns: Weights, minimum: float, rounding: Weights | float = 0.0) -> Weights:
@@ -61,10 +72,15 @@ def success_by_last_reward(last_rewards: npt.NDArray[np.float32], minimum: float
     return (last_rewards >= np.float32(minimum)).astype(np.float64)
 
 
-def return_weighted(returns: Weights, temperature: float) -> Weights:
+def vary(values: Weights, rounding: Weights | float = 0.0) -> bool:
+    """Tell whether values [n] differ by more than they may have lost to rounding."""
+    return bool(np.ptp(values) > 2.0 * np.max(rounding))
+
+
+def return_weighted(returns: Weights, temperature: float, rounding: Weights | float = 0.0) -> Weights:
     """Compute R ∝ exp((G − max G) / (β · std G)), β the temperature, [n] → [n]; all equal where the returns do not vary."""
     spread = temperature * returns.std()
-    if spread == 0.0:
+    if spread == 0.0 or not vary(returns, rounding):
         return np.ones(len(returns))
     weights: Weights = np.exp((returns - returns.max()) / spread)
     return weights
@@ -182,7 +198,7 @@ def weights_of(scores: Scores, curation: Settings) -> Weights:
                 )
             weights = success(scores.successes)
         case settings.ReturnWeighted(temperature=temperature):
-            weights = return_weighted(values, temperature)
+            weights = return_weighted(values, temperature, rounding)
         case settings.Groups():
             weights = group_weights(scores, curation)
         case settings.TrajectoryWeights():
@@ -294,7 +310,7 @@ def _span(scores: Scores, curation: Settings, values: Weights) -> str:
 def _instead_of_labels(scores: Scores) -> str:
     """Name settings that may choose where no success is labelled."""
     remedies = ["curation.success_from=last_reward"] if np.ptp(scores.rewarded_last) else []
-    if np.ptp(scores.returns):
+    if vary(scores.returns, scores.rounding):
         remedies.append("curation=top_fraction")
     elif not remedies:
         remedies = _remedies(scores, settings.Success())

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds
-from iwbc.data.hdf5 import open_group, read_array
+from iwbc.data.hdf5 import holds, open_group, read_array
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import GROUPS, OBSERVATION_PARTS
@@ -30,7 +30,7 @@ from iwbc.system.progress import tracked
 
 _EPISODES_AT_ONCE = 50
 # Bump when reading the same files gives other episodes than before.
-_READER = 4
+_READER = 5
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
 # h5py, pyarrow and Minari raise these on damaged files.
 _DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
@@ -256,6 +256,11 @@ def _episodes(
 ) -> Iterator[Episode]:
     index = 0
     try:
+        if _holds_more(dataset):
+            raise UserError(
+                f"dataset {dataset_id}: its metadata.json says total_episodes {dataset.total_episodes}, its data hold more; "
+                "correct the number, or download or make it again"
+            )
         for data in tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if terminated or truncated or unfinished == "keep":
@@ -291,6 +296,17 @@ def _episodes(
             f"dataset {dataset_id}, episode {index}: cannot be read ({_line(error)}); delete the dataset and download or "
             "make it again"
         ) from None
+
+
+def _holds_more(dataset: Any) -> bool:
+    """Tell whether the data hold an episode beyond the last that the metadata count."""
+    import h5py
+
+    data, count = dataset.storage.data_path, dataset.total_episodes
+    if dataset.storage.metadata["data_format"] != "hdf5":
+        return bool((data / str(count)).exists())
+    with h5py.File(data / "main_data.hdf5", "r") as file:
+        return holds(file["/"].id, f"episode_{count}")
 
 
 def _in_turns(dataset: Any, space: gym.Space[Any]) -> Iterator[Any]:

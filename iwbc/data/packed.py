@@ -237,7 +237,9 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
     for other in each[1:]:
         if what := difference(each[0], other):
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
-    fingerprint = hashlib.sha256(" ".join(dataset.content_hash for dataset in each).encode()).hexdigest()
+    # Descriptions too: bounds, names of groups or the environment can change while the arrays stay the same.
+    parts = [(dataset.content_hash, dataclasses.asdict(dataset.info)) for dataset in each]
+    fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
     groups = list(dict.fromkeys(name for dataset in each for name in dataset.info.groups))
     info = dataclasses.replace(first, id=dataset_id, notes=[], groups=groups)  # notes were given as each was loaded
     episodes = (dataset[index] for dataset in each for index in range(len(dataset)))

@@ -32,7 +32,7 @@ def is_local(dataset: Dataset, env_id: str | None = None) -> bool:
         case settings.Recording():
             return formats.place_of(dataset).exists()
         case settings.Minari():
-            name = dataset.id
+            return all(dataset_folder(part).exists() for part in dataset.id.split("+"))
         case settings.Generated() if env_id is not None:
             name = generate.name_of(env_id, dataset.tier, dataset.steps, dataset.seed)
         case settings.Demonstrations() | settings.OperatorDemonstrations() if env_id is not None:

@@ -37,7 +37,7 @@ from iwbc.training.trained import Policies
 from iwbc.training.trainer import Learner, Trainer, steps
 
 # Bump when the same inputs give another choice than before.
-_FORMAT = 2
+_FORMAT = 3
 SEED = 0  # of the reference that all are cloned from, so that runs with other seeds choose the same
 _TITLE = "trials of curations"
 
@@ -69,7 +69,9 @@ def choose_curation(
     values, best, candidates = question_of(auto, trajectories)
     recipe = _recipe(algo or FilteredBC())
     parameters = digest_of(module_state(reference[0]), {})
-    inputs = [_FORMAT, trajectories.content_hash, to_plain(auto), to_plain(recipe), averaging, parameters]
+    # Names of groups too: the content hash is of arrays alone, and a choice names groups.
+    content = [trajectories.content_hash, trajectories.info.groups]
+    inputs = [_FORMAT, *content, to_plain(auto), to_plain(recipe), averaging, parameters]
     path = cache_folder() / "curations" / f"{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
     checkpoint = path.with_suffix(".checkpoint")
     checkpoints = Checkpoints(_TITLE, lambda: checkpoint, path.stem, recipe.steps, checkpoint_every, console, drops=True)

@@ -2,7 +2,8 @@
 
     meta/info.json                  codebase_version, fps, features {name: {dtype, shape}}, total_episodes, total_frames
     data/chunk-*/*.parquet          a row for each frame: action, observation.…, episode_index, frame_index;
-                                    optional: next.reward, next.done, next.success (ports: is_episode_successful)
+                                    optional: next.reward, next.done, next.truncated, next.success (ports:
+                                    is_episode_successful)
     v3.0: meta/episodes/**.parquet  episode_index, length, dataset_from_index, dataset_to_index, tasks
           meta/stats.json           {feature: {min, max, …}}
     v2.x: meta/episodes.jsonl       {episode_index, length, tasks} on a line each
@@ -51,10 +52,11 @@ from iwbc.system.files import parse_json, read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes, or notes, than before.
-READER = 2
+READER = 3
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
 _USUAL = ("observation.state", "observation.environment_state")
 _SUCCESS = ("next.success", "is_episode_successful")
+_ENDS = ("next.done", "next.truncated")
 _PICTURES = ("image", "video")
 # Columns of every dataset that are no observations.
 _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -127,7 +129,7 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
     if "task_index" in features:
         described.notes.extend(_notes_of_tasks(path, version))
     columns = [*(part.name for part in parts), "action", "episode_index", "frame_index"]
-    columns += [name for name in ("next.reward", "next.done", label) if name is not None and name in features]
+    columns += [name for name in ("next.reward", *_ENDS, label) if name is not None and name in features]
     return _episodes(path, dataset_id, said, parts, columns, label, bool(tasks)), described
 
 
@@ -345,13 +347,13 @@ def _episodes(
         actions = actions_of(_columns(values["action"]), f"{where}, action")
         success = None if label is None else bool(flags_of(values[label], f"{where}, {label}", steps).any())
         rewards = rows(values["next.reward"], f"{where}, next.reward", steps) if "next.reward" in values else None
-        done = flags_of(values["next.done"], f"{where}, next.done", steps)[-1] if "next.done" in values else False
+        done, cut = (name in values and bool(flags_of(values[name], f"{where}, {name}", steps)[-1]) for name in _ENDS)
         yield Episode(
             seen,
             seen[-1],
             actions,
             rewards_of(steps, success) if rewards is None else rewards,
-            bool(done),
+            done and not cut,
             success,
             tuple(f"{TASK}{task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
         )

@@ -47,7 +47,7 @@ from iwbc.system.files import read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes than before.
-READER = 2
+READER = 3
 _DIFFERENCES = re.compile(r"pd_(ee|joint)_(target_)?delta_\w+")  # controllers whose actions are normalised
 _TRAJECTORY = re.compile(r"traj_\d+")
 _NO_OBSERVATIONS = (
@@ -75,7 +75,12 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         metadata = mapping(read_json(described), str(described))
         env_info = mapping(metadata.get("env_info"), f"{described}, env_info")
         environment, fps = _environment(env_info)
-        episodes = {f"traj_{int(episode['episode_id'])}": dict(episode) for episode in metadata["episodes"]}
+        episodes: dict[str, dict[str, Any]] = {}
+        for episode in metadata["episodes"]:
+            number = int(episode["episode_id"])
+            if f"traj_{number}" in episodes:
+                raise UserError(f"{described}, episodes: episode_id {number} is there twice; remove the one that is wrong")
+            episodes[f"traj_{number}"] = dict(episode)
     with reading(str(path)), h5py.File(path, "r") as file:
         root = file["/"].id
         names = _trajectories(path, root, episodes)

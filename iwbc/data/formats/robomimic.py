@@ -1,10 +1,11 @@
 """robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
 
-data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples
+data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples; success, if it is true or false
+                                           in every demo: then it is the label, whatever the rewards
 LIBERO's data.attrs: problem_info (JSON) with language_instruction, bddl_file_name: the task, a group
 data/demo_N/actions [T, act]               within ±1
-data/demo_N/rewards [T], dones [T]         of the state after the action; a success has a reward above 0;
-                                           where none in the file is, success is unknown
+data/demo_N/rewards [T], dones [T]         of the state after the action; where all in the file are 0 or 1, a success has
+                                           a 1; where none is, or others are (dense ones), success is unknown
 data/demo_N/obs/<key> [T, …]
 data/demo_N/next_obs/<key> [T, …]          optional: its last row is the observation after the last action, unless it is a
                                            copy of obs in the whole file
@@ -55,11 +56,12 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes than before.
-READER = 3
+READER = 4
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
 _SCENE = re.compile(r"[A-Z_]+SCENE\d+_")  # what LIBERO's names of files begin with
+_NEAR = 1e-6  # how far a reward of 0 or 1 may be from it
 _RAW = (
     "has no obs: it holds simulator states alone; write observations with robomimic first, python "
     "robomimic/scripts/dataset_states_to_obs.py --dataset {path} --output_name low_dim.hdf5 --done_mode 2"
@@ -102,14 +104,10 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         env_args = _env_args(path, attributes)
         total, count = attributes.get("total"), sum(_length(path, data, name) for name in demos)
         rewarded = holds(first, "rewards")
-        labelled = rewarded and _any_above_0(path, data, demos)
-        notes = notes_of_rewards(rewarded, rewarded) + unused_note([name for name in offered if name not in keys])
+        successes, without_labels = _successes(path, data, demos)
+        notes = notes_of_rewards(rewarded, successes is not None) + unused_note([name for name in offered if name not in keys])
         notes += images_note([name for name in there if name not in (*offered, *keys)])
-        if rewarded and not labelled:
-            notes.append(
-                "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded; it has no "
-                "labels of success"
-            )
+        notes += without_labels
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
         if not all(holds(open_group(data, name), "next_obs") for name in demos):
@@ -135,7 +133,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], labelled), info
+    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], successes), info
 
 
 def names(path: Path) -> list[str]:
@@ -190,13 +188,29 @@ def _check_keys(path: Path, data: Any, demos: Sequence[str], keys: Sequence[str]
                 raise UserError(f"{path}, data/{name}: has no {source}/{missing[0]}, which {others}")
 
 
-def _any_above_0(path: Path, data: Any, demos: Sequence[str]) -> bool:
-    """Tell whether a reward of the file is above 0, which marks a success."""
+def _successes(path: Path, data: Any, demos: Sequence[str]) -> tuple[list[bool] | None, list[str]]:
+    """Read each demo's label of success, from its attribute or its rewards; None, with a note, where rewards do not tell."""
+    import h5py
+
+    said = [h5py.Group(open_group(data, name)).attrs.get("success") for name in demos]
+    if all(isinstance(label, bool | np.bool_) for label in said):
+        return [bool(label) for label in said], []
+    if not holds(open_group(data, demos[0]), "rewards"):
+        return None, []
+    successes, sparse, above = [], True, False
     for name in demos:
         with reading(f"{path}, data/{name}/rewards"):
-            if (read_array(data, f"{name}/rewards") > 0).any():
-                return True
-    return False
+            rewards = read_array(data, f"{name}/rewards").astype(np.float64)
+            sparse &= bool((np.minimum(np.abs(rewards), np.abs(rewards - 1.0)) <= _NEAR).all())
+            above |= bool((rewards > _NEAR).any())
+            successes.append(bool((rewards > 0.5).any()))
+    if sparse and above:
+        return successes, []
+    if above:
+        why = "its rewards are not 0 and 1 alone: they are dense, and do not mark a success"
+    else:
+        why = "none of its rewards is above 0, which is what marks a success: they are dense, or nobody succeeded"
+    return None, [f"{why}; it has no labels of success"]
 
 
 def _is_copied(path: Path, data: Any, name: str, keys: Sequence[str]) -> bool:
@@ -289,10 +303,10 @@ def _episodes(
     images: Sequence[Image],
     masks: Mapping[str, frozenset[str]],
     action_size: int,
-    labelled: bool,
+    successes: Sequence[bool] | None,
 ) -> Iterator[Episode]:
     groups = groups_in_turns(path, [f"data/{name}" for name in demos])
-    for name in tracked(demos, f"Reading {dataset_id}", len(demos)):
+    for index, name in enumerate(tracked(demos, f"Reading {dataset_id}", len(demos))):
         where = f"{path}, data/{name}"
         with reading(where):
             group = next(groups)
@@ -322,12 +336,12 @@ def _episodes(
             dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
-        success = bool((rewards > 0).any()) if labelled and rewards is not None else None
+        success = None if successes is None else successes[index]
         yield Episode(
             seen,
             following[-1],
             actions,
-            rewards_of(steps, None) if rewards is None else rewards,
+            rewards_of(steps, success) if rewards is None else rewards,
             dones is not None and bool(dones[-1]),
             success,
             tuple(mask for mask in sorted(masks) if name in masks[mask]),

@@ -57,7 +57,7 @@ def write_robomimic(curated: Curated, out: Path) -> None:
             "-1 to 1, or train.action_config.actions.normalization=min_max in its configuration"
         )
     if data.successes is not None:
-        rewarded = np.maximum.reduceat(data.rewards, data.offsets[:-1]) > 0.0
+        rewarded = np.maximum.reduceat(data.steps_of(data.rewards), data.offsets[:-1]) > 0.0
         if count := int((rewarded != data.successes).sum()):
             warn(
                 f"dataset {data.info.id}: robomimic takes a reward above 0 for success, which is not the label of {count:,} of "
