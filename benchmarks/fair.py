@@ -462,7 +462,7 @@ def by_share(name: str) -> list[str]:
 
 
 def _mean(scores: Array) -> Estimate:
-    """The mean of scores, or of differences of pairs, [seeds, tasks], with its 95 % bootstrap interval over each task's seeds."""
+    """The mean of scores, or differences of pairs, [seeds, tasks], with its 95 % bootstrap interval over each task's seeds."""
     drawn = np.random.default_rng(0).integers(len(scores), size=(5000, *scores.shape))
     low, high = np.percentile(np.take_along_axis(scores[None], drawn, 1).mean((1, 2)), [2.5, 97.5])
     return Estimate(float(scores.mean()), float(low), float(high))
