@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, Job, chosen, play_all, played, read
+from iwbc.intervals import student_quantile
 from iwbc.report.statistics import Array, Estimate, Scores, aggregates, improvement
 from iwbc.runs.read import read_metrics
 from iwbc.runs.summary import SeedResult, Summary, Total
@@ -427,7 +429,8 @@ def of_the_weights(name: str) -> list[str]:
         return []
     lines = ["| On the same trajectories | less | pairs | mean action | SD | sampled actions | SD |", "|---|---|" + "---:|" * 5]
     scores = {action: scores_of(name, action).matrices for action in PHASES.values()}
-    for method, twin in twins.items():
+    played_methods = scores["mean"].keys()
+    for method, twin in ((method, twin) for method, twin in twins.items() if {method, twin} <= played_methods):
         differences = [of_action[method] - of_action[twin] for of_action in scores.values()]
         cells = [str(differences[0].size)]
         for pairs in differences:
@@ -436,6 +439,7 @@ def of_the_weights(name: str) -> list[str]:
     return [*lines, ""]
 
 
+_MANY_SEEDS = 10
 SHARES = (0.0, 0.5, 0.7, 0.9, 0.95, 1.01)  # of the curated set's effective sample size
 
 
@@ -462,10 +466,17 @@ def by_share(name: str) -> list[str]:
 
 
 def _mean(scores: Array) -> Estimate:
-    """The mean of scores, or differences of pairs, [seeds, tasks], with its 95 % bootstrap interval over each task's seeds."""
-    drawn = np.random.default_rng(0).integers(len(scores), size=(5000, *scores.shape))
+    """The mean of scores, or differences of pairs, [seeds, tasks], with its 95 % interval over each task's seeds: of fewer than
+    ten Student's, as a bootstrap of so few is too narrow."""
+    seeds, tasks = scores.shape
+    mean = float(scores.mean())
+    if 1 < seeds < _MANY_SEEDS:
+        error = math.sqrt(float(scores.var(0, ddof=1).sum()) / seeds) / tasks
+        reach = student_quantile(0.975, (seeds - 1) * tasks) * error
+        return Estimate(mean, mean - reach, mean + reach)
+    drawn = np.random.default_rng(0).integers(seeds, size=(5000, *scores.shape))
     low, high = np.percentile(np.take_along_axis(scores[None], drawn, 1).mean((1, 2)), [2.5, 97.5])
-    return Estimate(float(scores.mean()), float(low), float(high))
+    return Estimate(mean, float(low), float(high))
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.common import Job, play_all
 from benchmarks.compare import comparison
 from benchmarks.peer import SCRIPTS, peer
 from iwbc.errors import UserError
+from iwbc.intervals import interval, student_quantile
 from iwbc.system.files import write_csv
 
 ROOT = Path(__file__).parents[1]
@@ -121,10 +123,21 @@ def test_the_part_of_the_weights_is_told_in_pairs(tmp_path: Path, monkeypatch: p
         for task, (method, score), action, seed in itertools.product("ab", scores.items(), ("mean", "sample"), (0, 1))
     ]
     write_csv(tmp_path / "fair" / "x-cells.csv", rows)
-    # Differences of 2 and 6 on either task.
+    # Differences of 2 and 6 on either task: ± t(0.975; 2) · √(2 · 8 / 2) / 2; of all four beside each other, t(0.975; 3).
     (row,) = (line for line in fair.of_the_weights("x") if line.startswith("| iw bc"))
-    assert row == "| iw bc | filtered bc | 4 | 4.0 [2.0, 6.0] | 2.3 | 4.0 [2.0, 6.0] | 2.3 |"
-    assert fair.by_share("x")[2:-1] == ["| 0.7 to 0.9 | 4 | 4.0 [2.0, 6.0] | 4.0 [2.0, 6.0] |"]
+    assert row == "| iw bc | filtered bc | 4 | 4.0 [-2.1, 10.1] | 2.3 | 4.0 [-2.1, 10.1] | 2.3 |"
+    assert fair.by_share("x")[2:-1] == ["| 0.7 to 0.9 | 4 | 4.0 [0.3, 7.7] | 4.0 [0.3, 7.7] |"]
+
+
+def test_the_mean_of_few_seeds_has_student_s_interval() -> None:
+    scores = np.array([[80.0, 3.0], [90.0, 5.0], [94.0, 4.0]])
+    for task in range(2):
+        mean, low, high = fair._mean(scores[:, [task]])
+        assert (low, high) == pytest.approx(interval(scores[:, [task]]))
+        assert mean == pytest.approx(scores[:, task].mean())
+    # Of two tasks the errors add up in squares, and so do the degrees of freedom.
+    error = math.sqrt(scores.var(0, ddof=1).sum() / 3) / 2
+    assert fair._mean(scores).high - scores.mean() == pytest.approx(student_quantile(0.975, 4) * error)
 
 
 @pytest.mark.robustness
