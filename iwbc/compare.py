@@ -235,7 +235,8 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
         # Of other data they are no BC; where the first method has been left out on the way, later seeds' were never played.
         is_bc = runs.configs[_first()].reference.dataset_id is None and references.keys() >= set(runs.seeds())
         contenders = _contenders(runs, uses, values, references if is_bc else None)
-        measure = Measure("success %" if name == "success" else name)
+        is_share = name == "success"
+        measure = Measure("success %" if is_share else name, step=100.0 / total.episodes if is_share else 0.0)
         played, environment = ACTION_NAMES[total.action], first[0].environment
         note = f"Mean of {total.episodes} episodes for each seed, {played}{f', in {environment.id}' if environment else ''}."
         verdicts.append(Verdict(contenders, measure, note, played if len(first[0].finals) > 1 else ""))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
 from iwbc.report.verdict import Contender, Measure, sentence, verdict_table
 
 SCORE = Measure("score")
@@ -132,3 +136,13 @@ def test_the_table_has_every_method_beside_the_best() -> None:
     ]
     assert [row[2].bold for row in table.rows] == [False, True]
     assert {"A note.", "iwbc train … algo=filtered (FILTERED); algo=weighted (WEIGHTED)."} <= set(table.notes)
+
+
+def test_differences_that_are_all_alike_are_no_surer_than_episodes_tell() -> None:
+    """One success more of ten, with each of three seeds."""
+    ninety, hundred = np.full(3, 90.0), np.full(3, 100.0)
+    told = Measure("success %", step=10.0).difference(hundred, ninety)
+    reach = student.ppf(0.975, 2) * 10.0 * np.sqrt(2 / 12 / 3)
+    assert (told.low, told.high) == (pytest.approx(10.0 - reach), pytest.approx(10.0 + reach))
+    assert not told.told
+    assert Measure("return").difference(hundred, ninety).told  # a return has no steps

@@ -37,12 +37,13 @@ class Contender:
 @dataclass(frozen=True)
 class Measure:
     """The figure that methods are compared by, larger is better, and what is paired, in the singular and plural. caveat: the
-    words with which a sentence begins."""
+    words with which a sentence begins. step: the least difference of two values, such as an episode's of a success rate."""
 
     name: str
     paired: tuple[str, str] = ("seed", "seeds")
     digits: int = 1
     caveat: str = ""
+    step: float = 0.0
 
     def text(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
@@ -61,6 +62,8 @@ class Measure:
         error = float(change.std(ddof=1)) / math.sqrt(len(change))
         if error < 1e-12 * max(1.0, float(np.abs(first).max())):  # equal but for rounding
             error = 0.0
+        # Differences that are all alike are no surer than whole episodes can tell, each to within half a step.
+        error = max(error, self.step * math.sqrt(2 / 12 / len(change)))
         freedom, mean = len(change) - 1, float(change.mean())
         reach = student_quantile(1.0 - 0.025 / comparisons, freedom)
         detectable = (reach + student_quantile(_POWER, freedom)) * error
