@@ -58,7 +58,6 @@ METHODS = {
     "iql": Method(("algo=iql", "curation=all", "averaging=transition"), effort=3.3),
 }
 _BC = "+method=bc_all"
-_SHARED = ("steps", "lr", "schedule", "warmup_steps", "batch_size")  # of BC's recipe and the references'
 _HELD_OUT = "held_out=0.2"
 # Settings that this command chooses: of methods, of seeds, and of where runs go.
 _CHOSEN = re.compile(r"[+~]*(algo|method|experiment|seeds?|eval\.reference|hydra[./].*)")
@@ -318,7 +317,7 @@ def _contenders(
 def _clones(reference: Reference) -> str:
     """Write the settings that make a run one of BC as the references were trained."""
     usual = Reference()
-    changed = [name for name in _SHARED if getattr(reference, name) != getattr(usual, name)]
+    changed = [name for name in Recipe.of_steps if getattr(reference, name) != getattr(usual, name)]
     averaging = [f"averaging={reference.averaging}"] if reference.averaging != usual.averaging else []
     return " ".join([_BC, *(f"algo.{name}={getattr(reference, name)}" for name in changed), *averaging])
 

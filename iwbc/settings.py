@@ -449,6 +449,7 @@ class Recipe(Settings):
 
     label: ClassVar[str] = ""  # in tables
     ess_floor: ClassVar[float] = 0.0  # a smaller effective sample size, as a share of the curated set's, is divergence
+    of_steps: ClassVar[tuple[str, ...]] = ("steps", "lr", "schedule", "warmup_steps", "batch_size")  # what steps are like
 
     steps: int = positive(2000)
     lr: float = positive(4e-4)

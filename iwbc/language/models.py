@@ -40,6 +40,7 @@ _CAUSES = (
     ("gguf", "cannot be read as GGUF; install the package gguf, and name a file of the folder"),
 )
 
+_NOISE = "as noise in likelihoods would be noise in the weights"
 # Of a configuration: where the model comes from, what its parameters say themselves, and what changes no number.
 _SAYS_NOTHING = (
     *("_name_or_path", "base_model_name_or_path", "revision", "transformers_version", "peft_version"),
@@ -139,14 +140,14 @@ def without_dropout(config: Any, name: str) -> None:
         (part, key)
         for part in _parts(config)
         for key, value in vars(part).items()
-        if ("dropout" in key or key.endswith("pdrop")) and not key.startswith(("summary", "classifier"))
+        if _is_dropout(key) and not key.startswith(("summary", "classifier"))
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     ]
     for part, key in places:
         setattr(part, key, 0.0)
     if places:
         keys = ", ".join(dict.fromkeys(key for _, key in places))
-        warn(f"{name}: {keys} set to 0, as noise in likelihoods would be noise in the weights")
+        warn(f"{name}: {keys} set to 0, {_NOISE}")
 
 
 def modules_without_dropout(model: torch.nn.Module, name: str) -> None:
@@ -157,13 +158,17 @@ def modules_without_dropout(model: torch.nn.Module, name: str) -> None:
         (module, key)
         for module in model.modules()
         for key, value in vars(module).items()
-        if ("dropout" in key or "pdrop" in key or (key == "p" and isinstance(module, nn.Dropout)))
+        if _is_dropout(key) or (key == "p" and isinstance(module, nn.Dropout))
         if isinstance(value, float) and value > 0.0
     ]
     for module, key in places:
         setattr(module, key, 0.0)
     if places:
-        warn(f"{name}: dropout is set to 0, as noise in likelihoods would be noise in the weights")
+        warn(f"{name}: dropout is set to 0, {_NOISE}")
+
+
+def _is_dropout(key: str) -> bool:
+    return "dropout" in key or "pdrop" in key
 
 
 def _parts(config: Any) -> Iterator[Any]:

@@ -112,8 +112,7 @@ def _recipe(algo: Recipe) -> FilteredBC:
     """Return the recipe of the trials: cloning with the algorithm's steps, where it starts from the reference too."""
     if algo.start != "reference":
         return FilteredBC()
-    shared = ("steps", "lr", "schedule", "warmup_steps", "batch_size")
-    return FilteredBC(**{name: getattr(algo, name) for name in shared})
+    return FilteredBC(**{name: getattr(algo, name) for name in Recipe.of_steps})
 
 
 def _train(
