@@ -74,6 +74,10 @@ def evaluate(
     which replace the data's; render_mode is left out. Raises UserError where the environment is not installed, or has other
     sizes, or another range of actions than the policy's data.
     """
+    if not isinstance(policies, Policies):
+        raise UserError(f"evaluate: plays the policies that fit or load_policy returns, not a {type(policies).__name__}")
+    if workers < 0:
+        raise UserError(f"evaluate: workers={workers}: must be at least 0")
     Eval(episodes=episodes, seed=seed, action=action).check("evaluate")
     if episodes == 0 or action == "both":
         raise UserError(f"evaluate: needs episodes to play, not {episodes}, and one action, not {action}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from iwbc.environments.gymnasium import Environments, LocalEnvironments, WorkerE
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
-from iwbc.policies.policy import Policy
+from iwbc.policies.policy import check_samples
 from iwbc.policies.spec import Spaces
 from iwbc.system import processes
 from iwbc.training.acting import Actor, Player
@@ -176,11 +175,3 @@ def _above(data: npt.NDArray[np.floating], environment: npt.NDArray[np.floating]
     rounding = max(1e-6, float(np.finfo(environment.dtype).eps))
     comparable = np.isfinite(data) & np.isfinite(declared) & ~np.isclose(data, declared, rtol=rounding, atol=0.0)
     return np.where(comparable, np.where(data > declared, 1, -1), 0)
-
-
-def check_samples(module: Any) -> None:
-    """Raise UserError unless actions can be drawn from a policy."""
-    if getattr(type(module), "sample", Policy.sample) is Policy.sample:
-        raise UserError(
-            f"action=sample: {type(module).__name__} has no method sample(observations, generator); action=mean plays"
-        )

@@ -24,6 +24,7 @@ at the places `newest` [B] in [B, sequence, obs], after which anything may stand
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field
@@ -118,7 +119,7 @@ def playable(policies: Policies, action: str = "mean") -> tuple[nn.Module, dict[
     from iwbc.environments.spaces import float32_bounds
     from iwbc.policies.policy import window_of
 
-    policy, spaces = policies[0], policies.spaces
+    policy, spaces = copy.deepcopy(policies[0]), policies.spaces
     if spaces.images:
         raise UserError(
             "format: a policy that takes images is not written as onnx or torchscript; format=hub takes it as it is"

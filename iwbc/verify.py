@@ -186,8 +186,9 @@ def _close(value: Any, other: Any) -> bool:
 
 def _data(saved: SavedRun, summary: Summary) -> list[Check]:
     """Compare the dataset's hash, and what curation keeps of it, where it is on this machine."""
+    from iwbc.data.content import content_hash
     from iwbc.data.curation import curate, hold_out
-    from iwbc.data.packed import content_hash, is_hashed
+    from iwbc.data.packed import is_hashed
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
     from iwbc.runs.read import read_choice
@@ -202,7 +203,7 @@ def _data(saved: SavedRun, summary: Summary) -> list[Check]:
         return [Check("data", None, f"{curation.path}, by which it was curated, is not on this machine")]
     try:
         trajectories = load_dataset(config.dataset, config.env.id)
-        if not is_hashed(trajectories) and content_hash(trajectories) != trajectories.content_hash:
+        if not is_hashed(trajectories) and content_hash(trajectories.arrays()) != trajectories.content_hash:
             return [Check("data", False, f"the packed cache of {known.id} has changed since it was written; delete it")]
         curated, _ = hold_out(curate(trajectories, curation, config.averaging), config.held_out)
         kept = dataset_summary(curated)

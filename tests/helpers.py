@@ -43,7 +43,7 @@ def make_trajectories(
     steps = int(sizes.sum())
     return Trajectories(
         info=make_info(action_size),
-        content_hash="0" * 64,
+        known_hash="0" * 64,
         observations=rng.normal(size=(steps, observation_size)).astype(np.float32),
         actions=rng.uniform(-1.0, 1.0, size=(steps, action_size)).astype(np.float32),
         rewards=np.repeat(np.asarray(returns, np.float64) / sizes, sizes).astype(np.float32),

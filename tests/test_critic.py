@@ -77,7 +77,7 @@ def test_a_change_of_each_dependency_makes_another_entry(cache: Path) -> None:
     make([0])
     changes: list[Callable[[], object]] = [
         lambda: make([1]),
-        lambda: make([0], trajectories=replace(TOY, content_hash="1" * 64)),
+        lambda: make([0], trajectories=replace(TOY, known_hash="1" * 64)),
         *(
             lambda change=change: make([0], recipe=replace(RECIPE, **change))  # type: ignore[misc]
             for change in ({"steps": 61}, {"lr": 1e-2}, {"gamma": 0.9}, {"lam": 0.9}, {"hidden": [4]}, {"refresh_every": 7})

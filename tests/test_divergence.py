@@ -140,6 +140,33 @@ def test_the_other_seeds_finish_and_the_last_good_state_is_kept(tmp_path: Path, 
     assert any("seed 1 diverged by step 40" in note for note in arrange(collect([run])[0]).notes)
 
 
+def test_a_density_that_refuses_nan_has_diverged_and_other_errors_are_passed_on() -> None:
+    policy, settings = torch.nn.Linear(2, 1), iwbc.BC()
+    algorithm: Any = SimpleNamespace(policy=policy, by_autograd=True, metrics=dict)
+
+    def update(*_: Any) -> torch.Tensor:
+        return -torch.distributions.Normal(policy.weight.mean(), 1.0).log_prob(torch.zeros(()))
+
+    algorithm.update = update
+    sampler: Any = SimpleNamespace(seed=3, batch=lambda step: None)
+    learner = Learner(algorithm, sampler, settings)
+    assert not learner.train(0, 1).requires_grad
+    assert learner.trouble() is None
+    with torch.no_grad():
+        policy.weight[0, 1] = NAN
+    learner.train(1, 2)
+    assert learner.trouble() == DIVERGED
+
+    def fails(*_: Any) -> torch.Tensor:
+        raise ValueError("of another kind")
+
+    algorithm.update = fails
+    with torch.no_grad():
+        policy.weight[0, 1] = 0.5
+    with pytest.raises(ValueError, match="of another kind"):
+        learner.train(2, 3)
+
+
 def test_divergence_from_python_is_an_error(tmp_path: Path) -> None:
     data = iwbc.load("tests/pendulum/random-v0")
     with pytest.raises(iwbc.UserError, match=f"^BC, seed 3, step 50: {re.escape(DIVERGED)}$"):

@@ -116,6 +116,44 @@ def test_episodes_end_each_at_its_own_time(make: Make) -> None:
     assert lengths([7, 2]) == [counts[7], counts[2]]
 
 
+class Counted(gym.Env[Any, Any]):
+    """Begins at whole numbers and goes on at fractions; `kind` says as what."""
+
+    def __init__(self, kind: str) -> None:
+        box = gym.spaces.Box(0.0, 9.0, (2,), np.float32)
+        self._pictured = kind == "picture"
+        picture = gym.spaces.Box(0, 255, (2, 2, 1), np.uint8)
+        self.observation_space = gym.spaces.Dict({"at": box, "camera": picture}) if self._pictured else box
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._first: Any = [0, 0] if kind == "list" else np.zeros(2, np.int64)
+
+    def _seen(self, at: Any) -> Any:
+        return {"at": at, "camera": np.zeros((2, 2, 1), np.uint8)} if self._pictured else at
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._t = 0
+        return self._seen(self._first), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._t += 1
+        return self._seen(np.array([0.25, 0.5]) * self._t), 0.0, False, self._t == 3, {}
+
+
+@pytest.mark.parametrize("kind", ["list", "array", "picture"])
+def test_observations_keep_their_fractions_where_the_first_is_of_whole_numbers(kind: str) -> None:
+    gym.register("tests/Counted-v0", Counted, kwargs={"kind": kind})
+    environments = LocalEnvironments("tests/Counted-v0")
+    try:
+        seen = []
+        for step in play(environments, lambda observations: np.zeros((len(observations), 1)), [0]):
+            seen.append((step.observations["observations"] if kind == "picture" else step.observations)[0].tolist())
+    finally:
+        environments.close()
+        del gym.registry["tests/Counted-v0"]
+    assert seen == [[0.0, 0.0], [0.25, 0.5], [0.5, 1.0]]
+
+
 def test_the_time_limit(make: Make) -> None:
     environments = make("HalfCheetah-v5", max_episode_steps=7)
     steps = list(play(environments, lambda observations: observations[:, :6], [0, 1]))

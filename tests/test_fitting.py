@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from helpers import make_trajectories
 from rich.console import Console
 from setups import compose, curated_of, rarely
-from torch import nn
+from torch import Tensor, nn
 
 import iwbc
 from iwbc.data.curated import Curated
@@ -76,6 +79,102 @@ def test_an_impossible_fit_is_refused_in_one_line() -> None:
         UserError, match=r"^policy: Linear lacks log_prob and mean_action; a policy has log_prob and mean_action$"
     ):
         fit(BC(), TOY, policy=lambda: nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"^policy: is a Linear; give what makes one, such as lambda: Linear\(…\)$"):
+        fit(BC(), TOY, policy=nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"^fit: needs the settings of an algorithm, such as BC\(\), not <class '.*BC'>$"):
+        fit(BC, TOY)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^fit: reference= takes the policies that fit or load_policy returns, not a Gaus"):
+        fit(IWBC(), TOY, reference=brief()[0])
+
+
+@pytest.mark.parametrize("seeds", [3, [], [-1], [0.5], [0, 0], ["a"]])
+def test_seeds_are_different_whole_numbers(seeds: Any) -> None:
+    with pytest.raises(UserError, match=r"^fit: seeds=.*: must be different whole numbers of at least 0"):
+        brief(seeds=seeds)
+
+
+def test_seeds_of_numpy_are_saved(tmp_path: Path) -> None:
+    brief(seeds=np.arange(2)).save(tmp_path / "policies.safetensors")
+    assert iwbc.load_policy(tmp_path / "policies.safetensors").seeds == (0, 1)
+
+
+class Frozen(nn.Module):
+    """A policy of unit variance behind an encoder that is not to be trained."""
+
+    def __init__(self, head: bool = True) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(3, 4).requires_grad_(False)
+        self.head = nn.Linear(4, 2).requires_grad_(head)
+
+    def mean_action(self, observations: Tensor) -> Tensor:
+        mean: Tensor = self.head(self.encoder(observations))
+        return mean
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.mean_action(observations), 1.0).log_prob(actions).sum(-1)
+
+
+def test_what_requires_no_gradient_is_not_trained(tmp_path: Path) -> None:
+    made: list[Frozen] = []
+
+    def make() -> Frozen:
+        made.append(Frozen())
+        return made[-1]
+
+    start = fit(BC(steps=1, warmup_steps=10, batch_size=8), TOY, policy=make, console=QUIET)
+    encoder, head = (copy.deepcopy(part.weight) for part in (start[0].encoder, start[0].head))
+    tuned = fit(iwbc.FilteredBC(steps=5, warmup_steps=0, batch_size=8), TOY, reference=start, console=QUIET)
+    assert torch.equal(tuned[0].encoder.weight, encoder)
+    assert not torch.equal(tuned[0].head.weight, head)
+    tuned.save(tmp_path / "policy.safetensors")
+    assert not iwbc.load_policy(tmp_path / "policy.safetensors", policy=Frozen)[0].encoder.weight.requires_grad
+
+    shipped = brief()
+    shipped[0].requires_grad_(False)
+    last = list(shipped[0].parameters())[-1].requires_grad_(True)
+    before = [parameter.clone() for parameter in shipped[0].parameters()]
+    tuned = fit(iwbc.FilteredBC(steps=5, warmup_steps=0, batch_size=8), TOY, reference=shipped, console=QUIET)
+    moved = [not torch.equal(a, b) for a, b in zip(before, tuned[0].parameters(), strict=True)]
+    assert moved == [parameter is last for parameter in shipped[0].parameters()]
+
+    with pytest.raises(UserError, match=r"^Frozen: has no parameter that requires a gradient"):
+        fit(BC(), TOY, policy=lambda: Frozen(head=False), console=QUIET)
+
+
+def test_another_policy_than_the_reference_s_is_refused_where_training_starts_there() -> None:
+    algo, reference = iwbc.FilteredBC(steps=1, batch_size=8), brief()
+    for policy in (GaussianPolicy(hidden=[9]), iwbc.settings.MixturePolicy(), Frozen):
+        with pytest.raises(UserError, match=r"^filtered BC: starts from the reference, .* leave policy out$"):
+            fit(algo, TOY, reference=reference, policy=policy, console=QUIET)
+    with pytest.raises(UserError, match="leave policy out"):
+        custom = fit(BC(steps=1, batch_size=8), TOY, policy=Frozen, console=QUIET)
+        fit(algo, TOY, reference=custom, policy=SMALL, console=QUIET)
+    fit(algo, TOY, reference=reference, policy=SMALL, console=QUIET)
+
+
+def test_predict_draws_samples_only_where_there_are_any() -> None:
+    policies = fit(BC(steps=1, batch_size=8), TOY, policy=Frozen, console=QUIET)
+    policies.predict(np.zeros(3))
+    with pytest.raises(UserError, match=r"^action=sample: Frozen has no method sample"):
+        policies.predict(np.zeros(3), deterministic=False)
+
+
+def test_other_rewards_have_another_value_function() -> None:
+    rewards = np.random.default_rng(1).normal(size=TOY.steps).astype(np.float32)
+    other = dataclasses.replace(TOY, rewards=rewards)
+    assert other.content_hash != TOY.content_hash
+    assert dataclasses.replace(TOY, rewards=rewards).content_hash == other.content_hash
+    assert other.subset(np.array([0, 1])).content_hash != TOY.subset(np.array([0, 1])).content_hash
+
+
+def test_a_policy_tuned_on_data_of_other_bounds_is_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+    wider = dataclasses.replace(TOY, info=dataclasses.replace(TOY.info, action_low=[-1.05] * 2, action_high=[1.05] * 2))
+    algo = iwbc.FilteredBC(steps=3, warmup_steps=0, batch_size=8)
+    tuned = fit(algo, wider, reference=brief(), console=QUIET)
+    tuned.save(tmp_path / "policy.safetensors")
+    loaded = iwbc.load_policy(tmp_path / "policy.safetensors")
+    observations, actions = torch.zeros(3, 3), torch.tensor([[1.04, 0.0], [-1.02, 1.05], [0.5, 0.5]])
+    assert torch.equal(tuned[0].log_prob(observations, actions), loaded[0].log_prob(observations, actions))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +224,7 @@ def test_settings_of_a_policy_are_checked_from_python_too(policy: GaussianPolicy
         ({"episodes": None}, "evaluate.episodes=None: must be a whole number"),
         ({"seed": -1}, "evaluate.seed=-1: must not be negative"),
         ({"seed": "a"}, "evaluate.seed=a: must be a whole number"),
+        ({"workers": -1}, "workers=-1: must be at least 0"),
         ({"action": "both"}, "one action, not both"),
         ({"action": "best"}, "evaluate.action=best: must be one of mean, sample, both"),
     ],

@@ -11,9 +11,10 @@ import pytest
 from helpers import make_episode, make_info
 
 from iwbc.data import minari_source
+from iwbc.data.content import content_hash
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import DATA_FORMATS, write_minari
-from iwbc.data.packed import content_hash, joined, open_packed, pack
+from iwbc.data.packed import joined, open_packed, pack
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.errors import UserError
 
@@ -36,8 +37,8 @@ def test_groups_are_packed(tmp_path: Path) -> None:
     assert data.groups.tolist() == MEMBERS
     assert data.info.groups == ["better", "worse", "first"]
     assert [episode.groups for episode in data] == NAMES
-    assert content_hash(data) == data.content_hash
-    assert content_hash(dataclasses.replace(data, groups=~data.groups)) != data.content_hash
+    assert content_hash(data.arrays()) == data.content_hash
+    assert dataclasses.replace(data, groups=~data.groups).content_hash != data.content_hash
     some = data.subset(np.array([3, 0]))
     assert [episode.groups for episode in some] == [NAMES[3], NAMES[0]]
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 import iwbc
 from iwbc.algorithms import Ingredients, make_algorithm
+from iwbc.data.content import content_hash
 from iwbc.data.curated import Curated
-from iwbc.data.packed import content_hash, joined, open_packed, pack
+from iwbc.data.packed import joined, open_packed, pack
 from iwbc.data.sampling import StepSampler
 from iwbc.data.streams import Stream
 from iwbc.data.trajectories import Episode, Trajectories
@@ -118,7 +119,7 @@ def test_a_frame_takes_its_bytes_and_no_more(tmp_path: Path) -> None:
 
 def test_the_content_hash_is_of_the_images_too(tmp_path: Path) -> None:
     data, episodes = packed(tmp_path / "one")
-    assert content_hash(data) == data.content_hash
+    assert content_hash(data.arrays()) == data.content_hash
     for number, where in enumerate(("images", "final_images")):
         changed = {"camera": getattr(episodes[1], where)["camera"] ^ np.uint8(1)}
         others = [episodes[0], dataclasses.replace(episodes[1], **{where: changed}), episodes[2]]
@@ -181,7 +182,7 @@ def test_data_may_be_of_images_alone(tmp_path: Path) -> None:
     data, episodes = packed(tmp_path / "cache", size=0)
     assert data.observations.shape == (9, 0)
     np.testing.assert_array_equal(data[2].images["camera"], episodes[2].images["camera"])
-    assert content_hash(data) == data.content_hash
+    assert content_hash(data.arrays()) == data.content_hash
     made = iwbc.from_arrays(None, np.zeros((4, 2)), np.ones(4), images={"camera": [np.zeros((5, 5), np.uint8)] * 4})
     assert made.images["camera"].shape == (4, 5, 5)
     assert made.observations.shape == (4, 0)

@@ -254,7 +254,7 @@ def operators() -> Trajectories:
     members = np.arange(200)[:, None] // 80 == np.arange(3)
     return replace(
         data,
-        content_hash="8c2f5f0d1b6e4a97" * 4,
+        known_hash="8c2f5f0d1b6e4a97" * 4,
         info=replace(data.info, id="my/robot/pick-v0", groups=["better", "okay", "worse"], fps=20.0),
         observations=observations.astype(np.float32),
         actions=actions.astype(np.float32),

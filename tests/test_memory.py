@@ -290,7 +290,7 @@ def test_the_reference_s_family_is_trained_where_none_is_named(algo: Any) -> Non
 def test_a_policy_that_would_not_be_trained_is_refused() -> None:
     data = make_trajectories([1.0, 2.0])
     reference = fit(BC(steps=1), data, policy=MixturePolicy(hidden=[8]), console=QUIET)
-    with pytest.raises(UserError, match="starts from the reference, whose settings are not policy's; leave policy out"):
+    with pytest.raises(UserError, match="starts from the reference, whose policy it trains on; leave policy out"):
         fit(IWBC(steps=1), data, reference=reference, policy=GaussianPolicy(history=7), console=QUIET)
     custom = fit(BC(steps=1), data, policy=Linear, console=QUIET)
     with pytest.raises(UserError, match="starts from scratch, and the reference is custom; give policy="):

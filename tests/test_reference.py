@@ -87,7 +87,7 @@ def test_a_change_of_each_dependency_makes_another_entry(cache: Path) -> None:
     make([0])
     changes: list[Callable[[], object]] = [
         lambda: make([1]),
-        lambda: make([0], trajectories=replace(TOY, content_hash="1" * 64)),
+        lambda: make([0], trajectories=replace(TOY, known_hash="1" * 64)),
         lambda: make([0], hidden=8),
         lambda: make([0], recipe=replace(SETTINGS.reference, steps=61)),
         lambda: make([0], recipe=replace(SETTINGS.reference, averaging="trajectory")),
@@ -225,7 +225,7 @@ def test_a_custom_reference_continues_from_the_step_where_it_stopped(tmp_path: P
         assert f"Continuing the reference policy after step {step}" in printed
         assert trained == [20, 40, 0, 60]
         assert torch.equal(flat(again, 0), flat(expected, 0))
-    for change in ({"trajectories": replace(TOY, content_hash="1" * 64)}, {"settings": compose("policy.hidden=[8]")}):
+    for change in ({"trajectories": replace(TOY, known_hash="1" * 64)}, {"settings": compose("policy.hidden=[8]")}):
         _, printed = reference(**change)
         assert "is damaged or of other data or code; it begins anew" in printed
     assert trained[4:] == [20, 40, 60] * 2

@@ -240,6 +240,15 @@ def test_numbers_that_come_as_vectors_of_length_one_are_numbers() -> None:
     np.testing.assert_array_equal(flatten(parts, two), np.stack([expected] * 2))
 
 
+def test_the_vector_of_one_choice_is_one_observation() -> None:
+    spaces = Spaces(4, (-1.0,), (1.0,), (Part((), (), (4,), (0,)),))
+    hot = np.eye(4, dtype=np.float32)
+    assert np.array_equal(spaces.observed(hot[2]), hot[2])
+    assert np.array_equal(spaces.observed(2), hot[2])
+    assert np.array_equal(spaces.observed(np.array([3, 0, 1, 2])), hot[[3, 0, 1, 2]])
+    assert np.array_equal(spaces.observed(hot), hot)
+
+
 def test_other_keys_are_let_pass() -> None:
     np.testing.assert_array_equal(flatten(parts_of(DICT), GOOD | {"image": "…"}), flatten(parts_of(DICT), GOOD))
 

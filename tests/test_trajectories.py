@@ -23,7 +23,7 @@ def three() -> Trajectories:
     step = np.arange(6, dtype=np.float32)
     return Trajectories(
         info=make_info(1),
-        content_hash="1" * 64,
+        known_hash="1" * 64,
         observations=np.stack([step, np.full(6, 10.0, np.float32)], 1),
         actions=-step[:, None],
         rewards=step,

@@ -46,7 +46,7 @@ def set_linear(network: nn.Module, *values: float) -> None:
 # trajectory ends in a terminal state, the second at a time limit.
 TOY = Trajectories(
     info=make_info(1),
-    content_hash="0" * 64,
+    known_hash="0" * 64,
     observations=np.array([[1.0], [-1.0], [1.0], [-1.0]], np.float32),
     actions=np.array([[0.5], [-0.5], [0.25], [1.0]], np.float32),
     rewards=np.array([10.0, 20.0, 30.0, 40.0], np.float32),
@@ -170,7 +170,7 @@ def bandit() -> Trajectories:
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (2000, 1)).astype(np.float32)
     return Trajectories(
         info=make_info(1),
-        content_hash="0" * 64,
+        known_hash="0" * 64,
         observations=np.zeros((2000, 1), np.float32),
         actions=actions,
         rewards=-((actions[:, 0] - 0.6) ** 2),

@@ -32,7 +32,7 @@ class Algorithm(Protocol):
     `weigh(batch)`, the current weights [B] of a minibatch."""
 
     policy: Policy
-    by_autograd: bool  # true if an update needs gradients to be recorded
+    by_autograd: bool  # true if an update needs gradients to be recorded: else it is made in inference mode
 
     def update(self, batch: Minibatch, step: int, learning_rate: float) -> Tensor:
         """Make gradient step `step` (from 0) and return the loss, a scalar."""

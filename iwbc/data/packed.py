@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import checked, difference
+from iwbc.data.content import combined, content_hash, finished, image_files
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.scores import ReferenceScores
-from iwbc.environments.spaces import Image, image_of_plain, part_of_plain
+from iwbc.environments.spaces import image_of_plain, part_of_plain
 from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError, warn
 from iwbc.system.files import NUMPY_DAMAGE, cache_folder, read_json, temporary_prefix
@@ -60,8 +61,7 @@ class _ArrayStream:
         """Write the final header; return the SHA-256 of the array's bytes and shape."""
         self.file.seek(0)
         self._write_header()
-        self.digest.update(repr((self.dtype.str, self.rows, self.row_shape)).encode())
-        return self.digest.hexdigest()
+        return finished(self.digest, self.dtype, (self.rows, *self.row_shape))
 
 
 def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerprint: str, clip_actions: bool = False) -> None:
@@ -94,7 +94,7 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
 
 def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict[str, Any]:
     streams: dict[str, _ArrayStream] = {}
-    image_files = _image_files(info.images)
+    files_of_images = image_files(info.images)
     with contextlib.ExitStack() as open_files:
 
         def stream(name: str, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
@@ -111,13 +111,13 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
                 stream("actions", np.float32, episode.actions.shape[1:])
                 stream("rewards", np.float32)
                 stream("final_observations", np.float32, episode.observations.shape[1:])
-                for name, (_, image) in image_files.items():
+                for name, (_, image) in files_of_images.items():
                     stream(name, np.uint8, image.shape)
             streams["observations"].append(episode.observations)
             streams["final_observations"].append(episode.final_observation[None])
             streams["actions"].append(episode.actions)
             streams["rewards"].append(episode.rewards)
-            for name, (field, image) in image_files.items():
+            for name, (field, image) in files_of_images.items():
                 array = getattr(episode, field)[image.name]
                 streams[name].append(array if field == "images" else array[None])
             lengths.append(len(episode.rewards))
@@ -136,31 +136,7 @@ def _write(episodes: Iterable[Episode], info: DatasetInfo, folder: Path) -> dict
             stream("groups", np.bool_, (len(info.groups),))
             streams["groups"].append(np.array(groups))
         digests = {name: stream.finish() for name, stream in streams.items()}
-    return {"format": FORMAT, "content_hash": _combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
-
-
-def _image_files(images: Sequence[Image]) -> dict[str, tuple[str, Image]]:
-    """Name a file for each image, which may be called anything, and each final image; with the field that it is of."""
-    return {f"{field}_{i}": (field, image) for field in ("images", "final_images") for i, image in enumerate(images)}
-
-
-def _combined(digests: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def content_hash(trajectories: Trajectories) -> str:
-    """Recompute the SHA-256 of a dataset's arrays."""
-    digests = {}
-    fields = ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes", "groups")
-    arrays = {name: getattr(trajectories, name) for name in fields}
-    for name, (field, image) in _image_files(trajectories.info.images).items():
-        arrays[name] = getattr(trajectories, field)[image.name]
-    for name, array in arrays.items():
-        if array is not None:
-            digest = hashlib.sha256(np.ascontiguousarray(array).data)
-            digest.update(repr((array.dtype.str, array.shape[0], array.shape[1:])).encode())
-            digests[name] = digest.hexdigest()
-    return _combined(digests)
+    return {"format": FORMAT, "content_hash": combined(digests), "labelled": labelled, "info": dataclasses.asdict(info)}
 
 
 def is_hashed(trajectories: Trajectories) -> bool:
@@ -190,12 +166,12 @@ def open_packed(folder: Path) -> Trajectories:
 
     arrays: dict[str, Any] = {name: mapped(name) for name in ("observations", "actions", "rewards", "final_observations")}
     arrays |= {"images": {}, "final_images": {}}
-    for name, (field, image) in _image_files(info["images"]).items():
+    for name, (field, image) in image_files(info["images"]).items():
         arrays[field][image.name] = mapped(name)
     small = ["offsets", "terminated", *(["successes"] if meta["labelled"] else []), *(["groups"] if info["groups"] else [])]
     arrays |= {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in small}
     arrays.setdefault("successes", None)
-    return Trajectories(info=DatasetInfo(**info), content_hash=meta["content_hash"], **arrays)
+    return Trajectories(info=DatasetInfo(**info), known_hash=meta["content_hash"], **arrays)
 
 
 def load_or_pack(
@@ -260,7 +236,7 @@ def _current(folder: Path, fingerprint: str) -> Trajectories | None:
                 "hashes the content"
             )
             return trajectories
-        return trajectories if content_hash(trajectories) == trajectories.content_hash else None
+        return trajectories if content_hash(trajectories.arrays()) == trajectories.content_hash else None
     except NUMPY_DAMAGE:
         return None
 

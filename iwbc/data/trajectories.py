@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from iwbc.data.content import content_hash, image_files
 from iwbc.data.scales import Scales, scales_of
 from iwbc.environments.scores import ReferenceScores
 from iwbc.environments.spaces import VECTOR, Image, Part
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # A policy's observations: a Tensor [B, obs]; where the data has images, a dict of that under VECTOR and of uint8 tensors
 # [B, *shape] under the images' names. No union, because a policy takes one or the other, and says which.
 Observations: TypeAlias = Any
+
+_ARRAYS = ("observations", "actions", "rewards", "final_observations", "offsets", "terminated", "successes", "groups", "starts")
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,13 @@ class Trajectories:
     Shapes: observations [N, obs], actions [N, act], rewards [N], final_observations [n, obs] (the observation after
     each trajectory's last action), offsets [n + 1], terminated [n], successes [n] or None, groups [n, g] or None where
     info.groups is empty: True where trajectory i belongs to group j. Float arrays are float32 and may be memory-mapped.
-    `content_hash` is the SHA-256 of all arrays. A subset shares observations, actions and rewards with the whole, whose N these
+    `content_hash` is the SHA-256 of all arrays, which are not to be written to: dataclasses.replace makes data with other
+    arrays, and another hash. A subset shares observations, actions and rewards with the whole, whose N these
     are; `starts` is None where the trajectories lie end to end. Images are uint8 [N, *shape] by name, memory-mapped where they
     come from a file, and `final_images` [n, *shape]; both are empty where the data has none.
     """
 
     info: DatasetInfo
-    content_hash: str
     observations: npt.NDArray[np.float32]
     actions: npt.NDArray[np.float32]
     rewards: npt.NDArray[np.float32]
@@ -103,6 +106,23 @@ class Trajectories:
     starts: npt.NDArray[np.int64] | None = None
     images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     final_images: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    known_hash: InitVar[str | None] = None  # of these arrays, where it is known; replace() leaves it out
+
+    def __post_init__(self, known_hash: str | None) -> None:
+        if known_hash is not None:
+            self.__dict__["content_hash"] = known_hash
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The SHA-256 of all arrays."""
+        return content_hash(self.arrays())
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return every array by the name under which it is hashed and, but for `starts`, packed."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        for name, (of, image) in image_files(self.info.images).items():
+            arrays[name] = getattr(self, of)[image.name]
+        return arrays
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -142,7 +162,6 @@ class Trajectories:
         """Make a dataset of some of the trajectories, in this order, whose steps stay where they are."""
         some = Trajectories(
             self.info,
-            hashlib.sha256(self.content_hash.encode() + np.asarray(indices, np.int64).tobytes()).hexdigest(),
             self.observations,
             self.actions,
             self.rewards,
@@ -154,6 +173,7 @@ class Trajectories:
             self.first_rows[indices],
             self.images,
             {name: image[indices] for name, image in self.final_images.items()},
+            hashlib.sha256(self.content_hash.encode() + np.asarray(indices, np.int64).tobytes()).hexdigest(),
         )
         some.__dict__["_on_devices"] = self._on_devices  # one copy on a device for all
         return some

@@ -46,8 +46,11 @@ def _has_kernel(policy: Policy) -> TypeGuard[GaussianMLP]:
 
 
 def policy_optimizer(policy: Policy) -> PolicyOptimizer:
-    """Make the optimiser of a policy: the engine's where it has a kernel for the policy, or else autograd's."""
-    return GaussianOptimizer(policy) if _has_kernel(policy) else AutogradOptimizer(policy, fused=_enabled)
+    """Make the optimiser of a policy: the engine's where it has a kernel for the policy and trains all of it, or else
+    autograd's, which leaves parameters alone that require no gradient."""
+    if _has_kernel(policy) and all(parameter.requires_grad for parameter in policy.parameters()):
+        return GaussianOptimizer(policy)
+    return AutogradOptimizer(policy, fused=_enabled)
 
 
 def value_optimizer(network: nn.Sequential) -> ValueOptimizer:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from iwbc.environments import metaworld, robosuite, tasks
 from iwbc.environments.seeding import seeded, start
-from iwbc.environments.spaces import VECTOR, Image, Part, clipped, divided, is_vector, observed, parts_of, size_of
+from iwbc.environments.spaces import VECTOR, Image, Part, clipped, divided, floats, is_vector, observed, parts_of, size_of
 from iwbc.environments.spec import PACKAGES, EnvironmentSpec, Wrapper
 from iwbc.errors import UserError
 from iwbc.system.imports import import_named
@@ -218,7 +218,7 @@ class LocalEnvironments:
             raise UserError(
                 f"environment {self.id}: its observation has shape {wrong}, its space says ({self.observation_size},)"
             )
-        vectors = np.array(observations)
+        vectors = floats(np.array(observations))
         self._check_finite(vectors)
         return vectors
 

@@ -173,7 +173,7 @@ def observed(parts: Sequence[Part], images: Sequence[Image], observation: Any) -
     arrays: dict[str, npt.NDArray[Any]] = {image.name: image.array(observation) for image in images}
     first = arrays[images[0].name]
     batch = first.shape[: first.ndim - len(images[0].shape)]
-    arrays[VECTOR] = flatten(parts, observation) if parts else np.zeros((*batch, 0), np.float32)
+    arrays[VECTOR] = floats(flatten(parts, observation)) if parts else np.zeros((*batch, 0), np.float32)
     shapes = {VECTOR: arrays[VECTOR].shape[-1:]} | {image.name: image.shape for image in images}
     if any(arrays[name].shape != (*batch, *shape) for name, shape in shapes.items()):
         lengths = ", ".join(f"{name} {arrays[name].shape}" for name in shapes)
@@ -182,6 +182,11 @@ def observed(parts: Sequence[Part], images: Sequence[Image], observation: Any) -
     for name in shapes:
         records[name] = arrays[name]
     return records
+
+
+def floats(vectors: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """Make vectors of whole numbers floating-point ones, so that later observations, which may be fractions, fit in beside."""
+    return vectors.astype(np.result_type(vectors, np.float32), copy=False)
 
 
 def entry_names(parts: Sequence[Part] | None, size: int) -> list[str]:

@@ -46,7 +46,8 @@ _SAID = re.compile(rf"[Aa]nswer(?: is)?\s*+:?[\s*(\[]*+(?!I [a-z])([{LETTERS}])(
 # "I think" and "A cell wall" name no choice; "A is right" does.
 _ARTICLE = r"A (?!(?:is|was|and|or|because|since|as|seems|would|must|looks|fits)\b)[a-z]"
 _ALONE = re.compile(rf"(?<![\w'’])(?!I [a-z]|{_ARTICLE})([{LETTERS}])(?![\w'’])")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,)(?=\d{3})")  # as LaTeX has them
+# Thousands as LaTeX has them, between thin or unbreakable spaces, and between plain ones where no number can begin: 1 000.
+_THOUSANDS = re.compile(r"(?<=\d)(?:(?:\{,\}|\\[,;:]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))| (?=0\d{2}(?!\d)))")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,14 @@ class Policy(nn.Module):
         raise NotImplementedError
 
 
+def check_samples(policy: nn.Module) -> None:
+    """Raise UserError unless actions can be drawn from a policy."""
+    if getattr(type(policy), "sample", Policy.sample) is Policy.sample:
+        raise UserError(
+            f"action=sample: {type(policy).__name__} has no method sample(observations, generator); action=mean plays"
+        )
+
+
 def window_of(policy: nn.Module) -> Window:
     """Return what a policy takes and gives at a step. Raises UserError where an attribute that says so cannot be."""
     window = Window(_count(policy, "history"), _count(policy, "chunk"), _count(policy, "sequence"))

@@ -80,6 +80,8 @@ class Spaces:
         """
         size, alone = self.observation_size, (VECTOR,) if self.images else ()
         parts = self.observation_parts or ((Part(alone, (size,)),) if size else ())
+        if self._is_one_hot(observation):
+            return np.asarray(observation, np.float32)
         try:
             seen = observed(parts, self.images, observation)
             return seen if self.images else seen.astype(np.float32)
@@ -93,6 +95,13 @@ class Spaces:
                 if not self.images and array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.shape[-1] == size:
                     return array.astype(np.float32)
             raise UserError(f"predict: the observation {error}") from None
+
+    def _is_one_hot(self, observation: Any) -> bool:
+        """Tell whether an observation is the vector of a single choice, and not as many choices, which are whole numbers."""
+        match self.observation_parts:
+            case (Part(path=(), shape=(), choices=(_,)),) if isinstance(observation, np.ndarray) and not self.images:
+                return observation.shape == (self.observation_size,) and bool(observation.dtype.kind == "f")
+        return False
 
     def entry(self, marked: npt.NDArray[np.bool_]) -> str:
         """Name the first entry of a vector that is marked in some row, [obs] or [B, obs]."""
@@ -123,6 +132,7 @@ class PolicySpec:
 
     observation_mean, observation_std, observation_limits: the normaliser, as Units takes it; None where observations are taken
     as they come. action_range: the lowest and the highest action, −1 and 1 to the network; None where these are the bounds.
+    clip_actions: whether actions beyond that range count as its ends; None: where a range is named.
     """
 
     settings: GaussianPolicy
@@ -131,6 +141,7 @@ class PolicySpec:
     observation_std: tuple[float, ...] | None = None
     observation_limits: Pair | None = None
     action_range: Pair | None = None
+    clip_actions: bool | None = None
 
     def make(self) -> Policy:
         """Make a policy with starting parameters by PyTorch's global generator."""
@@ -140,7 +151,7 @@ class PolicySpec:
             self.observation_mean,
             self.observation_std,
             self.observation_limits,
-            clip_actions=self.action_range is not None,
+            clip_actions=self.clips,
         )
         bounds = (settings.log_std_min, settings.log_std_max)
         common: dict[str, Any] = {
@@ -182,6 +193,11 @@ class PolicySpec:
         """The actions that are −1 and 1 to the network."""
         return self.action_range or (self.spaces.action_low, self.spaces.action_high)
 
+    @property
+    def clips(self) -> bool:
+        """True if actions beyond the range count as its ends."""
+        return self.action_range is not None if self.clip_actions is None else self.clip_actions
+
     def said(self) -> list[str]:
         """Describe the units, a line each: the observations that are standardised without having been asked for, and the
         actions that are scaled to the range of the data."""
@@ -219,6 +235,8 @@ class PolicySpec:
         plain = asdict(self)
         # Left out where they say nothing, so that references cached by earlier versions keep their names.
         del plain["spaces"]["images"]  # shipped families take none
+        if self.clip_actions is None:
+            del plain["clip_actions"]
         for name in ("history", "chunk", "execute"):
             if plain["settings"][name] == 1:
                 del plain["settings"][name]
@@ -236,9 +254,12 @@ class PolicySpec:
         mean, std = (plain[name] and _numbers(plain[name], entries) for name in ("observation_mean", "observation_std"))
         # Absent from files of format 2.
         limits, own_range = _pair(plain.get("observation_limits"), entries), _pair(plain.get("action_range"), actions)
+        clips = plain.get("clip_actions")
+        if clips is not None and not isinstance(clips, bool):
+            raise ValueError("its clip_actions is neither true nor false")
         if (mean is None) != (std is None) or (std is not None and min(std) <= 0.0):
             raise ValueError("its normaliser has no scale")
-        spec = PolicySpec(settings, spaces, mean, std, limits, own_range)
+        spec = PolicySpec(settings, spaces, mean, std, limits, own_range, clips)
         if not np.isfinite(spec.units_range).all() or not np.less(*spec.units_range).all():
             raise ValueError("its actions have no range")
         return spec
@@ -353,9 +374,9 @@ def continued(spec: PolicySpec | None, spaces: Spaces, trajectories: Trajectorie
     if spec is None:
         return None, data_spaces
     _check_units(spec, trajectories)
-    return (
-        spec if data_spaces == spec.spaces else replace(spec, spaces=data_spaces, action_range=spec.units_range)
-    ), data_spaces
+    if data_spaces != spec.spaces:
+        spec = replace(spec, spaces=data_spaces, action_range=spec.units_range, clip_actions=spec.clips)
+    return spec, data_spaces
 
 
 def _check_units(spec: PolicySpec, trajectories: Trajectories) -> None:
@@ -432,6 +453,10 @@ def own_factory(choice: OwnPolicy | Callable[[], nn.Module], spaces: Spaces) -> 
 
     Raises UserError where the function cannot be imported; the factory raises it where no policy is made.
     """
+    if isinstance(choice, nn.Module):
+        raise UserError(
+            f"policy: is a {type(choice).__name__}; give what makes one, such as lambda: {type(choice).__name__}(…)"
+        )
     if not isinstance(choice, OwnPolicy):
         return _checked(choice, "policy")
     sizes: dict[str, Any] = {"observation_size": spaces.observation_size, "action_size": len(spaces.action_low)}

@@ -22,7 +22,8 @@ from iwbc.engine import kernels
 from iwbc.environments.scores import ReferenceScores, d4rl_scores
 from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
-from iwbc.evaluation import Evaluator, check_samples
+from iwbc.evaluation import Evaluator
+from iwbc.policies.policy import check_samples
 from iwbc.policies.spec import PolicyFactory, continued, imported, policy_factory, spaces_of
 from iwbc.runs.folder import RunFolder
 from iwbc.runs.loggers import check_key

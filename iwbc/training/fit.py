@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -72,11 +73,15 @@ def fit(
     Raises UserError where settings cannot be, the algorithm needs a reference and there is none or one of other units, or
     training diverges.
     """
+    if not isinstance(settings, Recipe):
+        raise UserError(f"fit: needs the settings of an algorithm, such as BC(), not {settings!r}")
+    if not isinstance(reference, Policies | None):
+        raise UserError(f"fit: reference= takes the policies that fit or load_policy returns, not a {type(reference).__name__}")
     settings.check("algo")
     if isinstance(policy, Settings):
         policy.check("policy")
     curated = data if isinstance(data, Curated) else Curated(data, np.ones(len(data)), "transition")
-    seeds = tuple(seeds if seeds is not None else reference.seeds if reference is not None else (0,))
+    seeds = _checked(seeds if seeds is not None else reference.seeds if reference is not None else (0,))
     starts_at_reference = settings.start == "reference"
     if starts_at_reference and reference is None:
         raise UserError(f"{settings.label}: starts from a reference policy; give reference=, such as fit(BC(), data)")
@@ -85,11 +90,13 @@ def fit(
     trajectories, console = curated.trajectories, console or Console(stderr=True)
     if reference is not None:
         spec, spaces = continued(reference.spec, reference.spaces, trajectories)
+    starts = {} if reference is None else {seed: copy.deepcopy(reference.of_seed(seed)).to(device) for seed in seeds}
     if starts_at_reference:
         assert reference is not None
-        if isinstance(policy, Settings) and spec is not None and policy != spec.settings:
-            raise UserError(f"{settings.label}: starts from the reference, whose settings are not policy's; leave policy out")
-        policies = Policies([copy.deepcopy(reference.of_seed(seed)) for seed in seeds], seeds, spaces, spec)
+        same = (None,) if spec is None else (None, spec, spec.settings)
+        if not isinstance(policy, PolicyFactory) and policy not in same:
+            raise UserError(f"{settings.label}: starts from the reference, whose policy it trains on; leave policy out")
+        policies = Policies([copy.deepcopy(start) for start in starts.values()], seeds, spaces, spec)
     else:
         if policy is None and reference is not None:
             if spec is None:
@@ -111,7 +118,7 @@ def fit(
         critics = {} if settings.critic is None else fitted_critics(trajectories, settings.critic, seeds, device, console)
 
     def make_learner(seed: int) -> Learner:
-        start = None if reference is None else reference.of_seed(seed)
+        start = starts.get(seed)
         ingredients = Ingredients(policies.of_seed(seed), start, curated, seed, device, critics.get(seed))
         window = window_of(ingredients.policy)
         sampler = StepSampler(curated, seed, settings.batch_size, stream, device, window)
@@ -134,11 +141,24 @@ def fit(
     return policies
 
 
+def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Return seeds as whole numbers of Python. Raises UserError unless there are some, each at least 0 and there once."""
+    try:
+        numbers = tuple(map(operator.index, seeds))
+    except TypeError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise UserError(f"fit: seeds={seeds!r}: must be different whole numbers of at least 0, such as seeds=(0, 1, 2)")
+    return numbers
+
+
 @torch.no_grad()
 def check_custom(policy: Policy, batch: Minibatch) -> None:
-    """Raise UserError where what a custom policy makes of a minibatch has not the shapes of log_prob and mean_action, or where
-    its log-likelihood of chunks that end early is not finite."""
+    """Raise UserError where what a custom policy makes of a minibatch has not the shapes of log_prob and mean_action, where
+    its log-likelihood of chunks that end early is not finite, or where nothing of it can be trained."""
     name, actions = type(policy).__name__, batch.actions
+    if not any(parameter.requires_grad for parameter in policy.parameters()):
+        raise UserError(f"{name}: has no parameter that requires a gradient, so that nothing can be trained")
     log_prob, means = policy.log_prob(batch.observations, actions), policy.mean_action(batch.observations)
     for what, made, shape in (("log_prob", log_prob, actions.shape[:1]), ("mean_action", means, actions.shape)):
         if made.shape != shape:

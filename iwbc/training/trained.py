@@ -21,7 +21,7 @@ from iwbc.data.streams import generator
 from iwbc.engine.autograd import load_module, module_state
 from iwbc.environments.spaces import VECTOR
 from iwbc.errors import UserError
-from iwbc.policies.policy import reach_of
+from iwbc.policies.policy import check_samples, reach_of
 from iwbc.policies.spec import PolicySpec, Spaces, own_factory, spaces_of_plain
 from iwbc.settings import OwnPolicy
 from iwbc.system.files import MALFORMED, parse_json
@@ -41,7 +41,7 @@ class Policies(Sequence[Any]):
     def __init__(self, modules: Sequence[Any], seeds: Sequence[int], spaces: Spaces, spec: PolicySpec | None) -> None:
         self.modules, self.seeds, self.spaces, self.spec = list(modules), tuple(seeds), spaces, spec
         for module in self.modules:
-            module.requires_grad_(True).eval()
+            module.eval()
         self._random = generator(self.seeds[0])
         self._memory: Memory | None = None
 
@@ -86,8 +86,10 @@ class Policies(Sequence[Any]):
         Policies with history, chunks or a sequence remember episodes. They go on with a `state` that an earlier call returned,
         begin the episodes that `episode_start` [B] marks, and all where it stands without a state. With neither they go on from
         the call before, and `reset` begins episodes. Others return the state as it is. Raises UserError where the observation
-        is not of the spaces, or not finite, or of other episodes than the state.
+        is not of the spaces, or not finite, or of other episodes than the state, and where a custom policy draws no samples.
         """
+        if not deterministic:
+            check_samples(self.modules[0])
         seen = self.spaces.observed(observation)
         finite = np.isfinite(seen[VECTOR] if self.spaces.images else seen)
         if not finite.all():

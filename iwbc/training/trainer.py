@@ -48,11 +48,16 @@ class Learner:
     def train(self, first: int, last: int) -> Tensor:
         """Make gradient steps `first` … `last` − 1 and return the last loss, a scalar."""
         # Where gradients are written out nothing is left to autograd; without its bookkeeping a step takes 4 % less.
-        with torch.no_grad() if self.algorithm.by_autograd else torch.inference_mode():
-            for step in range(first, last):
-                loss = self.algorithm.update(self.sampler.batch(step), step, self.recipe.learning_rate(step))
-        self._loss = loss
-        return loss
+        with torch.enable_grad() if self.algorithm.by_autograd else torch.inference_mode():
+            try:
+                for step in range(first, last):
+                    loss = self.algorithm.update(self.sampler.batch(step), step, self.recipe.learning_rate(step))
+            except ValueError:  # of torch.distributions, which refuse parameters that are NaN
+                if self._largest_parameter() <= self._limit:
+                    raise
+                loss = torch.tensor(math.nan)
+        self._loss = loss.detach()
+        return self._loss
 
     def _largest_parameter(self) -> Tensor:
         return torch.stack([p.detach().abs().amax() for p in self.algorithm.policy.parameters() if p.numel()]).amax()
@@ -60,7 +65,7 @@ class Learner:
     @torch.no_grad()
     def trouble(self) -> str | None:
         """Say why training has diverged, and what to do; None where it has not."""
-        loss, largest = torch.stack([self._loss.detach().float(), self._largest_parameter().float()]).tolist()
+        loss, largest = torch.stack([self._loss.float(), self._largest_parameter().float()]).tolist()
         if not (math.isfinite(loss) and largest <= self._limit):
             return _DIVERGED
         if self.recipe.ess_floor > 0.0:

@@ -125,7 +125,7 @@ def _train(
 ) -> dict[int, Policy]:
     """Clone from the reference on each of the data, side by side; policies by places in `data`, without those that have
     diverged."""
-    start = reference[0]
+    start = copy.deepcopy(reference[0]).to(device)
 
     def make_learner(place: int) -> Learner:
         ingredients = Ingredients(copy.deepcopy(start), start, data[place], SEED, device)
