@@ -383,7 +383,7 @@ def test_large_data_is_told_by_size_and_modification_time(tmp_path: Path, monkey
         return load_or_pack(folder, "f", lambda: (make_episodes(), make_info()))
 
     first = load()
-    hashed: list[Any] = []
+    hashed: list[object] = []
     monkeypatch.setattr("iwbc.data.packed.content_hash", lambda arrays: hashed.append(arrays) or first.content_hash)
     with pytest.warns(DataWarning, match="told by size and modification time; iwbc verify hashes the content"):
         assert load().content_hash == first.content_hash
