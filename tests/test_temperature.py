@@ -52,6 +52,26 @@ def test_few_or_equal_weights_have_no_tail() -> None:
     assert float(temperature.pareto_shape(double([0.1] * 95 + [1.0] * 5))) == math.inf  # a few against the rest
 
 
+@pytest.mark.parametrize("better", [10, 40, 133])
+def test_a_way_that_is_rarer_than_the_tail_is_long_is_no_long_tail(better: int) -> None:
+    ways = torch.cat([0.05 * normal(better) + 1.0, 0.02 * normal(2000 - better, 1)])
+    assert float(temperature.pareto_shape(ways.exp())) < 0.5
+    assert temperature.largest_kappa(ways, torch.ones(2000), 1.0, 0.5, 8) == 1.0
+    # Nothing tells these from the rest, or from each other.
+    assert float(temperature.pareto_shape((5 * normal(2000)).exp())) > 0.7
+    assert float(temperature.pareto_shape(double([0.0] * 1900 + [1.0] * 100))) == -math.inf
+    assert float(temperature.pareto_shape(double([0.0] * 1991 + [1.0] * 9))) == math.inf
+
+
+@pytest.mark.parametrize("better", [1, 5, 9, 30])
+def test_weights_that_hardly_differ_are_reliable_whatever_their_tail(better: int) -> None:
+    ways = torch.cat([torch.full((better,), 0.01, dtype=torch.float64), 1e-3 * normal(2000 - better)])
+    assert temperature.largest_kappa(ways, torch.ones(2000), 1.0, 0.5, 50) == 1.0
+    # What a few have learnt by heart counts up to twice as much as the rest.
+    kappa = temperature.largest_kappa(1000.0 * ways.clamp(min=0.0), torch.ones(2000), 1.0, 0.5, 50)
+    assert 0.0 < kappa < 1.0
+
+
 def test_the_length_of_the_tail() -> None:
     # A fifth of up to 225 weights, and thrice the root of more.
     assert [temperature.tail_length(count) for count in (4, 11, 20, 21, 100, 225, 400)] == [1, 3, 4, 5, 20, 45, 60]
@@ -64,13 +84,13 @@ def test_five_weights_make_a_tail() -> None:
 
 def test_a_tail_within_a_thousandth_is_all_the_same() -> None:
     def tail(lowest: float) -> Tensor:
-        return torch.cat([torch.zeros(80, dtype=torch.float64), torch.linspace(lowest, 1.0, 20, dtype=torch.float64)])
+        return torch.cat([torch.zeros(32, dtype=torch.float64), torch.linspace(lowest, 1.0, 8, dtype=torch.float64)])
 
     assert float(temperature.pareto_shape(tail(0.9991))) == -math.inf
     assert math.isfinite(float(temperature.pareto_shape(tail(0.9989))))
     # The lowest and the highest say so, and no others.
     lowest, highest = tail(1.0), tail(0.9)
-    lowest[80], highest[80:99] = 0.5, 0.9
+    lowest[32], highest[32:39] = 0.5, 0.9
     assert math.isfinite(float(temperature.pareto_shape(lowest)))
     assert math.isfinite(float(temperature.pareto_shape(highest)))
 
@@ -116,7 +136,9 @@ def test_the_chosen_kappa_gives_reliable_weights(count: int, spread: float, seed
     assert 0.0 <= kappa <= 50.0
     if kappa > 0.0:
         assert effective_sample_size(weights) >= min(0.5 * float(effective_sample_size(reward)), 50) - 1e-9
-        assert float(temperature.pareto_shape(weights)) <= temperature.largest_reliable_shape(count)
+        highest, lowest = weights.sort(descending=True).values[[0, min(temperature.tail_length(count), count - 1)]]
+        short = float(temperature.pareto_shape(weights)) <= temperature.largest_reliable_shape(count)
+        assert short or float(highest / lowest) <= 2.0 + 1e-9
     shifted = temperature.largest_kappa(log_ratios + 3.0, reward * 2.0, 50.0, 0.5, 50)
     assert shifted == pytest.approx(kappa, abs=50.0 / 2**8)
 

@@ -17,6 +17,10 @@ from iwbc.objectives import effective_sample_size
 
 # The largest κ is found to a fifth of a percent of the ceiling.
 _HALVINGS = 9
+# So many trajectories may be a way to succeed; fewer may have been learnt by heart.
+_WAY = 10
+# Weights that differ by no more than this factor are no long tail, whatever its shape.
+_ALIKE = 2.0
 
 
 def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: float, count: float = math.inf) -> float:
@@ -33,7 +37,10 @@ def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: flo
 
     def reliable(kappa: float) -> bool:
         weights = torch.exp(kappa * log_ratios) * reward
-        return bool((effective_sample_size(weights) >= fewest) & (pareto_shape(weights) <= longest_tail))
+        if effective_sample_size(weights) < fewest:
+            return False
+        lowest, *_, highest = _tail(weights)
+        return bool((highest <= _ALIKE * lowest) | (pareto_shape(weights) <= longest_tail))
 
     if reliable(ceiling):
         return ceiling
@@ -42,6 +49,18 @@ def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: flo
         middle = 0.5 * (low + high)
         low, high = (middle, high) if reliable(middle) else (low, middle)
     return low
+
+
+def _tail(weights: Tensor) -> Tensor:
+    """Return the weights of the tail, after the largest that is not among them, in order."""
+    return weights.double().topk(min(tail_length(len(weights)) + 1, len(weights)), sorted=True).values.flip(0)
+
+
+def _above_the_gap(tail: Tensor) -> Tensor:
+    """Shorten a tail to the weights above its widest gap, and the weight below it, where they are enough to be a way."""
+    gaps = tail.log().diff().nan_to_num(0.0, posinf=math.inf)  # between two weights of 0 there is none
+    widest = int(gaps.argmax())
+    return tail[widest:] if len(gaps) - widest >= _WAY else tail
 
 
 def largest_reliable_shape(samples: int) -> float:
@@ -58,15 +77,16 @@ def pareto_shape(weights: Tensor) -> Tensor:
     """k̂ of the tail of weights [S], a scalar: below 0 it ends abruptly, from 0.5 on the variance is infinite.
 
     Zhang & Stephens' (2009) estimate, drawn towards 0.5 by as much as ten samples say, as in Vehtari et al. (2024, app. G).
-    Where fewer than five weights make the tail, or all of its weights are equal, there is no long one: −∞. Where a quarter of
-    the tail and all that is below weighs the same, mostly nothing: ∞.
+    A tail's widest gap, by ratios, that has ten or more weights above it ends the tail there: they are a way that is rarer
+    than the tail would be long. Where fewer than five weights make the tail, or all of its weights are equal, there is no long
+    one: −∞. Where a quarter of the tail and all that is below weighs the same, mostly nothing: ∞.
     """
-    count = tail_length(len(weights))
     unit = torch.ones((), dtype=torch.float64, device=weights.device)
-    if count < 5:
+    if tail_length(len(weights)) < 5:
         return -math.inf * unit
-    tail = weights.double().topk(count + 1, sorted=True).values.flip(0)
+    tail = _above_the_gap(_tail(weights))
     excess = tail[1:] - tail[0]
+    count = len(excess)
     if excess[0] >= 0.999 * excess[-1]:
         return -math.inf * unit
     # A profile of the likelihood over θ = −k/σ, averaged with its own weights.
