@@ -26,6 +26,7 @@ from iwbc.language.jsonl import prompts_of, read_rows
 from iwbc.language.models import digest, load, load_tokenizer, without_dropout
 from iwbc.language.sampling import Answer, Sampling, log_likelihoods, sample
 from iwbc.language.tasks import TASKS, accuracy, bandit, parity, predicted, sums, tiny_model, tiny_tokenizer
+from iwbc.language.tokens import readings
 from iwbc.language.verifiers import verify_all
 
 TASK = bandit()
@@ -374,7 +375,35 @@ def chatting() -> Iterator[None]:
 def test_messages_go_through_the_chat_template(chatting: None) -> None:
     talk: Any = [[{"role": "user", "content": "01"}]]
     assert drawing.encoded(TOKENIZER, talk[0]) == drawing.encoded(TOKENIZER, "01>")
-    assert sample(make_model(), TOKENIZER, talk, FEW) == sample(make_model(), TOKENIZER, ["01>"], FEW)
+    texts = [[answer.text for answer in sample(make_model(), TOKENIZER, each, FEW)] for each in (talk, ["01>"])]
+    assert texts[0] == texts[1]
+
+
+def test_what_training_reads_begins_where_the_prompt_s_tokens_end(chatting: None) -> None:
+    end = TOKENIZER.eos_token_id
+    (text,) = readings(TOKENIZER, ["01>"], ["cc"])
+    assert (text.prompt, text.completion) == (TOKENIZER("01>")["input_ids"], [*TOKENIZER("cc")["input_ids"], end])
+    assert text.follows and text.whole
+    (ended,) = readings(TOKENIZER, ["01>"], [f"cc{TOKENIZER.eos_token}"])
+    assert ended == text
+    talk: Any = [{"role": "user", "content": "01"}]
+    call: Any = [{"role": "assistant", "content": "c", "tool_calls": [{"arguments": {"a": 1}}]}]
+    # The template puts > after the prompt that is to be completed alone.
+    (apart,) = readings(TOKENIZER, [talk], [call])
+    assert (apart.completion, apart.follows, apart.whole) == (TOKENIZER("c")["input_ids"], False, True)
+    mixed = readings(TOKENIZER, ["01>", talk], ["cc", call])
+    assert mixed == [text, apart]
+
+
+def test_the_log_likelihood_of_a_row_is_of_what_training_reads(chatting: None) -> None:
+    model = make_model()
+    answers = sample(model, TOKENIZER, [[{"role": "user", "content": "01"}]], FEW)
+    whole = [answer for answer in answers if not answer.cut]
+    assert whole and all(answer.reread for answer in whole)
+    for answer in whole:
+        (read,) = readings(TOKENIZER, [[{"role": "user", "content": "01"}]], [[{"role": "assistant", "content": answer.text}]])
+        (expected,) = drawing.log_likelihoods(model, [read.tokens[: read.context]], [read.completion])
+        assert answer.logp == pytest.approx(expected, abs=1e-4)
 
 
 def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

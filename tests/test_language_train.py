@@ -310,7 +310,7 @@ def test_levels_draw_rows_and_messages_need_a_template(place: Path) -> None:
     plain = Rows(talks, answers, levels=(rows.rewards * 2).astype(int))  # type: ignore[operator]
     write_rows(place / "task" / "talks.jsonl", plain)
     settings = ("out=run", "data=task/talks.jsonl", "curation=level", "algo=sft", "reference=start")
-    assert train(*settings).err == ("data: its prompts are messages, and the tokenizer has no chat template; give texts\n")
+    assert train(*settings).err == "messages: the tokenizer has no chat template; give texts (the keys prompt and completion)\n"
     assert [path.name for path in place.iterdir()] == ["task"]
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     path = place / "task" / "model" / "tokenizer_config.json"
@@ -318,6 +318,36 @@ def test_levels_draw_rows_and_messages_need_a_template(place: Path) -> None:
     outcome = train(*settings)
     assert (outcome.code, outcome.err) == (0, "")
     assert {row["curation"] for row in read_csv(place / "run" / "weights.csv")} == {"0.0", "2.0"}
+
+
+def test_a_template_that_leaves_out_the_reasoning_is_refused(place: Path) -> None:
+    turns = [
+        {"messages": [{"role": "user", "content": "01>"}, {"role": "assistant", "content": text}], "success": True}
+        for text in ("0>c", "1>c", "c")
+    ]
+    (place / "task" / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
+    answer = "{% if message['role'] == 'assistant' %}{{ message['content'].split('>')[-1] }}{% else %}"
+    template = f"{{% for message in messages %}}{answer}{{{{ message['content'] }}}}{{% endif %}}{{% endfor %}}"
+    path = place / "task" / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    outcome = train("out=run", "data=task/talks.jsonl", "curation=success", "algo=sft", "reference=start")
+    assert outcome.code == 2
+    assert "the chat template leaves out a part of 2 of 3 completions (the first: id 0)" in outcome.err
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("trainer.eos_token=nope", "trainer: "),
+        ("trainer.pad_token=nope", "trainer: "),
+        ("trainer.dataloader_drop_last=true", "trainer.dataloader_drop_last: would drop all rows"),
+    ],
+)
+def test_what_trl_refuses_late_is_one_line(setting: str, says: str, place: Path) -> None:
+    outcome = train("out=run", "algo=sft", "curation=success", "reference=start", "batch_size=4096", setting)
+    assert outcome.code == 2
+    assert outcome.err.startswith(says) and outcome.err.count("\n") == 1
 
 
 def test_a_run_by_groups_of_rows(place: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from iwbc.errors import DataWarning, UserError
-from iwbc.language import WeightedSFTConfig, WeightedSFTTrainer
+from iwbc.language import WeightedSFTConfig, WeightedSFTTrainer, batches
 from iwbc.language.models import digest, tokenizer_digest
 from iwbc.language.settings import IWSFT
 from iwbc.language.tasks import bandit, predicted, tiny_model, tiny_tokenizer
@@ -56,7 +56,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(folder: Path, data: Dataset | None = None, start: Any = None, resume: str | None = None, **settings: Any) -> Any:
-    named = {name: settings.pop(name) for name in ("peft_config", "compute_loss_func") if name in settings}
+    named = {name: settings.pop(name) for name in ("peft_config", "compute_loss_func", "eval_dataset") if name in settings}
     trainer = WeightedSFTTrainer(
         model=start or model(),
         args=config(folder, **settings),
@@ -233,6 +233,7 @@ def careful(trained: Any) -> float:
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1: weights have no place in this loss"),
         ({"compute_loss_func": lambda *_, **__: None}, "compute_loss_func: has a loss of its own, without weights"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5: noise in likelihoods would be noise in the weights"),
+        ({"kappa": "much"}, "kappa=much: must be finite and not negative"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -264,11 +265,41 @@ def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(tmp_path: 
         ({"prompt": ["01>"] * 2, "completion": ["cc"] * 2, "weight": [1.0, -1.0]}, "weight: must be finite"),
         ({"prompt": ["01>"], "completion": ["cc"], "reference_logp": [[-1.0]]}, "row 0 has 1 numbers for 3 tokens"),
         ({"prompt": ["01>"], "completion": ["cc"], "reference_logp": [float("nan")]}, "log π_ref .* not finite"),
+        ({"prompt": ["01>"] * 2, "completion": ["cc"] * 2, "reference_logp": [-1.0, None]}, "row 1 has none"),
+        ({"prompt": ["01>"] * 2, "completion": ["cc"] * 2, "weight": [1.0, None]}, "weight: row 1 has none"),
     ],
 )
 def test_rows_that_cannot_be_weighed_are_refused_in_one_line(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(tmp_path, Dataset.from_dict(columns), kappa=1.0)
+
+
+def test_parsers_of_command_lines_read_the_settings(tmp_path: Path) -> None:
+    from transformers import HfArgumentParser
+
+    words = [f"--output_dir={tmp_path}", "--kappa=0.5", "--level=mean", "--maximum=16"]
+    (parsed,) = HfArgumentParser(WeightedSFTConfig).parse_args_into_dataclasses(words, look_for_args_file=False)
+    assert (parsed.kappa, parsed.level) == (0.5, "mean")
+    assert WeightedSFTConfig(output_dir=str(tmp_path)).kappa == "auto"
+
+
+def test_adapters_that_lengthen_the_prompt_are_refused(tmp_path: Path) -> None:
+    from peft import PromptTuningConfig
+
+    adapter = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(UserError, match=r"peft_config: .* puts tokens before the prompt"):
+        train(tmp_path, peft_config=adapter)
+
+
+def test_rows_to_evaluate_on_may_have_a_column_of_any_name(tmp_path: Path) -> None:
+    data = rows(16).add_column("row", ["a"] * 16)
+    trainer = train(tmp_path, rows(), kappa=1.0, eval_dataset=data)
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_both_masks_of_tokenised_rows_count() -> None:
+    row = {"input_ids": [5, 6, 7, 8], "completion_mask": [0, 1, 1, 1], "assistant_masks": [1, 1, 0, 1]}
+    assert batches._masked(row) == {"labels": [-100, 6, -100, 8]}
 
 
 def test_weights_are_proportional_draws_or_factors(tmp_path: Path) -> None:
@@ -455,3 +486,32 @@ def test_two_processes_train_the_policy_of_one(tmp_path: Path) -> None:
     one, two = results
     assert one.pop("kappa") == pytest.approx(two.pop("kappa"), rel=1e-3)
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-6
+
+
+RESUMED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from pathlib import Path
+from test_language_trainer import rows, train
+data = rows(64).add_column("weight", [1.0 + row % 5 for row in range(64)])
+settings = {{"kappa": 1.0, "max_steps": 12, "per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 7}}
+resume = sys.argv[1] + "/checkpoint-7" if sys.argv[2] == "resumed" else None
+trainer = train(Path(sys.argv[1]), data, resume=resume, **settings)
+if trainer.accelerator.is_main_process:
+    torch.save(trainer.model.state_dict(), sys.argv[1] + sys.argv[2] + ".pt")
+"""
+
+
+@pytest.mark.robustness
+def test_two_processes_go_on_within_a_later_epoch_with_the_same_rows(tmp_path: Path) -> None:
+    script = tmp_path / "resumed.py"
+    script.write_text(RESUMED.format(tests=str(Path(__file__).parent)))
+    out, results = tmp_path / "out", []
+    for what in ("whole", "resumed"):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        run = finish(python(*launch, str(script), str(out), what, cwd=tmp_path))
+        assert run.code == 0, run.err
+        results.append(torch.load(f"{out}{what}.pt", weights_only=True))
+    one, two = results
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -14,6 +14,10 @@ from iwbc.errors import UserError, warn
 
 # The share of rows that may be longer than the model takes before that is an error.
 _TOO_LONG = 0.01
+# A row's number in the training set, under a name that no data has.
+ROW = "iwbc_row"
+# Of tokenised rows: what they say of each token, 1 where it is to be trained on.
+_MASKS = ("completion_mask", "assistant_masks")
 
 
 def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Dataset:
@@ -27,7 +31,9 @@ def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Datase
             f"{', '.join(columns)}"
         )
     if "weight" in columns:
-        weights = torch.tensor(dataset["weight"], dtype=torch.float64)
+        if None in (column := list(dataset["weight"])):
+            raise UserError(f"train_dataset, weight: row {column.index(None)} has none; give every row a number")
+        weights = torch.tensor(column, dtype=torch.float64)
         if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
             raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
         dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
@@ -35,13 +41,13 @@ def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Datase
         return dataset.remove_columns([name for name in (text_field, "messages") if name in columns])
     if "completion_mask" in columns and "labels" not in columns:
         # TRL looks at the mask only where there are prompts and completions, too.
-        return dataset.map(_masked, remove_columns=["completion_mask"])
+        return dataset.map(_masked, remove_columns=[name for name in _MASKS if name in columns])
     return dataset
 
 
 def _masked(row: Mapping[str, Any]) -> dict[str, list[int]]:
-    pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
-    return {"labels": [token if mask else -100 for token, mask in pairs]}
+    masks = zip(*(row[name] for name in _MASKS if name in row), strict=True)
+    return {"labels": [token if all(mask) else -100 for token, mask in zip(row["input_ids"], masks, strict=True)]}
 
 
 def whole(dataset: Dataset, longest: int | None, drop: bool) -> Dataset:
@@ -78,9 +84,9 @@ class WithRow:
         self._collate = collate
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._collate([{key: value for key, value in row.items() if key != "row"} for row in examples])
-        if "row" in examples[0]:
-            batch["row"] = torch.tensor([row["row"] for row in examples])
+        batch = self._collate([{key: value for key, value in row.items() if key != ROW} for row in examples])
+        if ROW in examples[0]:
+            batch[ROW] = torch.tensor([row[ROW] for row in examples])
         return batch
 
 

@@ -103,9 +103,20 @@ def load_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
         raise UserError(f"tokenizer={name}: has no vocabulary; name the folder or model of another with tokenizer=…")
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer={name}: has no end of text (eos_token), without which completions do not end; set one")
+    if _ends_texts(tokenizer):
+        raise UserError(
+            f"tokenizer={name}: puts an end of text after every text, prompts too; save it with add_eos_token=False"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _ends_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer puts an end of text after every text."""
+    with contextlib.suppress(Exception):  # a vocabulary may be without the letter
+        return bool(tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id)
+    return False
 
 
 def base_of(folder: Path) -> str | None:

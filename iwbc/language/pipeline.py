@@ -45,6 +45,7 @@ from iwbc.system.processes import set_threads
 
 _LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "peft")
 _LONG = 100  # tokens, over whose product of clipped ratios is nearly always at a bound
+_HARDLY = 0.05  # κ, with which weights say next to nothing
 
 
 def run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
     with calmly():
         reference = log_probs_of(rows, train) if kind == "logp" else None
         try:
-            trainer = make_trainer(model, tokenizer, args, dataset_of(rows, weights, reference))
+            trainer = make_trainer(model, tokenizer, args, dataset_of(tokenizer, rows, weights, reference))
         except UserError:
             with contextlib.suppress(OSError):  # the library makes the folder first
                 checkpoints.rmdir()
@@ -119,6 +120,11 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
             if is_main():
                 RunFolder(folder).write_failure(str(error), [])
             raise
+        if trainer.importance is not None and train.algo.kappa == "auto" and trainer.importance.kappa < _HARDLY:
+            warn(
+                f"algo.kappa=auto: came down to {trainer.importance.kappa:.2g}, with which this is nearly SFT, as a few rows would "
+                "take most of the weight (metrics.csv); more rows, or a smaller lr, and algo.kappa=1 trusts them as they are"
+            )
         log = figures(trainer.state.log_history)
         steps = trainer.state.global_step
         save(trainer, folder / "model")

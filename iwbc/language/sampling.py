@@ -17,6 +17,7 @@ import numpy as np
 from iwbc.errors import UserError
 from iwbc.language.jsonl import Text
 from iwbc.language.models import quietly
+from iwbc.language.tokens import Reading, encoded, readings
 from iwbc.system.files import MALFORMED, parse_json
 from iwbc.system.progress import tracked
 
@@ -98,19 +99,23 @@ class Sampler:
                 self._text(prompt, tokens if cut else tokens[:-1])
                 for prompt, tokens, cut in zip(prompts, completions, cuts, strict=True)
             ]
-            read = [
-                self._reread(place, text, tokens, [] if cut else tokens[-1:])
-                for (place, _), text, tokens, cut in zip(places, texts, completions, cuts, strict=True)
-            ]
-            logps = log_likelihoods(self._model, prompts, read)
+            read = self._read([self._texts[place] for place, _ in places], texts)
+            contexts, again = zip(
+                *(
+                    (prompt, tokens) if cut else (reading.tokens[: reading.context], reading.completion)
+                    for prompt, tokens, cut, reading in zip(prompts, completions, cuts, read, strict=True)
+                ),
+                strict=True,
+            )
+            logps = log_likelihoods(self._model, contexts, again)
         except RuntimeError as error:  # which of a GPU has a class of its own, that of processors none
             if "memory" not in str(error):
                 raise
             size = self._sampling.batch_size
             raise UserError(f"batch_size={size}: does not fit into memory; set batch_size={max(1, size // 2)}") from None
         return [
-            Answer(prompt, sample, text, len(tokens), logp, cut, again != tokens)
-            for (prompt, sample), text, tokens, logp, cut, again in zip(
+            Answer(prompt, sample, text, len(tokens), logp, cut, not cut and _differs(reading, tokens))
+            for (prompt, sample), text, tokens, logp, cut, reading in zip(
                 places, texts, completions, logps, cuts, read, strict=True
             )
         ]
@@ -123,11 +128,13 @@ class Sampler:
         )
         return str(whole[len(before) :] if whole.startswith(before) else alone)
 
-    def _reread(self, place: int, text: str, tokens: list[int], end: list[int]) -> list[int]:
-        """Return the tokens that training reads in a completion's text, and its end; those that were drawn where they cannot be
-        told from the prompt's."""
-        prompt, whole = self._prompts[place], encoded(self._tokenizer, self._texts[place], text)
-        return [*whole[len(prompt) :], *end] if whole[: len(prompt)] == prompt and len(whole) > len(prompt) else tokens
+    def _read(self, prompts: Sequence[Text], texts: Sequence[str]) -> list[Reading]:
+        """Return what training reads of prompts with the texts that complete them."""
+        completions: list[Text] = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        return readings(self._tokenizer, prompts, completions)
 
     def _generate(self, prompts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
         """Complete prompts; a completion ends with its end of text, or where it was cut."""
@@ -193,22 +200,9 @@ def sample(
     return sorted((answer for batch in done for answer in batch), key=lambda answer: (answer.prompt, answer.sample))
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: str = "") -> list[int]:
-    """Return the tokens of a prompt, and of a completion after it; messages go through the chat template.
-
-    Raises UserError where there is none.
-    """
-    if isinstance(prompt, str):
-        tokens: list[int] = tokenizer(prompt + completion)["input_ids"]
-        return tokens
-    if tokenizer.chat_template is None:
-        raise UserError("prompts: are messages, and the tokenizer has no chat template; give texts (the key prompt)")
-    try:
-        text = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # templates are programs, which raise their own
-        raise UserError(f"prompts: the chat template cannot take the messages ({error})") from None
-    tokens = tokenizer(text + completion, add_special_tokens=False)["input_ids"]
-    return tokens
+def _differs(reading: Reading, drawn: Sequence[int]) -> bool:
+    """Tell whether training reads other tokens than were drawn; what a chat template puts after the end is none of them."""
+    return not reading.follows or reading.completion[: len(drawn)] != list(drawn)
 
 
 def log_likelihoods(

@@ -100,7 +100,7 @@ def fit(
             return entry
         say(f"Reference: the model fitted to all {len(rows):,} rows")
         with calmly():
-            trainer = make_trainer(model, tokenizer, args, dataset_of(rows, np.ones(len(rows))))
+            trainer = make_trainer(model, tokenizer, args, dataset_of(tokenizer, rows, np.ones(len(rows))))
             kept = {name for name, weight in zip(rows.ids, weights.tolist(), strict=True) if weight}
             dropped = len(kept.difference(trainer.train_dataset["id"]))
             check_dropped(dropped, len(kept), args.max_length, args.too_long == "drop")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 # mypy: disallow-untyped-calls=False
 # Methods of TRL's trainer have no types.
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -48,10 +49,13 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
     row is ever cut, as a cut completion has another ratio.
     """
 
+    kappa: str = "auto"  # a number, too, which parsers of command lines hand on as a text
     curation_as: str = "sampler"
     too_long: str = "refuse"
 
     def __post_init__(self) -> None:
+        with contextlib.suppress(ValueError):
+            self.kappa = float(self.kappa)  # type: ignore[assignment]
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.use_cpu and vars(self)["bf16"] is None:
@@ -81,6 +85,16 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
         return IWSFT(**{each.name: getattr(self, each.name) for each in fields(IWSFT)})
 
 
+def _plain(field: Any) -> Any:
+    """Copy a field without its rule, as HfArgumentParser takes what stands beside a field for arguments of argparse."""
+    field = copy.copy(field)
+    field.metadata = {name: value for name, value in field.metadata.items() if name not in ("rule", "says", "choices")}
+    return field
+
+
+WeightedSFTConfig.__dataclass_fields__ = {name: _plain(field) for name, field in WeightedSFTConfig.__dataclass_fields__.items()}
+
+
 class WeightedSFTTrainer(SFTTrainer):
     """SFTTrainer whose loss is (1/tokens) Σ_b w_b Σ_t −log π_θ, w_b = importance weight, rows drawn by curation weight.
 
@@ -106,7 +120,12 @@ class WeightedSFTTrainer(SFTTrainer):
             raise UserError(f"args: must be a WeightedSFTConfig, not {type(args).__name__}")
         self._rows: Dataset | None = None
         self._nll: list[Tensor] = []  # of micro-batches: its sum, and the tokens
+        self._drawn: batches.InProportion | None = None
         super().__init__(model, args, *others, **named)
+        self.add_callback(_BeforeEpoch(self))
+        for name, adapter in getattr(self.model, "peft_config", {}).items():
+            if adapter.is_prompt_learning and adapter.peft_type != "PREFIX_TUNING":
+                raise UserError(f"peft_config: {name} puts tokens before the prompt, and these have no weight; take LoRA")
         if self.compute_loss_func is not None:
             raise UserError("compute_loss_func: has a loss of its own, without weights; leave it out")
         parallel = self.accelerator.parallelism_config
@@ -143,15 +162,13 @@ class WeightedSFTTrainer(SFTTrainer):
         dataset = batches.whole(dataset, args.max_length, args.too_long == "drop")
         if "weight" not in dataset.column_names:
             dataset = dataset.add_column("weight", [1.0] * len(dataset))
-        if "row" in dataset.column_names:
-            dataset = dataset.remove_columns("row")
-        self._rows = dataset.add_column("row", list(range(len(dataset))))
+        self._rows = dataset.add_column(batches.ROW, list(range(len(dataset))))
         return self._rows
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "row" not in self._signature_columns:
-            self._signature_columns.append("row")
+        if batches.ROW not in self._signature_columns:
+            self._signature_columns.append(batches.ROW)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         weights = self._curation.cpu()
@@ -162,7 +179,8 @@ class WeightedSFTTrainer(SFTTrainer):
                 f"train_sampling_strategy={strategy}: rows are drawn in proportion to their weights; set curation_as=loss"
             )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return batches.InProportion(weights, seed)
+        self._drawn = batches.InProportion(weights, seed)
+        return self._drawn
 
     def _without_dropout(self) -> None:
         """Set dropout to 0: it would make noise of the ratios."""
@@ -176,6 +194,8 @@ class WeightedSFTTrainer(SFTTrainer):
         device = self.accelerator.device
         if self._computes_reference:
             values = self._computed_reference(rows, offsets)
+        elif None in list(rows["reference_logp"]):
+            raise UserError(f"reference_logp: row {list(rows['reference_logp']).index(None)} has none; give every row's")
         elif isinstance(rows["reference_logp"][0], float | int):
             if self.args.by_token:
                 raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
@@ -237,7 +257,7 @@ class WeightedSFTTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute TRL's loss with log π_θ of every token multiplied by its weight."""
-        rows = inputs.pop("row", None)
+        rows = inputs.pop(batches.ROW, None)
         if rows is None or not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         weigh = self._weighed(inputs, rows)
@@ -415,6 +435,17 @@ class _Weighed:
 
     def __call__(self, **inputs: Any) -> Any:
         return self._weigh(self._model(**inputs))
+
+
+class _BeforeEpoch(TrainerCallback):
+    """Tells the sampler the epoch, which several processes that resume within it do not."""
+
+    def __init__(self, trainer: WeightedSFTTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if self._trainer._drawn is not None:
+            self._trainer._drawn.set_epoch(int(state.epoch))
 
 
 class _AfterStep(TrainerCallback):

@@ -23,10 +23,11 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from iwbc.errors import DataWarning, UserError
+from iwbc.errors import DataWarning, UserError, warn
 from iwbc.language.jsonl import Rows
 from iwbc.language.models import quietly
 from iwbc.language.settings import DFT, IWSFT, Recipe, Train
+from iwbc.language.tokens import readings
 from iwbc.language.trainer import STATE, WeightedSFTConfig, WeightedSFTTrainer
 from iwbc.system.interrupts import stop_requests
 from iwbc.system.progress import tracked
@@ -102,16 +103,54 @@ def settings_of(train: Train, recipe: Recipe, algo: Any, folder: Path) -> Weight
     }
     try:
         with calmly():
-            return WeightedSFTConfig(**{**usual, **train.trainer, **named, **weights})
+            args = WeightedSFTConfig(**{**usual, **train.trainer, **named, **weights})
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs: a process trains on one; set CUDA_VISIBLE_DEVICES=0, or, for all of them, "
+            "accelerate launch -m iwbc.language.train … out=…"
+        )
+    return args
 
 
-def dataset_of(rows: Rows, weights: npt.NDArray[np.float64], reference: Sequence[Any] | None = None) -> Dataset:
-    """Make TRL's dataset of rows and their curation weights, [N]; `reference` is log π_ref of each."""
-    columns: dict[str, Any] = {"prompt": list(rows.prompts), "completion": list(rows.completions), "id": list(rows.ids)}
-    columns["weight"] = weights.tolist()
-    return Dataset.from_dict(columns if reference is None else {**columns, "reference_logp": list(reference)})
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Turn what TRL says of settings, when it comes to use them, into a UserError of a line."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def dataset_of(tokenizer: Any, rows: Rows, weights: npt.NDArray[np.float64], reference: Sequence[Any] | None = None) -> Dataset:
+    """Tokenise rows for TRL, with their curation weights, [N], without those of weight 0; `reference` is log π_ref of each.
+
+    Here, and not by TRL, as a column of a Dataset has a type: messages with other keys than the rest would be filled up.
+    Raises UserError where the tokenizer has no chat template for messages, or the template changes completions.
+    """
+    kept = np.flatnonzero(weights).tolist()
+    read = readings(tokenizer, [rows.prompts[row] for row in kept], [rows.completions[row] for row in kept])
+    _check_whole(rows, [row for row, reading in zip(kept, read, strict=True) if not reading.whole], len(kept))
+    if apart := sum(not reading.follows for reading in read):
+        warn(
+            f"data: in {apart:,} of {len(kept):,} rows the completion's first tokens take the prompt's last with them, or the "
+            "chat template writes another prompt: training reads another beginning than sampling writes after"
+        )
+    labels = [[-100] * reading.context + reading.completion for reading in read]
+    columns: dict[str, Any] = {"input_ids": [reading.tokens for reading in read], "labels": labels}
+    columns |= {"id": [rows.ids[row] for row in kept], "weight": weights[kept].tolist()}
+    return Dataset.from_dict(columns if reference is None else {**columns, "reference_logp": [reference[row] for row in kept]})
+
+
+def _check_whole(rows: Rows, changed: Sequence[int], count: int) -> None:
+    """Raise UserError where the chat template leaves out parts of completions, such as the reasoning before an answer."""
+    if changed:
+        raise UserError(
+            f"data: the chat template leaves out a part of {len(changed):,} of {count:,} completions (the first: id "
+            f"{rows.ids[changed[0]]}), as some templates do with the reasoning of earlier turns; give texts (prompt and "
+            "completion), or a tokenizer whose template keeps it"
+        )
 
 
 @contextlib.contextmanager
@@ -131,14 +170,15 @@ def calmly() -> Iterator[None]:
 
 def make_trainer(model: Any, tokenizer: Any, args: WeightedSFTConfig, rows: Dataset) -> WeightedSFTTrainer:
     """Make a trainer. Raises UserError for rows that the tokenizer or the model cannot take."""
-    if not isinstance(rows[0]["prompt"], str) and tokenizer.chat_template is None:
-        raise UserError("data: its prompts are messages, and the tokenizer has no chat template; give texts")
+    if args.dataloader_drop_last and len(rows) < (batch := args.per_device_train_batch_size * processes()):
+        raise UserError(f"trainer.dataloader_drop_last: would drop all rows, as {len(rows):,} do not fill a batch of {batch:,}")
     model.config.use_cache = False
     # Beyond its positions a model has no likelihoods.
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and (args.max_length is None or args.max_length > positions):
         args.max_length = positions
-    trainer = WeightedSFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+    with _refused():
+        trainer = WeightedSFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -156,7 +196,7 @@ def train_on(trainer: WeightedSFTTrainer, title: str, logged: Callable[[Sequence
     if checkpoint is not None and trainer.restore_finished(checkpoint):
         return
     try:
-        with stop_requests(watch.stop):
+        with stop_requests(watch.stop), _refused():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
