@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +318,6 @@ def test_lerobot_success_stands_for_missing_rewards(label: str, tmp_path: Path) 
         ("timestamp", 0, lambda values: 2 * values, r"episode 0.* 0\.2 s apart, .*fps.* is 10, .* 0\.1 s"),
         ("timestamp", 7, lambda values: 2 * values, r"episode 7.* 0\.2 s apart"),
         ("task_index", 4, lambda values: values + 2, "episode 4.* task_index 2, which meta/tasks does not have"),
-        ("task_index", 3, lambda values: [*values[:-1], 0], "episode 3.* several tasks"),
     ],
 )
 def test_lerobot_frames_that_disagree_with_meta_are_told(
@@ -334,6 +333,81 @@ def test_lerobot_frames_that_disagree_with_meta_are_told(
     with pytest.warns(DataWarning, match=message):
         data = iwbc.load(path)
     assert len([note for note in data.info.notes if "frames" in note]) == 1
+    check_truths(data, "lerobot")
+
+
+def edited_tasks(path: Path, texts: Sequence[str], index: str = "task") -> None:
+    """Give the tasks of meta/tasks other texts; `index` is the name of the column of texts in v3.0."""
+    if (lines := path / "meta" / "tasks.jsonl").is_file():
+        lines.write_text("".join(json.dumps({"task_index": i, "task": text}) + "\n" for i, text in enumerate(texts)))
+    else:
+        table = pa.table({"task_index": pa.array(range(len(texts))), index: pa.array(texts)})
+        pq.write_table(table, path / "meta" / "tasks.parquet")
+
+
+@pytest.mark.parametrize(
+    ("version", "index"), [("v3.0", "task"), ("v3.0", "__index_level_0__"), ("v2.1", "task"), ("v2.0", "task")]
+)
+@pytest.mark.parametrize("texts", [("open the drawer", "pick the cube"), ("grasp the red cube", "open the drawer")])
+def test_lerobot_tasks_are_those_that_lerobot_trains_on(
+    texts: tuple[str, str], version: str, index: str, tmp_path: Path
+) -> None:
+    """Those of the frames' task_index, whatever meta/episodes says; frames of other texts are counted."""
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    edited_tasks(path, texts, index)
+    kept = texts[1] == formats.TASKS[1]
+    example = rf"{6 if kept else 12} of 12 episodes .*episode 0: {texts[0]}, not pick the cube"
+    with pytest.warns(DataWarning, match=example):
+        data = iwbc.load(path)
+    assert data.info.groups == sorted(f"task: {text}" for text in texts)
+    assert [episode.groups for episode in data] == [(f"task: {texts[number % 2]}",) for number in range(COUNT)]
+    check_truths(data, "lerobot")
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_frames_of_several_tasks_are_in_the_groups_of_all(version: str, tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        tasks = values["task_index"].to_numpy().copy()
+        tasks[(values["episode_index"].to_numpy() == 3) & (values["frame_index"].to_numpy() == 0)] = 0
+        return values | {"task_index": pa.array(tasks)}
+
+    data = iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, version, columns=columns))
+    said = [note for note in data.info.notes if "frames of" in note]
+    assert "episode 3 are of several tasks" in said[0]
+    assert "1 of 12 episodes" in said[1] and "episode 3: pick the cube, open the drawer, not open the drawer" in said[1]
+    assert set(data[3].groups) == set(data.info.groups)
+    assert data[1].groups == ("task: open the drawer",)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_without_texts_of_tasks_takes_those_of_episodes(version: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    (path / "meta" / ("tasks.parquet" if version == "v3.0" else "tasks.jsonl")).write_text("{}")
+    with pytest.warns(DataWarning, match=r"meta/tasks\.\w+: cannot be read .*; the tasks that meta/episodes says are taken"):
+        data = iwbc.load(path)
+    assert [episode.groups for episode in data] == [(f"task: {truth.task}",) for truth in EPISODES]
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_tasks_that_are_cut_to_the_same_are_told(version: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    edited_tasks(path, ["x" * 500 + "a", "x" * 500 + "b"])
+    with pytest.warns(DataWarning, match="1 of its 2 tasks are the same as another up to 500 characters"):
+        data = iwbc.load(path)
+    assert data.info.groups == ["task: " + "x" * 500]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\x1c"])
+@pytest.mark.parametrize("version", ["v2.1", "v2.0"])
+def test_lerobot_lines_end_at_line_feeds_alone(version: str, sign: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    for name in ("episodes.jsonl", "tasks.jsonl"):
+        file = path / "meta" / name
+        # JSON allows all but control characters below U+0020 as they are.
+        text = sign if sign >= " " else json.dumps(sign)[1:-1]
+        file.write_text(file.read_text().replace("pick the", f"pick{text}the") + "\r\n \r\n", encoding="utf-8")
+    data = iwbc.load(path)
+    assert not [note for note in data.info.notes if "frames" in note]
     check_truths(data, "lerobot")
 
 
