@@ -618,6 +618,23 @@ def test_zarr_takes_chosen_observations(tmp_path: Path) -> None:
     assert (data.info.action_low, data.info.action_high) == ([-90.0, 0.0], [90.0, 61.875])
 
 
+@needs_zarr
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["state", "action", "reward"])
+def test_zarr_chunks_that_are_not_on_disk_are_told(name: str, version: int, tmp_path: Path) -> None:
+    rewards = np.ones(sum(truth.steps for truth in EPISODES))
+    path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, version, **{"data/reward": rewards})
+    assert not [note for note in iwbc.load(path).info.notes if "chunks" in note]
+    inner = [] if name == "reward" else ["0"]
+    place = path / "data" / name / (".".join(["1", *inner]) if version == 2 else "/".join(["c", "1", *inner]))
+    place.unlink()
+    with pytest.warns(
+        DataWarning, match=rf"1 of 8 chunks of data/{name} are not on disk, .* fill value, 0\.0; Zarr leaves out "
+    ):
+        data = iwbc.load(path)
+    assert not {"state": data.observations, "action": data.actions, "reward": data.rewards}[name][7:14].any()
+
+
 # --- the ways in -----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.data.arrays import Steps, flags
-from iwbc.data.hdf5 import check_field, check_links
+from iwbc.data.hdf5 import Unwritten, check_field, check_links
 from iwbc.errors import UserError, listed
 from iwbc.system.files import NUMPY_DAMAGE
 
@@ -60,7 +60,11 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
         _check_whole(path, there, chosen, names or {})
         left = [name for name in there if name not in chosen.values() and not name.startswith(_BESIDE)]
         missing = NAMES.keys() - chosen.keys() - ({"dones"} if chosen.keys() >= _ENDS else set())
-        yield Steps(**arrays, unused=_unused(left, missing))
+        unwritten = Unwritten()
+        for array in arrays.values():
+            if not isinstance(array, np.ndarray):
+                unwritten.watch(array.id)
+        yield Steps(**arrays, unused=_unused(left, missing), notes=unwritten.notes())
 
 
 def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Steps:
 
     Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations, truncations and dones [N],
     successes [N] or one per episode. `images` are uint8 [N, …] by name. `unused` is a line that names the unused arrays of the
-    source, if there are any.
+    source, if there are any, and `notes` are lines on those that are used.
     """
 
     observations: Any
@@ -46,11 +46,12 @@ class Steps:
     next_observations: Any = None
     successes: Any = None
     unused: str | None = None
+    notes: Sequence[str] = ()
     images: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def arrays(self) -> dict[str, Any]:
         """Return the arrays that are not None, by name, without images."""
-        others = ("unused", "images")
+        others = ("unused", "notes", "images")
         return {name: array for name, array in vars(self).items() if name not in others and array is not None}
 
 
@@ -204,7 +205,7 @@ def describe(
         action_high=high.tolist(),
         reference_scores=None if environment is None else d4rl_scores(environment.id),
         observation_parts=parts,
-        notes=notes_of_rewards(steps.rewards is not None, steps.successes is not None),
+        notes=[*steps.notes, *notes_of_rewards(steps.rewards is not None, steps.successes is not None)],
         images=images,
     )
 

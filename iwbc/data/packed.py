@@ -75,9 +75,9 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
-        notes = [*info.notes]
+        notes: list[str] = []
         meta = _write(checked(episodes, info, clip_actions, notes), info, building)
-        meta["info"]["notes"] = notes
+        meta["info"]["notes"] = [*info.notes, *notes]
         meta["fingerprint"] = fingerprint
         meta["files"] = _files(building)
         (building / _META).write_text(json.dumps(meta, indent=1))

@@ -45,7 +45,7 @@ from iwbc.data.formats.reading import (
     unused_note,
     vectors,
 )
-from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
+from iwbc.data.hdf5 import Unwritten, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.robosuite import HORIZONS, spec_of
 from iwbc.environments.spaces import Image, Part, divided
@@ -55,8 +55,8 @@ from iwbc.settings import Robomimic
 from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
-# Bump when reading the same file gives other episodes than before.
-READER = 4
+# Bump when reading the same file gives other episodes, or notes, than before.
+READER = 5
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
@@ -133,7 +133,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], successes), info
+    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], successes, info.notes), info
 
 
 def names(path: Path) -> list[str]:
@@ -304,36 +304,33 @@ def _episodes(
     masks: Mapping[str, frozenset[str]],
     action_size: int,
     successes: Sequence[bool] | None,
+    notes: list[str],
 ) -> Iterator[Episode]:
+    unwritten = Unwritten()
     groups = groups_in_turns(path, [f"data/{name}" for name in demos])
     for index, name in enumerate(tracked(demos, f"Reading {dataset_id}", len(demos))):
         where = f"{path}, data/{name}"
         with reading(where):
             group = next(groups)
-            actions = actions_of(read_array(group, "actions"), f"{where}/actions", action_size)
+
+            def read(key: str, group: Any = group) -> Any:
+                return read_array(group, key, unwritten)
+
+            actions = actions_of(read("actions"), f"{where}/actions", action_size)
             steps = len(actions)
 
-            def observations(source: str, group: Any = group, where: str = where, steps: int = steps) -> Any:
-                return vectors(
-                    [
-                        rows(read_array(group, f"{source}/{part.name}"), f"{where}/{source}/{part.name}", steps, part.shape)
-                        for part in parts
-                    ],
-                    steps,
-                )
+            def observations(source: str, read: Any = read, where: str = where, steps: int = steps) -> Any:
+                keys = {f"{source}/{part.name}": part.shape for part in parts}
+                return vectors([rows(read(key), f"{where}/{key}", steps, shape) for key, shape in keys.items()], steps)
 
-            def films(source: str, group: Any = group, where: str = where, steps: int = steps) -> dict[str, Any]:
-                return {
-                    image.name: frames(
-                        read_array(group, f"{source}/{image.name}"), f"{where}/{source}/{image.name}", steps, image
-                    )
-                    for image in images
-                }
+            def films(source: str, read: Any = read, where: str = where, steps: int = steps) -> dict[str, Any]:
+                keys = {f"{source}/{image.name}": image for image in images}
+                return {image.name: frames(read(key), f"{where}/{key}", steps, image) for key, image in keys.items()}
 
             seen, shown = observations("obs"), films("obs")
             following, follow = (observations("next_obs"), films("next_obs")) if holds(group, "next_obs") else (seen, shown)
-            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
-            dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
+            rewards = rows(read("rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            dones = flags_of(read("dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
         success = None if successes is None else successes[index]
@@ -348,3 +345,4 @@ def _episodes(
             shown,
             {name: film[-1] for name, film in follow.items()},
         )
+    notes.extend(unwritten.notes())
