@@ -270,18 +270,52 @@ def test_robomimic_success_is_an_attribute_where_every_demo_has_it(rewards: str,
         assert data.returns.tolist() == labels
 
 
-@pytest.mark.parametrize("value", [None, 1, "yes", np.array([True, False])])
-def test_robomimic_an_attribute_that_is_no_label_everywhere_is_none(value: Any, tmp_path: Path) -> None:
-    def change(file: h5py.File) -> None:
-        for index in range(COUNT):
-            file[f"data/demo_{index}"].attrs["success"] = False
-        del file["data/demo_4"].attrs["success"]
-        if value is not None:
-            file["data/demo_4"].attrs["success"] = value
+def with_labels(name: str, folder: Path, labels: Sequence[Any], rewards: bool = True) -> Path:
+    """Write robomimic's demos with these attributes, or ManiSkill's trajectories with these labels in the json; None is no
+    label."""
 
-    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        groups = file["data"] if name == "robomimic" else file
+        for index, label in enumerate(labels):
+            group = groups[f"{'demo' if name == 'robomimic' else 'traj'}_{index}"]
+            if not rewards:
+                del group["rewards"]
+            if name == "robomimic" and label is not None:
+                group.attrs["success"] = label
+            elif name == "maniskill":
+                del group["success"], info["episodes"][index]["success"]
+                info["episodes"][index] |= {} if label is None else {"success": label}
+
+    if name == "maniskill":
+        return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change)
+    return formats.write_robomimic(folder / "low_dim.hdf5", EPISODES, change=lambda file: change(file, {}))
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("kind", [bool, int, float, lambda label: [int(label)], np.int64, np.uint8, np.float32])
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_labels_of_episodes_are_of_any_number_type(name: str, kind: Any, rewards: bool, tmp_path: Path) -> None:
+    labels = [index % 2 == 1 for index in range(COUNT)]
+    if name == "maniskill" and kind in (np.int64, np.uint8, np.float32):
+        pytest.skip("not of JSON")
+    data = iwbc.load(with_labels(name, tmp_path, list(map(kind, labels)), rewards))
     assert data.successes is not None
-    assert data.successes.tolist() == [truth.success for truth in EPISODES]
+    assert data.successes.tolist() == labels
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("value", [None, 2, 0.5, float("nan"), "yes", [True, False]])
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_labels_of_some_episodes_and_what_is_none_are_refused(name: str, value: Any, rewards: bool, tmp_path: Path) -> None:
+    labels = [False, True, False, True, value, *[False] * (COUNT - 5)]
+    message = "has no label success, which other" if value is None else "its success is .*; a label is true or false"
+    with pytest.raises(UserError, match=rf"(data/demo|json, traj)_4: {message}"):
+        iwbc.load(with_labels(name, tmp_path, labels, rewards))
+
+
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_no_labels_of_any_episode_are_no_fault(name: str, tmp_path: Path) -> None:
+    assert iwbc.load(with_labels(name, tmp_path, [None] * COUNT, rewards=False)).successes is None
 
 
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])

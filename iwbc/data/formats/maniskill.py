@@ -33,6 +33,7 @@ from iwbc.data.formats.reading import (
     reading,
     rewards_of,
     rows,
+    successes_of,
     unused_note,
     vectors,
     widened,
@@ -47,7 +48,7 @@ from iwbc.system.files import read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes, or notes, than before.
-READER = 4
+READER = 5
 _DIFFERENCES = re.compile(r"pd_(ee|joint)_(target_)?delta_\w+")  # controllers whose actions are normalised
 _TRAJECTORY = re.compile(r"traj_\d+")
 _NO_OBSERVATIONS = (
@@ -94,7 +95,10 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         of_environment = (env_info.get("env_kwargs") or {}).get("control_mode") or "unknown"
         controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
         low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
-    labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
+    labels = None  # of the json, where the file has none of each step
+    if "success" not in there[names[0]]:
+        labels = successes_of({name: episodes[name].get("success") for name in names}, f"{described}, ", "episodes")
+    labelled = "success" in there[names[0]] or labels is not None
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
     info = DatasetInfo(
@@ -109,7 +113,7 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         fps=fps,
     )
     chosen = {name: episodes[name] for name in names}
-    return _episodes(path, dataset_id, chosen, parts, images, labelled, actions[1], info.notes), info
+    return _episodes(path, dataset_id, chosen, parts, images, labels, actions[1], info.notes), info
 
 
 def _action_bounds(
@@ -216,13 +220,13 @@ def _episodes(
     episodes: Mapping[str, Mapping[str, Any]],
     parts: Sequence[Part],
     images: Sequence[Image],
-    labelled: bool,
+    labels: Sequence[bool] | None,
     action_size: int,
     notes: list[str],
 ) -> Iterator[Episode]:
     unwritten = Unwritten()
     groups = groups_in_turns(path, list(episodes))
-    for name, said in tracked(list(episodes.items()), f"Reading {dataset_id}", len(episodes)):
+    for index, (name, said) in enumerate(tracked(list(episodes.items()), f"Reading {dataset_id}", len(episodes))):
         where = f"{path}, {name}"
         with reading(where):
             group = next(groups)
@@ -252,9 +256,7 @@ def _episodes(
             )
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
-        success = None
-        if labelled:
-            success = bool(flags["success"].any()) if "success" in flags else bool(said["success"])
+        success = bool(flags["success"].any()) if "success" in flags else None if labels is None else labels[index]
         yield Episode(
             seen[:-1],
             seen[-1],

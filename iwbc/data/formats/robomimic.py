@@ -1,7 +1,7 @@
 """robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
 
-data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples; success, if it is true or false
-                                           in every demo: then it is the label, whatever the rewards
+data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples; success, true or false, in all demos
+                                           or none: it is the label, whatever the rewards
 LIBERO's data.attrs: problem_info (JSON) with language_instruction, bddl_file_name: the task, a group
 data/demo_N/actions [T, act]               within ±1
 data/demo_N/rewards [T], dones [T]         of the state after the action; where all in the file are 0 or 1, a success has
@@ -42,6 +42,7 @@ from iwbc.data.formats.reading import (
     reading,
     rewards_of,
     rows,
+    successes_of,
     unused_note,
     vectors,
 )
@@ -56,7 +57,7 @@ from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same file gives other episodes, or notes, than before.
-READER = 5
+READER = 6
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
@@ -192,9 +193,9 @@ def _successes(path: Path, data: Any, demos: Sequence[str]) -> tuple[list[bool] 
     """Read each demo's label of success, from its attribute or its rewards; None, with a note, where rewards do not tell."""
     import h5py
 
-    said = [h5py.Group(open_group(data, name)).attrs.get("success") for name in demos]
-    if all(isinstance(label, bool | np.bool_) for label in said):
-        return [bool(label) for label in said], []
+    said = {name: h5py.Group(open_group(data, name)).attrs.get("success") for name in demos}
+    if (labels := successes_of(said, f"{path}, data/", "demos")) is not None:
+        return labels, []
     if not holds(open_group(data, demos[0]), "rewards"):
         return None, []
     successes, sparse, above = [], True, False
