@@ -25,6 +25,7 @@ from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
 from iwbc.system.files import NUMPY_DAMAGE
 
+_OTHER_ENVIRONMENT = "name another environment with env_id=…, or none with env_id=none (in training dataset.env_id=…)"
 _WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
 
 
@@ -186,12 +187,12 @@ def describe(
             if size != expected:
                 raise UserError(
                     f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
-                    "name another environment with env_id=…, or none with env_id=none"
+                    f"{_OTHER_ENVIRONMENT}"
                 )
         if images and {*map(str, images)} != {*map(str, seen)}:
             raise UserError(
                 f"dataset {name}, images: are {', '.join(map(str, images))}; {environment.id}'s are "
-                f"{', '.join(map(str, seen)) or 'none'}; name another environment with env_id=…, or none with env_id=none"
+                f"{', '.join(map(str, seen)) or 'none'}; {_OTHER_ENVIRONMENT}"
             )
         images = images and seen  # with their places in the environment's observations
         low, high = actions.low, actions.high
@@ -219,13 +220,14 @@ def _spaces(
     env = make_env(environment)
     observations, actions = env.observation_space, env.action_space
     env.close()
-    other = "name another environment with env_id=…, or none with env_id=none"
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-        raise UserError(f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {other}")
+        raise UserError(
+            f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {_OTHER_ENVIRONMENT}"
+        )
     try:
         parts, images = observation_parts(env, environment.id)
     except UserError as error:
-        raise UserError(f"{error}; {other}") from None
+        raise UserError(f"{error}; {_OTHER_ENVIRONMENT}") from None
     return (parts, images), None if is_vector(observations) else parts, actions
 
 
