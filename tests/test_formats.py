@@ -1539,8 +1539,26 @@ def test_a_codec_that_runs_code_is_refused(version: int, tmp_path: Path) -> None
 
 
 @needs_zarr
+@pytest.mark.parametrize("name", ["pusht.zarr.zip", "pusht.zip", "deep.zip"])
+def test_a_zarr_folder_in_a_zip_is_to_be_unpacked(name: str, tmp_path: Path) -> None:
+    folder = WRITERS["zarr"](tmp_path)
+    path = Path(
+        shutil.make_archive(str(tmp_path / name.removesuffix(".zip")), "zip", *([tmp_path] if "deep" in name else [folder]))
+    )
+    for read in (
+        lambda: iwbc.load(path),
+        lambda: iwbc.load(path, source="zarr"),
+        lambda: load_dataset(DATASETS["zarr"](path=str(path))),
+    ):
+        with pytest.raises(UserError, match=rf"{name}: is a Zarr folder in a zip, which is not read; unpack it"):
+            read()
+    with pytest.raises(UserError, match=r"nothing\.zarr\.zip: no such file"):
+        iwbc.load(tmp_path / "nothing.zarr.zip")
+
+
+@needs_zarr
 def test_zarr_offers_vectors_alone(tmp_path: Path) -> None:
-    """Images of UMI have a codec that is not read; they are no reason to refuse the rest by."""
+    """Images of some have a codec that is not read; they are no reason to refuse the rest by."""
     arm = {"data/state": None, "data/arm": np.zeros((STEPS, 3), np.float32)}
     path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, **arm)
     file = path / "data" / "img" / ".zarray"

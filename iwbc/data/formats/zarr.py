@@ -1,4 +1,4 @@
-"""Folders of Zarr arrays, as Diffusion Policy and UMI have them → episodes.
+"""Folders of Zarr arrays, as Diffusion Policy has them → episodes.
 
 data/action [N, act]            in the robot's own units
 data/<key> [N, …]               observations; data/reward and data/success [N], where they are there
