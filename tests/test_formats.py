@@ -1482,6 +1482,27 @@ def test_images_are_among_the_keys_that_can_be_chosen_where_they_are_read(name: 
     assert note.startswith("images are not read: " if name == "lerobot" else "not used of its observations: ")
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_robomimic_groups_among_observations_are_no_images(alone: bool, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/more/pose"] = np.zeros((demo["actions"].shape[0], 3))
+            if alone:
+                for name in ("object", "robot0_eef_pos", "robot0_joint_pos"):
+                    del demo[f"obs/{name}"]
+            else:
+                demo["obs/depth"] = np.zeros((demo["actions"].shape[0], 8, 8, 1), np.float32)
+
+    path = robomimic(change)(tmp_path)
+    if alone:
+        with pytest.raises(UserError, match="none of its observations is one of the study's; it has no other arrays"):
+            iwbc.load(path)
+        return
+    notes = iwbc.load(path).info.notes
+    assert "images are not read: depth" in notes
+    assert "not read of its observations, since they are no arrays: more" in notes
+
+
 def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
     def depth(file: h5py.File) -> None:
         for demo in file["data"].values():

@@ -137,7 +137,7 @@ def none_usual(problem: str, there: Sequence[str], offered: Sequence[str]) -> Us
     """Make the error for data without the usual observations: `there` are all others, `offered` those that can be chosen."""
     if offered:
         return UserError(f"{problem}; choose some of {', '.join(sorted(offered))} with dataset.observation_keys=[…]")
-    return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no others'}")
+    return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no other arrays'}")
 
 
 def images_note(names: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.robosuite import HORIZONS, spec_of
 from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
-from iwbc.errors import UserError
+from iwbc.errors import UserError, listed
 from iwbc.settings import Robomimic
 from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
@@ -91,10 +91,11 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         actions = open_array(first, "actions").shape
         # Each observation, with the first demo that has it.
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
-        offered = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
+        kinds = {key: _is_offered(data, f"{name}/obs/{key}") for key, name in there.items()}
+        offered, pictures, others = ([key for key in kinds if kinds[key] is kind] for kind in (True, False, None))
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
+            raise none_usual(f"{path}: none of its observations is one of the study's", pictures, offered)
         if missing := [key for key in keys if key not in there]:
             raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
         parts, images = divided([_part(path, data, key, there) for key in keys])
@@ -107,7 +108,12 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         rewarded = holds(first, "rewards")
         successes, without_labels = _successes(path, data, demos)
         notes = notes_of_rewards(rewarded, successes is not None) + unused_note([name for name in offered if name not in keys])
-        notes += images_note([name for name in there if name not in (*offered, *keys)])
+        notes += images_note([name for name in pictures if name not in keys])
+        notes += (
+            [f"not read of its observations, since they are no arrays: {listed(sorted(map(printable, others)))}"]
+            if others
+            else []
+        )
         notes += without_labels
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
@@ -171,12 +177,12 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
                 raise UserError(f"{path}, data/{name}: has no {field}{others}")
 
 
-def _is_offered(data: Any, place: str) -> bool:
-    """Tell arrays that can be read from others and from groups."""
+def _is_offered(data: Any, place: str) -> bool | None:
+    """Tell arrays that can be read from images that cannot; None for a group, and for what cannot be opened."""
     try:
         field = open_array(data, place)
     except DAMAGE:
-        return False
+        return None
     return is_read(field.shape[1:], field.dtype)
 
 
