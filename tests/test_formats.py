@@ -422,6 +422,16 @@ def test_lerobot_without_texts_of_tasks_takes_those_of_episodes(version: str, tm
     assert [episode.groups for episode in data] == [(f"task: {truth.task}",) for truth in EPISODES]
 
 
+def test_lerobot_tasks_in_another_order_are_not_believed(tmp_path: Path) -> None:
+    """LeRobot takes a row by its place, whatever its task_index."""
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES)
+    table = pa.table({"task_index": pa.array([1, 0]), "task": pa.array(["open the drawer", "pick the cube"])})
+    pq.write_table(table, path / "meta" / "tasks.parquet")
+    with pytest.warns(DataWarning, match="its task_index is not 0, 1, 2, … .*; the tasks that meta/episodes says are taken"):
+        data = iwbc.load(path)
+    assert [episode.groups for episode in data] == [(f"task: {truth.task}",) for truth in EPISODES]
+
+
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_lerobot_tasks_that_are_cut_to_the_same_are_told(version: str, tmp_path: Path) -> None:
     path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)

@@ -64,6 +64,7 @@ _PICTURES = ("image", "video")
 _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 # More tasks than this are no groups: they would take a column each.
 _MOST_TASKS = 1000
+_SHORT = 80  # of tasks that a note names
 _ROWS_AT_ONCE = 65_536
 # Share of a step by which timestamps may differ from fps: clocks of robots are not exact.
 _MOST_OFF = 0.05
@@ -230,7 +231,7 @@ def _tasks(path: Path, version: str, said: Sequence[_Said], indexed: bool) -> tu
             if set(map(printable, tasks[index])) != set(map(printable, said[index].tasks)):
                 others.append(index)
     if others:
-        first = [", ".join(map(printable, names)) or "none" for names in (tasks[others[0]], said[others[0]].tasks)]
+        first = [", ".join(map(printable, names))[:_SHORT] or "none" for names in (tasks[others[0]], said[others[0]].tasks)]
         notes.append(
             f"frames of {len(others):,} of {len(said):,} episodes are of another task, by task_index and meta/tasks, than "
             f"meta/episodes says (episode {others[0]}: {first[0]}, not {first[1]}); that of the frames is taken, which LeRobot "
@@ -255,7 +256,9 @@ def _task_texts(path: Path, version: str) -> dict[int, str]:
             return {int(line["task_index"]): str(line["task"]) for line in _lines(file, str(file))}
         table = parquet.read_table(file)
         text = table.column("task" if "task" in table.column_names else "__index_level_0__")  # pandas' index without a name
-        return dict(zip(table.column("task_index").to_pylist(), map(str, text.to_pylist()), strict=True))
+        if table.column("task_index").to_pylist() != list(range(len(text))):  # LeRobot goes by the row, not by this column
+            raise ValueError("its task_index is not 0, 1, 2, … from row to row")
+        return dict(enumerate(map(str, text.to_pylist())))
 
 
 def _lines(file: Path, where: str) -> list[Mapping[str, Any]]:
