@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from setups import SMALL, called, finish, python, read_csv, train
 
 from iwbc.cli import main
+from iwbc.export_data import Options as ExportData
+from iwbc.settings import Settings
+from iwbc.system.arguments import parse
+
+
+@dataclass
+class Places(Settings):
+    """Options that stand alone, and paths by their names."""
+
+    files: list[Path]
+    out: Path | None = None
+    name: str = field(default="")
+
+
+def test_a_tilde_that_begins_a_path_is_the_user_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = parse(["~/a", "b~", "~nobody-here/c", "out=~/d", "name=~/e"], Places)
+    assert options.files == [tmp_path / "a", Path("b~"), Path("~nobody-here/c")]
+    assert (options.out, options.name) == (tmp_path / "d", "~/e")
+    chosen = parse(["format=rabc", "out=~/set", "weights=~/w.parquet", "original=~/pusht"], ExportData)
+    assert (chosen.out, chosen.weights, chosen.original) == tuple(tmp_path / name for name in ("set", "w.parquet", "pusht"))
 
 
 def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_infos_label_success(key: str, tmp_path: Path) -> None:
         ("hopper_medium-v2.hdf5", "Hopper-v5"),
         ("halfcheetah-medium_expert-v2.hdf5", "HalfCheetah-v5"),
         ("walker2d_full_replay-v2.hdf5", "Walker2d-v5"),
-        ("ant_random-v2.hdf5", "Ant-v5"),
+        ("ant_random-v2.hdf5", None),
         ("Ant_maze_u-maze_noisy_multistart_False.hdf5", None),
         ("antmaze_medium.hdf5", None),
         ("my_hopper_medium.hdf5", None),
@@ -120,12 +120,20 @@ def test_the_environment_is_guessed_from_the_name(name: str, env_id: str | None)
     assert d4rl_source.guess_env_id(Path("/some/folder") / name) == env_id
 
 
+def test_an_ant_of_d4rl_is_read_by_its_name_alone(tmp_path: Path) -> None:
+    """D4RL's has 111 observations, Ant-v5 105."""
+    steps = hopper_steps(observations=np.zeros((7, 111)), actions=np.zeros((7, 8)))
+    data = iwbc.load(write_hdf5(tmp_path / "ant_medium-v2.hdf5", **steps))
+    assert data.info.env_id is None and data.observations.shape == (7, 111)
+
+
 def test_the_environment_can_be_named_or_left_out(tmp_path: Path) -> None:
     path = write_hdf5(
         tmp_path / "hopper_medium-v2.hdf5", **hopper_steps(observations=np.zeros((7, 17)), actions=np.zeros((7, 6)))
     )
     with pytest.raises(
-        UserError, match=r"dataset hopper_medium-v2\.hdf5, observations: have 17 .* Hopper-v5's have 11; .*env_id=none"
+        UserError,
+        match=r"dataset hopper_medium-v2\.hdf5, observations: have 17 .* Hopper-v5's have 11; .*env_id=none .*dataset\.env_id=",
     ):
         d4rl_source.load(path)
     assert d4rl_source.load(path, env_id="Walker2d-v5").info.env_id == "Walker2d-v5"

@@ -390,7 +390,7 @@ def test_lerobot_is_told_of_what_does_not_fit(curated: Curated, tmp_path: Path) 
         write_lerobot(dataclasses.replace(curated, trajectories=crowded), tmp_path / "set", fps=20.0)
     said = [str(warning.message) for warning in given]
     assert "action has 1 entry" in said[0]
-    assert "4 episodes have several tasks" in said[1]
+    assert "4 episodes have several tasks; each is written with that which is first among the dataset's groups" in said[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -270,18 +270,52 @@ def test_robomimic_success_is_an_attribute_where_every_demo_has_it(rewards: str,
         assert data.returns.tolist() == labels
 
 
-@pytest.mark.parametrize("value", [None, 1, "yes", np.array([True, False])])
-def test_robomimic_an_attribute_that_is_no_label_everywhere_is_none(value: Any, tmp_path: Path) -> None:
-    def change(file: h5py.File) -> None:
-        for index in range(COUNT):
-            file[f"data/demo_{index}"].attrs["success"] = False
-        del file["data/demo_4"].attrs["success"]
-        if value is not None:
-            file["data/demo_4"].attrs["success"] = value
+def with_labels(name: str, folder: Path, labels: Sequence[Any], rewards: bool = True) -> Path:
+    """Write robomimic's demos with these attributes, or ManiSkill's trajectories with these labels in the json; None is no
+    label."""
 
-    data = iwbc.load(formats.write_robomimic(tmp_path / "low_dim.hdf5", EPISODES, change=change))
+    def change(file: h5py.File, info: dict[str, Any]) -> None:
+        groups = file["data"] if name == "robomimic" else file
+        for index, label in enumerate(labels):
+            group = groups[f"{'demo' if name == 'robomimic' else 'traj'}_{index}"]
+            if not rewards:
+                del group["rewards"]
+            if name == "robomimic" and label is not None:
+                group.attrs["success"] = label
+            elif name == "maniskill":
+                del group["success"], info["episodes"][index]["success"]
+                info["episodes"][index] |= {} if label is None else {"success": label}
+
+    if name == "maniskill":
+        return formats.write_maniskill(folder / "trajectory.h5", EPISODES, change=change)
+    return formats.write_robomimic(folder / "low_dim.hdf5", EPISODES, change=lambda file: change(file, {}))
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("kind", [bool, int, float, lambda label: [int(label)], np.int64, np.uint8, np.float32])
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_labels_of_episodes_are_of_any_number_type(name: str, kind: Any, rewards: bool, tmp_path: Path) -> None:
+    labels = [index % 2 == 1 for index in range(COUNT)]
+    if name == "maniskill" and kind in (np.int64, np.uint8, np.float32):
+        pytest.skip("not of JSON")
+    data = iwbc.load(with_labels(name, tmp_path, list(map(kind, labels)), rewards))
     assert data.successes is not None
-    assert data.successes.tolist() == [truth.success for truth in EPISODES]
+    assert data.successes.tolist() == labels
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("value", [None, 2, 0.5, float("nan"), "yes", [True, False]])
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_labels_of_some_episodes_and_what_is_none_are_refused(name: str, value: Any, rewards: bool, tmp_path: Path) -> None:
+    labels = [False, True, False, True, value, *[False] * (COUNT - 5)]
+    message = "has no label success, which other" if value is None else "its success is .*; a label is true or false"
+    with pytest.raises(UserError, match=rf"(data/demo|json, traj)_4: {message}"):
+        iwbc.load(with_labels(name, tmp_path, labels, rewards))
+
+
+@pytest.mark.parametrize("name", ["robomimic", "maniskill"])
+def test_no_labels_of_any_episode_are_no_fault(name: str, tmp_path: Path) -> None:
+    assert iwbc.load(with_labels(name, tmp_path, [None] * COUNT, rewards=False)).successes is None
 
 
 @pytest.mark.parametrize("name", ["lerobot", "lerobot 2.1"])
@@ -318,7 +352,6 @@ def test_lerobot_success_stands_for_missing_rewards(label: str, tmp_path: Path) 
         ("timestamp", 0, lambda values: 2 * values, r"episode 0.* 0\.2 s apart, .*fps.* is 10, .* 0\.1 s"),
         ("timestamp", 7, lambda values: 2 * values, r"episode 7.* 0\.2 s apart"),
         ("task_index", 4, lambda values: values + 2, "episode 4.* task_index 2, which meta/tasks does not have"),
-        ("task_index", 3, lambda values: [*values[:-1], 0], "episode 3.* several tasks"),
     ],
 )
 def test_lerobot_frames_that_disagree_with_meta_are_told(
@@ -334,6 +367,91 @@ def test_lerobot_frames_that_disagree_with_meta_are_told(
     with pytest.warns(DataWarning, match=message):
         data = iwbc.load(path)
     assert len([note for note in data.info.notes if "frames" in note]) == 1
+    check_truths(data, "lerobot")
+
+
+def edited_tasks(path: Path, texts: Sequence[str], index: str = "task") -> None:
+    """Give the tasks of meta/tasks other texts; `index` is the name of the column of texts in v3.0."""
+    if (lines := path / "meta" / "tasks.jsonl").is_file():
+        lines.write_text("".join(json.dumps({"task_index": i, "task": text}) + "\n" for i, text in enumerate(texts)))
+    else:
+        table = pa.table({"task_index": pa.array(range(len(texts))), index: pa.array(texts)})
+        pq.write_table(table, path / "meta" / "tasks.parquet")
+
+
+@pytest.mark.parametrize(
+    ("version", "index"), [("v3.0", "task"), ("v3.0", "__index_level_0__"), ("v2.1", "task"), ("v2.0", "task")]
+)
+@pytest.mark.parametrize("texts", [("open the drawer", "pick the cube"), ("grasp the red cube", "open the drawer")])
+def test_lerobot_tasks_are_those_that_lerobot_trains_on(
+    texts: tuple[str, str], version: str, index: str, tmp_path: Path
+) -> None:
+    """Those of the frames' task_index, whatever meta/episodes says; frames of other texts are counted."""
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    edited_tasks(path, texts, index)
+    kept = texts[1] == formats.TASKS[1]
+    example = rf"{6 if kept else 12} of 12 episodes .*episode 0: {texts[0]}, not pick the cube"
+    with pytest.warns(DataWarning, match=example):
+        data = iwbc.load(path)
+    assert data.info.groups == sorted(f"task: {text}" for text in texts)
+    assert [episode.groups for episode in data] == [(f"task: {texts[number % 2]}",) for number in range(COUNT)]
+    check_truths(data, "lerobot")
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_frames_of_several_tasks_are_in_the_groups_of_all(version: str, tmp_path: Path) -> None:
+    def columns(values: dict[str, Any]) -> dict[str, Any]:
+        tasks = values["task_index"].to_numpy().copy()
+        tasks[(values["episode_index"].to_numpy() == 3) & (values["frame_index"].to_numpy() == 0)] = 0
+        return values | {"task_index": pa.array(tasks)}
+
+    data = iwbc.load(formats.write_lerobot(tmp_path / "pusht", EPISODES, version, columns=columns))
+    said = [note for note in data.info.notes if "frames of" in note]
+    assert "episode 3 are of several tasks" in said[0]
+    assert "1 of 12 episodes" in said[1] and "episode 3: pick the cube, open the drawer, not open the drawer" in said[1]
+    assert set(data[3].groups) == set(data.info.groups)
+    assert data[1].groups == ("task: open the drawer",)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_without_texts_of_tasks_takes_those_of_episodes(version: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    (path / "meta" / ("tasks.parquet" if version == "v3.0" else "tasks.jsonl")).write_text("{}")
+    with pytest.warns(DataWarning, match=r"meta/tasks\.\w+: cannot be read .*; the tasks that meta/episodes says are taken"):
+        data = iwbc.load(path)
+    assert [episode.groups for episode in data] == [(f"task: {truth.task}",) for truth in EPISODES]
+
+
+def test_lerobot_tasks_in_another_order_are_not_believed(tmp_path: Path) -> None:
+    """LeRobot takes a row by its place, whatever its task_index."""
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES)
+    table = pa.table({"task_index": pa.array([1, 0]), "task": pa.array(["open the drawer", "pick the cube"])})
+    pq.write_table(table, path / "meta" / "tasks.parquet")
+    with pytest.warns(DataWarning, match="its task_index is not 0, 1, 2, … .*; the tasks that meta/episodes says are taken"):
+        data = iwbc.load(path)
+    assert [episode.groups for episode in data] == [(f"task: {truth.task}",) for truth in EPISODES]
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_tasks_that_are_cut_to_the_same_are_told(version: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    edited_tasks(path, ["x" * 500 + "a", "x" * 500 + "b"])
+    with pytest.warns(DataWarning, match="1 of its 2 tasks are the same as another up to 500 characters"):
+        data = iwbc.load(path)
+    assert data.info.groups == ["task: " + "x" * 500]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\x1c"])
+@pytest.mark.parametrize("version", ["v2.1", "v2.0"])
+def test_lerobot_lines_end_at_line_feeds_alone(version: str, sign: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "pusht", EPISODES, version)
+    for name in ("episodes.jsonl", "tasks.jsonl"):
+        file = path / "meta" / name
+        # JSON allows all but control characters below U+0020 as they are.
+        text = sign if sign >= " " else json.dumps(sign)[1:-1]
+        file.write_text(file.read_text().replace("pick the", f"pick{text}the") + "\r\n \r\n", encoding="utf-8")
+    data = iwbc.load(path)
+    assert not [note for note in data.info.notes if "frames" in note]
     check_truths(data, "lerobot")
 
 
@@ -542,6 +660,23 @@ def test_zarr_takes_chosen_observations(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.observations[:, 0], extra)
     np.testing.assert_array_equal(data.rewards, extra)
     assert (data.info.action_low, data.info.action_high) == ([-90.0, 0.0], [90.0, 61.875])
+
+
+@needs_zarr
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["state", "action", "reward"])
+def test_zarr_chunks_that_are_not_on_disk_are_told(name: str, version: int, tmp_path: Path) -> None:
+    rewards = np.ones(sum(truth.steps for truth in EPISODES))
+    path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, version, **{"data/reward": rewards})
+    assert not [note for note in iwbc.load(path).info.notes if "chunks" in note]
+    inner = [] if name == "reward" else ["0"]
+    place = path / "data" / name / (".".join(["1", *inner]) if version == 2 else "/".join(["c", "1", *inner]))
+    place.unlink()
+    with pytest.warns(
+        DataWarning, match=rf"1 of 8 chunks of data/{name} are not on disk, .* fill value, 0\.0; Zarr leaves out "
+    ):
+        data = iwbc.load(path)
+    assert not {"state": data.observations, "action": data.actions, "reward": data.rewards}[name][7:14].any()
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------
@@ -1357,6 +1492,27 @@ def test_images_are_among_the_keys_that_can_be_chosen_where_they_are_read(name: 
     assert note.startswith("images are not read: " if name == "lerobot" else "not used of its observations: ")
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_robomimic_groups_among_observations_are_no_images(alone: bool, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/more/pose"] = np.zeros((demo["actions"].shape[0], 3))
+            if alone:
+                for name in ("object", "robot0_eef_pos", "robot0_joint_pos"):
+                    del demo[f"obs/{name}"]
+            else:
+                demo["obs/depth"] = np.zeros((demo["actions"].shape[0], 8, 8, 1), np.float32)
+
+    path = robomimic(change)(tmp_path)
+    if alone:
+        with pytest.raises(UserError, match="none of its observations is one of the study's; it has no other arrays"):
+            iwbc.load(path)
+        return
+    notes = iwbc.load(path).info.notes
+    assert "images are not read: depth" in notes
+    assert "not read of its observations, since they are no arrays: more" in notes
+
+
 def test_images_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
     def depth(file: h5py.File) -> None:
         for demo in file["data"].values():
@@ -1414,8 +1570,26 @@ def test_a_codec_that_runs_code_is_refused(version: int, tmp_path: Path) -> None
 
 
 @needs_zarr
+@pytest.mark.parametrize("name", ["pusht.zarr.zip", "pusht.zip", "deep.zip"])
+def test_a_zarr_folder_in_a_zip_is_to_be_unpacked(name: str, tmp_path: Path) -> None:
+    folder = WRITERS["zarr"](tmp_path)
+    path = Path(
+        shutil.make_archive(str(tmp_path / name.removesuffix(".zip")), "zip", *([tmp_path] if "deep" in name else [folder]))
+    )
+    for read in (
+        lambda: iwbc.load(path),
+        lambda: iwbc.load(path, source="zarr"),
+        lambda: load_dataset(DATASETS["zarr"](path=str(path))),
+    ):
+        with pytest.raises(UserError, match=rf"{name}: is a Zarr folder in a zip, which is not read; unpack it"):
+            read()
+    with pytest.raises(UserError, match=r"nothing\.zarr\.zip: no such file"):
+        iwbc.load(tmp_path / "nothing.zarr.zip")
+
+
+@needs_zarr
 def test_zarr_offers_vectors_alone(tmp_path: Path) -> None:
-    """Images of UMI have a codec that is not read; they are no reason to refuse the rest by."""
+    """Images of some have a codec that is not read; they are no reason to refuse the rest by."""
     arm = {"data/state": None, "data/arm": np.zeros((STEPS, 3), np.float32)}
     path = formats.write_zarr(tmp_path / "pusht.zarr", EPISODES, **arm)
     file = path / "data" / "img" / ".zarray"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import formats
 import h5py
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from helpers import seven_steps
 import iwbc
 from iwbc.data.hdf5 import check_links
 from iwbc.data.minari_folder import dataset_folder
-from iwbc.errors import UserError
+from iwbc.errors import DataWarning, UserError
 
 Change = Callable[[h5py.Group, str, Path], None]
 
@@ -210,3 +212,68 @@ def test_a_missing_name_is_not_a_link(tmp_path: Path) -> None:
         file["dangling"] = h5py.SoftLink("/nowhere/at/all")
         for path in (b"nothing", b"infos/nothing", b"observations/deeper", b"dangling", b"", b"/infos//success"):
             check_links(file["/"].id, path)
+
+
+def hollow(group: h5py.Group, name: str, chunks: bool = True, compression: str | None = None) -> None:
+    """Leave the second half of a dataset unwritten, or all of it where it has no chunks."""
+    values = take(group, name)
+    rows = max(1, len(values) // 2)
+    kept = group.create_dataset(
+        name, values.shape, values.dtype, chunks=(rows, *values.shape[1:]) if chunks else None, compression=compression
+    )
+    if chunks:
+        kept[:rows] = values[:rows]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "compression", "part"), [(True, None, "2 of 3 chunks"), (True, "gzip", "2 of 3 chunks"), (False, None, "all")]
+)
+@pytest.mark.parametrize("door", ["load", "convert", "again"])
+def test_what_was_never_written_is_told(
+    door: str, chunks: bool, compression: str | None, part: str, tmp_path: Path, datasets: Path
+) -> None:
+    from iwbc.data.convert import convert
+
+    path = tmp_path / "demo.hdf5"
+    with write(path) as file:
+        hollow(file, "observations", chunks, compression)
+    if door == "again":
+        iwbc.load(path)
+    with pytest.warns(DataWarning, match=rf"in an array a part was never written, .*\(the first is /observations, {part}"):
+        data = convert(path, "tests/hollow-v0") if door == "convert" else iwbc.load(path)
+    assert not data.observations[3:].any()
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "maniskill", "minari"])
+def test_what_was_never_written_of_episodes_is_counted(
+    kind: str, tmp_path: Path, dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = formats.truths(4)
+    if kind == "minari":
+        name, root = dataset
+        shutil.copytree(root, tmp_path / "datasets")
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+        path, source, places = (
+            dataset_folder(name) / "data" / "main_data.hdf5",
+            name,
+            ["episode_0/actions", "episode_0/rewards"],
+        )
+    elif kind == "robomimic":
+        path = source = formats.write_robomimic(tmp_path / "demo.hdf5", episodes)
+        places = ["data/demo_1/obs/object", "data/demo_1/next_obs/object", "data/demo_2/actions", "data/demo_3/rewards"]
+    else:
+        path = source = formats.write_maniskill(tmp_path / "trajectory.h5", episodes)
+        places = ["traj_1/obs/extra/goal", "traj_2/actions", "traj_2/success", "traj_3/rewards"]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        iwbc.load(source)
+    assert "never written" not in " ".join(str(warning.message) for warning in said)
+    with h5py.File(path, "r+") as file:
+        for place in places:
+            parent, _, last = place.rpartition("/")
+            hollow(file[parent], last)
+    with pytest.warns(DataWarning, match=rf"in {len(places)} of its arrays a part was never written.* \(the first is "):
+        data = iwbc.load(source)
+    (note,) = [note for note in data.info.notes if "never written" in note]
+    assert "chunks); " in note
+    assert iwbc.load(source).info.notes == data.info.notes

@@ -3,8 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -354,6 +357,36 @@ def test_joined_datasets_have_the_description_of_today(field: str, tmp_path: Pat
     after = joined("a+b", [part, part], tmp_path)
     assert getattr(after.info, field) == OTHER_INFO[field] != getattr(before.info, field)
     assert after.content_hash == before.content_hash
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "note"),
+    [
+        (
+            "environment",
+            (EnvironmentSpec("Hopper-v5"), EnvironmentSpec("Walker2d-v5")),
+            "environment is .* Hopper-v5.* Walker2d",
+        ),
+        ("fps", (10.0, 50.0), r"number of steps per second is that of first, 10\.0; that of second is 50\.0"),
+        ("fps", (10.0, 10.0), None),
+        ("fps", (None, 10.0), None),
+        ("environment", (EnvironmentSpec("Hopper-v5"), None), None),
+    ],
+)
+def test_joined_datasets_say_what_is_the_first_s(field: str, values: tuple[Any, Any], note: str | None, tmp_path: Path) -> None:
+    pack(make_episodes(), make_info(), tmp_path / "part", "f")
+    part = open_packed(tmp_path / "part")
+    each = [
+        dataclasses.replace(part, info=dataclasses.replace(part.info, id=name, **{field: value}))
+        for name, value in zip(("first", "second"), values, strict=True)
+    ]
+    for _ in range(2):  # packed, and as it is opened again
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert getattr(joined("a+b", each, tmp_path).info, field) == values[0]
+        lines = [str(warning.message) for warning in said]
+        assert len(lines) == (note is not None)
+        assert note is None or re.search(note, lines[0])
 
 
 def test_joined_groups_have_the_names_of_today(tmp_path: Path) -> None:

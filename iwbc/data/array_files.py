@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iwbc.data.arrays import Steps, flags
-from iwbc.data.hdf5 import check_field, check_links
+from iwbc.data.hdf5 import Unwritten, check_field, check_links
 from iwbc.errors import UserError, listed
 from iwbc.system.files import NUMPY_DAMAGE
 
@@ -60,7 +60,7 @@ def open_steps(path: Path, names: Mapping[str, str] | None = None) -> Iterator[S
         _check_whole(path, there, chosen, names or {})
         left = [name for name in there if name not in chosen.values() and not name.startswith(_BESIDE)]
         missing = NAMES.keys() - chosen.keys() - ({"dones"} if chosen.keys() >= _ENDS else set())
-        yield Steps(**arrays, unused=_unused(left, missing))
+        yield Steps(**arrays, unused=_unused(left, missing), notes=_notes(path, arrays))
 
 
 def _chosen(path: Path, source: Any, there: list[str], names: Mapping[str, str]) -> dict[str, str]:
@@ -111,6 +111,18 @@ def _unused(left: list[str], missing: Collection[str]) -> str | None:
         hints += [f"{known[near[0]]}={name}"] if near and known[near[0]] in missing else []
     hint = f"; should it be {' '.join(hints[:3])}, as convert takes it?" if hints else ""
     return f"not used of its file: {_listed(left)}{hint}"
+
+
+def _notes(path: Path, arrays: Mapping[str, Any]) -> list[str]:
+    """Report the arrays of an HDF5 file that it holds in part alone. Raises UserError where it cannot tell."""
+    unwritten = Unwritten()
+    for field, array in arrays.items():
+        try:
+            if not isinstance(array, np.ndarray):
+                unwritten.watch(array.id)
+        except NUMPY_DAMAGE as error:
+            raise UserError(f"{path}, {field}: cannot be read ({error})") from None
+    return unwritten.notes()
 
 
 def _listed(names: list[str]) -> str:

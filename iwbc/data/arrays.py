@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from iwbc.environments.spec import EnvironmentSpec, environment_spec
 from iwbc.errors import UserError
 from iwbc.system.files import NUMPY_DAMAGE
 
+_OTHER_ENVIRONMENT = "name another environment with env_id=…, or none with env_id=none (in training dataset.env_id=…)"
 _WITHOUT_LABELS = "; or leave them out (convert: successes=none)"
 
 
@@ -34,7 +35,7 @@ class Steps:
 
     Shapes: observations and next_observations [N, obs], actions [N, act], rewards, terminations, truncations and dones [N],
     successes [N] or one per episode. `images` are uint8 [N, …] by name. `unused` is a line that names the unused arrays of the
-    source, if there are any.
+    source, if there are any, and `notes` are lines on those that are used.
     """
 
     observations: Any
@@ -46,11 +47,12 @@ class Steps:
     next_observations: Any = None
     successes: Any = None
     unused: str | None = None
+    notes: Sequence[str] = ()
     images: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def arrays(self) -> dict[str, Any]:
         """Return the arrays that are not None, by name, without images."""
-        others = ("unused", "images")
+        others = ("unused", "notes", "images")
         return {name: array for name, array in vars(self).items() if name not in others and array is not None}
 
 
@@ -185,12 +187,12 @@ def describe(
             if size != expected:
                 raise UserError(
                     f"dataset {name}, {field}: have {size} values per step, {environment.id}'s have {expected}; "
-                    "name another environment with env_id=…, or none with env_id=none"
+                    f"{_OTHER_ENVIRONMENT}"
                 )
         if images and {*map(str, images)} != {*map(str, seen)}:
             raise UserError(
                 f"dataset {name}, images: are {', '.join(map(str, images))}; {environment.id}'s are "
-                f"{', '.join(map(str, seen)) or 'none'}; name another environment with env_id=…, or none with env_id=none"
+                f"{', '.join(map(str, seen)) or 'none'}; {_OTHER_ENVIRONMENT}"
             )
         images = images and seen  # with their places in the environment's observations
         low, high = actions.low, actions.high
@@ -204,7 +206,7 @@ def describe(
         action_high=high.tolist(),
         reference_scores=None if environment is None else d4rl_scores(environment.id),
         observation_parts=parts,
-        notes=notes_of_rewards(steps.rewards is not None, steps.successes is not None),
+        notes=[*steps.notes, *notes_of_rewards(steps.rewards is not None, steps.successes is not None)],
         images=images,
     )
 
@@ -218,13 +220,14 @@ def _spaces(
     env = make_env(environment)
     observations, actions = env.observation_space, env.action_space
     env.close()
-    other = "name another environment with env_id=…, or none with env_id=none"
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-        raise UserError(f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {other}")
+        raise UserError(
+            f"environment {environment.id}: its actions are {actions}, not a vector of continuous ones; {_OTHER_ENVIRONMENT}"
+        )
     try:
         parts, images = observation_parts(env, environment.id)
     except UserError as error:
-        raise UserError(f"{error}; {other}") from None
+        raise UserError(f"{error}; {_OTHER_ENVIRONMENT}") from None
     return (parts, images), None if is_vector(observations) else parts, actions
 
 

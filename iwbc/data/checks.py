@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,19 @@ def difference(first: Trajectories, second: Trajectories) -> str | None:
         return f"images ({' and '.join(names)})"
     widths = first.observations.shape[1], second.observations.shape[1]
     return None if widths[0] == widths[1] else f"observations ({widths[0]} and {widths[1]} values)"
+
+
+def notes_of_joining(each: Sequence[DatasetInfo]) -> list[str]:
+    """Report environments and steps per second of joined datasets that are not the first's, a line each."""
+    notes = []
+    for what, values in (
+        ("environment", [(info.id, info.env_id) for info in each]),
+        ("number of steps per second", [(info.id, info.fps) for info in each]),
+    ):
+        (first, kept), *others = values
+        if other := next(((name, value) for name, value in others if value not in (None, kept) and kept is not None), None):
+            notes.append(f"its {what} is that of {first}, {kept}; that of {other[0]} is {other[1]}")
+    return notes
 
 
 def check_episode(episode: Episode, info: DatasetInfo, index: int, observation_shape: tuple[int, ...]) -> None:

@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("id=… is missing (see --help)")
     names = {field: name for field in NAMES if (name := getattr(options, field))}
     others = {name: value for name, value in vars(options).items() if name not in ("files", *NAMES)}
-    made = convert(options.files[0].expanduser(), names=names, **others)
+    made = convert(options.files[0], names=names, **others)
     print(f"{made.info.id}: {len(made):,} episodes, {made.steps:,} steps, in {dataset_folder(made.info.id)}")
 
 

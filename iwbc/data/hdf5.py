@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,39 @@ _FEW = 100_000
 # Soft links that are followed on the way to a dataset, which may lead back to themselves.
 _LINKS = 16
 _GROUPS_AT_ONCE = 50
+
+
+@dataclass
+class Unwritten:
+    """Tally of arrays of which a file holds a part alone: HDF5 reads what was never written, as where a recorder was stopped,
+    as the array's fill value."""
+
+    count: int = 0
+    first: str = ""
+
+    def watch(self, field: Any) -> None:
+        """Count a dataset, a h5py.h5d.DatasetID, that is not there as a whole."""
+        from h5py import h5d, h5i
+
+        how = field.get_create_plist()
+        if how.get_layout() == h5d.CHUNKED:
+            missing = _chunks_missing(field, how)
+            part = f"{missing:,} of {missing + field.get_num_chunks():,} chunks"
+        else:
+            missing, part = math.prod(field.shape) > 0 and not field.get_storage_size(), "all of it"
+        if missing:
+            self.count += 1
+            self.first = self.first or f"{h5i.get_name(field).decode(errors='replace')}, {part}"
+
+    def notes(self) -> list[str]:
+        """Report the arrays that were counted, in a line at most."""
+        if not self.count:
+            return []
+        arrays = f"in {self.count:,} of its arrays a part was" if self.count > 1 else "in an array a part was"
+        return [
+            f"{arrays} never written, and is read as the fill value, mostly 0 (the first is {self.first}); if numbers should "
+            "be there, the file was not written to its end"
+        ]
 
 
 def open_group(parent: Any, path: str) -> Any:
@@ -59,11 +93,14 @@ def open_array(group: Any, path: str) -> Any:
     return field
 
 
-def read_array(group: Any, path: str) -> npt.NDArray[Any]:
-    """Read a dataset by its path from a group. Raises errors as `open_array`, and OSError where it is damaged."""
+def read_array(group: Any, path: str, unwritten: Unwritten | None = None) -> npt.NDArray[Any]:
+    """Read a dataset by its path from a group, and count in `unwritten` what is not there. Raises errors as `open_array`, and
+    OSError where it is damaged."""
     from h5py import h5s
 
     field = open_array(group, path)
+    if unwritten is not None:
+        unwritten.watch(field)
     values = np.empty(field.shape, field.dtype)
     field.read(h5s.ALL, h5s.ALL, values)
     return values

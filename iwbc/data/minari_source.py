@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds
-from iwbc.data.hdf5 import holds, open_group, read_array
+from iwbc.data.hdf5 import Unwritten, holds, open_group, read_array
 from iwbc.data.minari_download import download
 from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.minari_writer import GROUPS, OBSERVATION_PARTS
@@ -29,8 +29,8 @@ from iwbc.system.files import MALFORMED, NUMPY_DAMAGE, parse_json, read_json
 from iwbc.system.progress import tracked
 
 _EPISODES_AT_ONCE = 50
-# Bump when reading the same files gives other episodes than before.
-_READER = 5
+# Bump when reading the same files gives other episodes, or notes, than before.
+_READER = 6
 _FIELDS = ("actions", "rewards", "terminations", "truncations")
 # h5py, pyarrow and Minari raise these on damaged files.
 _DAMAGE = (*NUMPY_DAMAGE, *MALFORMED, AssertionError)
@@ -156,7 +156,7 @@ def _read(
         fps=_fps(dataset_id, metadata),
         images=images,
     )
-    return _episodes(dataset_id, dataset, observations, None if plain else parts, images, unfinished, groups), info
+    return _episodes(dataset_id, dataset, observations, None if plain else parts, images, unfinished, groups, info.notes), info
 
 
 def _stored_parts(dataset_id: str, metadata: dict[str, Any], size: int) -> list[Part] | None:
@@ -253,15 +253,16 @@ def _episodes(
     images: Sequence[Image],
     unfinished: str,
     groups: Mapping[str, frozenset[int]],
+    notes: list[str],
 ) -> Iterator[Episode]:
-    index = 0
+    index, unwritten = 0, Unwritten()
     try:
         if _holds_more(dataset):
             raise UserError(
                 f"dataset {dataset_id}: its metadata.json says total_episodes {dataset.total_episodes}, its data hold more; "
                 "correct the number, or download or make it again"
             )
-        for data in tracked(_in_turns(dataset, space), f"Reading {dataset_id}", dataset.total_episodes):
+        for data in tracked(_in_turns(dataset, space, unwritten), f"Reading {dataset_id}", dataset.total_episodes):
             terminated, truncated = bool(np.any(data.terminations)), bool(np.any(data.truncations))
             if terminated or truncated or unfinished == "keep":
                 observations, steps = data.observations, len(data.rewards)
@@ -291,6 +292,7 @@ def _episodes(
                     {name: array[-1] for name, array in pictures.items()},
                 )
             index += 1
+        notes.extend(unwritten.notes())
     except _DAMAGE as error:
         raise UserError(
             f"dataset {dataset_id}, episode {index}: cannot be read ({_line(error)}); delete the dataset and download or "
@@ -309,12 +311,15 @@ def _holds_more(dataset: Any) -> bool:
         return holds(file["/"].id, f"episode_{count}")
 
 
-def _in_turns(dataset: Any, space: gym.Space[Any]) -> Iterator[Any]:
+def _in_turns(dataset: Any, space: gym.Space[Any], unwritten: Unwritten) -> Iterator[Any]:
     """Read all episodes, with the observations that are in `space`. Files are reopened every so often: HDF5 keeps a record of
     each episode as long as they are open, which would take more memory than the data."""
-    read = _read_hdf5 if dataset.storage.metadata["data_format"] == "hdf5" else _read_arrow
     for start in range(0, dataset.total_episodes, _EPISODES_AT_ONCE):
-        yield from read(dataset, range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes)), space)
+        indices = range(start, min(start + _EPISODES_AT_ONCE, dataset.total_episodes))
+        if dataset.storage.metadata["data_format"] == "hdf5":
+            yield from _read_hdf5(dataset, indices, space, unwritten)
+        else:
+            yield from _read_arrow(dataset, indices, space)
 
 
 def _read_arrow(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
@@ -339,7 +344,7 @@ def _check_arrow(data: Path, index: int) -> None:
                 file.get_batch(number).validate(full=True)
 
 
-def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[Any]:
+def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any], unwritten: Unwritten) -> Iterator[Any]:
     """Read episodes in half the time of Minari's reader, and only the parts in `space`: the file's layout is part of Minari's
     standard."""
     import h5py
@@ -352,16 +357,16 @@ def _read_hdf5(dataset: Any, indices: range, space: gym.Space[Any]) -> Iterator[
         if isinstance(space, gym.spaces.Tuple):
             below = open_group(group, name)
             return tuple(structured(below, f"_index_{i}", part) for i, part in enumerate(space.spaces))
-        return read_array(group, name)
+        return read_array(group, name, unwritten)
 
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "r") as file:
         for index in indices:
             group = open_group(file["/"].id, f"episode_{index}")
             infos = open_group(group, "infos") if group.links.exists(b"infos") else None
             keys = [key for key in SUCCESS_KEYS if infos is not None and infos.links.exists(key.encode())]
-            labels = {key: read_array(infos, key) for key in keys}
+            labels = {key: read_array(infos, key, unwritten) for key in keys}
             observations = structured(group, "observations", space)
-            fields = {name: read_array(group, name) for name in _FIELDS}
+            fields = {name: read_array(group, name, unwritten) for name in _FIELDS}
             yield EpisodeData(id=index, observations=observations, infos=labels, **fields)
 
 

@@ -99,6 +99,8 @@ def write_minari(
                 file = building / "data" / "main_data.hdf5"
                 storage.update_episodes(_buffers(written, file))
                 _give_back_room(file)
+            if info.notes:  # some are known after the last episode alone
+                storage.update_metadata({"notes": info.notes})
             if members:
                 storage.update_metadata({GROUPS: members})
             if metadata:
@@ -230,8 +232,6 @@ def _metadata(
         metadata["author"] = {author}
     if algorithm_name:
         metadata["algorithm_name"] = algorithm_name
-    if info.notes:
-        metadata["notes"] = info.notes
     if info.fps:
         metadata["fps"] = info.fps
     if info.reference_scores:

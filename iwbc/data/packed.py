@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from iwbc.data.checks import checked, difference
+from iwbc.data.checks import checked, difference, notes_of_joining
 from iwbc.data.content import combined, content_hash, finished, image_files
 from iwbc.data.trajectories import DatasetInfo, Episode, Trajectories
 from iwbc.environments.scores import ReferenceScores
@@ -75,9 +75,9 @@ def pack(episodes: Iterable[Episode], info: DatasetInfo, folder: Path, fingerpri
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), dir=folder.parent))
-        notes = [*info.notes]
+        notes: list[str] = []
         meta = _write(checked(episodes, info, clip_actions, notes), info, building)
-        meta["info"]["notes"] = notes
+        meta["info"]["notes"] = [*info.notes, *notes]
         meta["fingerprint"] = fingerprint
         meta["files"] = _files(building)
         (building / _META).write_text(json.dumps(meta, indent=1))
@@ -205,7 +205,8 @@ def warn_of_notes(trajectories: Trajectories) -> None:
 
 
 def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Trajectories:
-    """Join datasets one after the other, through a packed cache in `folder`. The description is the first dataset's.
+    """Join datasets one after the other, through a packed cache in `folder`. The description is the first dataset's, and a note
+    says where that of another differs.
 
     Raises UserError where their actions or observations differ.
     """
@@ -215,9 +216,10 @@ def joined(dataset_id: str, each: Sequence[Trajectories], folder: Path) -> Traje
             raise UserError(f"dataset {dataset_id}: {first.id} and {other.info.id} have different {what}")
     # Descriptions too: bounds, names of groups or the environment can change while the arrays stay the same.
     parts = [(dataset.content_hash, dataclasses.asdict(dataset.info)) for dataset in each]
-    fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+    notes = notes_of_joining([dataset.info for dataset in each])  # the others were given as each was loaded
+    fingerprint = hashlib.sha256(repr([*parts, *notes]).encode()).hexdigest()
     groups = list(dict.fromkeys(name for dataset in each for name in dataset.info.groups))
-    info = dataclasses.replace(first, id=dataset_id, notes=[], groups=groups)  # notes were given as each was loaded
+    info = dataclasses.replace(first, id=dataset_id, notes=notes, groups=groups)
     episodes = (dataset[index] for dataset in each for index in range(len(dataset)))
     return load_or_pack(packed_folder(folder, f"joined-{fingerprint[:16]}"), fingerprint, lambda: (episodes, info))
 

@@ -122,7 +122,7 @@ def place_of(name: str, source: str | None = None) -> tuple[str, str, str]:
         return layout, "path", name
     if path.suffix.lower() in (".hdf5", ".h5"):
         return "d4rl", "path", name
-    if path.suffix == ".npz" and not path.exists():
+    if path.suffix in (".npz", ".zip") and not path.exists():
         raise UserError(f"{name}: no such file")
     if path.is_dir():
         root = dataset_folder().resolve()

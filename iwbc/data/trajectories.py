@@ -58,7 +58,8 @@ class DatasetInfo:
     `environment` is for evaluation (None if unknown); `action_low` and `action_high` are the bounds of the action space
     (infinite where there are none); `reference_scores` normalise returns (None if unknown). `observation_parts` are the parts
     that the vectors of observations are flattened from, None where they are vectors as they come. `notes` are lines about
-    oddities of the data: loading the dataset gives each as a DataWarning. `groups` are names of sets of episodes, such as an
+    oddities of the data, to which a source may add until its last episode: loading the dataset gives each as a DataWarning.
+    `groups` are names of sets of episodes, such as an
     operator's or a task's, which may overlap. `fps` is the number of steps in a second of a robot's time, None if unknown.
     `images` are the parts of observations that stay arrays beside the vectors.
     """

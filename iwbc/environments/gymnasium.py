@@ -162,14 +162,21 @@ def reported_success(info: Mapping[str, Any], where: str) -> float:
 
 
 def success_label(value: Any, key: str, where: str) -> bool:
-    """Read one label: true or false, 1 or 0, as such or as an array of one entry. Raises UserError for anything else."""
+    """Read one label. Raises UserError, which begins with `where`, for a value that is none."""
+    if (label := label_of(value)) is None:
+        raise UserError(f"{where}: its info says {key}={value!r}; a success label is true or false (1 or 0)")
+    return label
+
+
+def label_of(value: Any) -> bool | None:
+    """Read one label: true or false, 1 or 0, as such or as an array of one entry; None for anything else."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     with contextlib.suppress(ValueError):  # np.asarray's, for lists that make no array
         array = np.asarray(value)
         if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
             return bool(array.item())
-    raise UserError(f"{where}: its info says {key}={value!r}; a success label is true or false (1 or 0)")
+    return None
 
 
 class Environments(Protocol):

@@ -6,6 +6,7 @@ stands alone among its arguments, such as a folder, is the first field's, where 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
@@ -22,6 +23,8 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: ({"true": True, "false": False}.__getitem__, "must be one of true, false"),
     int: (int, "must be a whole number"),
     float: (float, "must be a number"),
+    # A shell leaves the ~ of out=~/x as it is.
+    Path: (lambda text: Path(os.path.expanduser(text)), ""),
 }
 
 
@@ -61,7 +64,8 @@ def parse(arguments: Sequence[str], kind: type[_Options]) -> _Options:
                 )
             key, text = first, argument
         if key not in names:
-            values[key].append(get_args(hints[key])[0](text))
+            element = get_args(hints[key])[0]
+            values[key].append(_READERS.get(element, (element, ""))[0](text))
         elif key in values:
             raise UserError(f"{argument}: {key} is given twice")
         else:

@@ -27,17 +27,19 @@ _READERS: dict[str, Any] = {
     "ogbench": ogbench,
     "zarr": zarr,
 }
+_ENDS = "meta/episode_ends"  # of Zarr
 _LONG = 100  # of the part of a folder's name that says a choice
 
 
 def recognise(path: Path) -> str | None:
     """Name the format, a key of settings.RECORDINGS, that a file or folder is in, by its content, and by its name where
-    OGBench's arrays do not tell; None where it is in none of them, or damaged."""
+    OGBench's arrays do not tell; None where it is in none of them, or damaged. Raises UserError for a
+    Zarr folder that is packed in a zip."""
     try:
         if path.is_dir():
             if (path / "meta" / "info.json").is_file():
                 return "lerobot"
-            return "zarr" if (path / "meta" / "episode_ends").is_dir() and (path / "data").is_dir() else None
+            return "zarr" if (path / _ENDS).is_dir() and (path / "data").is_dir() else None
         return _recognise_file(path) if path.is_file() else None
     except (*NUMPY_DAMAGE, *MALFORMED):
         return None
@@ -47,6 +49,10 @@ def _recognise_file(path: Path) -> str | None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             arrays = {name.removesuffix(".npy") for name in archive.namelist()}
+        if path.name.endswith(".zarr.zip") or any(f"/{_ENDS}/" in f"/{name}" for name in arrays):
+            raise UserError(
+                f"{path}: is a Zarr folder in a zip, which is not read; unpack it, and name the folder with meta/ in it"
+            )
         # Without qpos any recorder may have written these arrays, with an action in an episode's last row.
         told = "qpos" in arrays or ogbench_spec(path.name) is not None
         return "ogbench" if told and {*ogbench.FIELDS} <= arrays <= {*ogbench.FIELDS, *ogbench.STATES} else None

@@ -8,8 +8,10 @@
           meta/stats.json           {feature: {min, max, …}}
     v2.x: meta/episodes.jsonl       {episode_index, length, tasks} on a line each
           meta/episodes_stats.jsonl {episode_index, stats: {feature: {min, max, …}}}; v2.0 has meta/stats.json
+    meta/tasks.parquet or .jsonl    task_index and task, the text, which pandas writes as the table's index
 
-An episode is the frames of its episode_index, in whichever file they lie.
+An episode is the frames of its episode_index, in whichever file they lie. Its tasks are those of its frames' task_index, which
+LeRobot trains on, and those of meta/episodes where the frames tell none.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ from iwbc.system.files import parse_json, read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes, or notes, than before.
-READER = 3
+READER = 4
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
 _USUAL = ("observation.state", "observation.environment_state")
 _SUCCESS = ("next.success", "is_episode_successful")
@@ -62,6 +64,7 @@ _PICTURES = ("image", "video")
 _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 # More tasks than this are no groups: they would take a column each.
 _MOST_TASKS = 1000
+_SHORT = 80  # of tasks that a note names
 _ROWS_AT_ONCE = 65_536
 # Share of a step by which timestamps may differ from fps: clocks of robots are not exact.
 _MOST_OFF = 0.05
@@ -109,7 +112,8 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
     _check_totals(where, info, said)
     least, largest, notes = _action_bounds(path, version, action_size, settings)
     low, high = bounds(dataset_id, settings, least, largest, action_size)
-    tasks = sorted({task for episode in said for task in episode.tasks})
+    each, noted = _tasks(path, version, said, "task_index" in features)
+    tasks = sorted({task for episode in each for task in episode})
     if len(tasks) > _MOST_TASKS:
         notes.append(f"its {len(tasks):,} tasks are not kept as groups: at most {_MOST_TASKS:,} are")
         tasks = []
@@ -126,11 +130,10 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
     )
     if fps is not None and "timestamp" in features:
         described.notes.extend(_notes_of_rate(path, float(fps)))
-    if "task_index" in features:
-        described.notes.extend(_notes_of_tasks(path, version))
+    described.notes.extend(noted)
     columns = [*(part.name for part in parts), "action", "episode_index", "frame_index"]
     columns += [name for name in ("next.reward", *_ENDS, label) if name is not None and name in features]
-    return _episodes(path, dataset_id, said, parts, columns, label, bool(tasks)), described
+    return _episodes(path, dataset_id, said, parts, columns, label, each if tasks else None), described
 
 
 def _chosen(where: str, features: Mapping[str, Any], settings: LeRobot) -> list[str]:
@@ -197,46 +200,73 @@ def _notes_of_rate(path: Path, fps: float) -> list[str]:
     return []
 
 
-def _notes_of_tasks(path: Path, version: str) -> list[str]:
-    """Report the first episode with frames of no task of meta/tasks, and the first with frames of several. Data that is damaged
-    is refused as its episodes are read."""
+def _tasks(path: Path, version: str, said: Sequence[_Said], indexed: bool) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return each episode's tasks, those of its frames' task_index or else of meta/episodes, fit for a line; and notes on them.
+    Data that is damaged is refused as its episodes are read."""
+    tasks, texts, notes = [episode.tasks for episode in said], dict[int, str](), list[str]()
+    if indexed:
+        try:
+            texts = _task_texts(path, version)
+        except UserError as error:
+            notes.append(f"{error}; the tasks that meta/episodes says are taken, not those of the frames' task_index")
     unknown = several = None
+    others: list[int] = []
     with contextlib.suppress(UserError):
-        tasks = _task_indices(path, version)
-        for index, values in _runs(path, ["episode_index", "frame_index", "task_index"]):
-            if values["task_index"].dtype.kind not in "iu":
+        for index, values in _runs(path, ["episode_index", "frame_index", "task_index"]) if texts else ():
+            if values["task_index"].dtype.kind not in "iu" or not 0 <= index < len(said):
                 continue
-            seen = np.unique(values["task_index"])
-            others = np.setdiff1d(seen, tasks)
-            if unknown is None and len(others):
-                unknown = (
-                    f"frames of episode {index} have task_index {others[0]}, which meta/tasks does not have; the tasks that "
+            seen = np.unique(values["task_index"]).tolist()
+            if missing := [number for number in seen if number not in texts]:
+                unknown = unknown or (
+                    f"frames of episode {index} have task_index {missing[0]}, which meta/tasks does not have; the tasks that "
                     "meta/episodes says are taken"
                 )
-            if several is None and len(seen) > 1:
-                several = (
-                    f"frames of episode {index} are of several tasks, by their task_index; groups are of whole episodes, by "
-                    "the tasks that meta/episodes says"
+                continue
+            if len(seen) > 1:
+                several = several or (
+                    f"frames of episode {index} are of several tasks, by their task_index; groups are of whole episodes, and "
+                    "it is in the group of each"
                 )
-    return [note for note in (unknown, several) if note is not None]
+            tasks[index] = tuple(texts[number] for number in seen)
+            if set(map(printable, tasks[index])) != set(map(printable, said[index].tasks)):
+                others.append(index)
+    if others:
+        first = [", ".join(map(printable, names))[:_SHORT] or "none" for names in (tasks[others[0]], said[others[0]].tasks)]
+        notes.append(
+            f"frames of {len(others):,} of {len(said):,} episodes are of another task, by task_index and meta/tasks, than "
+            f"meta/episodes says (episode {others[0]}: {first[0]}, not {first[1]}); that of the frames is taken, which LeRobot "
+            "trains on"
+        )
+    whole = {task for names in tasks for task in names}
+    if merged := len(whole) - len(set(map(printable, whole))):
+        notes.append(
+            f"{merged:,} of its {len(whole):,} tasks are the same as another up to 500 characters, spaces and signs that are "
+            "not printed: they are taken for one group; give them other texts in meta/ where they are to be told apart"
+        )
+    return [tuple(dict.fromkeys(map(printable, names))) for names in tasks], [*filter(None, (unknown, several)), *notes]
 
 
-def _task_indices(path: Path, version: str) -> list[int]:
+def _task_texts(path: Path, version: str) -> dict[int, str]:
+    """Read the texts of meta/tasks by their task_index."""
     from pyarrow import parquet
 
     file = path / "meta" / ("tasks.parquet" if version == "v3.0" else "tasks.jsonl")
     with reading(str(file)):
-        if version == "v3.0":
-            column: list[int] = parquet.read_table(file, columns=["task_index"]).column("task_index").to_pylist()
-            return column
-        return [int(line["task_index"]) for line in _lines(file, str(file))]
+        if version != "v3.0":
+            return {int(line["task_index"]): str(line["task"]) for line in _lines(file, str(file))}
+        table = parquet.read_table(file)
+        text = table.column("task" if "task" in table.column_names else "__index_level_0__")  # pandas' index without a name
+        if table.column("task_index").to_pylist() != list(range(len(text))):  # LeRobot goes by the row, not by this column
+            raise ValueError("its task_index is not 0, 1, 2, … from row to row")
+        return dict(enumerate(map(str, text.to_pylist())))
 
 
 def _lines(file: Path, where: str) -> list[Mapping[str, Any]]:
     """Read the objects of a JSONL file."""
     with reading(where):
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [mapping(parse_json(line), f"{where}, line {number}") for number, line in enumerate(lines, start=1)]
+        # str.splitlines would split at U+2028, too, which JSON's texts may hold.
+        lines = enumerate(file.read_text(encoding="utf-8").split("\n"), start=1)
+        return [mapping(parse_json(line), f"{where}, line {number}") for number, line in lines if line.strip()]
 
 
 def _episodes_said(path: Path, version: str) -> list[_Said]:
@@ -252,7 +282,7 @@ def _episodes_said(path: Path, version: str) -> list[_Said]:
         with reading(where):
             index, tasks = int(row["episode_index"]), row.get("tasks") or ()
             place = (int(row["dataset_from_index"]), int(row["dataset_to_index"])) if version == "v3.0" else None
-            names = tuple(printable(task) for task in ([tasks] if isinstance(tasks, str) else tasks))
+            names = tuple(map(str, [tasks] if isinstance(tasks, str) else tasks))
             length = int(row["length"])
         if index in said:
             raise UserError(f"{where}: episode {index} is there twice")
@@ -324,7 +354,7 @@ def _episodes(
     parts: Sequence[Part],
     columns: Sequence[str],
     label: str | None,
-    grouped: bool,
+    tasks: Sequence[tuple[str, ...]] | None,
 ) -> Iterator[Episode]:
     whole = tracked(_runs(path, columns), f"Reading {dataset_id}", len(said))
     expected = 0
@@ -355,7 +385,7 @@ def _episodes(
             rewards_of(steps, success) if rewards is None else rewards,
             done and not cut,
             success,
-            tuple(f"{TASK}{task}" for task in dict.fromkeys(said[index].tasks)) if grouped else (),
+            () if tasks is None else tuple(f"{TASK}{task}" for task in tasks[index]),
         )
     if expected < len(said):
         raise UserError(f"{path}, episode {expected}: is in meta/episodes, but not in data/")

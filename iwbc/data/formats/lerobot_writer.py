@@ -302,7 +302,10 @@ def _tasks(curated: Curated, otherwise: str) -> list[str]:
     """Name the task of each kept episode: that of its group, or else `otherwise`."""
     told = _told_tasks(curated)
     if several := sum(len(names) > 1 for names in told):
-        warn(f"dataset {curated.trajectories.info.id}: {several:,} episodes have several tasks; each is written with the first")
+        warn(
+            f"dataset {curated.trajectories.info.id}: {several:,} episodes have several tasks; each is written with that which "
+            "is first among the dataset's groups, which need not be the one that it began with"
+        )
     return [names[0] if names else otherwise for names in told]
 
 

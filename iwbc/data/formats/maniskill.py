@@ -33,11 +33,12 @@ from iwbc.data.formats.reading import (
     reading,
     rewards_of,
     rows,
+    successes_of,
     unused_note,
     vectors,
     widened,
 )
-from iwbc.data.hdf5 import check_links, groups_in_turns, holds, open_array, open_group, read_array
+from iwbc.data.hdf5 import Unwritten, check_links, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
@@ -46,8 +47,8 @@ from iwbc.settings import ManiSkill
 from iwbc.system.files import read_json
 from iwbc.system.progress import tracked
 
-# Bump when reading the same files gives other episodes than before.
-READER = 3
+# Bump when reading the same files gives other episodes, or notes, than before.
+READER = 5
 _DIFFERENCES = re.compile(r"pd_(ee|joint)_(target_)?delta_\w+")  # controllers whose actions are normalised
 _TRAJECTORY = re.compile(r"traj_\d+")
 _NO_OBSERVATIONS = (
@@ -94,7 +95,10 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         of_environment = (env_info.get("env_kwargs") or {}).get("control_mode") or "unknown"
         controllers = sorted({printable(episodes[name].get("control_mode") or of_environment) for name in names})
         low, high, noted = _action_bounds(path, dataset_id, root, names, controllers, actions[1], settings)
-    labelled = "success" in there[names[0]] or all(isinstance(episodes[name].get("success"), bool) for name in names)
+    labels = None  # of the json, where the file has none of each step
+    if "success" not in there[names[0]]:
+        labels = successes_of({name: episodes[name].get("success") for name in names}, f"{described}, ", "episodes")
+    labelled = "success" in there[names[0]] or labels is not None
     if len(controllers) > 1:
         notes.append(f"its episodes have several control modes ({', '.join(controllers)}), whose actions mean different things")
     info = DatasetInfo(
@@ -108,7 +112,8 @@ def read(path: Path, dataset_id: str, settings: ManiSkill) -> tuple[Iterator[Epi
         notes=[*notes, *noted, *notes_of_rewards("rewards" in there[names[0]], labelled)],
         fps=fps,
     )
-    return _episodes(path, dataset_id, {name: episodes[name] for name in names}, parts, images, labelled, actions[1]), info
+    chosen = {name: episodes[name] for name in names}
+    return _episodes(path, dataset_id, chosen, parts, images, labels, actions[1], info.notes), info
 
 
 def _action_bounds(
@@ -215,29 +220,34 @@ def _episodes(
     episodes: Mapping[str, Mapping[str, Any]],
     parts: Sequence[Part],
     images: Sequence[Image],
-    labelled: bool,
+    labels: Sequence[bool] | None,
     action_size: int,
+    notes: list[str],
 ) -> Iterator[Episode]:
+    unwritten = Unwritten()
     groups = groups_in_turns(path, list(episodes))
-    for name, said in tracked(list(episodes.items()), f"Reading {dataset_id}", len(episodes)):
+    for index, (name, said) in enumerate(tracked(list(episodes.items()), f"Reading {dataset_id}", len(episodes))):
         where = f"{path}, {name}"
         with reading(where):
             group = next(groups)
-            actions = actions_of(read_array(group, "actions"), f"{where}/actions", action_size)
+            actions = actions_of(read_array(group, "actions", unwritten), f"{where}/actions", action_size)
             steps = len(actions)
             flags = {
-                field: flags_of(read_array(group, field), f"{where}/{field}", steps)
+                field: flags_of(read_array(group, field, unwritten), f"{where}/{field}", steps)
                 for field in ("terminated", "success")
                 if holds(group, field)
             }
-            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            rewards = None
+            if holds(group, "rewards"):
+                rewards = rows(read_array(group, "rewards", unwritten), f"{where}/rewards", steps)
             leaves = {part: f"obs/{part.name}" if part.path else "obs" for part in (*parts, *images)}
             columns = [
-                rows(read_array(group, leaves[part]), f"{where}/{leaves[part]}", steps + 1, part.shape) for part in parts
+                rows(read_array(group, leaves[part], unwritten), f"{where}/{leaves[part]}", steps + 1, part.shape)
+                for part in parts
             ]
             seen = vectors(columns, steps + 1)
             pictures = {
-                image.name: frames(read_array(group, leaves[image]), f"{where}/{leaves[image]}", steps + 1, image)
+                image.name: frames(read_array(group, leaves[image], unwritten), f"{where}/{leaves[image]}", steps + 1, image)
                 for image in images
             }
         if said.get("elapsed_steps", steps) != steps:
@@ -246,9 +256,7 @@ def _episodes(
             )
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
-        success = None
-        if labelled:
-            success = bool(flags["success"].any()) if "success" in flags else bool(said["success"])
+        success = bool(flags["success"].any()) if "success" in flags else None if labels is None else labels[index]
         yield Episode(
             seen[:-1],
             seen[-1],
@@ -259,3 +267,4 @@ def _episodes(
             images={name: array[:-1] for name, array in pictures.items()},
             final_images={name: array[-1] for name, array in pictures.items()},
         )
+    notes.extend(unwritten.notes())

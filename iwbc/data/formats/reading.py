@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwbc.data.checks import action_bounds, checked_flags
+from iwbc.environments.gymnasium import label_of
 from iwbc.environments.spaces import Image, Part
 from iwbc.errors import UserError, listed
 from iwbc.settings import Recording
@@ -97,6 +98,24 @@ def flags_of(array: npt.NDArray[Any], where: str, count: int) -> npt.NDArray[np.
     return checked_flags(rows(array, where, count), where)
 
 
+def successes_of(said: Mapping[str, Any], where: str, kind: str) -> list[bool] | None:
+    """Read what is said of each episode's success, by the episodes' names, or return None where nothing is said of any.
+
+    Raises UserError, which begins with `where`, for an episode that says nothing beside others that do, and for a value that is
+    no label; `kind` names what an episode is there.
+    """
+    if all(value is None for value in said.values()):
+        return None
+    labels = []
+    for name, value in said.items():
+        if value is None:
+            raise UserError(f"{where}{name}: has no label success, which other {kind} have; label all or none")
+        if (label := label_of(value)) is None:
+            raise UserError(f"{where}{name}: its success is {printable(value)}; a label is true or false (1 or 0)")
+        labels.append(label)
+    return labels
+
+
 def rewards_of(steps: int, success: bool | None) -> npt.NDArray[np.float32]:
     """Make the rewards, [steps], that stand for missing ones: 1 at the end of a success."""
     rewards = np.zeros(steps, np.float32)
@@ -118,7 +137,7 @@ def none_usual(problem: str, there: Sequence[str], offered: Sequence[str]) -> Us
     """Make the error for data without the usual observations: `there` are all others, `offered` those that can be chosen."""
     if offered:
         return UserError(f"{problem}; choose some of {', '.join(sorted(offered))} with dataset.observation_keys=[…]")
-    return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no others'}")
+    return UserError(f"{problem}; it has {'images alone, which are not read' if there else 'no other arrays'}")
 
 
 def images_note(names: Sequence[str]) -> list[str]:

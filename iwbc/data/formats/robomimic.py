@@ -1,7 +1,7 @@
 """robomimic's HDF5 files → episodes; MimicGen, RoboCasa and LIBERO write them, too.
 
-data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples; success, if it is true or false
-                                           in every demo: then it is the label, whatever the rewards
+data.attrs: env_args (JSON), total         data/demo_N.attrs: num_samples; success, true or false, in all demos
+                                           or none: it is the label, whatever the rewards
 LIBERO's data.attrs: problem_info (JSON) with language_instruction, bddl_file_name: the task, a group
 data/demo_N/actions [T, act]               within ±1
 data/demo_N/rewards [T], dones [T]         of the state after the action; where all in the file are 0 or 1, a success has
@@ -42,21 +42,22 @@ from iwbc.data.formats.reading import (
     reading,
     rewards_of,
     rows,
+    successes_of,
     unused_note,
     vectors,
 )
-from iwbc.data.hdf5 import groups_in_turns, holds, open_array, open_group, read_array
+from iwbc.data.hdf5 import Unwritten, groups_in_turns, holds, open_array, open_group, read_array
 from iwbc.data.trajectories import DatasetInfo, Episode
 from iwbc.environments.robosuite import HORIZONS, spec_of
 from iwbc.environments.spaces import Image, Part, divided
 from iwbc.environments.spec import EnvironmentSpec
-from iwbc.errors import UserError
+from iwbc.errors import UserError, listed
 from iwbc.settings import Robomimic
 from iwbc.system.files import parse_json
 from iwbc.system.progress import tracked
 
-# Bump when reading the same file gives other episodes than before.
-READER = 4
+# Bump when reading the same file gives other episodes, or notes, than before.
+READER = 6
 _DEMO = re.compile(r"demo_\d+")
 # The low-dimensional observations of robomimic's study.
 _STUDY = re.compile(r"object|robot\d+_(eef_pos|eef_quat|gripper_qpos)")
@@ -90,10 +91,11 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         actions = open_array(first, "actions").shape
         # Each observation, with the first demo that has it.
         there = {key: name for name in reversed(demos) for key in _names(open_group(data, f"{name}/obs"))}
-        offered = [key for key, name in there.items() if _is_offered(data, f"{name}/obs/{key}")]
+        kinds = {key: _is_offered(data, f"{name}/obs/{key}") for key, name in there.items()}
+        offered, pictures, others = ([key for key in kinds if kinds[key] is kind] for kind in (True, False, None))
         keys = chosen_keys(settings.observation_keys) or sorted(filter(_STUDY.fullmatch, there))
         if not keys:
-            raise none_usual(f"{path}: none of its observations is one of the study's", list(there), offered)
+            raise none_usual(f"{path}: none of its observations is one of the study's", pictures, offered)
         if missing := [key for key in keys if key not in there]:
             raise missing_key(f"{path}, data/demo_N/obs", missing[0], offered)
         parts, images = divided([_part(path, data, key, there) for key in keys])
@@ -106,7 +108,12 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         rewarded = holds(first, "rewards")
         successes, without_labels = _successes(path, data, demos)
         notes = notes_of_rewards(rewarded, successes is not None) + unused_note([name for name in offered if name not in keys])
-        notes += images_note([name for name in there if name not in (*offered, *keys)])
+        notes += images_note([name for name in pictures if name not in keys])
+        notes += (
+            [f"not read of its observations, since they are no arrays: {listed(sorted(map(printable, others)))}"]
+            if others
+            else []
+        )
         notes += without_labels
         if total is not None and int(total) != count:
             notes.append(f"its attribute total says {int(total):,} steps, its demos have {count:,}, which are all read")
@@ -133,7 +140,7 @@ def read(path: Path, dataset_id: str, settings: Robomimic) -> tuple[Iterator[Epi
         groups=sorted(masks),
         fps=_fps(env_args),
     )
-    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], successes), info
+    return _episodes(path, dataset_id, demos, parts, images, masks, actions[1], successes, info.notes), info
 
 
 def names(path: Path) -> list[str]:
@@ -170,12 +177,12 @@ def _check_parts(path: Path, data: Any, demos: Sequence[str]) -> None:
                 raise UserError(f"{path}, data/{name}: has no {field}{others}")
 
 
-def _is_offered(data: Any, place: str) -> bool:
-    """Tell arrays that can be read from others and from groups."""
+def _is_offered(data: Any, place: str) -> bool | None:
+    """Tell arrays that can be read from images that cannot; None for a group, and for what cannot be opened."""
     try:
         field = open_array(data, place)
     except DAMAGE:
-        return False
+        return None
     return is_read(field.shape[1:], field.dtype)
 
 
@@ -192,9 +199,9 @@ def _successes(path: Path, data: Any, demos: Sequence[str]) -> tuple[list[bool] 
     """Read each demo's label of success, from its attribute or its rewards; None, with a note, where rewards do not tell."""
     import h5py
 
-    said = [h5py.Group(open_group(data, name)).attrs.get("success") for name in demos]
-    if all(isinstance(label, bool | np.bool_) for label in said):
-        return [bool(label) for label in said], []
+    said = {name: h5py.Group(open_group(data, name)).attrs.get("success") for name in demos}
+    if (labels := successes_of(said, f"{path}, data/", "demos")) is not None:
+        return labels, []
     if not holds(open_group(data, demos[0]), "rewards"):
         return None, []
     successes, sparse, above = [], True, False
@@ -304,36 +311,33 @@ def _episodes(
     masks: Mapping[str, frozenset[str]],
     action_size: int,
     successes: Sequence[bool] | None,
+    notes: list[str],
 ) -> Iterator[Episode]:
+    unwritten = Unwritten()
     groups = groups_in_turns(path, [f"data/{name}" for name in demos])
     for index, name in enumerate(tracked(demos, f"Reading {dataset_id}", len(demos))):
         where = f"{path}, data/{name}"
         with reading(where):
             group = next(groups)
-            actions = actions_of(read_array(group, "actions"), f"{where}/actions", action_size)
+
+            def read(key: str, group: Any = group) -> Any:
+                return read_array(group, key, unwritten)
+
+            actions = actions_of(read("actions"), f"{where}/actions", action_size)
             steps = len(actions)
 
-            def observations(source: str, group: Any = group, where: str = where, steps: int = steps) -> Any:
-                return vectors(
-                    [
-                        rows(read_array(group, f"{source}/{part.name}"), f"{where}/{source}/{part.name}", steps, part.shape)
-                        for part in parts
-                    ],
-                    steps,
-                )
+            def observations(source: str, read: Any = read, where: str = where, steps: int = steps) -> Any:
+                keys = {f"{source}/{part.name}": part.shape for part in parts}
+                return vectors([rows(read(key), f"{where}/{key}", steps, shape) for key, shape in keys.items()], steps)
 
-            def films(source: str, group: Any = group, where: str = where, steps: int = steps) -> dict[str, Any]:
-                return {
-                    image.name: frames(
-                        read_array(group, f"{source}/{image.name}"), f"{where}/{source}/{image.name}", steps, image
-                    )
-                    for image in images
-                }
+            def films(source: str, read: Any = read, where: str = where, steps: int = steps) -> dict[str, Any]:
+                keys = {f"{source}/{image.name}": image for image in images}
+                return {image.name: frames(read(key), f"{where}/{key}", steps, image) for key, image in keys.items()}
 
             seen, shown = observations("obs"), films("obs")
             following, follow = (observations("next_obs"), films("next_obs")) if holds(group, "next_obs") else (seen, shown)
-            rewards = rows(read_array(group, "rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
-            dones = flags_of(read_array(group, "dones"), f"{where}/dones", steps) if holds(group, "dones") else None
+            rewards = rows(read("rewards"), f"{where}/rewards", steps) if holds(group, "rewards") else None
+            dones = flags_of(read("dones"), f"{where}/dones", steps) if holds(group, "dones") else None
         if not steps:
             raise UserError(f"{where}/actions: the episode is empty (0 steps)")
         success = None if successes is None else successes[index]
@@ -348,3 +352,4 @@ def _episodes(
             shown,
             {name: film[-1] for name, film in follow.items()},
         )
+    notes.extend(unwritten.notes())

@@ -1,4 +1,4 @@
-"""Folders of Zarr arrays, as Diffusion Policy and UMI have them → episodes.
+"""Folders of Zarr arrays, as Diffusion Policy has them → episodes.
 
 data/action [N, act]            in the robot's own units
 data/<key> [N, …]               observations; data/reward and data/success [N], where they are there
@@ -43,8 +43,8 @@ from iwbc.errors import UserError, extra
 from iwbc.settings import Zarr
 from iwbc.system.files import read_json
 
-# Bump when reading the same files gives other episodes than before.
-READER = 1
+# Bump when reading the same files gives other episodes, or notes, than before.
+READER = 2
 _METADATA = (".zarray", "zarr.json")
 # The names in data/ of what are no observations, the first that is there.
 _FIELDS = {"actions": ("action", "actions"), "rewards": ("reward", "rewards"), "successes": ("success", "successes")}
@@ -87,7 +87,8 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
     parts, images = divided(
         [part_of(f"{path}, data/{key}", [key], array.shape[1:], array.dtype) for key, array in arrays.items()]
     )
-    actions = actions_of(_values(_open(path, f"data/{named['actions']}"), path), f"{path}, data/{named['actions']}")
+    used = arrays | {name: _open(path, f"data/{name}") for name in named.values() if name is not None}
+    actions = actions_of(_values(used[named["actions"]], path), f"{path}, data/{named['actions']}")
     count = len(actions)
     ends = _ends(path, count)
     observations = vectors(
@@ -99,9 +100,9 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
             raise UserError(f"{path}, data/{key}: has {array.shape[0]} rows for {count} actions")
     rewards, successes = None, None
     if (name := named["rewards"]) is not None:
-        rewards = rows(_values(_open(path, f"data/{name}"), path), f"{path}, data/{name}", count)
+        rewards = rows(_values(used[name], path), f"{path}, data/{name}", count)
     if (name := named["successes"]) is not None:
-        successes = flags_of(_values(_open(path, f"data/{name}"), path), f"{path}, data/{name}", count)
+        successes = flags_of(_values(used[name], path), f"{path}, data/{name}", count)
     if not np.isfinite(actions).all():
         raise UserError(f"{path}, data/{named['actions']}: holds NaN or infinity")
     least, largest, notes = widened(actions.min(0).astype(np.float64), actions.max(0).astype(np.float64))
@@ -119,6 +120,7 @@ def read(path: Path, dataset_id: str, settings: Zarr) -> tuple[Iterator[Episode]
             *images_note([name for name in map(printable, others) if name not in (*offered, *keys)]),
             *notes_of_rewards(rewards is not None, successes is not None),
             *notes,
+            *_notes_of_chunks(path, used),
             NO_FINAL,
         ],
     )
@@ -179,6 +181,20 @@ def _codecs(value: Any) -> Iterator[str]:
 def _values(array: Any, path: Path) -> npt.NDArray[Any]:
     with reading(f"{path}, {array.name or 'array'}"):
         return np.asarray(array[...])
+
+
+def _notes_of_chunks(path: Path, used: Mapping[str, Any]) -> list[str]:
+    """Report the arrays whose chunks are not all on disk, a line each. Zarr need not write those that hold the fill value
+    alone, so that they are no fault."""
+    notes = []
+    for name, array in used.items():
+        with reading(f"{path}, data/{name}"):
+            if missing := array.nchunks - array.nchunks_initialized:
+                notes.append(
+                    f"{missing:,} of {array.nchunks:,} chunks of data/{printable(name)} are not on disk, and are read as the "
+                    f"fill value, {array.fill_value}; Zarr leaves out chunks that hold it alone, an incomplete copy others"
+                )
+    return notes
 
 
 def _ends(path: Path, count: int) -> npt.NDArray[np.int64]:
