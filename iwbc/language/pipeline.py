@@ -122,7 +122,7 @@ def _run(train: Train, folder: Path, say: Callable[[str], None]) -> dict[str, An
             raise
         if trainer.importance is not None and train.algo.kappa == "auto" and trainer.importance.kappa < _HARDLY:
             warn(
-                f"algo.kappa=auto: came down to {trainer.importance.kappa:.2g}, with which this is nearly SFT: a few rows would "
+                f"algo.kappa=auto: came down to {trainer.importance.kappa:.2g}, with which this is nearly SFT: few rows would "
                 "take most of the weight (metrics.csv); give more rows or a smaller lr, or trust them with algo.kappa=1"
             )
         log = figures(trainer.state.log_history)
