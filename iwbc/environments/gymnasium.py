@@ -118,7 +118,10 @@ def _remedy(spec: EnvironmentSpec) -> str:
         return ""
     if spec.package in PACKAGES:
         return f"; pip install {PACKAGES[spec.package]}"
-    return f"; name the module that registers it with 'env.imports=[its_module]', in convert env_id=its_module:{spec.id}"
+    return (
+        f"; name the module that registers it with 'env.imports=[its_module]', in convert env_id=its_module:{spec.id}, in Python "
+        "EnvironmentSpec(…, imports=…)"
+    )
 
 
 def _wrapped(env: gym.Env[Any, Any], wrapper: Wrapper) -> gym.Env[Any, Any]:
