@@ -119,8 +119,8 @@ def _remedy(spec: EnvironmentSpec) -> str:
     if spec.package in PACKAGES:
         return f"; pip install {PACKAGES[spec.package]}"
     return (
-        f"; name the module that registers it with 'env.imports=[its_module]', in convert env_id=its_module:{spec.id}, in Python "
-        "EnvironmentSpec(…, imports=…)"
+        f"; name the module that registers it with 'env.imports=[its_module]', in convert env_id=its_module:{spec.id}, "
+        "in Python EnvironmentSpec(…, imports=…)"
     )
 
 
