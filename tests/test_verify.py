@@ -194,6 +194,19 @@ def test_a_changed_cache_of_large_data_is_found(folder: Path, datasets: Path, mo
         assert differing(folder) == ["data"]
 
 
+def test_a_finished_run_is_not_taken_for_one_on_other_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = [*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={folder}"]
+    outcome = train(*again)
+    assert (outcome.code, f"is finished already, trained on {ID}, content " in outcome.out) == (0, True), outcome.err
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder.parent / "other"))
+    assert train(*again).code == 0  # the data are not there
+    make_pendulum(seed=1)
+    for arguments in (again, [f"resume={folder}"]):
+        outcome = train(*arguments)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert f"{folder}: holds a finished run on other content of dataset {ID}, " in outcome.err
+
+
 def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) -> None:
     (check,) = [check for check in verify(folder, replay=False) if check.what == "data"]
     assert check.same is None
