@@ -107,7 +107,7 @@ def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, Gain]:
             continue
         measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
         difference = getattr(final, measure) - getattr(reference, measure).astype(float)
-        compared[phase] = Gain(measure, float(difference.mean()), interval(difference))
+        compared[phase] = Gain(measure, float(difference.mean()), interval(difference, differences=measure == "successes"))
     return compared
 
 
