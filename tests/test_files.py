@@ -417,6 +417,9 @@ def test_the_hashes_of_results(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_text(name)
     assert file_hashes(tmp_path) == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    for name in (others := ["choice.json", "weights.csv", "curation.csv"]):
+        (tmp_path / name).write_text(name)
+    assert sorted(file_hashes(tmp_path)) == sorted([*names, *others])
 
 
 def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
