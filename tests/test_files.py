@@ -448,6 +448,8 @@ def test_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     lock = RunFolder(Path("run")).lock()
     assert lock.lock_file == RunFolder(tmp_path / "run").lock().lock_file != RunFolder(tmp_path / "other").lock().lock_file
+    (tmp_path / "link").symlink_to("run")
+    assert RunFolder(tmp_path / "link").lock().lock_file == lock.lock_file
     assert Path(lock.lock_file).parent == tmp_path / "cache" / "locks"
     assert len(Path(lock.lock_file).stem) == 32
 
