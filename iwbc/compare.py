@@ -239,7 +239,8 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
         is_share = name == "success"
         measure = Measure("success %" if is_share else name, step=100.0 / total.episodes if is_share else 0.0)
         played, environment = ACTION_NAMES[total.action], first[0].environment
-        note = f"Mean of {total.episodes} episodes for each seed, {played}{f', in {environment.id}' if environment else ''}."
+        episodes = f"{total.episodes} episode{'s' * (total.episodes != 1)}"
+        note = f"Mean of {episodes} for each seed, {played}{f', in {environment.id}' if environment else ''}."
         verdicts.append(Verdict(contenders, measure, note, played if len(first[0].finals) > 1 else ""))
     return verdicts
 

@@ -200,7 +200,7 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
         chosen = [f"{name}={value}" for name, value in trial.params.items()]
         key = hashlib.sha256(json.dumps([sorted(fixed), sorted(chosen)]).encode()).hexdigest()[:10]
         path = folder / f"run-{key}"
-        console.print(f"Trial {trial.number}: {' '.join(chosen)}", highlight=False)
+        console.print(f"Trial {trial.number}: {' '.join(chosen)}", highlight=False, markup=False)
         try:
             summary = run_pipeline(composed([*fixed, *chosen]), path, console)
         except UserError as error:
@@ -229,6 +229,7 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
     """Print the best trials in a table, and the command that trains as the best one did."""
     from optuna.trial import TrialState
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from iwbc.config import composed
@@ -242,7 +243,7 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
         table.add_column(name, justify="left" if name == "run" else "right")
     for trial in finished[:5]:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
-        table.add_row(str(trial.number), f"{trial.value:.2f}", *values, trial.user_attrs["run"])
+        table.add_row(str(trial.number), f"{trial.value:.2f}", *map(escape, values), trial.user_attrs["run"])
     Console().print(table)
     others = composed(fixed)
     fresh = [f"seeds=[{','.join(str(max(others.all_seeds) + 1 + i) for i in range(max(3, len(others.all_seeds))))}]"]

@@ -180,3 +180,13 @@ def test_what_a_search_maximises() -> None:
     lost = (Diverged(1, 40, "NaN", None),)
     assert math.isnan(objective(summary_of({"final": total(9.0)}, diverged=lost)))  # type: ignore[arg-type]
     assert line(summary_of({"final": total(5.0)}, diverged=lost)) == "return 5.0 [4.0, 6.0]; 1 of 2 seeds diverged"
+
+
+def test_brackets_in_the_folder_of_a_sweep_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = Sweep()
+    sweep.folder = tmp_path / "[" / "old]"
+    sweep.show([{"job": 0, "overrides": [], "folder": None, "status": "failed", "error": "why"}])
+    assert "Sweep in [/old]" in capsys.readouterr().out

@@ -253,6 +253,17 @@ def test_a_changed_cache_of_large_data_is_found(folder: Path, datasets: Path, mo
         assert differing(folder) == ["data"]
 
 
+@pytest.mark.parametrize("name", ["[/old]", "[old]/x"])
+def test_brackets_in_a_path_are_no_markup(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    place = folder.parent / name
+    place.parent.mkdir(exist_ok=True)
+    folder.rename(place)
+    outcome = train(*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={place}")
+    assert (outcome.code, f"{place} is finished already" in outcome.out) == (0, True), outcome.err
+    assert f"Verification of {place}" in command(f"run={place}", "replay=false").out
+
+
 def test_a_finished_run_is_not_taken_for_one_on_other_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = [*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={folder}"]
     outcome = train(*again)

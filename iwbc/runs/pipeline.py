@@ -195,7 +195,8 @@ def _say_kept(config: Config, curated: Curated, choice: Choice | None, console: 
     chose = "" if choice is None else f" chose {choice.words}, which"
     console.print(
         f"{data.info.id}: {len(data):,} trajectories, {data.steps:,} steps; "
-        f"{config.curation.name}{chose} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
+        f"{config.curation.name}{chose} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps",
+        markup=False,
     )
 
 
@@ -293,7 +294,7 @@ def make_evaluator(
     """
     environment = _environment(config, trajectories)
     if environment is None:
-        console.print(f"{trajectories.info.id} names no environment: training without evaluation.")
+        console.print(f"{trajectories.info.id} names no environment: training without evaluation.", markup=False)
         return None
     if not config.eval.episodes:
         return None

@@ -101,7 +101,8 @@ class Sweep(Callback):
         assert self.folder is not None
         folder, winners = self.folder, best(jobs)
         notes = ["in brackets: 95 % interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
-        table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
+        title = f"Sweep in {escape(os.path.relpath(folder))}"
+        table = Table(title=title, caption="\n".join(notes), caption_justify="left")
         table.add_column("job", no_wrap=True)
         table.add_column("settings", overflow="fold")
         table.add_column("run folder", no_wrap=True)  # in one piece, to be copied
