@@ -111,7 +111,7 @@ class Recorder:
         self.folder.start(self.config)
         bins = histogram(self._curated.trajectories.returns, self._curated.kept)
         self.folder.write_curation(bins)
-        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins)
+        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins, done)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
