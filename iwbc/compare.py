@@ -28,6 +28,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from iwbc.config import composed, quoted
     from iwbc.data.sources import load_dataset, settings_with
-    from iwbc.runs.pipeline import make_evaluator
+    from iwbc.runs.pipeline import make_evaluator, trained_part
 
     console = Console()
     settings = quoted(settings_with(options.datasets[0], words) if options.datasets else words)
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str]) -> None:
     if evaluator is None and not config.held_out:
         chosen.append(_HELD_OUT)
     configs = {method: composed(settings_of(method, chosen)) for method in METHODS}
-    runs = Comparison(METHODS, configs, folder := options.folder or _folder(chosen), console)
+    content = trained_part(configs[_first()], trajectories).content_hash
+    runs = Comparison(METHODS, configs, content, folder := options.folder or _folder(chosen), console)
     for method, twin in twins_of({method: _decided(config, trajectories) for method, config in configs.items()}).items():
         runs.leave_out(method, f"it learns as {configs[twin].method} does, from the same trajectories")
     uses = {method: _use(method, chosen) for method in runs.methods}
@@ -201,7 +203,7 @@ def twins_of(configs: Mapping[str, Config]) -> dict[str, str]:
 def _use(method: str, settings: Sequence[str]) -> str:
     """Write the settings that make a run one of the method, with the curation that the methods share."""
     curation = [word for word in settings if word.startswith(("curation", "averaging="))]
-    return " ".join([*METHODS[method].settings, *_without(method, curation)])
+    return shlex.join([*METHODS[method].settings, *_without(method, curation)])
 
 
 def _folder(settings: Sequence[str]) -> Path:
@@ -237,7 +239,8 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
         is_share = name == "success"
         measure = Measure("success %" if is_share else name, step=100.0 / total.episodes if is_share else 0.0)
         played, environment = ACTION_NAMES[total.action], first[0].environment
-        note = f"Mean of {total.episodes} episodes for each seed, {played}{f', in {environment.id}' if environment else ''}."
+        episodes = f"{total.episodes} episode{'s' * (total.episodes != 1)}"
+        note = f"Mean of {episodes} for each seed, {played}{f', in {environment.id}' if environment else ''}."
         verdicts.append(Verdict(contenders, measure, note, played if len(first[0].finals) > 1 else ""))
     return verdicts
 
@@ -319,7 +322,7 @@ def _clones(reference: Reference) -> str:
     usual = Reference()
     changed = [name for name in Recipe.of_steps if getattr(reference, name) != getattr(usual, name)]
     averaging = [f"averaging={reference.averaging}"] if reference.averaging != usual.averaging else []
-    return " ".join([_BC, *(f"algo.{name}={getattr(reference, name)}" for name in changed), *averaging])
+    return shlex.join([_BC, *(f"algo.{name}={getattr(reference, name)}" for name in changed), *averaging])
 
 
 def _seconds(summaries: Sequence[Summary], *phases: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -71,16 +72,16 @@ def import_custom(arguments: Sequence[str]) -> None:
                 ConfigStore.instance().store(group=group, name=name, node=defaults_of(kind))
 
 
-# Settings that hold paths, in which characters of Hydra's grammar may stand.
-_PATHS = (
-    *("dataset.path", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"),
-    *("model", "tokenizer", "data", "out", "prompts", "curation.path"),
-)
+# Settings that hold paths, in which characters of Hydra's grammar may stand. Of some ~ is replaced here, as no shell does it
+# after key=; of the others it is where they are read, and config.yaml keeps it.
+_FROM_HOME = ("hydra.run.dir", "hydra.sweep.dir", "out", "prompts", "tokenizer")
+_PATHS = (*_FROM_HOME, "dataset.path", "hydra.sweep.subdir", "model", "data", "curation.path")
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Put quotes around those paths among the arguments of a command line that Hydra would not take for text, such as
-    dataset.path=lr=0.1/demo.hdf5. In a list of paths that exist, which is a sweep, each is quoted."""
+    dataset.path=lr=0.1/demo.hdf5, with the user's folder in place of ~. In a list of paths that exist, which is a sweep, each
+    is quoted."""
     return [_quoted(argument) for argument in arguments]
 
 
@@ -88,7 +89,10 @@ def _quoted(argument: str) -> str:
     key, equals, text = argument.partition("=")
     if not equals or key.lstrip("+") not in _PATHS:
         return argument
-    there = Path(text).expanduser().exists()
+    if key.lstrip("+") in _FROM_HOME:
+        text = os.path.expanduser(text)
+        argument = f"{key}={text}"
+    there = _is_there(text)
     try:
         override = OverridesParser.create().parse_override(argument)
         if not isinstance(override.value(), list | dict) and not (override.is_sweep_override() and there):
@@ -96,8 +100,12 @@ def _quoted(argument: str) -> str:
     except HydraException:
         pass
     parts = text.split(",")
-    several = not there and all(Path(part).expanduser().exists() for part in parts)
+    several = not there and all(map(_is_there, parts))
     return f"{key}={','.join(map(in_quotes, parts if several else [text]))}"
+
+
+def _is_there(text: str) -> bool:
+    return os.path.exists(os.path.expanduser(text))  # pathlib raises an error for the home of nobody
 
 
 def in_quotes(text: str) -> str:

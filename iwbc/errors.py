@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,13 @@ class DataWarning(UserWarning):
 def warn(message: str) -> None:
     """Give a DataWarning."""
     warnings.warn(" ".join(message.splitlines()), DataWarning, stacklevel=2)
+
+
+def print_without_fail() -> None:
+    """Let ? stand for characters that the encoding of stdout and stderr lacks, as where a log is in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager

@@ -189,7 +189,7 @@ def _ends(trajectories: Trajectories) -> str:
     if successes is not None and successes.any() and not successes.all() and 0 < terminated.mean() < 1:
         shares = [100 * terminated[successes == label].mean() for label in (True, False)]
         text += f" ({shares[0]:.0f} % of the successes, {shares[1]:.0f} % of the failures)"
-    return f"{text}, the others are cut"
+    return text if terminated.all() else f"{text}, the others are cut"
 
 
 def _oddities(trajectories: Trajectories) -> list[str]:

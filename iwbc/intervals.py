@@ -8,21 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 
-def interval(values: npt.NDArray[np.generic], seed: int = 0) -> tuple[float, float]:
+def interval(values: npt.NDArray[np.generic], seed: int = 0, differences: bool = False) -> tuple[float, float]:
     """Compute the 95 % interval of the mean of values [S, E]: Student's, of the seeds' means, as a bootstrap of a handful of
-    seeds is far too narrow; or of one seed a bootstrap of its episodes. Of truths that are all alike it is Wilson's."""
+    seeds is far too narrow; or of one seed a bootstrap of its episodes. Of truths that are all alike it is Wilson's; with
+    `differences` of two truths, it is no narrower than whole episodes allow, either."""
     array = values.astype(np.float64)
-    is_share = values.dtype == np.bool_
-    if is_share and np.ptp(array) == 0.0:
+    truths = int(values.dtype == np.bool_) + 2 * differences  # in each value
+    lowest, highest = (-1.0 if differences else 0.0, 1.0) if truths else (-math.inf, math.inf)
+    if truths == 1 and np.ptp(array) == 0.0:
         return wilson(float(array.flat[0]), array.size)
     if len(array) == 1:
+        if differences and np.ptp(array) == 0.0:  # any other is as rare as a truth that was never seen
+            middle, (_, reach) = float(array.flat[0]), wilson(0.0, array.size)
+            return max(lowest, middle - reach), min(highest, middle + reach)
         episodes = np.random.default_rng(seed).integers(array.size, size=(2000, array.size))
         low, high = np.percentile(array[0, episodes].mean(1), [2.5, 97.5])
         return float(low), float(high)
     means = array.mean(1)
-    reach = student_quantile(0.975, len(means) - 1) * float(means.std(ddof=1)) / math.sqrt(len(means))
-    middle = float(means.mean())
-    return (max(0.0, middle - reach), min(1.0, middle + reach)) if is_share else (middle - reach, middle + reach)
+    # Shares that are all alike are no surer than whole episodes can tell, each to within half of one.
+    error = max(float(means.std(ddof=1)), math.sqrt(truths / 12) / array.shape[1]) / math.sqrt(len(means))
+    reach, middle = student_quantile(0.975, len(means) - 1) * error, float(means.mean())
+    return max(lowest, middle - reach), min(highest, middle + reach)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -101,17 +101,19 @@ def _job(composed: DictConfig, folder: Path, in_sweep: bool) -> float | None:
 
 def _resumed(arguments: list[str]) -> bool:
     """Continue the run that the arguments name; where they name none, import the modules that they name, and return False."""
-    if not arguments or not arguments[0].startswith("resume="):
+    named = [argument for argument in arguments if argument.startswith("resume=")]
+    if not named:
         import_custom(arguments)
         return False
-    _resume(arguments)
+    if len(named) > 1:
+        raise UserError(f"{' '.join(named)}: name one run to continue")
+    _resume(Path(named[0].removeprefix("resume=")), [argument for argument in arguments if argument not in named])
     return True
 
 
-def _resume(arguments: list[str]) -> None:
+def _resume(folder: Path, settings: list[str]) -> None:
     from iwbc.runs.read import read_config
 
-    folder, settings = Path(arguments[0].removeprefix("resume=")), arguments[1:]
     held = read_config(folder, named_modules(settings))
     targets = [argument for argument in settings if argument.startswith("policy._target_=")]
     trusted = [argument for argument in settings if argument in _imports(held)]

@@ -21,8 +21,10 @@ optuna-dashboard and `python -m iwbc.report.search` show it. Needs the extra opt
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ class Options(Settings):
     search_seed: int = at_least(0, 0)
 
 
+_TRIED = 50  # combinations of choices, of which one must be possible
 # κ multiplies a sum over a few steps, or a mean over a whole trajectory, which varies less.
 _KAPPA = {"window": "tag(log, interval(0.05, 2))", "trajectory": "tag(log, interval(0.1, 20))"}
 
@@ -61,7 +64,10 @@ def main(arguments: Sequence[str]) -> None:
     fixed, searched = split(settings)
     if not searched:
         fixed, searched = split([*settings, *usual(fixed)])
+    _check_ranges(fixed, searched)
+    content = _content(fixed, searched)
     study = open_study(options.folder, fixed, searched, options.search_seed)
+    _check_data(study, content, options.folder)
     _search(study, fixed, searched, options.trials, options.folder)
     _show(study, fixed)
 
@@ -95,19 +101,61 @@ def split(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributio
         except HydraException as error:
             raise UserError(f"{text}: {' '.join(str(error).split())}") from None
         value, key = override.value(), override.get_key_element()
-        match value:
-            case IntervalSweep(start=low, end=high) if isinstance(low, int | float) and isinstance(high, int | float):
-                searched[key] = FloatDistribution(float(low), float(high), log="log" in value.tags)
-            case RangeSweep(start=int(low), stop=int(high), step=int(step)):
-                last = low + (high - 1 - low) // step * step  # which Hydra's range leaves out
-                searched[key] = IntDistribution(low, last, step=step)
-            case ChoiceSweep():
-                searched[key] = CategoricalDistribution(tuple(override.sweep_string_iterator()))
-            case _ if override.is_sweep_override():
-                raise UserError(f"{text}: give interval(low, high), range(low, high) of whole numbers, or choice(a, b)")
-            case _:
-                fixed.append(text)
+        try:
+            match value:
+                case IntervalSweep(start=low, end=high) if isinstance(low, int | float) and isinstance(high, int | float):
+                    searched[key] = FloatDistribution(float(low), float(high), log="log" in value.tags)
+                case RangeSweep(start=int(low), stop=int(high), step=int(step)):
+                    last = low + (high - 1 - low) // step * step  # which Hydra's range leaves out
+                    searched[key] = IntDistribution(low, last, log="log" in value.tags, step=step)
+                case ChoiceSweep():
+                    searched[key] = CategoricalDistribution(tuple(override.sweep_string_iterator()))
+                case _ if override.is_sweep_override():
+                    raise UserError(f"{text}: give interval(low, high), range(low, high) of whole numbers, or choice(a, b)")
+                case _:
+                    fixed.append(text)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UserError(f"{text}: cannot be searched ({' '.join(str(error).split())})") from None
     return fixed, searched
+
+
+def _check_ranges(fixed: Sequence[str], searched: Mapping[str, BaseDistribution]) -> None:
+    """Raise UserError where settings at the low ends of all ranges cannot be, whatever is chosen beside them."""
+    from iwbc.config import composed
+
+    ends = [getattr(kind, "choices", None) or (getattr(kind, "low", None),) for kind in searched.values()]
+    first = None
+    for values in itertools.islice(itertools.product(*ends), _TRIED):
+        try:
+            composed([*fixed, *(f"{name}={value}" for name, value in zip(searched, values, strict=True))])
+            return
+        except UserError as error:
+            first = first or error
+    if first is not None:
+        raise first
+
+
+def _content(fixed: Sequence[str], searched: Mapping[str, BaseDistribution]) -> str | None:
+    """Return the content hash of the dataset; None where it is searched, too."""
+    from iwbc.config import composed
+    from iwbc.data.sources import load_dataset
+
+    if any(name.startswith(("dataset", "env")) for name in searched):
+        return None
+    config = composed(fixed)
+    return load_dataset(config.dataset, config.env.id).content_hash
+
+
+def _check_data(study: Study, content: str | None, folder: Path) -> None:
+    """Raise UserError where the study is of other data; a new one is of these from here on."""
+    if content is None:
+        return
+    if (held := study.user_attrs.get("data", content)) != content:
+        raise UserError(
+            f"folder={folder}: its study of these settings is on other data (content {held[:12]} and not {content[:12]}); "
+            "choose another folder"
+        )
+    study.set_user_attr("data", content)
 
 
 def open_study(folder: Path, fixed: Sequence[str], searched: Mapping[str, BaseDistribution], seed: int) -> Study:
@@ -152,7 +200,7 @@ def _search(study: Study, fixed: Sequence[str], searched: Mapping[str, BaseDistr
         chosen = [f"{name}={value}" for name, value in trial.params.items()]
         key = hashlib.sha256(json.dumps([sorted(fixed), sorted(chosen)]).encode()).hexdigest()[:10]
         path = folder / f"run-{key}"
-        console.print(f"Trial {trial.number}: {' '.join(chosen)}", highlight=False)
+        console.print(f"Trial {trial.number}: {' '.join(chosen)}", highlight=False, markup=False)
         try:
             summary = run_pipeline(composed([*fixed, *chosen]), path, console)
         except UserError as error:
@@ -181,6 +229,7 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
     """Print the best trials in a table, and the command that trains as the best one did."""
     from optuna.trial import TrialState
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from iwbc.config import composed
@@ -194,13 +243,13 @@ def _show(study: Study, fixed: Sequence[str]) -> None:
         table.add_column(name, justify="left" if name == "run" else "right")
     for trial in finished[:5]:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
-        table.add_row(str(trial.number), f"{trial.value:.2f}", *values, trial.user_attrs["run"])
+        table.add_row(str(trial.number), f"{trial.value:.2f}", *map(escape, values), trial.user_attrs["run"])
     Console().print(table)
     others = composed(fixed)
     fresh = [f"seeds=[{','.join(str(max(others.all_seeds) + 1 + i) for i in range(max(3, len(others.all_seeds))))}]"]
     fresh.append(f"eval.seed={others.eval.seed + 1}")
     kept = [word for word in fixed if word.partition("=")[0] not in ("seed", "seeds", "eval.seed")]
-    best = " ".join([*kept, *(f"{name}={value}" for name, value in finished[0].params.items()), *fresh])
+    best = shlex.join([*kept, *(f"{name}={value}" for name, value in finished[0].params.items()), *fresh])
     print(f"Of {len(finished)} results the best is by chance too high; other seeds and episodes tell what it is worth.")
     print(f"Train so: python -m iwbc.train {best}")
 

@@ -81,11 +81,12 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
 
     saved = open_run(path, imports)
     summary = saved.summary
-    checks = [*_files(saved), _seeds(saved)]
+    checks = [*_files(saved), _seeds(saved), _settings(saved)]
     recorded: dict[str, Evaluation] = {}
     try:
         episodes = list(read_episodes(path))
         recorded = {phase: _recorded(episodes, summary, phase) for phase in summary.totals}
+        checks.append(_episodes(episodes, summary))
     except (UserError, ValueError) as error:
         checks.append(Check("episodes", False, str(error)))
     checks += [_numbers(phase, evaluation, summary) for phase, evaluation in recorded.items()]
@@ -99,7 +100,7 @@ def verify(path: Path, *, replay: bool = True, policy: str | None = None, import
 
 def _files(saved: SavedRun) -> Iterator[Check]:
     """Compare each file with its hash."""
-    from iwbc.runs.read import file_hashes
+    from iwbc.runs.read import NEWLY_HASHED, file_hashes
 
     known = saved.summary.sha256
     if known is None:
@@ -111,7 +112,8 @@ def _files(saved: SavedRun) -> Iterator[Check]:
         yield Check("files", False, f"{error.filename}: {error.strerror}")
         return
     for name, digest in hashes.items():
-        yield Check(name, digest == known.get(name), f"SHA-256 {digest[:12]}…")
+        same = None if name in NEWLY_HASHED and name not in known else digest == known.get(name)
+        yield Check(name, same, f"SHA-256 {digest[:12]}…" if same is not None else "an earlier version wrote no hash of it")
     for name in known.keys() - hashes.keys():
         yield Check(name, False, "is missing")
 
@@ -120,6 +122,33 @@ def _seeds(saved: SavedRun) -> Check:
     """Compare the seeds that are in the results, or have diverged, with those of the configuration."""
     told = sorted({*saved.summary.seeds, *(lost.seed for lost in saved.summary.diverged)})
     return Check("seeds", told == sorted(saved.config.all_seeds), ", ".join(map(str, told)))
+
+
+def _settings(saved: SavedRun) -> Check:
+    """Compare what the summary says of settings with the configuration, and with what curation=auto has chosen."""
+    from iwbc.runs.read import read_choice
+    from iwbc.runs.results import KEEPS_ALL
+
+    config, summary, choice = saved.config, saved.summary, read_choice(saved.folder)
+    names = {
+        "algo": config.algo.name,
+        "curation": config.curation.name,
+        "averaging": config.averaging,
+        "chosen": None if choice is None else choice.words,
+    }
+    wrong = [name for name, value in names.items() if getattr(summary, name) != value]
+    if summary.method.removesuffix(KEEPS_ALL) != config.method:
+        wrong.append("method")
+    return Check("settings", not wrong, ", ".join(wrong) or summary.method)
+
+
+def _episodes(episodes: Sequence[EpisodeRow], summary: Summary) -> Check:
+    """Compare the seeds and phases of episodes, but those during training, with those of the results."""
+    played = {(e.phase, e.action, e.seed) for e in episodes if e.phase != "periodic"}
+    phases = [(name.removesuffix("_sampled"), total.action) for name, total in summary.totals.items()]
+    others = played - {(*phase, seed) for phase in phases for seed in summary.seeds}
+    seen = [f"{phase} of seed {seed}, {action} action, is in no result" for phase, action, seed in sorted(others)]
+    return Check("episodes", not others, "; ".join(seen) or f"{len(played)} evaluations, each of a phase and a seed")
 
 
 def _recorded(episodes: Sequence[EpisodeRow], summary: Summary, name: str) -> Evaluation:
@@ -161,11 +190,14 @@ def _gains(recorded: dict[str, Evaluation], summary: Summary) -> Iterator[Check]
     """Compute the gains over the reference again from the returns."""
     from iwbc.runs.results import gains
 
-    if summary.gains is None:
+    if summary.gains is None and summary.sha256 is None:
         return  # an earlier version wrote it
-    for name, gain in gains(recorded).items():
-        wrong = _differing(gain, summary.gains[name]) if name in summary.gains else ["it is missing"]
+    known, again = summary.gains or {}, gains(recorded)
+    for name, gain in again.items():
+        wrong = _differing(gain, known[name]) if name in known else ["it is missing"]
         yield Check(f"{name}: gain", not wrong, ", ".join(wrong) or f"{gain.mean:+.6g} of {gain.of}")
+    for name in known.keys() - again.keys() if recorded else ():
+        yield Check(f"{name}: gain", False, "not of two evaluations")
 
 
 def _differing(again: DataclassInstance, written: DataclassInstance) -> list[str]:
@@ -192,7 +224,7 @@ def _data(saved: SavedRun, summary: Summary) -> list[Check]:
     from iwbc.data.sources import is_local, load_dataset
     from iwbc.errors import UserError
     from iwbc.runs.read import read_choice
-    from iwbc.runs.results import dataset_summary
+    from iwbc.runs.results import dataset_summary, method_name
     from iwbc.settings import FromFile
 
     config, known, choice = saved.config, summary.dataset, read_choice(saved.folder)
@@ -210,8 +242,10 @@ def _data(saved: SavedRun, summary: Summary) -> list[Check]:
     except UserError as error:
         return [Check("data", False, str(error))]
     wrong = [key for key in _differing(kept, known) if key not in ("id", "content_hash")]
+    wrong += ["method"] if method_name(config, curated) != summary.method else []
+    same = (kept.id, kept.content_hash) == (known.id, known.content_hash)
     return [
-        Check("data", kept.content_hash == known.content_hash, f"{known.id}, SHA-256 {kept.content_hash[:12]}…"),
+        Check("data", same, f"{kept.id}, SHA-256 {kept.content_hash[:12]}…"),
         Check("curation", not wrong, ", ".join(wrong) or f"keeps {kept.kept_trajectories:,} of {kept.trajectories:,}"),
     ]
 

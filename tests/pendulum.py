@@ -17,13 +17,13 @@ QUICK = (
 )
 
 
-def make_pendulum() -> None:
+def make_pendulum(seed: int = 0) -> None:
     """Write the dataset, unless it is there; tests in several processes make it once."""
-    make_once(ID, _write)
+    make_once(ID, lambda: _write(seed))
 
 
-def _write() -> None:
-    random = np.random.default_rng(0)
+def _write(seed: int) -> None:
+    random = np.random.default_rng(seed)
     angle = random.uniform(-np.pi, np.pi, 800)
     ends = np.arange(800) % 40 == 39
     iwbc.from_arrays(

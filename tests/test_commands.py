@@ -42,6 +42,22 @@ def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
     assert "checkpoint.safetensors: cannot be read" in outcome.err
 
 
+def test_resume_stands_anywhere_and_once(tmp_path: Path) -> None:
+    for words in ([f"resume={tmp_path}", "eval.episodes=1"], ["eval.episodes=1", f"resume={tmp_path}"]):
+        outcome = train(*words)
+        assert (outcome.code, outcome.err) == (2, f"{tmp_path}: not a run folder (it has no config.yaml)\n")
+    outcome = train("resume=a", "eval.episodes=1", "resume=b")
+    assert (outcome.code, outcome.err) == (2, "resume=a resume=b: name one run to continue\n")
+
+
+@pytest.mark.parametrize("module", ["iwbc", "iwbc.train"])
+def test_what_an_encoding_lacks_ends_nothing(module: str, tmp_path: Path) -> None:
+    words = ["train", "--help"] if module == "iwbc" else ["--help"]
+    outcome = finish(python("-m", module, *words, cwd=tmp_path, PYTHONIOENCODING="ascii"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "algo.kappa=0.5        ?, how much" in outcome.out
+
+
 @pytest.mark.robustness
 def test_the_terminal_is_quiet(tmp_path: Path) -> None:
     arguments = ["env=walker2d", *SMALL, "dataset.tier=random", "dataset.steps=1000", "algo.steps=20", "eval.episodes=1"]

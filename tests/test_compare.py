@@ -382,3 +382,20 @@ def test_a_folder_of_other_runs_is_refused(few: Path) -> None:
     assert compared(SHORT, "folder=runs").code == 0
     outcome = compared(SHORT, "folder=runs", "eval.episodes=2")
     assert (outcome.code, outcome.err) == (2, "folder=runs: holds runs of other settings; choose another folder\n")
+
+
+def test_a_folder_of_runs_on_other_data_is_refused(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compared(SHORT).code == 0
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(few / "other"))
+    make_pendulum(seed=1)
+    for budget in (SHORT, ENDLESS):  # nothing is to be made, and seeds are
+        outcome = compared(budget)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert re.search(r"folder=multirun/compare-\w+: holds runs of other data \(content .*\); choose another", outcome.err)
+    assert set(runs_of(only(few))) == {"filtered_bc-0-0", "iw_bc-0-0"}
+
+
+def test_settings_to_use_may_be_pasted() -> None:
+    assert compare._use("iw_bc", ["curation=scores", "curation.path='my scores.csv'"]) == (
+        """algo=iw_bc curation=scores 'curation.path='"'"'my scores.csv'"'"''"""
+    )

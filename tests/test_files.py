@@ -8,7 +8,6 @@ import gc
 import hashlib
 import json
 import os
-import platform
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from iwbc.runs.summary import Diverged, Gain
 from iwbc.system import files
 from iwbc.system.files import (
     digest_of,
+    folders_with,
     read_json,
     read_tensors,
     read_yaml,
@@ -73,7 +73,7 @@ def test_being_stopped_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    path, machine, dead, running = tmp_path / "file", platform.node(), 77, 78
+    path, machine, dead, running = tmp_path / "file", files._machine(), 77, 78
     gone = [tmp_path / f".file~{machine}~{dead}~{name}" for name in ("file", "folder")]
     gone[0].write_bytes(b"")
     gone[1].mkdir()
@@ -97,8 +97,23 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert {call.args for call in asked.call_args_list} == {(dead, 0), (running, 0)}  # 0 asks and does nothing
 
 
+def test_processes_of_another_container_cannot_be_told(tmp_path: Path) -> None:
+    """Its host may have the same name, and its processes have other numbers."""
+    with mock.patch("os.readlink", return_value="pid:[4026531836]"):
+        live = tmp_path / f"{temporary_prefix(tmp_path / 'file')}a"
+    live.write_bytes(b"")
+    with mock.patch("os.kill", side_effect=ProcessLookupError):
+        for elsewhere in (["pid:[4026532001]"], OSError):
+            with mock.patch("os.readlink", side_effect=elsewhere):
+                temporary_prefix(tmp_path / "file")
+            assert live.exists()
+        with mock.patch("os.readlink", return_value="pid:[4026531836]"):
+            temporary_prefix(tmp_path / "file")
+    assert not live.exists()
+
+
 def test_somebody_elses_process_runs(tmp_path: Path) -> None:
-    left = tmp_path / f".file~{platform.node()}~77~a"
+    left = tmp_path / f".file~{files._machine()}~77~a"
     left.write_bytes(b"")
     with mock.patch("os.kill", side_effect=PermissionError) as asked:
         temporary_prefix(tmp_path / "file")
@@ -417,6 +432,9 @@ def test_the_hashes_of_results(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_text(name)
     assert file_hashes(tmp_path) == {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    for name in (others := ["choice.json", "weights.csv", "curation.csv"]):
+        (tmp_path / name).write_text(name)
+    assert sorted(file_hashes(tmp_path)) == sorted([*names, *others])
 
 
 def test_the_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,6 +448,8 @@ def test_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     lock = RunFolder(Path("run")).lock()
     assert lock.lock_file == RunFolder(tmp_path / "run").lock().lock_file != RunFolder(tmp_path / "other").lock().lock_file
+    (tmp_path / "link").symlink_to("run")
+    assert RunFolder(tmp_path / "link").lock().lock_file == lock.lock_file
     assert Path(lock.lock_file).parent == tmp_path / "cache" / "locks"
     assert len(Path(lock.lock_file).stem) == 32
 
@@ -480,3 +500,17 @@ def test_a_table_with_another_beginning_is_refused_and_left(written: Any, tmp_pa
     with pytest.raises(UserError, match=r"metrics\.csv: is not the one that the checkpoint goes with"):
         RunFolder(tmp_path).read_table("metrics.csv", written)
     assert (tmp_path / "metrics.csv").read_text() == "step\n1\n"
+
+
+def test_folders_are_found_through_links_each_once(tmp_path: Path) -> None:
+    for name in ("runs/a", "elsewhere/b", "elsewhere/b/inner", "runs/.hidden"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "runs" / "same").symlink_to(tmp_path / "runs" / "a")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path)
+    (tmp_path / "runs" / "gone").symlink_to(tmp_path / "nowhere")
+    expected = [(tmp_path / name).resolve() for name in ("elsewhere/b", "runs/a")]
+    assert sorted(folders_with(tmp_path / "runs", "summary.json", "config.yaml")) == expected
+    assert list(folders_with(tmp_path / "runs" / "same", "config.yaml")) == expected[1:]
+    assert list(folders_with(tmp_path, "summary.json")) == []

@@ -207,6 +207,7 @@ def test_a_subset_is_looked_at_without_the_others() -> None:
 def test_ends_of_successes_and_failures() -> None:
     data = make_trajectories([1.0] * 4, successes=[True, True, False, False], terminated=[True, False, False, False])
     assert "25 % terminate (50 % of the successes, 0 % of the failures), the others are cut" in text_of(data)
+    assert " ends          100 % terminate\n" in re.sub(" +\n", "\n", text_of(make_trajectories([1.0] * 4)))
     rewards = np.zeros(16, np.float32)
     rewards[[3, 7, 15]] = 1.0
     unlabelled = replace(data, successes=None, rewards=rewards)

@@ -44,6 +44,27 @@ def test_shares_stay_shares_and_are_never_certain() -> None:
         assert interval(truths) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
+def test_shares_that_are_alike_are_told_to_half_an_episode() -> None:
+    alike = np.array([[True] * 9 + [False]] * 3)
+    reach = student.ppf(0.975, 2) * 0.1 / np.sqrt(12 * 3)
+    assert interval(alike) == pytest.approx((0.9 - reach, 0.9 + reach))
+    assert interval(alike[:2, [0, 9]]) == (0.0, 1.0)  # and stay shares
+    unlike = np.array([[True] * 9 + [False], [True] * 8 + [False] * 2, [True] * 7 + [False] * 3])
+    low, _ = student.interval(0.95, 2, 0.8, 0.1 / np.sqrt(3))
+    assert interval(unlike) == (pytest.approx(low), 1.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("shape", [(3, 10), (2, 2), (1, 10), (1, 2)])
+def test_differences_of_truths_are_never_certain(value: float, shape: tuple[int, int]) -> None:
+    low, high = interval(np.full(shape, value), differences=True)
+    assert -1.0 <= low <= value <= high <= 1.0
+    assert high - low > 0.05
+    if shape == (3, 10) and value == 0.0:
+        assert high == pytest.approx(student.ppf(0.975, 2) * 0.1 * np.sqrt(2 / 12 / 3))
+    assert interval(np.full(shape, value)) == (value, value)  # of what else there is
+
+
 @pytest.mark.parametrize(("count", "of"), [(0, 1), (3, 10), (30, 30)])
 def test_wilson_s_interval_is_scipy_s(count: int, of: int) -> None:
     expected = binomtest(count, of).proportion_ci(method="wilson")

@@ -19,7 +19,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
-from iwbc.runs.loggers import check_key
+from iwbc.runs.loggers import check_key, make_logger
+from iwbc.runs.summary import DatasetSummary
 from iwbc.settings import Logger
 
 
@@ -232,3 +233,16 @@ def test_tensorboard_holds_what_the_csv_files_hold(hopper: Trajectories, tmp_pat
             assert score.value == pytest.approx(of_seed[phase]["score_mean"])
         assert events.Histograms("curation/kept")[0].histogram_value.num == summary["dataset"]["kept_trajectories"]
         assert summary["dataset"]["content_hash"] in str(events.Tensors("config/text_summary")[0])
+
+
+def test_tensorboard_holds_a_step_once_where_a_killed_run_goes_on(tmp_path: Path) -> None:
+    config, data = compose("env=hopper", "logger=tensorboard", "seed=3"), DatasetSummary("a/b-v0", "ab" * 32, 40, 400, 4, 40)
+    bins = [{"return_low": 0.0, "return_high": 1.0, "trajectories": 40, "kept": 4}]
+    for done, value in ((0, 1.0), (10, 2.0), (10, 3.0)):  # killed after step 30 each time, and nothing was closed but its file
+        logger = make_logger(config, tmp_path, data, bins, done)
+        for step in range(done + 10, 40, 10):
+            logger.log(step, 3, {"loss": value})
+        logger.close(True)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "seed3"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 1.0), (20, 3.0), (30, 3.0)]

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -102,12 +103,12 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
 
 
 @contextlib.contextmanager
-def recording(folder: Path, *changes: str, plays: bool = True) -> Iterator[Watched]:
+def recording(folder: Path, *changes: str, plays: bool = True, curated: Curated = CURATED) -> Iterator[Watched]:
     config, console = compose(*SETTINGS, *changes), Console(width=30, file=io.StringIO())
     evaluator = Evaluator(ENV, 0, scores=ReferenceScores(0.0, 4.0, "made up")) if plays else None
     with (
         contextlib.nullcontext() if evaluator is None else contextlib.closing(evaluator),
-        Watched(config, RunFolder(folder), console, Stopwatch(), evaluator, CURATED) as recorder,
+        Watched(config, RunFolder(folder), console, Stopwatch(), evaluator, curated) as recorder,
     ):
         yield recorder
 
@@ -282,6 +283,22 @@ def test_a_checkpoint_of_another_policy_is_refused(names: set[str] | None, table
     folder.write_checkpoint(states, progress | {"tables": (progress["tables"] * 2)[:tables]})
     with pytest.raises(UserError, match="its checkpoint does not fit the policy"):
         train(tmp_path)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    folder = train(tmp_path, stop_at=4).folder
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    data = CURATED.trajectories
+    other = replace(CURATED, trajectories=replace(data, rewards=2.0 * data.rewards))
+    says = r"trained on other content of dataset toy/data-v0, 000000000000 and not "
+    with pytest.raises(UserError, match=says) as caught, recording(tmp_path, curated=other) as recorder:
+        training(recorder)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    states, progress = folder.checkpoint() or ({}, {})
+    folder.start(compose(*SETTINGS))
+    folder.write_checkpoint(states, {name: value for name, value in progress.items() if name != "data"})
+    train(tmp_path)  # earlier versions wrote no hash
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "evaluations.csv"])

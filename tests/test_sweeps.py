@@ -13,6 +13,7 @@ import pytest
 from setups import BRIEF, every, finish, python, summary_of, total, train
 
 from iwbc.data.trajectories import Trajectories
+from iwbc.environments.spec import EnvironmentSpec
 from iwbc.runs import recorder, sweeps
 from iwbc.runs.show import line
 from iwbc.runs.summary import Diverged
@@ -180,3 +181,32 @@ def test_what_a_search_maximises() -> None:
     lost = (Diverged(1, 40, "NaN", None),)
     assert math.isnan(objective(summary_of({"final": total(9.0)}, diverged=lost)))  # type: ignore[arg-type]
     assert line(summary_of({"final": total(5.0)}, diverged=lost)) == "return 5.0 [4.0, 6.0]; 1 of 2 seeds diverged"
+
+
+OTHERWISE: dict[str, Any] = {
+    "content_hash": lambda s: s["dataset"].update(content_hash="cd" * 32),
+    "environment": lambda s: s.update(environment=EnvironmentSpec("Hopper-v5", {"a": 1}).to_plain()),
+    "normalisation": lambda s: s.update(normalisation={"random": 0.0, "expert": 1.0, "source": "here"}),
+    "action": lambda s: s["totals"]["final"].update(action="sample"),
+    "episodes": lambda s: s["totals"]["final"].update(episodes=7),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_the_best_is_one_of_those_that_were_evaluated_alike(what: str, tmp_path: Path) -> None:
+    jobs = jobs_with(tmp_path, 9.0, 2.0, 1.0)
+    path = tmp_path / "0" / "summary.json"
+    plain = json.loads(path.read_text())
+    OTHERWISE[what](plain)
+    write_json(path, plain)
+    assert sweeps.best(jobs) == {1}
+
+
+def test_brackets_in_the_folder_of_a_sweep_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = Sweep()
+    sweep.folder = tmp_path / "[" / "old]"
+    sweep.show([{"job": 0, "overrides": [], "folder": None, "status": "failed", "error": "why"}])
+    assert "Sweep in [/old]" in capsys.readouterr().out

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pendulum import QUICK, make_pendulum
 from setups import BRIEF, command, finish, python
 
 from iwbc.data.trajectories import Trajectories
 from iwbc.errors import UserError
 from iwbc.report.search import draw
 from iwbc.settings import IWBC
-from iwbc.tune import open_study, split, usual
+from iwbc.tune import _check_ranges, open_study, split, usual
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.optuna
@@ -85,7 +86,7 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
             assert trial.value == pytest.approx(summary["totals"]["final"]["score_mean"])
     assert "algo.decay=2.0: must lie in [0, 1]" in first.out
     assert f"algo.decay={study.best_params['algo.decay']}" in first.out.split("Train so: ")[1]
-    assert "seeds=[1,2,3] eval.seed=12346" in first.out.split("Train so: ")[1]  # the best by chance is no result
+    assert "'seeds=[1,2,3]' eval.seed=12346" in first.out.split("Train so: ")[1]  # the best by chance is no result
     # The same command adds trials to the study, and draws other settings.
     second = finish(python(*arguments, "trials=2", cwd=tmp_path))
     assert second.code == 0, second.err
@@ -105,6 +106,13 @@ def test_a_study_is_kept_and_goes_on(hopper: Trajectories, tmp_path: Path) -> No
         (["env=hoper"], "Could not find 'env/hoper'"),
         (["trials=0"], "trials=0: must be at least 1"),
         (["algo.kappa=glob(*)"], "give interval(low, high)"),
+        (["env=hopper", "algo.lr=interval(1e-2,1e-4)"], "algo.lr=interval(1e-2,1e-4): cannot be searched ("),
+        (["env=hopper", "algo.kappa=tag(log, interval(0,2))"], "algo.kappa=tag(log, interval(0,2)): cannot be searched ("),
+        (["env=hopper", "algo.window=range(5,2)"], "algo.window=range(5,2): cannot be searched ("),
+        (["env=hopper", "algo.window=range(1,9,0)"], "algo.window=range(1,9,0): cannot be searched ("),
+        (["env=hopper", "algo.window=tag(log, range(1,9,2))"], "algo.window=tag(log, range(1,9,2)): cannot be searched ("),
+        (["env=hopper", "algo.nope=interval(0.1,0.2)"], "algo.nope=0.1: Could not override 'algo.nope'"),
+        (["env=hopper", "algo.decay=choice(2,3)"], "algo.decay=2.0: must lie in [0, 1]"),
         (["env=hopper", "algo=bc"], "algo=bc: has no usual ranges; name one"),
     ],
 )
@@ -114,6 +122,25 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path, monkeypatc
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert message in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_with_one_choice_alone_may_be_searched() -> None:
+    _check_ranges(*split(["env=hopper", "policy=choice(tanh_mean,mixture)", "policy.components=range(2,5)"]))
+
+
+def test_a_study_is_of_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_pendulum()
+    quick = [*QUICK, "algo.kappa=interval(0.1,2)", "trials=1"]
+    first = command("iwbc.tune", *quick)
+    assert first.code == 0, first.err
+    again = command("iwbc.tune", *quick)
+    assert again.code == 0, again.err
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
+    make_pendulum(seed=1)
+    outcome = command("iwbc.tune", *quick)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "folder=tune: its study of these settings is on other data (content " in outcome.err
 
 
 def test_no_study_is_one_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from iwbc.data.minari_folder import dataset_folder
 from iwbc.data.sources import is_local
 from iwbc.errors import DataWarning, UserError
 from iwbc.report.write import write_report
+from iwbc.runs.read import finished_summary, read_episodes
+from iwbc.runs.results import gains, totals
+from iwbc.runs.summary import Diverged
 from iwbc.settings import Minari
-from iwbc.system.files import write_csv
+from iwbc.system.files import write_csv, write_json
 from iwbc.training.trained import load_policy
-from iwbc.verify import main, verify
+from iwbc.verify import _recorded, main, verify
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +70,11 @@ def test_a_run_is_what_it_says(run: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert "DIFFERS" not in outcome.out
     checks = {check.what: check for check in verify(run)}
-    files = {"config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"}
+    files = {"config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv", "weights.csv", "curation.csv"}
     replays = {"final: replay", "final_sampled: replay"}
     phases = {f"{phase}: results" for phase in PHASES}
     gains = {"final: gain", "final_sampled: gain"}
-    assert set(checks) == files | replays | phases | gains | {"seeds", "data", "curation"}
+    assert set(checks) == files | replays | phases | gains | {"seeds", "settings", "episodes", "data", "curation"}
     assert all(check.same for check in checks.values()), checks
     assert checks["final: replay"].seen == "all 6 episodes have the same return, length and success"
 
@@ -115,11 +119,41 @@ def drop_seed(summary: dict) -> None:  # type: ignore[type-arg]
     summary["results"] = summary["results"][:-1]
 
 
+def hide_seed(folder: Path) -> None:
+    """Say that a seed diverged, and write the results that the other has."""
+    in_summary(drop_seed)(folder)
+    summary = finished_summary(folder)
+    episodes = list(read_episodes(folder))
+    recorded = {phase: _recorded(episodes, summary, phase) for phase in summary.totals}
+    summary = replace(
+        summary,
+        diverged=(Diverged(1, 60, "NaN", None),),
+        totals={phase: totals(evaluation) for phase, evaluation in recorded.items()},
+        gains=gains(recorded),
+    )
+    write_json(folder / "summary.json", summary.to_plain())
+
+
+def drop_references(summary: dict) -> None:  # type: ignore[type-arg]
+    summary["gains"] = {}
+    for phase in ("reference", "reference_sampled"):
+        del summary["totals"][phase]
+
+
+def change_table(name: str, column: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        rows = read_csv(folder / name)
+        rows[0][column] = str(float(rows[0][column]) + 1.0)
+        write_csv(folder / name, rows)
+
+    return apply
+
+
 CHANGES = {
     "a file that is gone": (in_summary(lambda s: s["sha256"].update({"choice.json": "0" * 64})), {"choice.json"}),
     "a seed": (
         in_summary(drop_seed),
-        {"seeds", *(f"{phase}: results" for phase in PHASES), "final: gain", "final_sampled: gain"},
+        {"seeds", "episodes", *(f"{phase}: results" for phase in PHASES), "final: gain", "final_sampled: gain"},
     ),
     "a return": (change_return, {"evaluations.csv", "final: results", "final: gain", "final: replay"}),
     "a setting": (change_config, {"config.yaml"}),
@@ -130,7 +164,23 @@ CHANGES = {
     "a gain": (in_summary(lambda s: s["gains"]["final"].update(mean=1e9)), {"final: gain"}),
     "a seed's spread": (in_summary(lambda s: s["results"][0]["final"].update(return_std=0.0)), {"final: results"}),
     "the data": (in_summary(lambda s: s["dataset"].update(content_hash="0" * 64)), {"data"}),
+    "the data's name": (in_summary(lambda s: s["dataset"].update(id="better/data-v0")), {"data"}),
     "the curation": (in_summary(lambda s: s["dataset"].update(kept_steps=1)), {"curation"}),
+    "the method": (in_summary(lambda s: s.update(method="iw-BC")), {"settings", "curation"}),
+    "a method that keeps all": (in_summary(lambda s: s.update(method=s["method"] + " (keeps all)")), {"curation"}),
+    "the algorithm": (in_summary(lambda s: s.update(algo="bc")), {"settings"}),
+    "the curation's name": (in_summary(lambda s: s.update(curation="all")), {"settings"}),
+    "the averaging": (in_summary(lambda s: s.update(averaging="transition")), {"settings"}),
+    "a choice": (in_summary(lambda s: s.update(chosen="the successes")), {"settings"}),
+    "a seed that is said to diverge": (hide_seed, {"episodes"}),
+    "gains left out": (in_summary(lambda s: s.pop("gains")), {"final: gain", "final_sampled: gain"}),
+    "a reference left out": (in_summary(drop_references), {"episodes"}),
+    "a gain too many": (
+        in_summary(lambda s: s["gains"].update(reference=s["gains"]["final"])),
+        {"reference: gain"},
+    ),
+    "weights": (change_table("weights.csv", "weight"), {"weights.csv"}),
+    "a histogram": (change_table("curation.csv", "kept"), {"curation.csv"}),
 }
 
 
@@ -144,6 +194,15 @@ def test_each_change_is_detected(what: str, folder: Path) -> None:
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
     assert "DIFFERS" in outcome.out
+
+
+def test_what_an_earlier_version_did_not_write_is_no_difference(folder: Path) -> None:
+    in_summary(lambda s: [s["sha256"].pop(name) for name in ("weights.csv", "curation.csv")])(folder)
+    assert differing(folder) == []
+    unknown = [check.what for check in verify(folder, replay=False) if check.same is None]
+    assert unknown == ["weights.csv", "curation.csv"]
+    in_summary(lambda s: [s.pop(name) for name in ("sha256", "gains")])(folder)
+    assert differing(folder) == []
 
 
 def test_changed_data_is_found_and_a_damaged_cache_is_made_again(folder: Path, datasets: Path) -> None:
@@ -192,6 +251,30 @@ def test_a_changed_cache_of_large_data_is_found(folder: Path, datasets: Path, mo
     os.utime(cache, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.warns(DataWarning, match="told by size and modification time"):
         assert differing(folder) == ["data"]
+
+
+@pytest.mark.parametrize("name", ["[/old]", "[old]/x"])
+def test_brackets_in_a_path_are_no_markup(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    place = folder.parent / name
+    place.parent.mkdir(exist_ok=True)
+    folder.rename(place)
+    outcome = train(*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={place}")
+    assert (outcome.code, f"{place} is finished already" in outcome.out) == (0, True), outcome.err
+    assert f"Verification of {place}" in command(f"run={place}", "replay=false").out
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = [*QUICK, "seeds=[0,1]", "eval.action=both", f"hydra.run.dir={folder}"]
+    outcome = train(*again)
+    assert (outcome.code, f"is finished already, trained on {ID}, content " in outcome.out) == (0, True), outcome.err
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder.parent / "other"))
+    assert train(*again).code == 0  # the data are not there
+    make_pendulum(seed=1)
+    for arguments in (again, [f"resume={folder}"]):
+        outcome = train(*arguments)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert f"{folder}: holds a finished run on other content of dataset {ID}, " in outcome.err
 
 
 def test_data_that_is_not_here_is_not_made_for_it(folder: Path, datasets: Path) -> None:

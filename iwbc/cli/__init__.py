@@ -16,6 +16,8 @@ from pathlib import Path
 import click
 from click.shell_completion import BashComplete, add_completion_class
 
+from iwbc.errors import print_without_fail
+
 # Command → module, and a line of help.
 COMMANDS = {
     "train": ("iwbc.train", "Train a policy, or a sweep of them (-m); resume=FOLDER continues a run."),
@@ -139,6 +141,7 @@ group.add_command(_Commands("language", help=_LANGUAGE_HELP, short_help=_summary
 
 def main() -> None:
     """Run the console command: exit code 0, 2 with one line for what the user can put right, 130 for Ctrl-C."""
+    print_without_fail()
     add_completion_class(_Bash)
     try:
         group(prog_name="iwbc", standalone_mode=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwbc.errors import UserError
 from iwbc.language.verify import SCORES, SUMMARY, is_evaluation, is_run, read_run
 from iwbc.runs.read import read_failure
-from iwbc.system.files import MALFORMED, read_json, write_csv
+from iwbc.system.files import MALFORMED, folders_with, read_json, write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,19 +21,12 @@ _REMEDY = "train this run again, or leave its folder out"
 def folders_of(places: Sequence[Path]) -> list[Path]:
     """Find the folders of language models' runs, finished or not, in places and below, each once. Raises UserError where runs
     of policies lie beside them."""
-    folders = {Path(folder) for place in places for folder, _, files in _outermost(place) if "config.yaml" in files}
+    folders = {folder for place in places for folder in folders_with(place, "config.yaml")}
     runs = sorted(folder for folder in folders if is_run(folder))
     if runs and len(runs) < len(folders):
         others = min(folders - set(runs))
         raise UserError(f"{runs[0]} is a run of a language model, and {others} is none; report them apart")
     return runs
-
-
-def _outermost(place: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk folders, but not into those of runs."""
-    for folder, inner, files in os.walk(place.resolve()):
-        yield folder, inner, files
-        inner[:] = [] if "config.yaml" in files else [name for name in inner if not name.startswith(".")]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:

@@ -17,7 +17,7 @@ from iwbc.errors import UserError
 from iwbc.runs.read import REMEDY, read_episodes, read_failure, read_settings, read_summary
 from iwbc.runs.rows import EpisodeRow
 from iwbc.runs.summary import Summary
-from iwbc.system.files import MALFORMED
+from iwbc.system.files import MALFORMED, folders_with
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Missing]]:
 def _run_folders(start: Path) -> Iterator[Path]:
     if not start.is_dir():
         raise UserError(f"{start}: {'not a folder' if start.exists() else 'no such folder'}; give run or sweep folders")
-    for place, folders, files in os.walk(start.resolve()):
-        if {"summary.json", "failure.json", "config.yaml"} & set(files):
-            yield Path(place)
-            folders.clear()  # what lies in a run folder belongs to that run
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    yield from folders_with(start, "summary.json", "failure.json", "config.yaml")
 
 
 def _read(folder: Path, name: str) -> list[Run] | list[Missing]:

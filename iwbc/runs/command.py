@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwbc.config import hydra_on_conf, message_of, quoted
-from iwbc.errors import Interrupted, UserError, extra, warnings_in_one_line
+from iwbc.errors import Interrupted, UserError, extra, print_without_fail, warnings_in_one_line
 from iwbc.runs import sweeps
 
 
@@ -41,6 +41,7 @@ def run_command(command: HydraCommand, instead: Callable[[list[str]], bool] = la
 
     instead: called first with the arguments; where it returns True, it has done what they ask for.
     """
+    print_without_fail()
     in_full = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its errors itself, over several lines, and exit with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"

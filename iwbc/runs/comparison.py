@@ -100,10 +100,12 @@ def _seeds(summaries: Sequence[Summary]) -> int:
 
 
 class Comparison:
-    """The runs of every method in a folder. left_out: why methods have no place in it, by method."""
+    """The runs of every method in a folder, on data of a content hash. left_out: why methods have no place in it, by method."""
 
-    def __init__(self, methods: Mapping[str, Method], configs: Mapping[str, Config], folder: Path, console: Console) -> None:
-        self.configs, self.folder, self.console, self._methods = configs, folder, console, methods
+    def __init__(
+        self, methods: Mapping[str, Method], configs: Mapping[str, Config], content: str, folder: Path, console: Console
+    ) -> None:
+        self.configs, self.folder, self.console, self._methods, self._content = configs, folder, console, methods, content
         self.left_out: dict[str, str] = {}
 
     @property
@@ -117,6 +119,7 @@ class Comparison:
 
         Raises UserError where the folder holds other runs, or the first run fails.
         """
+        self._check_data()
         self._make(self.methods[0], 1)
         self._leave_out_costly(budget)
         while (target := max(self._begun(), (plan := self.plan()).seeds(budget))) > min(plan.made):
@@ -157,6 +160,14 @@ class Comparison:
         parts = [load_policy(path, policy=custom if isinstance(custom, OwnPolicy) else None) for path in paths]
         modules = {seed: part.of_seed(seed) for part in parts for seed in part.seeds}
         return Policies([modules[seed] for seed in seeds], seeds, parts[0].spaces, parts[0].spec)
+
+    def _check_data(self) -> None:
+        for data in (summary.dataset for method in self.configs for summary in self.summaries(method)):
+            if data.content_hash != self._content:
+                raise UserError(
+                    f"folder={self.folder}: holds runs of other data (content {data.content_hash[:12]} and not "
+                    f"{self._content[:12]}); choose another folder"
+                )
 
     def _leave_out_costly(self, budget: float) -> None:
         """Leave out methods that cost more than the cheapest beside the first, the costliest first, until five seeds of the

@@ -50,7 +50,7 @@ class RunFolder:
 
     def lock(self) -> FileLock:
         """Held by the one process that works in this folder."""
-        name = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:32]
+        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:32]
         lock = cache_folder() / "locks" / f"{name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(lock)

@@ -39,14 +39,17 @@ class RunLogger(Protocol):
         """End every stream, so that the next job of the same process starts its own."""
 
 
-def make_logger(config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> RunLogger:
+def make_logger(
+    config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]], done: int
+) -> RunLogger:
     """Make the logger that the settings ask for; it begins with the configuration, the dataset's id and content hash, and the
-    histogram of returns, of all trajectories and of those kept (the rows of curation.csv)."""
+    histogram of returns, of all trajectories and of those kept (the rows of curation.csv). What the folder's events hold of
+    later steps than `done` is logged again."""
     match config.logger.name:
         case "wandb":
             return WandbLogger(config, folder, dataset, curation)
         case "tensorboard":
-            return TensorboardLogger(config, folder, dataset, curation)
+            return TensorboardLogger(config, folder, dataset, curation, done)
         case _:
             return NoLogger()
 
@@ -152,7 +155,9 @@ class WandbLogger:
 class TensorboardLogger:
     """A folder of events per seed, tensorboard/seed<n> in the run's folder."""
 
-    def __init__(self, config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]]) -> None:
+    def __init__(
+        self, config: Config, folder: Path, dataset: DatasetSummary, curation: Sequence[Mapping[str, float]], done: int
+    ) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -160,7 +165,7 @@ class TensorboardLogger:
 
         self._writers: dict[int, Any] = {}
         for seed in config.all_seeds:
-            writer = self._writers[seed] = SummaryWriter(folder / "tensorboard" / f"seed{seed}")
+            writer = self._writers[seed] = SummaryWriter(folder / "tensorboard" / f"seed{seed}", purge_step=done + 1)
             settings = json.dumps({**to_plain(config), "seed": seed, "data": asdict(dataset)}, indent=2)
             writer.add_text("config", f"```json\n{settings}\n```")
             for name in ("trajectories", "kept"):

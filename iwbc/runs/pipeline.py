@@ -16,7 +16,7 @@ from iwbc.data.checks import difference
 from iwbc.data.choice import Choice, foregone
 from iwbc.data.curated import Curated
 from iwbc.data.curation import curate, hold_out, pinned
-from iwbc.data.sources import load_dataset
+from iwbc.data.sources import is_local, load_dataset
 from iwbc.data.trajectories import Trajectories
 from iwbc.engine import kernels
 from iwbc.environments.scores import ReferenceScores, d4rl_scores
@@ -53,7 +53,9 @@ def run(config: Config, path: Path, console: Console, resumed: bool = False) -> 
         folder.check(config, resumed)
         finished = read_summary(path)
         if finished is not None:
-            console.print(f"{folder.path} is finished already.", soft_wrap=True)
+            _check_data(config, folder, finished)
+            content = f"{finished.dataset.id}, content {finished.dataset.content_hash[:12]}"
+            console.print(f"{path} is finished already, trained on {content}.", soft_wrap=True, markup=False)
             return finished
         _check_device(config.device)
         check_key(config.logger)
@@ -61,6 +63,22 @@ def run(config: Config, path: Path, console: Console, resumed: bool = False) -> 
         processes.set_threads(config.threads)
         with engine.switched(config.engine):
             return _execute(config, folder, console)
+
+
+def _check_data(config: Config, folder: RunFolder, finished: Summary) -> None:
+    """Raise UserError where the data of a finished run are on this machine, and no longer those that it was trained on."""
+    known = finished.dataset.content_hash
+    try:
+        if not is_local(config.dataset, config.env.id):
+            return  # making or fetching them takes time
+        content = trained_part(config, load_dataset(config.dataset, config.env.id)).content_hash
+    except UserError:
+        return  # which says nothing of the run
+    if content != known:
+        raise UserError(
+            f"{folder.path}: holds a finished run on other content of dataset {finished.dataset.id}, {known[:12]} and not "
+            f"{content[:12]}; choose another hydra.run.dir"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -140,6 +158,11 @@ def _choice(config: Config, folder: RunFolder, trajectories: Trajectories, conso
     return choice
 
 
+def trained_part(config: Config, trajectories: Trajectories) -> Trajectories:
+    """Return the trajectories that are not held out. Raises UserError where all or none would be."""
+    return hold_out(Curated(trajectories, np.ones(len(trajectories)), config.averaging), config.held_out)[0].trajectories
+
+
 def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choice:
     """Choose the curation of a configuration with curation=auto, on the trajectories that are not held out.
 
@@ -147,8 +170,7 @@ def chosen(config: Config, trajectories: Trajectories, console: Console) -> Choi
     """
     auto = config.curation
     assert isinstance(auto, Auto)
-    everything = Curated(trajectories, np.ones(len(trajectories)), config.averaging)
-    data = hold_out(everything, config.held_out)[0].trajectories
+    data = trained_part(config, trajectories)
     if (choice := foregone(auto, data)) is not None:  # before anything is trained
         return choice
     reference_data = _reference_data(config, data)
@@ -173,7 +195,8 @@ def _say_kept(config: Config, curated: Curated, choice: Choice | None, console: 
     chose = "" if choice is None else f" chose {choice.words}, which"
     console.print(
         f"{data.info.id}: {len(data):,} trajectories, {data.steps:,} steps; "
-        f"{config.curation.name}{chose} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps"
+        f"{config.curation.name}{chose} keeps {len(curated.kept):,} trajectories, {curated.steps:,} steps",
+        markup=False,
     )
 
 
@@ -271,7 +294,7 @@ def make_evaluator(
     """
     environment = _environment(config, trajectories)
     if environment is None:
-        console.print(f"{trajectories.info.id} names no environment: training without evaluation.")
+        console.print(f"{trajectories.info.id} names no environment: training without evaluation.", markup=False)
         return None
     if not config.eval.episodes:
         return None

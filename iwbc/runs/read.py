@@ -135,10 +135,14 @@ def read_failure(folder: Path) -> str | None:
     return f"{reason} ({overrides})" if overrides else reason
 
 
+# Of which earlier versions wrote no hash.
+NEWLY_HASHED = ("weights.csv", "curation.csv")
+
+
 def file_hashes(folder: Path) -> dict[str, str]:
     """Compute the SHA-256 of the files that a run's results are made of and made by."""
     files = ["config.yaml", "policy.safetensors", "evaluations.csv", "metrics.csv"]
-    files += ["choice.json"] * (folder / "choice.json").exists()
+    files += [name for name in ("choice.json", *NEWLY_HASHED) if (folder / name).exists()]
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 

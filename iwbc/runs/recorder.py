@@ -7,7 +7,7 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -92,6 +92,7 @@ class Recorder:
         checkpoint = self.folder.checkpoint()
         if checkpoint is not None:
             states, progress = checkpoint
+            self._check_data(progress)
             try:
                 self.diverged_seeds = [made(Diverged, lost) for lost in progress["diverged"]]
                 for lost in self.diverged_seeds:
@@ -110,13 +111,23 @@ class Recorder:
         self.folder.start(self.config)
         bins = histogram(self._curated.trajectories.returns, self._curated.kept)
         self.folder.write_curation(bins)
-        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins)
+        self._logger = make_logger(self.config, self.folder.path, dataset_summary(self._curated), bins, done)
         self._closing.push(lambda kind, error, traceback: self._logger.close(kind is not None))
         self._closing.enter_context(stop_requests(self._stop, Interrupted))
         self.stopwatch.lap()
         if unplayed and self._plays_after(done):
             self._play_periodically(done, trainer)
         return done
+
+    def _check_data(self, progress: Mapping[str, Any]) -> None:
+        """Raise UserError where a checkpoint was trained on other data; earlier versions wrote no hash."""
+        data, path = self._curated.trajectories, getattr(self.config.dataset, "path", None)
+        if (held := progress.get("data", data.content_hash)) != data.content_hash:
+            place = "" if path is None else f" (dataset.path={path})"
+            raise UserError(
+                f"{self.folder.path}: its checkpoint was trained on other content of dataset {data.info.id}{place}, "
+                f"{str(held)[:12]} and not {data.content_hash[:12]}; bring that back, or choose another hydra.run.dir"
+            )
 
     def after(self, step: int, loss: dict[int, Tensor], trainer: Trainer) -> None:
         """Log, write a checkpoint and play where it is time to; at the end write the policy, too."""
@@ -183,6 +194,7 @@ class Recorder:
         """Write a checkpoint; `unplayed` where the episodes that are played after this step are yet to be."""
         progress = {
             "done": done,
+            "data": self._curated.trajectories.content_hash,
             "unplayed": unplayed,
             "tables": self.write_tables(),
             "diverged": list(map(asdict, self.diverged_seeds)),

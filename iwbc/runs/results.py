@@ -23,6 +23,8 @@ from iwbc.settings import Config
 
 _LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core", "safetensors")
 
+KEEPS_ALL = " (keeps all)"  # after a method's name
+
 
 def dataset_summary(curated: Curated) -> DatasetSummary:
     """Sum up the data, and how much of it is kept."""
@@ -32,7 +34,7 @@ def dataset_summary(curated: Curated) -> DatasetSummary:
 
 def method_name(config: Config, curated: Curated) -> str:
     """Name a run's method as tables do, with a word where a curation that was to choose has kept everything alike."""
-    return config.method + (" (keeps all)" if keeps_all(curated.curation_weights, config.curation) else "")
+    return config.method + (KEEPS_ALL if keeps_all(curated.curation_weights, config.curation) else "")
 
 
 def phase_name(phase: str, action: str, chosen: str) -> str:
@@ -107,7 +109,7 @@ def gains(evaluations: Mapping[str, Evaluation]) -> dict[str, Gain]:
             continue
         measure = next(name for name in ("scores", "successes", "returns") if getattr(final, name) is not None)
         difference = getattr(final, measure) - getattr(reference, measure).astype(float)
-        compared[phase] = Gain(measure, float(difference.mean()), interval(difference))
+        compared[phase] = Gain(measure, float(difference.mean()), interval(difference, differences=measure == "successes"))
     return compared
 
 

@@ -43,23 +43,25 @@ def verdict(name: str, gain: Gain, seeds: int) -> str:
 
 def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], scores: ReferenceScores | None) -> Table:
     """Make a table of `totals`, one named row each."""
+    from rich.markup import escape
     from rich.table import Table
 
     first = next(iter(rows.values()))
     played = {row.action for row in rows.values()}
     actions = " and ".join(name for action, name in ACTION_NAMES.items() if action in played)
-    note = f"{first.episodes} episodes for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
+    episodes = f"{first.episodes} episode{'s' * (first.episodes != 1)}"
+    note = f"{episodes} for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
     if scores is not None:
-        note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({scores.source})"
+        note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({escape(scores.source)})"
     note += f"\nin brackets: 95 % interval of the mean over {first.interval_over}"
-    table = Table(title=env, caption=note, caption_justify="left")
+    table = Table(title=escape(env), caption=note, caption_justify="left")
     table.add_column("policy", overflow="fold")  # what gives way in a narrow terminal: numbers stay whole
     shown = ("return", "score") if first.success_rate is None else ("return", "score", "success")
     for name in shown:
         table.add_column("success %" if name == "success" else name, justify="right", no_wrap=True)
     for name, total in rows.items():
         cells = (total.measures.get(measure) for measure in shown)
-        table.add_row(name, *("–" if e is None else f"{e.mean:.1f} \\[{e.low:.1f}, {e.high:.1f}]" for e in cells))
+        table.add_row(escape(name), *("–" if e is None else f"{e.mean:.1f} \\[{e.low:.1f}, {e.high:.1f}]" for e in cells))
     return table
 
 
@@ -87,7 +89,7 @@ def sentences(summary: Summary) -> list[str]:
         who = "The reference (BC on all data)" if phase.startswith("reference") else summary.method
         measures = [(name, total.measures[name]) for name in ("success", "score", "return") if name in total.measures]
         parts = [f"{name} {e.mean:.1f}{' %' * (name == 'success')} [{e.low:.1f}, {e.high:.1f}]" for name, e in measures]
-        what = f"{total.episodes} episodes of each seed, {ACTION_NAMES[total.action]}"
+        what = f"{total.episodes} episode{'s' * (total.episodes != 1)} of each seed, {ACTION_NAMES[total.action]}"
         said.append(f"{who}: {', '.join(parts)} ({what}; 95 % interval over {total.interval_over}).")
     return said or ["The policy was not evaluated."]
 

@@ -101,7 +101,8 @@ class Sweep(Callback):
         assert self.folder is not None
         folder, winners = self.folder, best(jobs)
         notes = ["in brackets: 95 % interval of the mean"] + ["*: the best on its dataset"] * bool(winners)
-        table = Table(title=f"Sweep in {os.path.relpath(folder)}", caption="\n".join(notes), caption_justify="left")
+        title = f"Sweep in {escape(os.path.relpath(folder))}"
+        table = Table(title=title, caption="\n".join(notes), caption_justify="left")
         table.add_column("job", no_wrap=True)
         table.add_column("settings", overflow="fold")
         table.add_column("run folder", no_wrap=True)  # in one piece, to be copied
@@ -215,16 +216,19 @@ def summarise() -> bool:
 
 
 def best(jobs: list[dict[str, Any]]) -> set[int]:
-    """Find the job that did best on each dataset that several finished on; none where several did as well."""
+    """Find the job that did best on each dataset that several finished on, and were evaluated alike; none where several did as
+    well."""
     from iwbc.runs.read import finished_summary
 
-    by_dataset: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    by_task: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for job in jobs:
         if job["status"] == "finished":
             summary = finished_summary(Path(job["folder"]))
             if (value := objective(summary)) is not None and not math.isnan(value):
-                by_dataset[summary.dataset.id].append((value, job["job"]))
-    ranked = [sorted(results, reverse=True) for results in by_dataset.values() if len(results) > 1]
+                final = summary.totals["final"]
+                alike = (summary.dataset.content_hash, summary.environment, summary.normalisation, final.action, final.episodes)
+                by_task[repr(alike)].append((value, job["job"]))
+    ranked = [sorted(results, reverse=True) for results in by_task.values() if len(results) > 1]
     return {first[1] for first, second, *_ in ranked if first[0] > second[0]}
 
 

@@ -71,6 +71,22 @@ def _kind_of(path: Path) -> str:
     return "policy" if path.suffix == ".safetensors" and path.is_file() else "other"
 
 
+def folders_with(start: Path, *names: str) -> Iterator[Path]:
+    """Find the folders at `start` and below, through links, too, that hold a file of one of these names, each once; not in
+    hidden folders, and not within one that holds such a file."""
+    seen = set()
+    for place, folders, files in os.walk(start.resolve(), followlinks=True):
+        folder = Path(place).resolve()
+        if folder in seen:
+            folders.clear()
+            continue
+        seen.add(folder)
+        if set(names) & set(files):
+            yield folder
+            folders.clear()  # what lies in it belongs to it
+        folders[:] = [name for name in folders if not name.startswith(".")]
+
+
 def cache_folder() -> Path:
     """Return $IWBC_CACHE, or else iwbc/ in the user's cache folder."""
     if folder := os.environ.get("IWBC_CACHE"):
@@ -80,14 +96,22 @@ def cache_folder() -> Path:
 
 def temporary_prefix(path: Path) -> str:
     """Return the prefix of temporary files and folders that are to become `path`, beside which they lie. Removes leftovers with
-    this prefix of processes of this machine that were killed."""
-    mine = f".{path.name}~{platform.node()}~"
+    this prefix of processes of this machine, or of this container on it, that were killed."""
+    mine = f".{path.name}~{_machine()}~"
     for stray in path.parent.glob(f"{glob.escape(mine)}*"):
         process = stray.name.removeprefix(mine).partition("~")[0]
         if process.isdigit() and not _is_running(int(process)):
             with contextlib.suppress(OSError):
                 shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
     return f"{mine}{os.getpid()}~"
+
+
+def _machine() -> str:
+    """Name this machine and, where it has containers, the one whose numbers of processes these are."""
+    try:
+        return f"{platform.node()}-{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
+    except OSError:
+        return platform.node()
 
 
 def _is_running(process: int) -> bool:
