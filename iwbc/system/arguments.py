@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from iwbc.errors import UserError, warnings_in_one_line
+from iwbc.errors import UserError, print_without_fail, warnings_in_one_line
 from iwbc.settings import Settings, setting
 
 _Options = TypeVar("_Options", bound=Settings)
@@ -94,6 +94,7 @@ def _read(key: str, text: str, hint: Any) -> Any:
 def run(main: Callable[[Sequence[str]], None], usage: str | None, kept: str = "nothing was written") -> NoReturn:
     """Run `main` on the command line's arguments: exit code 0, 2 with one line for a UserError or a file that cannot be used,
     130 for Ctrl-C, after which `kept` tells what is left, unless `main` raised Interrupted with a text that does."""
+    print_without_fail()
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((usage or "").strip())
