@@ -351,6 +351,12 @@ def test_a_run_chooses_once_and_says_it_everywhere(
     other = train(*ARGUMENTS, "seed=3", f"hydra.run.dir={tmp_path / 'other'}")
     assert other.code == 0, other.err
     assert read_choice(tmp_path / "other") == choice
+    # What a run without a checkpoint has chosen may have been for other data.
+    (tmp_path / "other" / "summary.json").unlink()
+    (tmp_path / "other" / "choice.json").write_text("{}")
+    other = train(*ARGUMENTS, "seed=3", f"hydra.run.dir={tmp_path / 'other'}")
+    assert other.code == 0, other.err
+    assert read_choice(tmp_path / "other") == choice
     (folder / "choice.json").write_text("{}")
     with pytest.raises(UserError, match=r"choice\.json: damaged"):
         read_choice(folder)

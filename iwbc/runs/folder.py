@@ -125,9 +125,14 @@ class RunFolder:
         """The file in which the training of a custom reference leaves its state."""
         return self.path / "reference.safetensors"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """True where training has been interrupted after a checkpoint."""
+        return self._checkpoint.exists()
+
     def checkpoint(self) -> tuple[dict[int, State], dict[str, Any]] | None:
         """Read the last checkpoint, or None where there is none. Raises UserError where it is damaged."""
-        if not self._checkpoint.exists():
+        if not self.has_checkpoint:
             return None
         try:
             states, metadata = read_states(self._checkpoint)

@@ -150,7 +150,8 @@ def _choice(config: Config, folder: RunFolder, trajectories: Trajectories, conso
     """Let curation=auto choose, or read what the run has chosen before; None for other curations."""
     if not isinstance(config.curation, Auto):
         return None
-    choice = read_choice(folder.path)
+    # Without a checkpoint the file may be of other data; the choice for these is cached.
+    choice = read_choice(folder.path) if folder.has_checkpoint else None
     if choice is None:
         choice = chosen(config, trajectories, console)
         folder.start(config)  # from here on the run can be resumed
