@@ -54,7 +54,7 @@ class WeightedSFTConfig(IWSFT, SFTConfig):
     too_long: str = "refuse"
 
     def __post_init__(self) -> None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError):
             self.kappa = float(self.kappa)  # type: ignore[assignment]
         if not torch.accelerator.is_available():
             self.use_cpu = True
