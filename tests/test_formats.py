@@ -346,6 +346,32 @@ def test_lerobot_success_stands_for_missing_rewards(label: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_lerobot_success_of_an_episode_may_stand_in_meta(version: str, tmp_path: Path) -> None:
+    path = formats.write_lerobot(tmp_path / "marked", EPISODES, version, labels=())
+    labels: list[Any] = [truth.success for truth in EPISODES]
+
+    def mark() -> None:
+        if version == "v3.0":
+            file = path / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+            table = pq.read_table(file).to_pylist()
+            pq.write_table(pa.Table.from_pylist([row | {"success": labels[i]} for i, row in enumerate(table)]), file)
+        else:
+            lines = [json.loads(line) for line in (path / "meta" / "episodes.jsonl").read_text().split("\n") if line]
+            rows = [json.dumps(row | {"success": labels[i]}) + "\n" for i, row in enumerate(lines)]
+            (path / "meta" / "episodes.jsonl").write_text("".join(rows))
+
+    mark()
+    data = iwbc.load(path)
+    assert data.successes is not None
+    assert data.successes.tolist() == labels
+    np.testing.assert_array_equal(data.rewards, np.concatenate([truth.rewards for truth in EPISODES]))
+    labels[2] = None
+    mark()
+    with pytest.raises(UserError, match=r"meta/episodes.*, episode 2: has no label success, which other episodes have"):
+        iwbc.load(path)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 @pytest.mark.parametrize(
     ("name", "first", "change", "message"),
     [

@@ -3,7 +3,7 @@
     meta/info.json                  codebase_version, fps, features {name: {dtype, shape}}, total_episodes, total_frames
     data/chunk-*/*.parquet          a row for each frame: action, observation.…, episode_index, frame_index;
                                     optional: next.reward, next.done, next.truncated, next.success (ports:
-                                    is_episode_successful)
+                                    is_episode_successful); success of an episode may stand in meta/episodes, too
     v3.0: meta/episodes/**.parquet  episode_index, length, dataset_from_index, dataset_to_index, tasks
           meta/stats.json           {feature: {min, max, …}}
     v2.x: meta/episodes.jsonl       {episode_index, length, tasks} on a line each
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from iwbc.data.formats.reading import (
     reading,
     rewards_of,
     rows,
+    successes_of,
     unused_note,
     vectors,
     widened,
@@ -54,10 +55,11 @@ from iwbc.system.files import parse_json, read_json
 from iwbc.system.progress import tracked
 
 # Bump when reading the same files gives other episodes, or notes, than before.
-READER = 4
+READER = 5
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
 _USUAL = ("observation.state", "observation.environment_state")
 _SUCCESS = ("next.success", "is_episode_successful")
+_SUCCESS_SAID = ("success", "is_episode_successful")  # in meta/episodes, where recorders may write it
 _ENDS = ("next.done", "next.truncated")
 _PICTURES = ("image", "video")
 # Columns of every dataset that are no observations.
@@ -72,11 +74,13 @@ _MOST_OFF = 0.05
 
 @dataclass(frozen=True)
 class _Said:
-    """The claims of meta/ about an episode: its number of frames, its place among all frames (None in v2.x) and its tasks."""
+    """The claims of meta/ about an episode: its number of frames, its place among all frames (None in v2.x), its tasks, and
+    whether it succeeded (None: unknown)."""
 
     length: int
     place: tuple[int, int] | None
     tasks: tuple[str, ...]
+    success: bool | None = None
 
 
 def files(path: Path) -> list[Path]:
@@ -109,6 +113,7 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
         raise UserError(f"{where}: its fps is {printable(fps)}, not a number of steps in a second")
 
     said = _episodes_said(path, version)
+    labelled = label is not None or said[0].success is not None
     _check_totals(where, info, said)
     least, largest, notes = _action_bounds(path, version, action_size, settings)
     low, high = bounds(dataset_id, settings, least, largest, action_size)
@@ -124,7 +129,7 @@ def read(path: Path, dataset_id: str, settings: LeRobot) -> tuple[Iterator[Episo
         action_high=high,
         reference_scores=None,
         observation_parts=parts,
-        notes=[*_notes(features, parts), *notes_of_rewards(rewarded, label is not None), *notes, NO_FINAL],
+        notes=[*_notes(features, parts), *notes_of_rewards(rewarded, labelled), *notes, NO_FINAL],
         groups=[f"{TASK}{task}" for task in tasks],
         fps=None if fps is None else float(fps),
     )
@@ -278,6 +283,7 @@ def _episodes_said(path: Path, version: str) -> list[_Said]:
         where += ".jsonl"
         table = _lines(path / "meta" / "episodes.jsonl", where)
     said: dict[int, _Said] = {}
+    labels: dict[int, Any] = {}
     for row in table:
         with reading(where):
             index, tasks = int(row["episode_index"]), row.get("tasks") or ()
@@ -287,6 +293,7 @@ def _episodes_said(path: Path, version: str) -> list[_Said]:
         if index in said:
             raise UserError(f"{where}: episode {index} is there twice")
         said[index] = _Said(length, place, names)
+        labels[index] = next((row[name] for name in _SUCCESS_SAID if row.get(name) is not None), None)
     if not said:
         raise UserError(f"{where}: it holds no episodes")
     if (missing := next((index for index in range(len(said)) if index not in said), None)) is not None:
@@ -300,7 +307,9 @@ def _episodes_said(path: Path, version: str) -> list[_Said]:
                 f"{episode.length} after {total} frames before it"
             )
         total += episode.length
-    return [said[index] for index in range(len(said))]
+    successes = successes_of({f", episode {index}": labels[index] for index in range(len(said))}, where, "episodes")
+    each = [said[index] for index in range(len(said))]
+    return each if successes is None else [replace(e, success=s) for e, s in zip(each, successes, strict=True)]
 
 
 def _table(folder: Path, where: str) -> list[Mapping[str, Any]]:
@@ -310,7 +319,7 @@ def _table(folder: Path, where: str) -> list[Mapping[str, Any]]:
     table: list[Mapping[str, Any]] = []
     for file in sorted(folder.rglob("*.parquet")):
         with reading(f"{where}: {file.name}"), parquet.ParquetFile(file) as opened:
-            names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", "tasks"]
+            names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", "tasks", *_SUCCESS_SAID]
             table += opened.read(columns=[name for name in names if name in opened.schema_arrow.names]).to_pylist()
     return table
 
@@ -375,7 +384,7 @@ def _episodes(
             )
         seen = vectors([rows(_columns(values[part.name]), f"{where}, {part.name}", steps, part.shape) for part in parts], steps)
         actions = actions_of(_columns(values["action"]), f"{where}, action")
-        success = None if label is None else bool(flags_of(values[label], f"{where}, {label}", steps).any())
+        success = said[index].success if label is None else bool(flags_of(values[label], f"{where}, {label}", steps).any())
         rewards = rows(values["next.reward"], f"{where}, next.reward", steps) if "next.reward" in values else None
         done, cut = (name in values and bool(flags_of(values[name], f"{where}, {name}", steps)[-1]) for name in _ENDS)
         yield Episode(
