@@ -395,6 +395,35 @@ def test_what_training_reads_begins_where_the_prompt_s_tokens_end(chatting: None
     assert mixed == [text, apart]
 
 
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ("{{ message['content'] | trim }}", True),
+        ("{{ message['content'].split('>')[0] }}> {{ message['content'].split('>')[-1] }}", True),
+        ("{{ message['content'].split('>')[-1] }}", False),
+    ],
+)
+def test_what_a_template_leaves_out_of_a_completion_is_told_from_its_space(answer: str, whole: bool, chatting: None) -> None:
+    user = "{% if message['role'] == 'user' %}{{ message['content'] }}>{% else %}"
+    TOKENIZER.chat_template = f"{{% for message in messages %}}{user}{answer}{{% endif %}}{{% endfor %}}"
+    talk: Any = [{"role": "user", "content": "01"}]
+    (read,) = readings(Spaced(), [talk], [[{"role": "assistant", "content": " c>c\n"}]])  # type: ignore[arg-type]
+    assert read.whole is whole
+    assert read.follows
+
+
+class Spaced:
+    """The tokenizer of the tests, to which space is nothing."""
+
+    chat_template = True
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        return TOKENIZER("".join(text.split()), **options)
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        return str(TOKENIZER.apply_chat_template(messages, **options))
+
+
 def test_the_log_likelihood_of_a_row_is_of_what_training_reads(chatting: None) -> None:
     model = make_model()
     answers = sample(model, TOKENIZER, [[{"role": "user", "content": "01"}]], FEW)

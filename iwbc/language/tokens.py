@@ -60,9 +60,9 @@ def readings(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], comple
         else:
             text = _rendered(tokenizer, [*prompt, *completion], False)
             tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            answer = text[_common(_rendered(tokenizer, prompt, False), text) :]
-            # A template may take the space around a message, but not the reasoning before the answer.
-            whole = all(str(message.get("content") or "").strip() in answer for message in completion)
+            answer = _unspaced(text[_common(_rendered(tokenizer, prompt, False), text) :])
+            # A template may space a message otherwise, but not take the reasoning before the answer.
+            whole = all(_unspaced(str(message.get("content") or "")) in answer for message in completion)
         alone = encoded(tokenizer, prompt)
         read.append(Reading(tokens, max(1, _common(alone, tokens)), alone, whole))
     return read
@@ -71,6 +71,10 @@ def readings(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], comple
 def _common(first: Sequence[object], second: Sequence[object]) -> int:
     """Count the tokens, or characters, with which both begin."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[object], generation: bool) -> str:
