@@ -98,6 +98,10 @@ def test_a_tail_within_a_thousandth_is_all_the_same() -> None:
 # --- κ ---------------------------------------------------------------------------------------------------------------
 
 
+def test_a_single_trajectory_allows_exact_importance_sampling() -> None:
+    assert temperature.largest_kappa(double([0.3]), torch.ones(1), 21.0, 0.5, 50) == 21.0
+
+
 def test_equal_log_ratios_allow_exact_importance_sampling() -> None:
     assert temperature.largest_kappa(torch.zeros(50), torch.ones(50), 21.0, 0.5, 50) == 21.0
     assert temperature.largest_kappa(torch.zeros(50), torch.ones(50), 21.0, 1.0, 50) == 21.0  # as many as there are

@@ -39,8 +39,8 @@ def largest_kappa(log_ratios: Tensor, reward: Tensor, ceiling: float, share: flo
         weights = torch.exp(kappa * log_ratios) * reward
         if effective_sample_size(weights) < fewest:
             return False
-        lowest, *_, highest = _tail(weights)
-        return bool((highest <= _ALIKE * lowest) | (pareto_shape(weights) <= longest_tail))
+        tail = _tail(weights)
+        return bool(tail[-1] <= _ALIKE * tail[0]) or bool(pareto_shape(weights) <= longest_tail)
 
     if reliable(ceiling):
         return ceiling

@@ -53,9 +53,10 @@ class Learner:
                 for step in range(first, last):
                     loss = self.algorithm.update(self.sampler.batch(step), step, self.recipe.learning_rate(step))
             except ValueError:  # of torch.distributions, which refuse parameters that are NaN
-                if self._largest_parameter() <= self._limit:
+                largest = self._largest_parameter()
+                if largest <= self._limit:
                     raise
-                loss = torch.tensor(math.nan)
+                loss = torch.full_like(largest, math.nan)
         self._loss = loss.detach()
         return self._loss
 
