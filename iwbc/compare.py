@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 
 from iwbc.errors import Interrupted, UserError
 from iwbc.runs.comparison import AT_FIRST, Comparison, Method, in_minutes
+from iwbc.runs.show import episodes_of
 from iwbc.settings import ACTION_NAMES, ALGORITHMS, Auto, Config, Recipe, Reference, Settings, setting
 from iwbc.system.arguments import is_setting, parse, run
 
@@ -239,8 +240,7 @@ def _by_play(runs: Comparison, uses: Mapping[str, str]) -> list[Verdict]:
         is_share = name == "success"
         measure = Measure("success %" if is_share else name, step=100.0 / total.episodes if is_share else 0.0)
         played, environment = ACTION_NAMES[total.action], first[0].environment
-        episodes = f"{total.episodes} episode{'s' * (total.episodes != 1)}"
-        note = f"Mean of {episodes} for each seed, {played}{f', in {environment.id}' if environment else ''}."
+        note = f"Mean of {episodes_of(total)} for each seed, {played}{f', in {environment.id}' if environment else ''}."
         verdicts.append(Verdict(contenders, measure, note, played if len(first[0].finals) > 1 else ""))
     return verdicts
 

@@ -653,12 +653,12 @@ def test_an_argument_that_hydra_understands_is_not_quoted(argument: str) -> None
 
 
 def test_the_user_s_folder_takes_the_place_of_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/folder/me")
     for key in ("hydra.run.dir", "+hydra.sweep.dir", "out"):
-        assert quoted([f"{key}=~/runs/one", f"{key}=~"]) == [f"{key}=/home/me/runs/one", f"{key}=/home/me"]
-        assert quoted([f"{key}=~/lr=1"]) == [f"{key}='/home/me/lr=1'"]
+        assert quoted([f"{key}=~/runs/one", f"{key}=~"]) == [f"{key}=/folder/me/runs/one", f"{key}=/folder/me"]
+        assert quoted([f"{key}=~/lr=1"]) == [f"{key}='/folder/me/lr=1'"]
     assert [word.strip("'") for word in quoted(["out=a~/b", "out=~nobody-here/x"])] == ["out='a~/b", "out='~nobody-here/x"]
-    assert "/home/me" not in " ".join(quoted(["dataset.path=~/demo.hdf5", "algo=~/x"]))
+    assert "/folder/me" not in " ".join(quoted(["dataset.path=~/demo.hdf5", "algo=~/x"]))
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,7 @@ def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Datase
             f"{', '.join(columns)}"
         )
     if "weight" in columns:
-        if None in (column := list(dataset["weight"])):
-            raise UserError(f"train_dataset, weight: row {column.index(None)} has none; give every row a number")
-        weights = torch.tensor(column, dtype=torch.float64)
+        weights = torch.tensor(whole_column(dataset, "weight"), dtype=torch.float64)
         if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.any()):
             raise UserError("train_dataset, weight: must be finite and not negative, and some above 0")
         dataset = dataset.select(torch.nonzero(weights).flatten().tolist())
@@ -43,6 +41,14 @@ def weighable(dataset: Dataset, assistant_only: bool, text_field: str) -> Datase
         # TRL looks at the mask only where there are prompts and completions, too.
         return dataset.map(_masked, remove_columns=[name for name in _MASKS if name in columns])
     return dataset
+
+
+def whole_column(dataset: Dataset, name: str) -> list[Any]:
+    """Return a column. Raises UserError where a row has none."""
+    column = list(dataset[name])
+    if None in column:
+        raise UserError(f"train_dataset, {name}: row {column.index(None)} has none; give every row's")
+    return column
 
 
 def _masked(row: Mapping[str, Any]) -> dict[str, list[int]]:

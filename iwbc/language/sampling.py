@@ -99,22 +99,20 @@ class Sampler:
                 self._text(prompt, tokens if cut else tokens[:-1])
                 for prompt, tokens, cut in zip(prompts, completions, cuts, strict=True)
             ]
-            read = self._read([self._texts[place] for place, _ in places], texts)
-            contexts, again = zip(
-                *(
-                    (prompt, tokens) if cut else (reading.tokens[: reading.context], reading.completion)
-                    for prompt, tokens, cut, reading in zip(prompts, completions, cuts, read, strict=True)
-                ),
-                strict=True,
-            )
-            logps = log_likelihoods(self._model, contexts, again)
+            read = [
+                Reading([*prompt, *tokens], len(prompt), prompt) if cut else reading
+                for prompt, tokens, cut, reading in zip(
+                    prompts, completions, cuts, self._read([self._texts[place] for place, _ in places], texts), strict=True
+                )
+            ]
+            logps = log_likelihoods(self._model, [each.before for each in read], [each.completion for each in read])
         except RuntimeError as error:  # which of a GPU has a class of its own, that of processors none
             if "memory" not in str(error):
                 raise
             size = self._sampling.batch_size
             raise UserError(f"batch_size={size}: does not fit into memory; set batch_size={max(1, size // 2)}") from None
         return [
-            Answer(prompt, sample, text, len(tokens), logp, cut, not cut and _differs(reading, tokens))
+            Answer(prompt, sample, text, len(tokens), logp, cut, _differs(reading, tokens))
             for (prompt, sample), text, tokens, logp, cut, reading in zip(
                 places, texts, completions, logps, cuts, read, strict=True
             )

@@ -23,6 +23,11 @@ class Reading(NamedTuple):
     whole: bool = True
 
     @property
+    def before(self) -> list[int]:
+        """The tokens before the completion."""
+        return self.tokens[: self.context]
+
+    @property
     def completion(self) -> list[int]:
         """The completion's tokens."""
         return self.tokens[self.context :]

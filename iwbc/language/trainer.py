@@ -194,21 +194,20 @@ class WeightedSFTTrainer(SFTTrainer):
         device = self.accelerator.device
         if self._computes_reference:
             values = self._computed_reference(rows, offsets)
-        elif None in list(rows["reference_logp"]):
-            raise UserError(f"reference_logp: row {list(rows['reference_logp']).index(None)} has none; give every row's")
-        elif isinstance(rows["reference_logp"][0], float | int):
-            if self.args.by_token:
-                raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
-            sums = torch.tensor(rows["reference_logp"], dtype=torch.float64, device=device)
-            _check_finite(sums)
-            return sums, None
         else:
-            for row, (numbers, length) in enumerate(zip(rows["reference_logp"], lengths.tolist(), strict=True)):
+            column = batches.whole_column(rows, "reference_logp")
+            if isinstance(column[0], float | int):
+                if self.args.by_token:
+                    raise UserError(f"reference_logp: level={self.args.level} needs a list, with a number for each token")
+                sums = torch.tensor(column, dtype=torch.float64, device=device)
+                _check_finite(sums)
+                return sums, None
+            for row, (numbers, length) in enumerate(zip(column, lengths.tolist(), strict=True)):
                 if len(numbers) != length:
                     raise UserError(
                         f"reference_logp: row {row} has {len(numbers)} numbers for {length} tokens of the completion"
                     )
-            values = torch.tensor([value for row in rows["reference_logp"] for value in row])
+            values = torch.tensor([value for numbers in column for value in numbers])
         _check_finite(values)
         tokens = reference.TokenLogProbs(values.to(device), offsets.to(device))
         sums = torch.zeros(len(lengths), dtype=torch.float64)

@@ -101,11 +101,8 @@ def settings_of(train: Train, recipe: Recipe, algo: Any, folder: Path) -> Weight
         **{"save_total_limit": 2, "disable_tqdm": True, "curation_as": train.curation_as, "too_long": train.too_long},
         **({"loss_type": "dft"} if isinstance(algo, DFT) else {}),
     }
-    try:
-        with calmly():
-            args = WeightedSFTConfig(**{**usual, **train.trainer, **named, **weights})
-    except (TypeError, ValueError, ImportError, RuntimeError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+    with calmly(), _refused(TypeError, RuntimeError):
+        args = WeightedSFTConfig(**{**usual, **train.trainer, **named, **weights})
     if args.n_gpu > 1:
         raise UserError(
             f"{args.n_gpu} GPUs: a process trains on one; set CUDA_VISIBLE_DEVICES=0, or, for all of them, "
@@ -115,11 +112,12 @@ def settings_of(train: Train, recipe: Recipe, algo: Any, folder: Path) -> Weight
 
 
 @contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    """Turn what TRL says of settings, when it comes to use them, into a UserError of a line."""
+def _refused(*others: type[Exception]) -> Iterator[None]:
+    """Turn what TRL says of settings, by a ValueError, an ImportError or `others`, into a UserError of a line."""
+    kinds: tuple[type[Exception], ...] = (ValueError, ImportError, *others)
     try:
         yield
-    except (ValueError, ImportError) as error:
+    except kinds as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 

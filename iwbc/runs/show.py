@@ -41,6 +41,11 @@ def verdict(name: str, gain: Gain, seeds: int) -> str:
     return f"{name} {says} the reference that it started from: {numbers} {sure}."
 
 
+def episodes_of(total: Total) -> str:
+    """Say how many episodes were played."""
+    return f"{total.episodes} episode{'s' * (total.episodes != 1)}"
+
+
 def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], scores: ReferenceScores | None) -> Table:
     """Make a table of `totals`, one named row each."""
     from rich.markup import escape
@@ -49,8 +54,7 @@ def results_table(rows: Mapping[str, Total], env: str, seeds: Sequence[int], sco
     first = next(iter(rows.values()))
     played = {row.action for row in rows.values()}
     actions = " and ".join(name for action, name in ACTION_NAMES.items() if action in played)
-    episodes = f"{first.episodes} episode{'s' * (first.episodes != 1)}"
-    note = f"{episodes} for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
+    note = f"{episodes_of(first)} for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {actions}, last policy"
     if scores is not None:
         note += f"\nscore 0 = return {scores.random:g}, 100 = return {scores.expert:g} ({escape(scores.source)})"
     note += f"\nin brackets: 95 % interval of the mean over {first.interval_over}"
@@ -89,7 +93,7 @@ def sentences(summary: Summary) -> list[str]:
         who = "The reference (BC on all data)" if phase.startswith("reference") else summary.method
         measures = [(name, total.measures[name]) for name in ("success", "score", "return") if name in total.measures]
         parts = [f"{name} {e.mean:.1f}{' %' * (name == 'success')} [{e.low:.1f}, {e.high:.1f}]" for name, e in measures]
-        what = f"{total.episodes} episode{'s' * (total.episodes != 1)} of each seed, {ACTION_NAMES[total.action]}"
+        what = f"{episodes_of(total)} of each seed, {ACTION_NAMES[total.action]}"
         said.append(f"{who}: {', '.join(parts)} ({what}; 95 % interval over {total.interval_over}).")
     return said or ["The policy was not evaluated."]
 

@@ -33,8 +33,8 @@ _LONG = 100  # of the part of a folder's name that says a choice
 
 def recognise(path: Path) -> str | None:
     """Name the format, a key of settings.RECORDINGS, that a file or folder is in, by its content, and by its name where
-    OGBench's arrays do not tell; None where it is in none of them, or damaged. Raises UserError for a
-    Zarr folder that is packed in a zip."""
+    OGBench's arrays do not tell; None where it is in none of them, or damaged. Raises UserError for a Zarr folder that is
+    packed in a zip."""
     try:
         if path.is_dir():
             if (path / "meta" / "info.json").is_file():
