@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import types
 
 import pytest
 from setups import PATIENCE
 
 from iwbc.errors import UserError
-from iwbc.system.processes import Remote, WorkerLost
+from iwbc.system.processes import Remote, WorkerLost, results_in_order
 
 
 def here_alone() -> None:
@@ -53,3 +54,25 @@ def test_a_process_that_is_killed_as_it_sends_is_lost() -> None:
     with pytest.raises(WorkerLost, match=r"a worker process was killed \(SIGKILL\), perhaps for want of memory"):
         result()
     worker.close()
+
+
+class Sleeper:
+    """An object whose calls take as long as they are told to."""
+
+    def after(self, seconds: float) -> float:
+        if seconds < 0:
+            raise UserError("a time before now")
+        time.sleep(seconds)
+        return seconds
+
+
+def test_results_come_in_order_of_any_number_of_calls() -> None:
+    workers = [Remote(Sleeper) for _ in range(2)]
+    try:
+        for seconds in ([0.3, 0.0, 0.1, 0.0, 0.0], [0.0], []):
+            assert list(results_in_order(workers, "after", seconds)) == seconds
+        with pytest.raises(UserError, match="a time before now"):
+            list(results_in_order(workers, "after", [0.0, -1.0]))
+    finally:
+        for worker in workers:
+            worker.close()

@@ -16,11 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -35,7 +32,7 @@ from iwbc.environments.spec import EnvironmentSpec
 from iwbc.errors import UserError
 from iwbc.settings import TIERS, Settings, setting
 from iwbc.system.arguments import at_least, parse, run
-from iwbc.system.processes import Remote, WorkerLost, cores, end_with_parent
+from iwbc.system.processes import Remote, WorkerLost, cores, end_with_parent, results_in_order
 
 VERSION = 2  # of the datasets: it changes with the bytes that the same seed gives
 
@@ -192,51 +189,23 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
 
     # The bar gives way to the rest where the terminal is narrow.
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, _played(units) as futures:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, contextlib.ExitStack() as closing:
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
+        workers = [Remote(_Player, units[0].env_id) for _ in range(min(cores(), len(units)))]
+        for worker in workers:
+            closing.callback(worker.close)
+        played = results_in_order(workers, "play", units)
         try:
-            yield from carried_over(units, _results(units, futures, lambda steps: progress.advance(task, steps)))
+            yield from carried_over(units, _counted(units, played, lambda steps: progress.advance(task, steps)))
         except WorkerLost as error:
             raise UserError(f"dataset {name}: a worker process {error.how}; nothing was written") from None
 
 
-def _results(
-    units: Sequence[Unit], futures: deque[Future[list[Episode]]], advance: Callable[[int], None]
-) -> Iterator[list[Episode]]:
-    """Yield results in order without keeping them: a dataset need not fit in memory."""
-    for unit in units:
-        yield futures.popleft().result()
+def _counted(units: Sequence[Unit], played: Iterable[list[Episode]], advance: Callable[[int], None]) -> Iterator[list[Episode]]:
+    """Yield the episodes of every unit, and count its steps once they are taken."""
+    for unit, episodes in zip(units, played, strict=True):
+        yield episodes
         advance(unit.steps)
-
-
-@contextlib.contextmanager
-def _played(units: Sequence[Unit]) -> Iterator[deque[Future[list[Episode]]]]:
-    """Let worker processes play the units inside the block, and kill them at the end.
-
-    A thread waits for the results of each worker. A ProcessPoolExecutor would wait for ever where a worker is killed as it
-    sends.
-    """
-    workers = [Remote(_Player, units[0].env_id) for _ in range(min(cores(), len(units)))]
-    idle: SimpleQueue[Remote] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
-
-    def play_in_turn(unit: Unit) -> list[Episode]:
-        worker = idle.get()
-        try:
-            episodes: list[Episode] = worker.begin("play", unit)()
-        finally:
-            idle.put(worker)
-        return episodes
-
-    threads = ThreadPoolExecutor(len(workers))
-    try:
-        yield deque(threads.submit(play_in_turn, unit) for unit in units)
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.close()
-        threads.shutdown()
 
 
 class _Player:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -144,6 +144,13 @@ class Here:
         pass
 
 
+@dataclass
+class _Start:
+    """The start of a process, which is over once its object is made or it has failed."""
+
+    over: bool = False
+
+
 class Remote:
     """A process that makes an object and answers calls of its methods, one after the other.
 
@@ -161,9 +168,9 @@ class Remote:
         with sigint_deferred():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
             there.close()
-            self._started, self._process = threading.Event(), process
+            self._start, self._process = _Start(), process
             # Also where nobody closes it: at exit Python waits for processes that it has only asked to stop.
-            self.close = Finalize(self, _end, (process, self._connection, self._started), exitpriority=0)
+            self.close = Finalize(self, _end, (process, self._connection, self._start), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()
@@ -180,11 +187,11 @@ class Remote:
 
     def wait_for_start(self) -> None:
         """Wait until the object is made. Raises what making it raised."""
-        if not self._started.is_set():
+        if not self._start.over:
             try:
                 self._receive()
             finally:
-                self._started.set()
+                self._start.over = True
 
     def _receive(self) -> Any:
         try:
@@ -197,6 +204,33 @@ class Remote:
         return _imported(result)
 
 
+def results_in_order(workers: Sequence[Remote], method: str, arguments: Iterable[Any]) -> Iterator[Any]:
+    """Yield the result of a call of the method with each argument, in order. Whichever process is idle makes the next call.
+
+    No thread waits for a process: Ctrl-C as this thread takes a lock that both share would leave it taken, and no thread would
+    ever end.
+    """
+    left = enumerate(arguments)
+    calls: dict[Any, tuple[Remote, int, Callable[[], Any]]] = {}
+    results: dict[int, Any] = {}
+
+    def call_next(worker: Remote) -> None:
+        for index, argument in itertools.islice(left, 1):
+            calls[worker._connection] = worker, index, worker.begin(method, argument)
+
+    for worker in workers:
+        call_next(worker)
+    wanted = 0
+    while calls:
+        for connection in wait(list(calls)):
+            worker, index, receive = calls.pop(connection)
+            results[index] = receive()
+            call_next(worker)
+        while wanted in results:
+            yield results.pop(wanted)
+            wanted += 1
+
+
 def _how_it_ended(code: int | None) -> str:
     if code is None:
         return "was lost"
@@ -206,14 +240,14 @@ def _how_it_ended(code: int | None) -> str:
     return f"was killed ({signal.Signals(-code).name}){why}"
 
 
-def _end(process: BaseProcess, connection: Connection, started: threading.Event) -> None:
+def _end(process: BaseProcess, connection: Connection, start: _Start) -> None:
     # A process that is killed as it starts may leave a child process (glfw asks one for its version), which complains.
     patience = time.monotonic() + _STARTING
-    while not started.wait(0.02) and process.is_alive() and not connection.poll() and time.monotonic() < patience:
+    while not start.over and process.is_alive() and not connection.poll(0.02) and time.monotonic() < patience:
         pass
     process.kill()
     process.join()
-    connection.close()  # after the process: a thread may be waiting for an answer
+    connection.close()
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:

@@ -61,6 +61,40 @@ def test_ctrl_c_as_soon_as_there_is_a_worker_is_one_line(datasets: Path) -> None
     assert_interrupted(command, datasets)
 
 
+# Ctrl-C as the main thread has just taken a condition's lock, which it then never gives back: a function in Python takes it,
+# and the interpreter looks at signals as it returns. Where the main thread takes no such lock, Ctrl-C comes within 2 seconds.
+LOCK_KEPT = """
+import signal, threading
+from iwbc.data import generate
+from iwbc.system import processes
+from iwbc.system.arguments import run
+
+take, begin, working = threading.Condition.__enter__, processes.Remote.begin, []
+
+def interrupt(*_):
+    if working and threading.current_thread() is threading.main_thread():
+        working.clear()
+        raise KeyboardInterrupt
+
+def take_and_interrupt(condition):
+    take(condition)
+    interrupt()
+
+def begin_and_tell(*arguments):
+    working.append(True)
+    return begin(*arguments)
+
+threading.Condition.__enter__, processes.Remote.begin = take_and_interrupt, begin_and_tell
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 2, 2)
+run(generate.main, None)
+"""
+
+
+def test_ctrl_c_that_leaves_a_lock_taken_is_one_line(datasets: Path) -> None:
+    assert_interrupted(generate(*LONG, program=("-c", LOCK_KEPT)), datasets)
+
+
 # A worker that imports glfw begins a process which tells glfw its version, and lives for an instant. This one lives for as long
 # as the test wants. Like the true one, it complains where the worker is lost meanwhile.
 GLFW = """
