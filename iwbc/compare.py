@@ -106,7 +106,8 @@ def main(arguments: Sequence[str]) -> None:
     chosen = [*settings, *usual_curation(trajectories, settings)]
     if evaluator is None and not config.held_out:
         chosen.append(_HELD_OUT)
-    configs = {method: composed(settings_of(method, chosen)) for method in METHODS}
+    if chosen != settings:
+        configs = {method: composed(settings_of(method, chosen)) for method in METHODS}
     content = trained_part(configs[_first()], trajectories).content_hash
     runs = Comparison(METHODS, configs, content, folder := options.folder or _folder(chosen), console)
     for method, twin in twins_of({method: _decided(config, trajectories) for method, config in configs.items()}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -212,7 +213,7 @@ def kind_of_group(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, 
 
 def typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
     """Make settings of a class from plain values. Raises UserError for a key or a value's type that the class does not have."""
-    schema = OmegaConf.structured(kind)
+    schema = _schema(kind)
     _check_lists(schema, values, group)
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, values))
@@ -221,6 +222,11 @@ def typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
         if isinstance(error, MissingMandatoryValue):
             raise UserError(f"{full_key}: must be given") from None
         raise UserError(f"{full_key}: {one_line(error)}") from None
+
+
+@functools.cache
+def _schema(kind: type[Settings]) -> Any:
+    return OmegaConf.structured(kind)
 
 
 def _check_lists(schema: Any, values: dict[Any, Any], group: str) -> None:

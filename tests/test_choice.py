@@ -174,6 +174,7 @@ def test_a_choice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         choose(data, settings.Auto(rank_by="smoothness"))
 
 
+@pytest.mark.robustness
 def test_another_content_of_a_file_of_scores_is_another_question(tmp_path: Path) -> None:
     data, scores = dataset(tmp_path, equal=True), tmp_path / "scores.csv"
     choices = []
@@ -201,6 +202,7 @@ def test_where_every_trial_diverges_it_is_said(tmp_path: Path, monkeypatch: pyte
         iwbc.choose_curation(data, reference, algo=settings.FilteredBC(steps=301), console=QUIET)
 
 
+@pytest.mark.robustness
 def test_trials_go_on_without_those_that_have_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +304,7 @@ def test_curate_says_who_chooses(tmp_path: Path) -> None:
         iwbc.curate(dataset(tmp_path), iwbc.Auto())
 
 
+@pytest.mark.robustness
 def test_interrupted_trials_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(tmp_path)
     monkeypatch.setenv("IWBC_CACHE", str(tmp_path / "whole"))

@@ -125,6 +125,7 @@ def test_what_costs_most_is_left_out_where_the_budget_is_small(few: Path, monkey
     assert set(runs_of(only(few))) == {"filtered_bc-0-0", "iw_bc-0-0"}
 
 
+@pytest.mark.robustness
 def test_an_interrupted_comparison_goes_on(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compared(ENDLESS, "folder=whole")
     assert whole.code == 0, whole.err
@@ -190,6 +191,7 @@ def test_without_an_environment_what_the_data_chose_decides(few: Path) -> None:
     assert re.search(r"Log-likelihood of the \d+ trajectories that the curation would keep", " ".join(outcome.out.split()))
 
 
+@pytest.mark.robustness
 def test_scores_of_a_file_go_on_too_unless_they_change(few: Path) -> None:
     scores = few / "scores.csv"
     scores.write_text("trajectory,score\n" + "".join(f"{i},{i % 4}\n" for i in range(20)))
@@ -236,6 +238,7 @@ def test_the_first_method_may_fail_later(few: Path, monkeypatch: pytest.MonkeyPa
     assert "iw-BC 25 % alone was run" in outcome.out  # and not BC, of whose references one was played
 
 
+@pytest.mark.robustness
 def test_a_method_that_diverges_with_a_seed_is_left_out(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its other seeds did would be its best ones."""
     run = pipeline.run
@@ -384,6 +387,7 @@ def test_a_folder_of_other_runs_is_refused(few: Path) -> None:
     assert (outcome.code, outcome.err) == (2, "folder=runs: holds runs of other settings; choose another folder\n")
 
 
+@pytest.mark.robustness
 def test_a_folder_of_runs_on_other_data_is_refused(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compared(SHORT).code == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(few / "other"))

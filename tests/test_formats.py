@@ -854,6 +854,7 @@ def test_lerobot_is_downloaded_once_and_without_films(hub: Hub, tmp_path: Path) 
     assert len(hub.sent) == 2 * sent
 
 
+@pytest.mark.robustness  # for seconds the Hub is asked again
 def test_a_broken_download_of_lerobot_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     hub.broken.add("meta/info.json")
     with pytest.raises(UserError, match=r"^dataset lerobot/pusht: could not be downloaded") as caught:

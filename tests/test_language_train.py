@@ -151,6 +151,7 @@ def test_a_run_from_rows_to_scores(place: Path) -> None:
     assert command("iwbc.verify", "run").err.endswith(" checks differ: metrics.csv\n")
 
 
+@pytest.mark.robustness
 def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("steps=9", "checkpoint_every=4", "algo.proposal=ema", "algo.refresh_every=2", "prompts=task/prompts.jsonl")
     settings += ("verifier=exact", "samples=2", "max_new_tokens=3")
@@ -416,6 +417,7 @@ def test_every_preset_is_valid_and_named_apart() -> None:
     assert {"SFT(Q)", "iw-SFT success mean κ=1", "iw-SFT success clipped product ema"} <= set(methods)
 
 
+@pytest.mark.robustness
 def test_a_sweep_ends_with_the_table(place: Path) -> None:
     outcome = train("-m", "out=sweep", "algo.kappa=0,1")
     assert (outcome.code, outcome.err) == (0, "")
@@ -429,6 +431,7 @@ def test_a_sweep_ends_with_the_table(place: Path) -> None:
     assert "failed: lora.alpha=1.0: would change nothing" in failed.out
 
 
+@pytest.mark.robustness
 def test_it_is_launched_by_accelerate(place: Path) -> None:
     launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1", "--dynamo_backend=no")
     words = ("-m", "iwbc.language.train", *USUAL, *SHORT, "out=run", "reference=start")

@@ -126,6 +126,7 @@ def test_the_report_has_the_table(tmp_path: Path) -> None:
 # --- the experiments -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.robustness
 def test_d4rl_s_files_end_in_a_table_beside_published_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")

@@ -38,6 +38,7 @@ def test_the_settings_are_the_study_s(method: str, algo: str, curation: str, ste
     assert getattr(config.curation, "rank_by", "length") == "length"
 
 
+@pytest.mark.robustness
 def test_the_sweep_trains_each_method_on_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("square.hdf5", "can.hdf5"):

@@ -128,6 +128,7 @@ def test_what_goes_with_one_choice_alone_may_be_searched() -> None:
     _check_ranges(*split(["env=hopper", "policy=choice(tanh_mean,mixture)", "policy.components=range(2,5)"]))
 
 
+@pytest.mark.robustness
 def test_a_study_is_of_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_pendulum()
