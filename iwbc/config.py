@@ -213,7 +213,7 @@ def kind_of_group(plain: dict[Any, Any], group: str, key: str, kinds: dict[str, 
 
 def typed(kind: type[Settings], values: dict[Any, Any], group: str) -> Any:
     """Make settings of a class from plain values. Raises UserError for a key or a value's type that the class does not have."""
-    schema = _schema(kind)
+    schema = _schema(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     _check_lists(schema, values, group)
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, values))
