@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from setups import PATIENCE
 
 from iwbc.errors import DataWarning, UserError
 from iwbc.language.verifiers import RAISED, TIMED_OUT, Verdict, verify_all
@@ -102,13 +105,18 @@ def test_math() -> None:
 
 
 CUSTOM = """
-import os, sys, time
+import os, subprocess, sys, time
 
 def judge(prompt, completion, answer):
     if completion == "raise":
         raise ValueError("a\\nb")
     if completion == "hang":
         time.sleep(1000)
+    if completion == "program":
+        program = subprocess.Popen(["sleep", "1000"])
+        open("program", "w").write(str(program.pid))
+        os.rename("program", "begun")
+        program.wait()
     if completion == "exit":
         sys.exit(3)
     if completion == "die":
@@ -138,6 +146,29 @@ def test_a_custom_verifier_that_fails_counts_as_wrong(custom: str) -> None:
 def test_a_custom_verifier_that_hangs_is_ended(custom: str) -> None:
     with pytest.raises(UserError, match=r"of 1 completions 1 timed out; the first: more than 0.2 s; correct the verifier"):
         verify_all(custom, ["p"], ["hang"], [None], timeout=0.2)
+
+
+def test_a_program_that_a_verifier_runs_is_ended_with_it(custom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iwbc.system.processes import Remote
+
+    def call(self: Remote, seconds: float, method: str, *case: object) -> object:
+        self.begin(method, *case)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        raise TimeoutError
+
+    monkeypatch.setattr(Remote, "call", call)
+    with pytest.raises(UserError, match="1 timed out"):
+        verify_all(custom, ["p"], ["program"], [None])
+    program, end = (tmp_path / "begun").read_text(), time.monotonic() + PATIENCE
+    while state_of(program)[:1] not in ("", "Z"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def state_of(program: str) -> str:
+    """The letters of a process's state; none where it has ended."""
+    return subprocess.run(["ps", "-o", "stat=", "-p", program], capture_output=True, text=True).stdout.strip()
 
 
 def test_it_goes_on_after_one_that_hangs(custom: str, monkeypatch: pytest.MonkeyPatch) -> None:

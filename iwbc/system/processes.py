@@ -7,9 +7,9 @@ import ctypes
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,7 +25,6 @@ from iwbc.errors import UserError
 from iwbc.system.interrupts import ignore_requests, sigint_deferred
 
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
-_STARTING = 5.0  # seconds that a process has to start before it is ended
 
 
 def cores() -> int:
@@ -144,13 +143,6 @@ class Here:
         pass
 
 
-@dataclass
-class _Start:
-    """The start of a process, which is over once its object is made or it has failed."""
-
-    over: bool = False
-
-
 class Remote:
     """A process that makes an object and answers calls of its methods, one after the other.
 
@@ -162,15 +154,16 @@ class Remote:
     def __init__(self, make: Callable[..., Any], *arguments: Any, context: str = "spawn") -> None:
         chosen = _FRESH if context == "spawn" else multiprocessing.get_context(context)
         self._connection, there = chosen.Pipe()
-        process = chosen.Process(target=_serve, args=(there, make, arguments, context), daemon=True)  # type: ignore[attr-defined]
+        work = pickle.dumps((make, arguments)) if context == "spawn" else (make, arguments)
+        process = chosen.Process(target=_serve, args=(there, work, context), daemon=True)  # type: ignore[attr-defined]
         if context == "spawn":
             resource_tracker.ensure_running()  # before `start`: started inside the block below, it would unblock the signals
         with sigint_deferred():  # Ctrl-C would end it with a traceback as it starts, or lose sight of it here
             process.start()
             there.close()
-            self._start, self._process = _Start(), process
+            self._started, self._process = False, process
             # Also where nobody closes it: at exit Python waits for processes that it has only asked to stop.
-            self.close = Finalize(self, _end, (process, self._connection, self._start), exitpriority=0)
+            self.close = Finalize(self, _end, (process, self._connection), exitpriority=0)
 
     def begin(self, method: str, *arguments: Any) -> Callable[[], Any]:
         self.wait_for_start()
@@ -187,11 +180,9 @@ class Remote:
 
     def wait_for_start(self) -> None:
         """Wait until the object is made. Raises what making it raised."""
-        if not self._start.over:
-            try:
-                self._receive()
-            finally:
-                self._start.over = True
+        if not self._started:
+            self._started = True
+            self._receive()
 
     def _receive(self) -> Any:
         try:
@@ -240,22 +231,25 @@ def _how_it_ended(code: int | None) -> str:
     return f"was killed ({signal.Signals(-code).name}){why}"
 
 
-def _end(process: BaseProcess, connection: Connection, start: _Start) -> None:
-    # A process that is killed as it starts may leave a child process (glfw asks one for its version), which complains.
-    patience = time.monotonic() + _STARTING
-    while not start.over and process.is_alive() and not connection.poll(0.02) and time.monotonic() < patience:
-        pass
+def _end(process: BaseProcess, connection: Connection) -> None:
+    with contextlib.suppress(AttributeError, ProcessLookupError):  # where there are no groups, and where it has begun none yet
+        if process.is_alive() and process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
     connection.close()
 
 
-def _serve(connection: Connection, make: Callable[..., Any], arguments: Sequence[Any], context: str) -> None:
+def _serve(connection: Connection, work: Any, context: str) -> None:
     """Answer calls in a worker process until the other end is closed or the process is killed, at the latest with its
     parent."""
     if context == "fork":  # then the pipe's other end may live on in processes that were forked later
         end_with_parent()
-    ignore_requests()  # which reach every process of a group
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a group to be ended with what it begins: glfw's question for its version, a verifier's programs
+    ignore_requests()  # a launcher sends them to every process of a job
+    # Not unpickled before there is a group: that imports the modules.
+    make, arguments = pickle.loads(work) if context == "spawn" else work
     if "torch" in sys.modules:
         set_threads(1)  # a fork has no other threads, and would wait for them
     try:
