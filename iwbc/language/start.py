@@ -139,6 +139,13 @@ def save(trainer: Any, folder: Path) -> None:
         if Path(base := str(adapter.base_model_name_or_path)).is_dir():
             adapter.base_model_name_or_path = str(Path(base).absolute())
     model.config.use_cache = True
+    if (fsdp := getattr(trainer.accelerator.state, "fsdp_plugin", None)) is not None:
+        fsdp.set_state_dict_type("FULL_STATE_DICT")  # of parts, which are its default, `save_model` writes none
     trainer.save_model(str(folder))
     if is_main():
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"{folder}: the model was not written whole; with DeepSpeed set stage3_gather_16bit_weights_on_model_save, and "
+                "the same command writes it from the last checkpoint"
+            )
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which could run code
