@@ -191,7 +191,7 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress, contextlib.ExitStack() as closing:
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
-        workers = [Remote(_Player, units[0].env_id) for _ in range(min(cores(), len(units)))]
+        workers = [Remote(_Player) for _ in range(min(cores(), len(units)))]
         for worker in workers:
             closing.callback(worker.close)
         played = results_in_order(workers, "play", units)
@@ -211,12 +211,11 @@ def _counted(units: Sequence[Unit], played: Iterable[list[Episode]], advance: Ca
 class _Player:
     """Worker process that plays units of episodes."""
 
-    def __init__(self, env_id: str) -> None:
+    def __init__(self) -> None:
         import threadpoolctl
 
         end_with_parent()
         threadpoolctl.threadpool_limits(1)
-        make_env(env_id).close()  # imports now the modules that playing needs, while nobody ends the process
 
     def play(self, unit: Unit) -> list[Episode]:
         return play_unit(unit)

@@ -232,7 +232,8 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _end(process: BaseProcess, connection: Connection) -> None:
-    with contextlib.suppress(AttributeError, ProcessLookupError):  # where there are no groups, and where it has begun none yet
+    # Windows has no groups, a process that starts has none yet, and macOS permits none whose processes have all ended.
+    with contextlib.suppress(AttributeError, ProcessLookupError, PermissionError):
         if process.is_alive() and process.pid is not None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
