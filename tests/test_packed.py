@@ -371,6 +371,20 @@ def test_joined_datasets_have_the_description_of_today(field: str, tmp_path: Pat
         ("fps", (10.0, 10.0), None),
         ("fps", (None, 10.0), None),
         ("environment", (EnvironmentSpec("Hopper-v5"), None), None),
+        (
+            "environment",
+            (EnvironmentSpec("Lift", {"a": 1, "b": 2, "c": 3}, 500), EnvironmentSpec("Lift", {"a": 1, "b": 0, "d": 3})),
+            r"environment is that of first, Lift; that of second has other b, c, d, max_episode_steps",
+        ),
+        (
+            "environment",
+            (
+                EnvironmentSpec("Hopper-v5", {"render_mode": "human"}),
+                EnvironmentSpec("Hopper-v5", {}, None, (Wrapper("Monitor"),)),
+            ),
+            r"has other wrappers",
+        ),
+        ("environment", (EnvironmentSpec("Hopper-v5", {"render_mode": "human"}), EnvironmentSpec("Hopper-v5")), None),
     ],
 )
 def test_joined_datasets_say_what_is_the_first_s(field: str, values: tuple[Any, Any], note: str | None, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def difference(first: Trajectories, second: Trajectories) -> str | None:
 
 
 def notes_of_joining(each: Sequence[DatasetInfo]) -> list[str]:
-    """Report environments and steps per second of joined datasets that are not the first's, a line each."""
+    """Report environments, their arguments and steps per second of joined datasets that are not the first's, a line each."""
     notes = []
     for what, values in (
         ("environment", [(info.id, info.env_id) for info in each]),
@@ -139,6 +139,12 @@ def notes_of_joining(each: Sequence[DatasetInfo]) -> list[str]:
         (first, kept), *others = values
         if other := next(((name, value) for name, value in others if value not in (None, kept) and kept is not None), None):
             notes.append(f"its {what} is that of {first}, {kept}; that of {other[0]} is {other[1]}")
+    played = each[0].environment
+    for info in each[1:]:
+        if played and info.environment and info.env_id == played.id and (names := played.differences(info.environment)):
+            differing = f"that of {info.id} has other {', '.join(names)}"
+            notes.append(f"its environment is that of {each[0].id}, {played.id}; {differing}")
+            break
     return notes
 
 

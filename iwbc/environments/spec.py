@@ -90,6 +90,13 @@ class EnvironmentSpec:
         renders = any(wrapper.name == _RENDERS for wrapper in wrappers)
         return dataclasses.replace(self, kwargs=self.kwargs if renders else _unrendered(self.kwargs), wrappers=wrappers)
 
+    def differences(self, other: EnvironmentSpec) -> list[str]:
+        """Name the arguments, of those that playing depends on, in which another spec of the same id differs."""
+        mine, others = self.to_play(), other.to_play()
+        names = sorted({*mine.kwargs, *others.kwargs})
+        different = [name for name in names if mine.kwargs.get(name) != others.kwargs.get(name)]
+        return different + [name for name in ("max_episode_steps", "wrappers") if getattr(mine, name) != getattr(others, name)]
+
     def to_plain(self) -> dict[str, Any]:
         """Return the spec as plain values, for JSON."""
         return dataclasses.asdict(self)
