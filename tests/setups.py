@@ -163,6 +163,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
+def wait_for_the_end_of(pids: Iterable[int]) -> None:
+    """Wait until none of the processes runs; what nobody has collected has ended, too."""
+    end, listed = time.monotonic() + PATIENCE, ",".join(map(str, pids))
+    ask = ["ps", "-o", "stat=", "-p", listed]
+    while any(not state.startswith("Z") for state in subprocess.run(ask, capture_output=True, text=True).stdout.split()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from setups import PATIENCE
+from setups import wait_for_the_end_of
 
 from iwbc.errors import DataWarning, UserError
 from iwbc.language.verifiers import RAISED, TIMED_OUT, Verdict, verify_all
@@ -160,15 +159,7 @@ def test_a_program_that_a_verifier_runs_is_ended_with_it(custom: str, tmp_path: 
     monkeypatch.setattr(Remote, "call", call)
     with pytest.raises(UserError, match="1 timed out"):
         verify_all(custom, ["p"], ["program"], [None])
-    program, end = (tmp_path / "begun").read_text(), time.monotonic() + PATIENCE
-    while state_of(program)[:1] not in ("", "Z"):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def state_of(program: str) -> str:
-    """The letters of a process's state; none where it has ended."""
-    return subprocess.run(["ps", "-o", "stat=", "-p", program], capture_output=True, text=True).stdout.strip()
+    wait_for_the_end_of([int((tmp_path / "begun").read_text())])
 
 
 def test_it_goes_on_after_one_that_hangs(custom: str, monkeypatch: pytest.MonkeyPatch) -> None:

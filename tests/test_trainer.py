@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import torch
 from helpers import make_trajectories, named
 from rich.console import Console
-from setups import PATIENCE, compose, untrained
+from setups import PATIENCE, compose, untrained, wait_for_the_end_of
 from torch import Tensor
 
 from iwbc.algorithms import Ingredients
@@ -253,13 +252,6 @@ def begun(end: str) -> tuple[subprocess.Popen[str], list[int]]:
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
     return process, pids
-
-
-def wait_for_the_end_of(pids: list[int]) -> None:
-    patience = time.monotonic() + PATIENCE
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text() for pid in pids):
-        assert time.monotonic() < patience
-        time.sleep(0.05)
 
 
 @forked

@@ -189,11 +189,9 @@ def _play(name: str, units: list[Unit]) -> Generator[Episode, None, None]:
 
     # The bar gives way to the rest where the terminal is narrow.
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, contextlib.ExitStack() as closing:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress, contextlib.ExitStack() as stack:
         task = progress.add_task(f"Generating {name}", total=sum(unit.steps for unit in units))
-        workers = [Remote(_Player) for _ in range(min(cores(), len(units)))]
-        for worker in workers:
-            closing.callback(worker.close)
+        workers = [stack.enter_context(contextlib.closing(Remote(_Player))) for _ in range(min(cores(), len(units)))]
         played = results_in_order(workers, "play", units)
         try:
             yield from carried_over(units, _counted(units, played, lambda steps: progress.advance(task, steps)))
